@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -40,24 +41,39 @@ ACTIVE_STATES = [RunState.STARTING, RunState.RUNNING, RunState.STOPPING]
 FINAL_STATES = [RunState.FINISHED, RunState.FAILED, RunState.STOPPED]
 
 
+class SnapshotQuerySet(models.QuerySet["Snapshot"]):
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> SnapshotQuerySet:
+        """Return the snapshots of the projects ``user`` is a member of."""
+        return self.filter(project__in=Project.objects.visible_to(user))
+
+
 class Snapshot(models.Model):
     """An immutable, content-hashed data set a run was trained on.
 
-    The rows are written to ``data_dir/snapshots/<content_hash>/`` as the JSON lines the
+    The rows are written to ``DATA_DIR/snapshots/<content_hash>/`` as the JSON lines the
     programs read; the link tables below say which rows of the database they were.
+    Made only by :func:`training.snapshots.build_snapshot`.
     """
 
     project = models.ForeignKey(
         Project, on_delete=models.CASCADE, related_name="snapshots"
     )
     content_hash = models.CharField(max_length=64)
-    counts = models.JSONField(help_text="Rows per file: samples, turns, judgments, …")
+    counts = models.JSONField(
+        help_text="train, held_out, turns, judgments, judgments_held_out, …"
+    )
+    files = models.JSONField(
+        default=dict, help_text="Per file name: sha256, rows and bytes."
+    )
     samples = models.ManyToManyField(Sample, related_name="snapshots")
     judgments = models.ManyToManyField(Judgment, related_name="snapshots")
     created_by = models.ForeignKey(USER, null=True, on_delete=models.PROTECT)
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = SnapshotQuerySet.as_manager()
+
     class Meta:
+        ordering = ["-pk"]
         constraints = [
             models.UniqueConstraint(
                 fields=["project", "content_hash"], name="snapshot_content_once"
@@ -67,15 +83,38 @@ class Snapshot(models.Model):
     def __str__(self) -> str:
         return f"snapshot {self.content_hash[:12]}"
 
+    @property
+    def directory(self) -> Path:
+        """The directory that holds ``train.jsonl``, ``held_out.jsonl``, …"""
+        return Path(settings.DATA_DIR) / "snapshots" / self.content_hash
+
 
 class RunQuerySet(models.QuerySet["Run"]):
     def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> RunQuerySet:
         """Return the runs of the projects ``user`` is a member of."""
         return self.filter(project__in=Project.objects.visible_to(user))
 
+    def active(self) -> RunQuerySet:
+        """Return the runs a worker says it holds."""
+        return self.filter(state__in=ACTIVE_STATES)
+
+    def for_list(self) -> RunQuerySet:
+        """Return the runs with what a line of the list shows, in one query."""
+        return self.select_related("project", "created_by", "snapshot")
+
 
 class Run(models.Model):
-    """One training-side job. This row is the truth; the Celery message is a hint."""
+    """One training-side job. This row is the truth; the Celery message is a hint.
+
+    States move by locked or conditional updates in :mod:`training.launching` and
+    :mod:`training.supervising` only::
+
+        queued → starting → running → finished
+           │         │         │    → failed
+           │         └────┬────┘    → stopped
+           │              └→ stopping → stopped
+           └→ stopped       (lease expired, worker shut down → queued again)
+    """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="runs")
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
@@ -101,6 +140,24 @@ class Run(models.Model):
     attempts = models.PositiveSmallIntegerField(default=0)
     step = models.PositiveIntegerField(default=0)
     steps_total = models.PositiveIntegerField(default=0)
+    hinted_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the broker was last told of this run."
+    )
+    events_offset = models.PositiveBigIntegerField(
+        default=0, help_text="Bytes of events.jsonl that are in the database."
+    )
+    program_state = models.CharField(
+        max_length=8,
+        blank=True,
+        choices=[
+            ("finished", "Finished"),
+            ("stopped", "Stopped"),
+            ("failed", "Failed"),
+        ],
+        help_text="What the program's result line said; the run may still have to "
+        "receive its outputs.",
+    )
+    log_tail = models.TextField(blank=True, help_text="The end of log.txt.")
     result = models.JSONField(default=dict, blank=True)
     error = models.TextField(blank=True)
     created_by = models.ForeignKey(USER, null=True, on_delete=models.PROTECT)
@@ -135,6 +192,41 @@ class Run(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("training:run", args=[self.project.slug, self.pk])
 
+    @property
+    def directory(self) -> Path:
+        """The run directory, the seam to the program (docs/run-directory.md)."""
+        return Path(settings.DATA_DIR) / "runs" / str(self.pk)
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE_STATES
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_STATES
+
+
+class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> CheckpointQuerySet:
+        """Return the checkpoints of the projects ``user`` is a member of."""
+        return self.filter(project__in=Project.objects.visible_to(user))
+
+    def policies(self) -> CheckpointQuerySet:
+        """Return the checkpoints that answer: those of SFT and policy runs."""
+        return self.filter(run__kind__in=[RunKind.SFT, RunKind.POLICY])
+
+    def reward_models(self) -> CheckpointQuerySet:
+        """Return the checkpoints that judge."""
+        return self.filter(run__kind=RunKind.REWARD)
+
+    def final(self) -> CheckpointQuerySet:
+        """Return the checkpoints finished runs ended with."""
+        return self.filter(is_final=True, run__state=RunState.FINISHED)
+
+    def for_list(self) -> CheckpointQuerySet:
+        """Return the checkpoints with what a line of the list shows, in one query."""
+        return self.select_related("project", "run", "run__snapshot").defer("manifest")
+
 
 class Checkpoint(models.Model):
     """What a run leaves: a model directory, its manifest, its lineage."""
@@ -150,6 +242,8 @@ class Checkpoint(models.Model):
     is_final = models.BooleanField(default=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = CheckpointQuerySet.as_manager()
+
     class Meta:
         ordering = ["-pk"]
         constraints = [
@@ -164,6 +258,17 @@ class Checkpoint(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("training:checkpoint", args=[self.project.slug, self.pk])
 
+    @property
+    def directory(self) -> Path:
+        """The model directory with its ``manifest.json``."""
+        return Path(settings.DATA_DIR) / self.path
+
+
+class InputRole(models.TextChoices):
+    POLICY = "policy", "Policy"
+    INITIAL = "initial", "Initial policy"
+    REWARD = "reward", "Reward model"
+
 
 class RunInput(models.Model):
     """A checkpoint a run starts from, and what for."""
@@ -172,18 +277,14 @@ class RunInput(models.Model):
     checkpoint = models.ForeignKey(
         Checkpoint, on_delete=models.PROTECT, related_name="run_inputs"
     )
-    role = models.CharField(
-        max_length=8,
-        choices=[
-            ("policy", "Policy to start from or to use"),
-            ("initial", "Initial policy, the reference"),
-            ("reward", "Reward model"),
-        ],
-    )
+    role = models.CharField(max_length=8, choices=InputRole.choices)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["run", "role"], name="runinput_role_once"),
+            models.CheckConstraint(
+                condition=Q(role__in=InputRole.values), name="runinput_role_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -191,7 +292,10 @@ class RunInput(models.Model):
 
 
 class Promotion(models.Model):
-    """The newest row names the project's current policy."""
+    """The newest row names the project's current policy.
+
+    The newest row whose checkpoint came from an SFT run names the initial policy.
+    """
 
     project = models.ForeignKey(
         Project, on_delete=models.CASCADE, related_name="promotions"
@@ -199,13 +303,23 @@ class Promotion(models.Model):
     checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT)
     promoted_by = models.ForeignKey(USER, null=True, on_delete=models.PROTECT)
     reason = models.TextField(blank=True)
+    is_forced = models.BooleanField(
+        default=False,
+        help_text="Promoted although it was worse than its parent on held-out truth.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(is_forced=False) | ~Q(reason=""),
+                name="promotion_forced_has_reason",
+            ),
+        ]
 
     def __str__(self) -> str:
-        return f"{self.checkpoint} promoted"
+        return f"checkpoint {self.checkpoint_id} promoted"
 
 
 class Metric(models.Model):
@@ -223,6 +337,7 @@ class Metric(models.Model):
                 fields=["run", "name", "step"], name="metric_once_per_step"
             ),
         ]
+        indexes = [models.Index(fields=["run", "step"], name="metric_by_step")]
 
     def __str__(self) -> str:
         return f"{self.name} = {self.value} at step {self.step}"
@@ -232,6 +347,9 @@ class RunSample(models.Model):
     """A sampled text a program showed while it ran, for the live page."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="shown_samples")
+    event_offset = models.PositiveBigIntegerField(
+        help_text="Where in events.jsonl the program said so."
+    )
     step = models.PositiveIntegerField()
     prompt = models.TextField()
     text = models.TextField()
@@ -240,6 +358,38 @@ class RunSample(models.Model):
 
     class Meta:
         ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "event_offset"], name="runsample_once_per_event"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"sample at step {self.step} of run {self.run_id}"
+
+
+class RunNote(models.Model):
+    """What happened to a run, in a sentence: said by its program or its supervisor."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="notes")
+    level = models.CharField(
+        max_length=7,
+        choices=[("info", "Info"), ("warning", "Warning"), ("error", "Error")],
+        default="info",
+    )
+    message = models.TextField()
+    event_offset = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Null when the supervisor said it."
+    )
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "event_offset"], name="runnote_once_per_event"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.message
