@@ -1,0 +1,56 @@
+// What every page needs: say aloud when a request fails, so that nothing seems saved
+// that is not. Other modules listen to the same htmx events for what is their own.
+
+const toasts = document.getElementById("toasts");
+
+/** Show `text` until it is dismissed or, with `seconds`, until they have passed. */
+export function toast(text, { level = "error", seconds = 0 } = {}) {
+  const last = toasts.lastElementChild;
+  if (last && last.firstChild.textContent === text) return last;
+  const box = document.createElement("div");
+  box.className = `message ${level}`;
+  const words = document.createElement("span");
+  words.textContent = text;
+  const close = document.createElement("button");
+  close.type = "button";
+  close.className = "linkish";
+  close.textContent = "Close";
+  close.addEventListener("click", () => box.remove());
+  box.append(words, close);
+  toasts.append(box);
+  if (seconds) setTimeout(() => box.remove(), seconds * 1000);
+  return box;
+}
+
+const PER_STATUS = {
+  400: "The server did not understand the request. Reload the page; what you entered is still here.",
+  403: "You may not do that here, or you have signed out in another tab. Reload the page to sign in again.",
+  404: "This is no longer there. Reload the page.",
+  409: "This was changed somewhere else. Reload the page to see the newest state.",
+  413: "That was too much text for one request.",
+};
+
+document.addEventListener("htmx:responseError", (event) => {
+  const { xhr, elt } = event.detail;
+  if (elt.closest("[data-own-errors]")) return;
+  const fallback = `The server answered with an error (${xhr.status}). Nothing was lost here; try again.`;
+  toast(PER_STATUS[xhr.status] ?? fallback);
+});
+
+for (const name of ["htmx:sendError", "htmx:timeout"]) {
+  document.addEventListener(name, (event) => {
+    if (event.detail.elt?.closest("[data-own-errors]")) return;
+    toast("No connection to the server. Nothing was lost here; try again in a moment.");
+  });
+}
+
+// An expired session answers a fragment request with the sign-in page: go there instead
+// of pasting it into this one.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { xhr } = event.detail;
+  if (xhr.responseURL && new URL(xhr.responseURL).pathname.startsWith("/accounts/login/")) {
+    event.detail.shouldSwap = false;
+    toast("Your session has ended. Sign in again in another tab, then go on here.");
+    document.dispatchEvent(new CustomEvent("concord:signed-out"));
+  }
+});
