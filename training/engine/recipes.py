@@ -1,0 +1,466 @@
+"""The settings of every training program, one frozen dataclass each.
+
+Plain Python (no torch), so that the web application can import it: the page form of a
+new run is generated from the fields and their metadata, and a run directory's
+``run.json`` is checked against them before any model is loaded.
+
+Metadata of a field: ``help`` (one sentence), ``min`` and ``max`` (inclusive),
+``choices``, ``unit``, ``advanced`` (shown folded). Types are ``int``, ``float``,
+``bool``, ``str`` and ``tuple[str, ...]`` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, get_type_hints
+
+Setting: TypeAlias = int | float | bool | str | tuple[str, ...]
+
+
+class RecipeError(ValueError):
+    """A setting that a program cannot run with.
+
+    ``field`` names the setting, ``expected`` says what it takes, ``found`` shows what
+    was given.
+    """
+
+    def __init__(self, field: str, expected: str, found: str) -> None:
+        super().__init__(f"recipe: `{field}`: expected {expected}, found {found}")
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+
+def _about(
+    help: str,
+    *,
+    min: float | None = None,
+    max: float | None = None,
+    choices: Sequence[str] = (),
+    unit: str = "",
+    advanced: bool = False,
+) -> dict[str, object]:
+    """Return the metadata of one setting, leaving out what was not said."""
+    told: dict[str, object] = {"help": help, "advanced": advanced}
+    if min is not None:
+        told["min"] = min
+    if max is not None:
+        told["max"] = max
+    if choices:
+        told["choices"] = list(choices)
+    if unit:
+        told["unit"] = unit
+    return told
+
+
+_SEED = _about("Seed of everything random in the run.", min=0, max=2**31 - 1)
+_DEVICE = _about(
+    "Where to compute; auto takes CUDA when there is one.",
+    choices=("auto", "cpu", "cuda"),
+    advanced=True,
+)
+_PRECISION = _about(
+    "Precision of the matrix products; weights stay in fp32.",
+    choices=("bf16", "fp32"),
+    advanced=True,
+)
+_THREADS = _about(
+    "CPU threads; 0 leaves the choice to torch.", min=0, max=1024, advanced=True
+)
+_NEW_TOKENS = _about(
+    "Longest response before it is cut (and so fails the format check).",
+    min=1,
+    max=32768,
+    unit="tokens",
+)
+_PROMPT_TOKENS = _about(
+    "A turn whose prompt is longer is left out, counted and reported.",
+    min=16,
+    max=1_000_000,
+    unit="tokens",
+)
+_BATCH_TOKENS = _about(
+    "Token positions held by one batch of generation (memory and speed).",
+    min=256,
+    max=100_000_000,
+    unit="tokens",
+    advanced=True,
+)
+
+
+@dataclass(frozen=True)
+class SftRecipe:
+    """Supervised fine-tuning on label responses. Defaults: the demo from scratch."""
+
+    seed: int = field(default=1, metadata=_SEED)
+    base: str = field(
+        default="",
+        metadata=_about(
+            "Hugging Face directory to start from when no checkpoint is given; "
+            "empty starts a small model from scratch.",
+        ),
+    )
+    steps: int = field(
+        default=800,
+        metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
+    )
+    conversations_per_step: int = field(
+        default=8,
+        metadata=_about("Conversations in one optimiser step.", min=1, max=65536),
+    )
+    micro_batch_tokens: int = field(
+        default=32768,
+        metadata=_about(
+            "A step larger than this is computed in several parts (same gradient).",
+            min=256,
+            max=100_000_000,
+            unit="tokens",
+            advanced=True,
+        ),
+    )
+    max_tokens: int = field(
+        default=2048,
+        metadata=_about(
+            "Longer conversations are cut into windows at turn borders; "
+            "what does not fit is left out, counted and reported.",
+            min=32,
+            max=1_000_000,
+            unit="tokens",
+        ),
+    )
+    references: bool = field(
+        default=True,
+        metadata=_about(
+            "Train on reference responses in place of the label, by turns."
+        ),
+    )
+    method: str = field(
+        default="full",
+        metadata=_about(
+            "Train all weights, or adapters (merged into the saved model).",
+            choices=("full", "lora"),
+        ),
+    )
+    optimizer: str = field(
+        default="muon",
+        metadata=_about(
+            "muon: Muon for hidden matrices, AdamW for the rest; adamw: AdamW for all.",
+            choices=("muon", "adamw"),
+        ),
+    )
+    muon_learning_rate: float = field(
+        default=1e-2, metadata=_about("Peak rate of the Muon part.", min=0.0, max=1.0)
+    )
+    learning_rate: float = field(
+        default=3e-3, metadata=_about("Peak rate of the AdamW part.", min=0.0, max=1.0)
+    )
+    weight_decay: float = field(
+        default=0.01, metadata=_about("Weight decay.", min=0.0, max=1.0, advanced=True)
+    )
+    warmup_steps: int = field(
+        default=20,
+        metadata=_about(
+            "Linear warm-up.", min=0, max=1_000_000, unit="steps", advanced=True
+        ),
+    )
+    decay_share: float = field(
+        default=0.5,
+        metadata=_about(
+            "Last share of the steps over which the rate falls linearly to zero.",
+            min=0.0,
+            max=1.0,
+            advanced=True,
+        ),
+    )
+    clip_norm: float = field(
+        default=1.0,
+        metadata=_about(
+            "Gradient norm limit; 0 turns it off.", min=0.0, max=1e6, advanced=True
+        ),
+    )
+    lora_rank: int = field(
+        default=16, metadata=_about("Rank of the adapters.", min=1, max=4096)
+    )
+    lora_alpha: int = field(
+        default=32,
+        metadata=_about("Scale of the adapters.", min=1, max=8192, advanced=True),
+    )
+    packing: bool = field(
+        default=False,
+        metadata=_about(
+            "Lay the conversations of a batch end to end with block masks, without "
+            "padding; pays with flash attention on a GPU, costs on a CPU.",
+            advanced=True,
+        ),
+    )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata=_about("Less memory for one more forward pass.", advanced=True),
+    )
+    width: int = field(
+        default=128,
+        metadata=_about("Width of a from-scratch model.", min=16, max=8192),
+    )
+    layers: int = field(
+        default=3, metadata=_about("Layers of a from-scratch model.", min=1, max=128)
+    )
+    heads: int = field(
+        default=4,
+        metadata=_about("Attention heads of a from-scratch model.", min=1, max=128),
+    )
+    vocabulary: int = field(
+        default=4096,
+        metadata=_about(
+            "Largest vocabulary of a from-scratch tokenizer.",
+            min=512,
+            max=262144,
+            unit="tokens",
+            advanced=True,
+        ),
+    )
+    checkpoint_every: int = field(
+        default=200,
+        metadata=_about("Steps between checkpoints.", min=1, max=1_000_000),
+    )
+    evaluate_every: int = field(
+        default=200,
+        metadata=_about("Steps between held-out losses.", min=1, max=1_000_000),
+    )
+    evaluate_turns: int = field(
+        default=64,
+        metadata=_about(
+            "Held-out turns answered at the end as a first look; 0 for none.",
+            min=0,
+            max=100_000,
+            unit="turns",
+        ),
+    )
+    precision: str = field(default="bf16", metadata=_PRECISION)
+    device: str = field(default="auto", metadata=_DEVICE)
+    threads: int = field(default=0, metadata=_THREADS)
+
+
+@dataclass(frozen=True)
+class DrawRecipe:
+    """Draw sampled responses for people to judge."""
+
+    seed: int = field(default=1, metadata=_SEED)
+    turns: int = field(
+        default=64,
+        metadata=_about("Turns to answer; 0 takes all.", min=0, max=10_000_000),
+    )
+    responses_per_turn: int = field(
+        default=4,
+        metadata=_about(
+            "G: sampled responses of each policy for one turn.", min=1, max=1024
+        ),
+    )
+    choice: str = field(
+        default="random",
+        metadata=_about(
+            "hard first: turns whose label surprises the current policy most.",
+            choices=("random", "hard first"),
+        ),
+    )
+    initial_too: bool = field(
+        default=True,
+        metadata=_about("Draw from the initial policy as well, when it is given."),
+    )
+    temperature: float = field(
+        default=1.0, metadata=_about("Sampling temperature.", min=0.01, max=10.0)
+    )
+    top_p: float = field(
+        default=1.0, metadata=_about("Nucleus of the sampling.", min=0.01, max=1.0)
+    )
+    max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
+    max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
+    batch_tokens: int = field(default=65536, metadata=_BATCH_TOKENS)
+    action_seconds: float = field(
+        default=10.0,
+        metadata=_about(
+            "Longest time one action may take.",
+            min=0.1,
+            max=3600.0,
+            unit="s",
+            advanced=True,
+        ),
+    )
+    precision: str = field(default="fp32", metadata=_PRECISION)
+    device: str = field(default="auto", metadata=_DEVICE)
+    threads: int = field(default=0, metadata=_THREADS)
+
+
+@dataclass(frozen=True)
+class RewardRecipe:
+    """Train the consistency reward model on judgments and derived pairs."""
+
+    seed: int = field(default=1, metadata=_SEED)
+    steps: int = field(
+        default=600,
+        metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
+    )
+    layout: str = field(
+        default="interleaved",
+        metadata=_about(
+            "How label and sampled response are packed into one prompt: whole after "
+            "whole (the paper's) or unit by unit.",
+            choices=("sequential", "interleaved"),
+        ),
+    )
+    labels: str = field(
+        default="unit",
+        metadata=_about(
+            "One label for the pair (the paper's) or one per unit, with the minimum "
+            "as the score.",
+            choices=("final", "unit"),
+        ),
+    )
+    precision: str = field(default="bf16", metadata=_PRECISION)
+    device: str = field(default="auto", metadata=_DEVICE)
+    threads: int = field(default=0, metadata=_THREADS)
+
+
+@dataclass(frozen=True)
+class PolicyRecipe:
+    """Reinforcement learning (GRPO) with format and consistency rewards."""
+
+    seed: int = field(default=1, metadata=_SEED)
+    steps: int = field(
+        default=40,
+        metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
+    )
+    precision: str = field(default="fp32", metadata=_PRECISION)
+    device: str = field(default="auto", metadata=_DEVICE)
+    threads: int = field(default=0, metadata=_THREADS)
+
+
+@dataclass(frozen=True)
+class EvaluateRecipe:
+    """Measure one or several policies on held-out samples."""
+
+    seed: int = field(default=1, metadata=_SEED)
+    samples: int = field(
+        default=0,
+        metadata=_about("Held-out samples to use; 0 takes all.", min=0, max=10_000_000),
+    )
+    temperature: float = field(
+        default=0.0,
+        metadata=_about("Sampling temperature; 0 decodes greedily.", min=0.0, max=10.0),
+    )
+    top_p: float = field(
+        default=1.0,
+        metadata=_about("Nucleus of the sampling.", min=0.01, max=1.0, advanced=True),
+    )
+    max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
+    max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
+    batch_tokens: int = field(default=65536, metadata=_BATCH_TOKENS)
+    resamples: int = field(
+        default=1000,
+        metadata=_about(
+            "Bootstrap resamples (by sample) behind each interval.",
+            min=100,
+            max=100_000,
+            advanced=True,
+        ),
+    )
+    confidence: float = field(
+        default=0.95,
+        metadata=_about("Coverage of the interval.", min=0.5, max=0.999, advanced=True),
+    )
+    precision: str = field(default="fp32", metadata=_PRECISION)
+    device: str = field(default="auto", metadata=_DEVICE)
+    threads: int = field(default=0, metadata=_THREADS)
+
+
+Recipe: TypeAlias = (
+    SftRecipe | DrawRecipe | RewardRecipe | PolicyRecipe | EvaluateRecipe
+)
+
+RECIPES: dict[str, type[Recipe]] = {
+    "sft": SftRecipe,
+    "draw": DrawRecipe,
+    "reward": RewardRecipe,
+    "policy": PolicyRecipe,
+    "evaluate": EvaluateRecipe,
+}
+
+
+def recipe_from_json(program: str, obj: object) -> Recipe:
+    """Return the recipe of ``program`` with the settings in ``obj``.
+
+    Settings that ``obj`` leaves out keep their defaults. Raises ``RecipeError`` for an
+    unknown program or setting, a wrong type, a value outside its range or choices.
+    """
+    if program not in RECIPES:
+        raise RecipeError("program", f"one of {', '.join(RECIPES)}", repr(program))
+    if not isinstance(obj, Mapping):
+        raise RecipeError("recipe", "an object of settings", _shown(obj))
+    recipe_type = RECIPES[program]
+    known = {item.name: item for item in dataclasses.fields(recipe_type)}
+    types = get_type_hints(recipe_type)
+    settings: dict[str, Setting] = {}
+    for name, value in obj.items():
+        if name not in known:
+            raise RecipeError(str(name), f"a setting of {program}", "an unknown name")
+        settings[name] = _checked(name, value, types[name], known[name].metadata)
+    # The values were checked against the field types one by one just above.
+    return recipe_type(**settings)  # type: ignore[arg-type]
+
+
+def recipe_to_json(recipe: Recipe) -> dict[str, object]:
+    """Return the settings as JSON values, in the order of the dataclass."""
+    return {
+        item.name: list(value) if isinstance(value, tuple) else value
+        for item in dataclasses.fields(recipe)
+        for value in [getattr(recipe, item.name)]
+    }
+
+
+def _checked(
+    name: str, value: object, wanted: object, about: Mapping[str, object]
+) -> Setting:
+    """Return ``value`` as the type ``wanted``; raise ``RecipeError`` if it cannot be."""
+    if wanted is bool:
+        if not isinstance(value, bool):
+            raise RecipeError(name, "true or false", _shown(value))
+        return value
+    if wanted is str:
+        if not isinstance(value, str):
+            raise RecipeError(name, "a text", _shown(value))
+        choices = about.get("choices")
+        if isinstance(choices, list) and value not in choices:
+            raise RecipeError(name, f"one of {', '.join(choices)}", _shown(value))
+        return value
+    if wanted is int or wanted is float:
+        return _checked_number(name, value, wanted is int, about)
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(item, str) for item in value
+    ):
+        raise RecipeError(name, "a list of texts", _shown(value))
+    return tuple(value)
+
+
+def _checked_number(
+    name: str, value: object, whole: bool, about: Mapping[str, object]
+) -> int | float:
+    """Return the number, whole or not, when it lies in the range of its metadata."""
+    kind = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecipeError(name, kind, _shown(value))
+    if not math.isfinite(value) or (whole and value != int(value)):
+        raise RecipeError(name, kind, _shown(value))
+    lowest, highest = about.get("min"), about.get("max")
+    if isinstance(lowest, int | float) and value < lowest:
+        raise RecipeError(name, f"at least {lowest}", _shown(value))
+    if isinstance(highest, int | float) and value > highest:
+        raise RecipeError(name, f"at most {highest}", _shown(value))
+    return int(value) if whole else float(value)
+
+
+def _shown(value: object) -> str:
+    """Return ``value`` short enough for one line of an error."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,545 @@
+"""The run directory: how a program talks to whoever started it.
+
+A program gets one folder and nothing else. It reads ``run.json`` and ``data/``, appends
+events, leaves checkpoints and outputs, and watches for a wish to stop
+(``docs/run-directory.md`` describes every file). Plain Python, no torch.
+
+Three promises are kept here for all programs:
+
+* One process per run directory: the lock is held for life, a second process exits 75.
+* An event is one whole line: it is written with a single ``write`` to a file opened for
+  appending, so a reader never sees half an event except after a power cut.
+* A checkpoint is whole or absent: written aside, hashed, synced, renamed, and only then
+  announced. A whole checkpoint is never rewritten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal, TypeVar
+
+from training.engine.recipes import (
+    Recipe,
+    RecipeError,
+    recipe_from_json,
+    recipe_to_json,
+)
+
+LOCKED = 75  # EX_TEMPFAIL: "try again later"
+GRACE_SECONDS = 5.0
+MANIFEST = "manifest.json"
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+class RunError(Exception):
+    """Something in the run directory that the program cannot work with.
+
+    ``place`` names the file and field, ``expected`` and ``found`` say what was wrong.
+    """
+
+    def __init__(self, place: str, expected: str, found: str) -> None:
+        super().__init__(f"{place}: expected {expected}, found {found}")
+        self.place = place
+        self.expected = expected
+        self.found = found
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is not whole: a file missing, changed, or no manifest."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"checkpoint {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` of a checkpoint says. ``digest`` is its own SHA-256."""
+
+    path: Path
+    digest: str
+    step: int
+    program: str
+    kind: str
+    files: Mapping[str, str]
+    recipe: Mapping[str, object]
+    parents: tuple[str, ...]
+    metrics: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a program ended, and the figures it ends with."""
+
+    state: Literal["finished", "stopped"]
+    values: Mapping[str, object]
+
+
+class RunDirectory:
+    """One open run directory: what came in, and the ways to report.
+
+    Made by ``run_program``; tests may open one themselves. Raises ``RunError`` or
+    ``RecipeError`` when ``run.json`` cannot be used, ``BlockingIOError`` when another
+    process holds the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        if not self.path.is_dir():
+            raise RunError(str(path), "a run directory", "no such folder")
+        self._lock = (self.path / "lock").open("a")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._stop = threading.Event()
+        self._events = os.open(
+            self.path / "events.jsonl", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644
+        )
+        self._events_lock = threading.Lock()
+        self._mend_last_line()
+        self.checkpoints = self.path / "checkpoints"
+        self.outputs = self.path / "outputs"
+        self.checkpoints.mkdir(exist_ok=True)
+        self.outputs.mkdir(exist_ok=True)
+        for leftover in self.checkpoints.glob(".staging-*"):
+            shutil.rmtree(leftover)
+        self._manifests: dict[str, Manifest] = {}
+        self.program = ""
+        self.settings: object = {}
+        self.inputs: dict[str, Path] = {}
+        self.data: dict[str, Path] = {}
+        self.resume: Path | None = None
+
+    def read(self) -> None:
+        """Read ``run.json``; raise ``RunError`` naming the field that is wrong."""
+        obj = _read_object(self.path / "run.json", "run.json")
+        program = obj.get("program")
+        if not isinstance(program, str):
+            raise RunError("run.json: `program`", "a program's name", _shown(program))
+        self.program = program
+        self.settings = obj.get("recipe", {})
+        self.inputs = {
+            role: self._existing(f"inputs.{role}", value, Path.exists)
+            for role, value in _texts(obj, "inputs").items()
+        }
+        self.data = {
+            name: self._existing(f"data.{name}", value, Path.is_file)
+            for name, value in _texts(obj, "data").items()
+        }
+        resume = obj.get("resume")
+        if resume is not None and not isinstance(resume, str):
+            raise RunError("run.json: `resume`", "a path or null", _shown(resume))
+        if resume:
+            self.resume = self._existing("resume", resume, Path.is_dir)
+            self._manifests["resume"] = verify_checkpoint(self.resume)
+        for role, path in self.inputs.items():
+            # A plain Hugging Face directory has no manifest and is taken as it is.
+            if (path / MANIFEST).exists():
+                self._manifests[role] = verify_checkpoint(path)
+
+    def _existing(self, name: str, value: str, test: Callable[[Path], bool]) -> Path:
+        path = self.path / value
+        if not test(path):
+            raise RunError(f"run.json: `{name}`", "an existing path", _shown(value))
+        return path
+
+    def recipe(self, recipe_type: type[RecipeT]) -> RecipeT:
+        """Return the checked settings; raise ``RecipeError`` or ``RunError``."""
+        recipe = recipe_from_json(self.program, self.settings)
+        if not isinstance(recipe, recipe_type):
+            wanted = f"the program of {recipe_type.__name__}"
+            raise RunError("run.json: `program`", wanted, _shown(self.program))
+        return recipe
+
+    def need_data(self, name: str) -> Path:
+        """Return the data file ``name``; raise ``RunError`` when it was not given."""
+        if name not in self.data:
+            raise RunError(f"run.json: `data.{name}`", "a file", "nothing")
+        return self.data[name]
+
+    def need_input(self, role: str) -> Path:
+        """Return the checkpoint of ``role``; raise ``RunError`` when not given."""
+        if role not in self.inputs:
+            raise RunError(f"run.json: `inputs.{role}`", "a checkpoint", "nothing")
+        return self.inputs[role]
+
+    def manifest(self, role: str) -> Manifest | None:
+        """Return the manifest of an input (or of ``resume``), if it has one."""
+        return self._manifests.get(role)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Digests of the checkpoints this run starts from, by role name."""
+        return tuple(
+            manifest.digest
+            for role, manifest in sorted(self._manifests.items())
+            if role != "resume"
+        )
+
+    # Stopping
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the starter wishes the program to checkpoint and end."""
+        return self._stop.is_set() or (self.path / "stop").exists()
+
+    def request_stop(self) -> None:
+        """Ask the program to end at the next step, as SIGTERM does."""
+        self._stop.set()
+
+    # Events
+
+    def progress(self, step: int, of: int) -> None:
+        """Say how far the run is."""
+        self._emit({"event": "progress", "step": step, "of": of})
+
+    def metrics(self, step: int, values: Mapping[str, object]) -> None:
+        """Report figures of one step; NaN and infinities become null."""
+        self._emit({"event": "metrics", "step": step, "values": dict(values)})
+
+    def sample(
+        self,
+        step: int,
+        *,
+        prompt: str,
+        text: str,
+        label: str,
+        scores: Mapping[str, object] | None = None,
+    ) -> None:
+        """Show one sampled text beside its label."""
+        scored = dict(scores or {})
+        event = {"event": "sample", "step": step, "prompt": prompt, "text": text}
+        self._emit({**event, "label": label, "scores": scored})
+
+    def log(self, message: str, level: str = "info") -> None:
+        """Say something to the person who reads the run's page, and to the log."""
+        print(f"{level}: {message}", flush=True)  # noqa: T201 - stdout is log.txt
+        self._emit({"event": "log", "level": level, "message": message})
+
+    def result(self, state: str, values: Mapping[str, object], error: str = "") -> None:
+        """Write the last event."""
+        event = {"event": "result", "state": state, "values": dict(values)}
+        self._emit({**event, "error": error})
+
+    def _emit(self, event: Mapping[str, object]) -> None:
+        told = _finite({**event, "time": round(time.time(), 3)})
+        line = json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n"
+        with self._events_lock:
+            rest = memoryview(line.encode())
+            while rest:
+                rest = rest[os.write(self._events, rest) :]
+
+    def _mend_last_line(self) -> None:
+        """End a line that a killed attempt left torn, so that the next one is whole."""
+        size = os.fstat(self._events).st_size
+        if size and os.pread(self._events, 1, size - 1) != b"\n":
+            os.write(self._events, b"\n")
+
+    # Checkpoints
+
+    def save_checkpoint(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        *,
+        kind: Literal["policy", "reward"],
+        recipe: Recipe,
+        metrics: Mapping[str, object] | None = None,
+        final: bool = False,
+        name: str = "",
+    ) -> Manifest:
+        """Write a checkpoint with ``write(folder)``, make it whole and announce it.
+
+        Stage, hash, sync, rename, announce: a crash at any point leaves either no
+        checkpoint or a whole one. Where a whole one of the same recipe and parents
+        already has the name (a crash came between rename and announcement), it is kept
+        and announced, since others may refer to its digest.
+        """
+        name = name or f"step-{step:06d}"
+        target = self.checkpoints / name
+        described = {
+            "step": step,
+            "program": self.program,
+            "kind": kind,
+            "recipe": recipe_to_json(recipe),
+            "parents": list(self.parents),
+        }
+        manifest = self._kept(target, described)
+        if manifest is None:
+            staging = self.checkpoints / f".staging-{name}"
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            write(staging)
+            files = {
+                str(path.relative_to(staging)): _hash_and_sync(path)
+                for path in sorted(staging.rglob("*"))
+                if path.is_file()
+            }
+            content = _finite({**described, "files": files, "metrics": metrics or {}})
+            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+            (staging / MANIFEST).write_text(text + "\n")
+            _hash_and_sync(staging / MANIFEST)
+            for folder in [*(p for p in staging.rglob("*") if p.is_dir()), staging]:
+                _sync_folder(folder)
+            if target.exists():  # not whole, or of another recipe: see _kept
+                shutil.rmtree(target)
+            staging.rename(target)
+            _sync_folder(self.checkpoints)
+            manifest = read_manifest(target)
+        event = {"event": "checkpoint", "step": step, "digest": manifest.digest}
+        relative = str(target.relative_to(self.path))
+        self._emit({**event, "path": relative, "final": final, "kind": kind})
+        return manifest
+
+    def _kept(self, target: Path, described: Mapping[str, object]) -> Manifest | None:
+        """Return the manifest of a whole checkpoint already at ``target``."""
+        if not target.exists():
+            return None
+        try:
+            manifest = verify_checkpoint(target)
+        except CheckpointError:
+            return None
+        same = (
+            manifest.recipe == described["recipe"]
+            and list(manifest.parents) == described["parents"]
+        )
+        return manifest if same else None
+
+    def close(self) -> None:
+        """Release the lock and the event file."""
+        os.close(self._events)
+        self._lock.close()
+
+
+def run_program(
+    program: str,
+    recipe_type: type[RecipeT],
+    body: Callable[[RunDirectory, RecipeT], Ending],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run ``body`` on the run directory named on the command line; return the status.
+
+    0: finished or stopped, 1: failed (the reason is in the result event and the
+    traceback in the log), 2: wrong usage, 75: another process has the run directory.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1:
+        print(f"usage: python -m training.engine.{program} RUN_DIR", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        run = RunDirectory(Path(given[0]))
+    except BlockingIOError:
+        print(f"{given[0]}: another process has this run directory", file=sys.stderr)  # noqa: T201
+        return LOCKED
+    except (RunError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    previous = _listen(run)
+    try:
+        run.read()
+        if run.program != program:
+            raise RunError("run.json: `program`", repr(program), _shown(run.program))
+        ending = body(run, run.recipe(recipe_type))
+    except (RunError, RecipeError, CheckpointError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        run.result("failed", {}, str(error))
+        return 1
+    except Exception as error:
+        # The last resort of a program: whatever it was, the run ends with a reason.
+        traceback.print_exc()
+        run.result("failed", {}, f"{type(error).__name__}: {error}")
+        return 1
+    else:
+        run.result(ending.state, ending.values)
+        return 0
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+        run.close()
+
+
+def _listen(
+    run: RunDirectory,
+) -> Callable[[int, FrameType | None], object] | int | None:
+    """Turn SIGTERM, and with ``CONCORD_LEASH=1`` the end of stdin, into a wish to stop.
+
+    The leash is a pipe that the starter holds open. When the starter dies, even by
+    SIGKILL, the kernel closes the pipe and the program ends itself after a grace, so it
+    can never outlive the one that reads its events.
+    """
+    if os.environ.get("CONCORD_LEASH") == "1":
+        threading.Thread(target=_watch_leash, args=(run,), daemon=True).start()
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, lambda *_: run.request_stop())
+
+
+def _watch_leash(run: RunDirectory) -> None:
+    while os.read(0, 4096):
+        pass
+    run.request_stop()
+    time.sleep(GRACE_SECONDS)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)  # with the helpers it started
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Checkpoints on disk
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the checkpoint at ``path``; raise ``CheckpointError``."""
+    try:
+        raw = (path / MANIFEST).read_bytes()
+        obj = json.loads(raw)
+        return Manifest(
+            path=path,
+            digest=hashlib.sha256(raw).hexdigest(),
+            step=int(obj["step"]),
+            program=str(obj["program"]),
+            kind=str(obj["kind"]),
+            files=dict(obj["files"]),
+            recipe=dict(obj["recipe"]),
+            parents=tuple(obj["parents"]),
+            metrics=dict(obj["metrics"]),
+        )
+    except OSError as error:
+        raise CheckpointError(path, f"no readable {MANIFEST}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(path, f"{MANIFEST} is damaged: {error!r}") from error
+
+
+def verify_checkpoint(path: Path) -> Manifest:
+    """Return the manifest after checking every file against its hash."""
+    manifest = read_manifest(path)
+    for name, expected in manifest.files.items():
+        try:
+            found = _hash(path / name)
+        except OSError as error:
+            raise CheckpointError(path, f"{name} is missing") from error
+        if found != expected:
+            raise CheckpointError(path, f"{name} was changed after it was written")
+    return manifest
+
+
+def last_checkpoint(run_directory: Path) -> Manifest | None:
+    """Return the newest whole checkpoint a run can resume from, or None."""
+    found: list[Manifest] = []
+    for path in (run_directory / "checkpoints").glob("*/trainer"):
+        try:
+            found.append(verify_checkpoint(path.parent))
+        except CheckpointError:
+            continue
+    return max(found, key=lambda manifest: manifest.step, default=None)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_and_sync(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return digest
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# Reading
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    """Return the objects of a JSONL file; raise ``RunError`` naming the bad line."""
+    rows: list[dict[str, object]] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                place = f"{path.name}, line {number}"
+                raise RunError(place, "one JSON object", str(error)) from error
+            if not isinstance(row, dict):
+                place = f"{path.name}, line {number}"
+                raise RunError(place, "one JSON object", _shown(row))
+            rows.append(row)
+    return rows
+
+
+def step_random(seed: int, *place: int | str) -> random.Random:
+    """Return a generator that depends on the seed and the place only.
+
+    Programs draw from one generator per step rather than from one that runs on, so a
+    resumed run needs no saved generator state to repeat an uninterrupted one.
+    """
+    return random.Random(":".join(str(part) for part in (seed, *place)))
+
+
+def _read_object(path: Path, name: str) -> dict[str, object]:
+    try:
+        obj = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(name, "a readable file", error.strerror or "nothing") from error
+    except ValueError as error:
+        raise RunError(name, "a JSON object", f"invalid JSON ({error})") from error
+    if not isinstance(obj, dict):
+        raise RunError(name, "a JSON object", _shown(obj))
+    return obj
+
+
+def _texts(obj: Mapping[str, object], name: str) -> dict[str, str]:
+    """Return the texts of an object of ``run.json``, leaving out nulls."""
+    part = obj.get(name, {})
+    if part is None:
+        return {}
+    if not isinstance(part, dict):
+        raise RunError(f"run.json: `{name}`", "an object", _shown(part))
+    texts: dict[str, str] = {}
+    for key, value in part.items():
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            place = f"run.json: `{name}.{key}`"
+            raise RunError(place, "a path or null", _shown(value))
+        texts[key] = value
+    return texts
+
+
+def _finite(value: object) -> object:
+    """Return ``value`` with every NaN or infinity, which JSON lacks, as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
