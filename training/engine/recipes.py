@@ -295,12 +295,19 @@ class DrawRecipe:
 
 @dataclass(frozen=True)
 class RewardRecipe:
-    """Train the consistency reward model on judgments and derived pairs."""
+    """Train the consistency reward model on judgments and derived pairs.
+
+    Derived pairs are made from the samples, fresh at every step. Defaults: the demo.
+    """
 
     seed: int = field(default=1, metadata=_SEED)
     steps: int = field(
         default=600,
         metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
+    )
+    pairs_per_step: int = field(
+        default=32,
+        metadata=_about("Pairs in one optimiser step.", min=1, max=65536, unit="pairs"),
     )
     layout: str = field(
         default="interleaved",
@@ -318,6 +325,137 @@ class RewardRecipe:
             choices=("final", "unit"),
         ),
     )
+    backbone: str = field(
+        default="checkpoint",
+        metadata=_about(
+            "Start from the weights of the given policy, or from scratch with its "
+            "tokenizer.",
+            choices=("checkpoint", "scratch"),
+        ),
+    )
+    judged_share: float = field(
+        default=0.4,
+        metadata=_about(
+            "Share of judged pairs in a step; the rest is derived.", min=0.0, max=1.0
+        ),
+    )
+    judgments: bool = field(
+        default=True, metadata=_about("Train on the judgments of people.")
+    )
+    references: bool = field(
+        default=True,
+        metadata=_about("Derive consistent pairs from other wordings of the label."),
+    )
+    quads: bool = field(
+        default=True,
+        metadata=_about(
+            "Derive balanced quads: two steps in another order and all that follows "
+            "changed to fit, so that only comparing the sides tells the verdict.",
+        ),
+    )
+    changes: bool = field(
+        default=True,
+        metadata=_about(
+            "Derive inconsistent pairs: one value, action name, question or step "
+            "changed.",
+        ),
+    )
+    several_changes: bool = field(
+        default=True,
+        metadata=_about("Change two or three places at once in half of these."),
+    )
+    optimizer: str = field(
+        default="muon",
+        metadata=_about(
+            "muon: Muon for hidden matrices, AdamW for the rest; adamw: AdamW for all.",
+            choices=("muon", "adamw"),
+        ),
+    )
+    muon_learning_rate: float = field(
+        default=5e-3, metadata=_about("Peak rate of the Muon part.", min=0.0, max=1.0)
+    )
+    learning_rate: float = field(
+        default=2e-3, metadata=_about("Peak rate of the AdamW part.", min=0.0, max=1.0)
+    )
+    weight_decay: float = field(
+        default=0.01, metadata=_about("Weight decay.", min=0.0, max=1.0, advanced=True)
+    )
+    warmup_steps: int = field(
+        default=20,
+        metadata=_about(
+            "Linear warm-up.", min=0, max=1_000_000, unit="steps", advanced=True
+        ),
+    )
+    decay_share: float = field(
+        default=0.5,
+        metadata=_about(
+            "Last share of the steps over which the rate falls linearly to zero.",
+            min=0.0,
+            max=1.0,
+            advanced=True,
+        ),
+    )
+    clip_norm: float = field(
+        default=1.0,
+        metadata=_about(
+            "Gradient norm limit; 0 turns it off.", min=0.0, max=1e6, advanced=True
+        ),
+    )
+    pair_weight: float = field(
+        default=0.5,
+        metadata=_about(
+            "Weight of the loss on the pair's minimum beside the loss on its units.",
+            min=0.0,
+            max=100.0,
+            advanced=True,
+        ),
+    )
+    max_tokens: int = field(
+        default=1024,
+        metadata=_about(
+            "A longer pair is left out of training, counted and reported.",
+            min=32,
+            max=1_000_000,
+            unit="tokens",
+        ),
+    )
+    width: int = field(
+        default=128,
+        metadata=_about("Width of a from-scratch model.", min=16, max=8192),
+    )
+    layers: int = field(
+        default=3, metadata=_about("Layers of a from-scratch model.", min=1, max=128)
+    )
+    heads: int = field(
+        default=4,
+        metadata=_about("Attention heads of a from-scratch model.", min=1, max=128),
+    )
+    threshold: float = field(
+        default=0.0,
+        metadata=_about(
+            "Probability from which a pair counts as consistent; 0 picks it on one half "
+            "of the held-out judged pairs, and the figures come from the other half.",
+            min=0.0,
+            max=1.0,
+        ),
+    )
+    evaluate_every: int = field(
+        default=200,
+        metadata=_about("Steps between held-out figures.", min=1, max=1_000_000),
+    )
+    evaluate_turns: int = field(
+        default=150,
+        metadata=_about(
+            "Held-out turns from which test quads and test changes are derived.",
+            min=0,
+            max=100_000,
+            unit="turns",
+        ),
+    )
+    checkpoint_every: int = field(
+        default=300,
+        metadata=_about("Steps between checkpoints.", min=1, max=1_000_000),
+    )
     precision: str = field(default="bf16", metadata=_PRECISION)
     device: str = field(default="auto", metadata=_DEVICE)
     threads: int = field(default=0, metadata=_THREADS)
@@ -325,14 +463,235 @@ class RewardRecipe:
 
 @dataclass(frozen=True)
 class PolicyRecipe:
-    """Reinforcement learning (GRPO) with format and consistency rewards."""
+    """Reinforcement learning (GRPO) with format and consistency rewards.
+
+    Defaults: the demo's small policy, full training, two minutes on two cores.
+    """
 
     seed: int = field(default=1, metadata=_SEED)
     steps: int = field(
-        default=40,
+        default=24,
         metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
     )
-    precision: str = field(default="fp32", metadata=_PRECISION)
+    prompts_per_step: int = field(
+        default=16,
+        metadata=_about("Groups that one step learns from.", min=1, max=65536),
+    )
+    responses_per_prompt: int = field(
+        default=8,
+        metadata=_about("G: sampled responses in a group.", min=2, max=1024),
+    )
+    draw_more: float = field(
+        default=2.0,
+        metadata=_about(
+            "Groups drawn for each group kept. Groups whose rewards are all equal "
+            "teach nothing and are dropped first (DAPO's dynamic sampling).",
+            min=1.0,
+            max=16.0,
+        ),
+    )
+    temperature: float = field(
+        default=1.0, metadata=_about("Sampling temperature.", min=0.01, max=10.0)
+    )
+    max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
+    max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
+    batch_tokens: int = field(default=65536, metadata=_BATCH_TOKENS)
+    micro_batch: int = field(
+        default=32,
+        metadata=_about(
+            "Responses in one forward and backward pass (memory, not the result).",
+            min=1,
+            max=65536,
+            advanced=True,
+        ),
+    )
+    follow_actions: bool = field(
+        default=False,
+        metadata=_about(
+            "After an action call equal to the label's, append the recorded "
+            "observation (never learned from) and go on to the next turn; the reward "
+            "is the mean over the turns.",
+        ),
+    )
+    consistency_source: str = field(
+        default="reward model",
+        metadata=_about(
+            "Who says whether a response is consistent. The oracle needs samples with "
+            "facts and is the upper bound of a reward model.",
+            choices=("reward model", "oracle"),
+        ),
+    )
+    consistency_value: str = field(
+        default="logit",
+        metadata=_about(
+            "What of the reward model's output becomes the reward: the logit relative "
+            "to its threshold, clipped; the probability; or the verdict 0/1.",
+            choices=("logit", "probability", "verdict"),
+        ),
+    )
+    logit_limit: float = field(
+        default=4.0,
+        metadata=_about(
+            "Logits are clipped to plus and minus this and scaled to 0..1.",
+            min=0.1,
+            max=100.0,
+            advanced=True,
+        ),
+    )
+    best_of_references: bool = field(
+        default=False,
+        metadata=_about(
+            "Compare with the label and its references and take the best score."
+        ),
+    )
+    format_weight: float = field(
+        default=0.5, metadata=_about("Weight of the format reward.", min=0.0, max=100.0)
+    )
+    consistency_weight: float = field(
+        default=1.0,
+        metadata=_about("Weight of the consistency reward.", min=0.0, max=100.0),
+    )
+    method: str = field(
+        default="full",
+        metadata=_about(
+            "Train all weights, or a fresh adapter (merged into the saved model).",
+            choices=("full", "lora"),
+        ),
+    )
+    learning_rate: float = field(
+        default=4e-4, metadata=_about("Peak rate of AdamW.", min=0.0, max=1.0)
+    )
+    warmup_steps: int = field(
+        default=2,
+        metadata=_about(
+            "Linear warm-up.", min=0, max=1_000_000, unit="steps", advanced=True
+        ),
+    )
+    decay_share: float = field(
+        default=0.3,
+        metadata=_about(
+            "Last share of the steps over which the rate falls linearly to zero.",
+            min=0.0,
+            max=1.0,
+            advanced=True,
+        ),
+    )
+    clip_norm: float = field(
+        default=1.0,
+        metadata=_about("Gradient norm limit.", min=0.0, max=1e6, advanced=True),
+    )
+    kl_weight: float = field(
+        default=0.01,
+        metadata=_about(
+            "Weight of the divergence from the initial policy (beta); 0 turns it off "
+            "and saves the reference's forward pass.",
+            min=0.0,
+            max=100.0,
+        ),
+    )
+    clip_range: float = field(
+        default=0.2,
+        metadata=_about(
+            "How far the ratio to the sampling policy may move (epsilon).",
+            min=0.0,
+            max=10.0,
+            advanced=True,
+        ),
+    )
+    updates_per_draw: int = field(
+        default=1,
+        metadata=_about(
+            "Optimiser steps on one set of drawn responses (the paper's several "
+            "updates; clipping matters from 2).",
+            min=1,
+            max=64,
+            advanced=True,
+        ),
+    )
+    loss: str = field(
+        default="dapo",
+        metadata=_about(
+            "How token losses are averaged: grpo (per response), dr_grpo (by a "
+            "constant), dapo (over all tokens of the step).",
+            choices=("grpo", "dr_grpo", "dapo"),
+            advanced=True,
+        ),
+    )
+    scale_advantages: bool = field(
+        default=True,
+        metadata=_about(
+            "Divide advantages by the spread of their group (GRPO); off as in "
+            "Dr. GRPO.",
+            advanced=True,
+        ),
+    )
+    lora_rank: int = field(
+        default=16, metadata=_about("Rank of the adapters.", min=1, max=4096)
+    )
+    lora_alpha: int = field(
+        default=32,
+        metadata=_about("Scale of the adapters.", min=1, max=8192, advanced=True),
+    )
+    gate_balanced_order: float = field(
+        default=0.9,
+        metadata=_about(
+            "Accuracy on balanced quads, of seen and of unseen orders, below which "
+            "the run does not start.",
+            min=0.0,
+            max=1.0,
+        ),
+    )
+    gate_bad_recall: float = field(
+        default=0.85,
+        metadata=_about(
+            "Share of bad held-out answers the reward model must catch.",
+            min=0.0,
+            max=1.0,
+        ),
+    )
+    gate_override: str = field(
+        default="",
+        metadata=_about(
+            "A reason to start although the reward model misses its gate; it stays in "
+            "the run's record.",
+        ),
+    )
+    evaluate_every: int = field(
+        default=8,
+        metadata=_about(
+            "Steps between looks at the held-out set, each with a checkpoint.",
+            min=1,
+            max=1_000_000,
+            unit="steps",
+        ),
+    )
+    held_out_samples: int = field(
+        default=60,
+        metadata=_about(
+            "Held-out samples in the fixed set on which score and truth are watched; "
+            "0 takes all.",
+            min=0,
+            max=100_000,
+        ),
+    )
+    alarm_tolerance: float = field(
+        default=0.02,
+        metadata=_about(
+            "Truth may fall by this much, while the reward model's score rises, "
+            "before the alarm counts.",
+            min=0.0,
+            max=1.0,
+        ),
+    )
+    alarm_evaluations: int = field(
+        default=2,
+        metadata=_about(
+            "Evaluations in a row that must part before the run stops itself.",
+            min=1,
+            max=1000,
+        ),
+    )
+    precision: str = field(default="bf16", metadata=_PRECISION)
     device: str = field(default="auto", metadata=_DEVICE)
     threads: int = field(default=0, metadata=_THREADS)
 
