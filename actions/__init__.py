@@ -1,0 +1,1 @@
+"""The response grammar, action definitions, plans and the executor. Plain Python."""

@@ -1,0 +1,291 @@
+"""Units: the pieces of two responses that can match or differ, side by side.
+
+What ``align_units`` says about a pair is a proposal for the person who judges, made
+from words, numbers and values; it is never a judgment.
+
+Pieces are paired by place, because consistency is about the same thing at the same
+place: plan steps in order, actions by number, parameters by name. Parameters are
+compared as JSON values (``1`` equals ``1.0``; strings exactly, case and spaces count);
+thinking, use of result and answer by their words and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from actions.grammar import FormatError, Observation, Response, Text, parse, render
+from actions.json_values import dump_json, json_equal
+from actions.plans import (
+    THRESHOLD,
+    WORDS_LIMIT,
+    Plan,
+    align_plans,
+    find_plan,
+    step_similarity,
+    word_weights,
+)
+from actions.tags import JSON
+from actions.words import meaning_words, names, negated, numbers, similarity
+
+UnitKind = Literal[
+    "thinking",
+    "plan step",
+    "action name",
+    "parameter",
+    "use of result",
+    "answer",
+    "format",
+]
+
+# Up to so many cells the gaps of plans of unequal length are placed optimally.
+GAP_CELLS_LIMIT: Final = 10_000
+
+# Two answers sharing less of their words than this are proposed to differ.
+ANSWER_THRESHOLD: Final = 0.5
+RESULT_THRESHOLD: Final = 0.25
+
+
+@dataclass(frozen=True)
+class UnitPair:
+    """One unit of the label response beside its partner; None where a side has none.
+
+    ``differs`` is a proposal; ``reason`` is then one of the reasons a judgment can have
+    ("content", "step order", "action name", "parameter", "use of result", "missing
+    step", "extra step"), else None.
+    """
+
+    kind: UnitKind
+    key: str
+    label: str | None
+    sampled: str | None
+    differs: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    thinking: str | None
+    plan: Plan
+
+
+def _pieces(response: Response) -> _Pieces:
+    """Take the plan out of the thinking; what stands before and after it stays."""
+    parts: list[str] = []
+    plan = Plan(())
+    for node in response.thinking:
+        if isinstance(node, Text):
+            span = None if plan.steps else find_plan(node.text)
+            if span:
+                plan = span.plan
+                parts += [node.text[: span.start], node.text[span.end :]]
+            else:
+                parts.append(node.text)
+        elif isinstance(node, Observation):
+            parts.append("\n")
+    text = "\n".join(part.strip() for part in parts if part.strip())
+    return _Pieces(text or None, plan)
+
+
+def align_units(label: Response, sampled: Response) -> tuple[UnitPair, ...]:
+    """Pair the units of two responses to one turn, in reading order.
+
+    Keys: ``thinking`` or ``result`` (the thinking of a turn whose input is an
+    observation), ``plan/1`` …, ``action/1/name``, ``action/1/parameters/<p>`` …,
+    ``answer``. A unit that neither response has is left out.
+    """
+    ours, theirs = _pieces(label), _pieces(sampled)
+    pairs: list[UnitPair] = []
+    if ours.thinking is not None or theirs.thinking is not None:
+        pairs.append(
+            _result_pair(ours.thinking, theirs.thinking)
+            if label.continues or sampled.continues
+            else _thinking_pair(ours.thinking, theirs.thinking)
+        )
+    pairs += _plan_pairs(ours.plan, theirs.plan)
+    pairs += _action_pairs(label, sampled)
+    if label.answer or sampled.answer:
+        pairs.append(_answer_pair(label.answer or None, sampled.answer or None))
+    return tuple(pairs)
+
+
+def unit_pairs_of_text(
+    label: Response, text: str, *, inside_thinking: bool = False
+) -> tuple[UnitPair, ...]:
+    """Pair a label response with a sampled text that may break the grammar.
+
+    Such a text gives the single unit ``format``, which differs.
+    """
+    try:
+        sampled = parse(text, inside_thinking=inside_thinking)
+    except FormatError:
+        return (UnitPair("format", "format", render(label), text, True, "content"),)
+    return align_units(label, sampled)
+
+
+def _pair(
+    kind: UnitKind, key: str, label: str | None, sampled: str | None, reason: str | None
+) -> UnitPair:
+    return UnitPair(kind, key, label, sampled, reason is not None, reason)
+
+
+def _thinking_pair(label: str | None, sampled: str | None) -> UnitPair:
+    """Thinking may be worded freely: only numbers or names that clash are proposed."""
+    clash = False
+    if label is not None and sampled is not None:
+        ours, theirs = numbers(label), numbers(sampled)
+        clash = bool(ours and theirs) and ours.keys() != theirs.keys()
+    return _pair("thinking", "thinking", label, sampled, "content" if clash else None)
+
+
+def _result_pair(label: str | None, sampled: str | None) -> UnitPair:
+    differs = _says_other(label, sampled, RESULT_THRESHOLD)
+    return _pair(
+        "use of result", "result", label, sampled, "use of result" if differs else None
+    )
+
+
+def _answer_pair(label: str | None, sampled: str | None) -> UnitPair:
+    differs = _says_other(label, sampled, ANSWER_THRESHOLD)
+    return _pair("answer", "answer", label, sampled, "content" if differs else None)
+
+
+def _says_other(label: str | None, sampled: str | None, threshold: float) -> bool:
+    """Compare numbers, names, denial, being a question, and the share of equal words."""
+    if label is None or sampled is None:
+        return label is not sampled
+    if label == sampled:
+        return False
+    words_ours, words_theirs = meaning_words(label), meaning_words(sampled)
+    all_words = {*words_ours, *words_theirs}
+    # A name of one text that is a plain word of the other is no clash of names.
+    unmatched = (names(label) ^ names(sampled)) - (
+        {*_plain(label)} & {*_plain(sampled)}
+    )
+    return (
+        numbers(label).keys() != numbers(sampled).keys()
+        or bool(unmatched)
+        or negated(label) != negated(sampled)
+        or ("?" in label) != ("?" in sampled)
+        or (bool(all_words) and similarity(words_ours, words_theirs) < threshold)
+    )
+
+
+def _plain(text: str) -> Sequence[str]:
+    return [word.strip(".,!?:;()\"'“”‘’") for word in text.casefold().split()]
+
+
+def _plan_pairs(label: Plan, sampled: Plan) -> list[UnitPair]:
+    alignment = align_plans(label, sampled)
+    partner = {match.a: match for match in alignment.matched}
+    partnered = {match.b for match in alignment.matched}
+    pairs = []
+    for number, (i, j) in enumerate(_in_order(label, sampled), start=1):
+        reason: str | None
+        match = partner.get(i) if i is not None else None
+        if i is None:
+            reason = "extra step"
+        elif j is None:
+            reason = "missing step"
+        elif match and match.b == j:
+            reason = None if match.score > 0 else "content"
+        elif match or j in partnered:
+            reason = "step order"
+        else:
+            reason = "content"
+        pairs.append(
+            _pair(
+                "plan step",
+                f"plan/{number}",
+                None if i is None else label.steps[i],
+                None if j is None else sampled.steps[j],
+                reason,
+            )
+        )
+    return pairs
+
+
+def _in_order(label: Plan, sampled: Plan) -> list[tuple[int | None, int | None]]:
+    """Pair steps in order, with exactly |difference| gaps, placed for best similarity."""
+    short, long = sorted((len(label.steps), len(sampled.steps)))
+    gaps = long - short
+    if gaps == 0:
+        return [(i, i) for i in range(long)]
+    turned = len(label.steps) > len(sampled.steps)
+    shorter, longer = (sampled, label) if turned else (label, sampled)
+    if short * (gaps + 1) > GAP_CELLS_LIMIT:
+        partner_of = {i: i for i in range(short)}
+    else:
+        partner_of = _place_gaps(shorter, longer, gaps)
+    of_long = {j: i for i, j in partner_of.items()}
+    pairs = [(of_long.get(j), j) for j in range(long)]
+    return [(j, i) for i, j in pairs] if turned else list(pairs)
+
+
+def _place_gaps(shorter: Plan, longer: Plan, gaps: int) -> dict[int, int]:
+    """Return each short step's partner: step i meets one of i … i + gaps, in order."""
+    one = [meaning_words(step)[:WORDS_LIMIT] for step in shorter.steps]
+    other = [meaning_words(step)[:WORDS_LIMIT] for step in longer.steps]
+    weights = word_weights(one, other)
+    # best[i][g]: best total of the first i short steps when g gaps are placed so far.
+    best = [[0.0] * (gaps + 1)]
+    takes: list[list[bool]] = []
+    for i, words in enumerate(one):
+        row: list[float] = []
+        took: list[bool] = []
+        for g in range(gaps + 1):
+            score = step_similarity(words, other[i + g], weights)
+            with_pair = best[i][g] + (score if score >= THRESHOLD else score / 100)
+            # A later gap wins a tie, so the longer plan's extra steps come last.
+            before = row[g - 1] if g else -1.0
+            took.append(with_pair > before)
+            row.append(max(with_pair, before))
+        best.append(row)
+        takes.append(took)
+    partner: dict[int, int] = {}
+    i, g = len(one) - 1, gaps
+    while i >= 0:
+        if takes[i][g]:
+            partner[i] = i + g
+            i -= 1
+        else:
+            g -= 1
+    return partner
+
+
+def _action_pairs(label: Response, sampled: Response) -> list[UnitPair]:
+    pairs: list[UnitPair] = []
+    ours, theirs = label.actions, sampled.actions
+    for number in range(1, max(len(ours), len(theirs)) + 1):
+        one = ours[number - 1] if number <= len(ours) else None
+        other = theirs[number - 1] if number <= len(theirs) else None
+        name = one.name if one else None
+        their_name = other.name if other else None
+        pairs.append(
+            _pair(
+                "action name",
+                f"action/{number}/name",
+                name,
+                their_name,
+                None if name == their_name else "action name",
+            )
+        )
+        own = one.parameters if one else {}
+        their = other.parameters if other else {}
+        for key in [*own, *(key for key in their if key not in own)]:
+            same = key in own and key in their and json_equal(own[key], their[key])
+            pairs.append(
+                _pair(
+                    "parameter",
+                    f"action/{number}/parameters/{key}",
+                    _shown(own[key]) if key in own else None,
+                    _shown(their[key]) if key in their else None,
+                    None if same else "parameter",
+                )
+            )
+    return pairs
+
+
+def _shown(value: JSON) -> str:
+    return value if isinstance(value, str) else dump_json(value)
