@@ -1,0 +1,576 @@
+"""Pairs and what happens to them: producers, slots, touches, judgments.
+
+The queue is described in docs/queue.md. These tables hold it up: a unique key or a check
+stands behind every promise, so that a mistake in ``judging`` fails instead of counting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.core.validators import MaxValueValidator
+from django.db import models
+from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Sum, Value, When
+from django.utils import timezone
+
+from annotation.models.projects import USER, Project
+from annotation.models.samples import Turn
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+
+class Reason(models.TextChoices):
+    """Why a pair is not consistent, in the order of their digit keys."""
+
+    CONTENT = "content", "Content"
+    LOGIC = "logic", "Logic"
+    STEP_ORDER = "step order", "Step order"
+    ACTION_NAME = "action name", "Action name"
+    PARAMETER = "parameter", "Parameter"
+    USE_OF_RESULT = "use of result", "Use of result"
+    MISSING_STEP = "missing step", "Missing step"
+    EXTRA_STEP = "extra step", "Extra step"
+    UNSAFE = "unsafe", "Unsafe"
+
+
+class Verdict(models.IntegerChoices):
+    INCONSISTENT = 0, "Not consistent"
+    CONSISTENT = 1, "Consistent"
+    WITHDRAWN = 2, "Withdrawn"
+
+
+class SlotState(models.TextChoices):
+    OPEN = "open", "Open"
+    LEASED = "leased", "Leased"
+    DONE = "done", "Done"
+    CLOSED = "closed", "Closed: no longer needed"
+
+
+# Written out, not an enum expression: claim_slot's SQL repeats it word for word, which
+# is what lets Postgres use the partial index.
+WAITING_STATES = ["open", "leased"]
+
+
+class PairSource(models.TextChoices):
+    PEOPLE = "people", "Judged by people"
+    IDENTICAL = "identical", "Derived: byte-identical to the label response"
+    FORMAT = "format", "Derived: breaks the response grammar"
+
+
+class PolicyRole(models.TextChoices):
+    CURRENT = "current", "Current policy"
+    INITIAL = "initial", "Initial policy"
+
+
+class Producer(models.Model):
+    """What sampled a response: one run's use of one checkpoint with one setting.
+
+    ``run_id`` and ``checkpoint_id`` are the primary keys of ``training.Run`` and
+    ``training.Checkpoint``; they are no foreign keys because the arrow of imports
+    points from ``training`` to here.
+    """
+
+    run_id = models.BigIntegerField()
+    checkpoint_id = models.BigIntegerField(db_index=True)
+    checkpoint_digest = models.CharField(max_length=64)
+    step = models.PositiveIntegerField()
+    policy_role = models.CharField(max_length=8, choices=PolicyRole.choices)
+    settings = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        constraints = [
+            # The role is part of the key: in the first iteration the current policy
+            # is the initial one, and the answers of both are wanted.
+            models.UniqueConstraint(
+                fields=["run_id", "checkpoint_id", "policy_role"],
+                name="producer_checkpoint_once_per_run",
+            ),
+            models.CheckConstraint(
+                condition=Q(policy_role__in=PolicyRole.values),
+                name="producer_policy_role_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id}, checkpoint {self.checkpoint_id}, step {self.step}"
+
+
+class SampledResponse(models.Model):
+    """What a policy answered to one turn's input."""
+
+    turn = models.ForeignKey(
+        Turn,
+        on_delete=models.CASCADE,
+        related_name="sampled_responses",
+        db_index=False,  # the unique key begins with it
+    )
+    producer = models.ForeignKey(
+        Producer, on_delete=models.CASCADE, related_name="responses"
+    )
+    index = models.PositiveSmallIntegerField(
+        help_text="0 to G-1 among this producer's answers to the turn."
+    )
+    text = models.TextField()
+    observation = models.TextField(
+        blank=True, help_text="What the action called returned, if one was called."
+    )
+    observation_source = models.CharField(
+        max_length=9,
+        blank=True,
+        choices=[("recorded", "Recorded"), ("simulator", "Simulator")],
+    )
+    format_error = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["turn", "producer", "index"], name="sampledresponse_index_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"answer {self.index} of {self.producer} to turn {self.turn_id}"
+
+
+class PairQuerySet(models.QuerySet["Pair"]):
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> PairQuerySet:
+        """Return the pairs of the projects ``user`` is a member of."""
+        return self.filter(project__in=Project.objects.visible_to(user))
+
+    def from_people(self) -> PairQuerySet:
+        """Return the pairs that people judge, derived ones left out."""
+        return self.filter(source=PairSource.PEOPLE)
+
+    def _with_votes(self) -> PairQuerySet:
+        """Annotate ``_lean`` and ``_is_complete``, what an outcome is made of.
+
+        ``_lean`` is ones minus zeros over the counted judgments, null when there are
+        none. A pair is complete when every slot is done; a slot that disagreement added
+        (round 2 and up) and that was closed again does not hold it up.
+        """
+        slots = Slot.objects.filter(pair=OuterRef("pk")).order_by()
+        leans = Case(
+            When(judgment__verdict=Verdict.CONSISTENT, then=Value(1)),
+            default=Value(-1),
+        )
+        return self.annotate(
+            _lean=Subquery(
+                slots.filter(state=SlotState.DONE)
+                .values("pair")
+                .annotate(lean=Sum(leans))
+                .values("lean")
+            ),
+            _is_complete=~Exists(
+                slots.exclude(state=SlotState.DONE).exclude(
+                    state=SlotState.CLOSED, round__gt=1
+                )
+            ),
+        )
+
+    def with_outcome(self) -> PairQuerySet:
+        """Annotate ``outcome`` (0, 1 or null) and ``outcome_source`` (text or null).
+
+        The source is ``adjudication`` (a curator's word, which wins), ``people`` (the
+        strict majority once every slot is done), or, derived and never mixed with
+        these, ``identical`` (1) and ``format`` (0).
+        """
+        people = Q(source=PairSource.PEOPLE, _is_complete=True)
+        return self._with_votes().annotate(
+            outcome=Case(
+                When(adjudication__isnull=False, then=F("adjudication__verdict")),
+                When(source=PairSource.IDENTICAL, then=Value(1)),
+                When(source=PairSource.FORMAT, then=Value(0)),
+                When(people & Q(_lean__gt=0), then=Value(1)),
+                When(people & Q(_lean__lt=0), then=Value(0)),
+                output_field=models.PositiveSmallIntegerField(null=True),
+            ),
+            outcome_source=Case(
+                When(adjudication__isnull=False, then=Value("adjudication")),
+                When(source=PairSource.IDENTICAL, then=Value("identical")),
+                When(source=PairSource.FORMAT, then=Value("format")),
+                When(people & ~Q(_lean=0) & Q(_lean__isnull=False), then=F("source")),
+                output_field=models.CharField(null=True),
+            ),
+        )
+
+    def settled(self) -> PairQuerySet:
+        """Return the pairs with an outcome, annotated with it."""
+        return self.with_outcome().filter(outcome__isnull=False)
+
+    def unsettled(self) -> PairQuerySet:
+        """Return the pairs without an outcome."""
+        return self.with_outcome().filter(outcome__isnull=True)
+
+    def awaiting_judgment(self) -> PairQuerySet:
+        """Return the pairs with a slot that nobody has filled yet."""
+        return self.filter(
+            Exists(Slot.objects.filter(pair=OuterRef("pk"), state__in=WAITING_STATES))
+        )
+
+    def disputed(self) -> PairQuerySet:
+        """Return the pairs whose judgments stay split: a curator's to settle."""
+        return (
+            self.from_people()
+            ._with_votes()
+            .filter(_is_complete=True, _lean=0, adjudication__isnull=True)
+        )
+
+
+class Pair(models.Model):
+    """A label response and a sampled response of one turn.
+
+    ``label_text`` and ``sampled_text`` are copies: what a person judged stays what it
+    was when the sample is edited later. Equal pairs (same turn, same two texts) are
+    one row, whatever produced them; ``PairOrigin`` says which answers they were.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="pairs")
+    turn = models.ForeignKey(
+        Turn,
+        on_delete=models.PROTECT,
+        related_name="pairs",
+        db_index=False,  # the unique key begins with it
+    )
+    label_text = models.TextField()
+    sampled_text = models.TextField()
+    content_hash = models.CharField(
+        max_length=64, editable=False, help_text="See pairing.pair_hash."
+    )
+    source = models.CharField(
+        max_length=9, choices=PairSource.choices, default=PairSource.PEOPLE
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = PairQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["turn", "content_hash"], name="pair_content_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(source__in=PairSource.values), name="pair_source_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"pair {self.pk}"
+
+
+class PairOrigin(models.Model):
+    """Which sampled response a pair was made from."""
+
+    pair = models.ForeignKey(Pair, on_delete=models.CASCADE, related_name="origins")
+    sampled_response = models.OneToOneField(
+        SampledResponse, on_delete=models.CASCADE, related_name="origin"
+    )
+
+    def __str__(self) -> str:
+        return f"pair {self.pair_id} from answer {self.sampled_response_id}"
+
+
+class SlotQuerySet(models.QuerySet["Slot"]):
+    def waiting(self) -> SlotQuerySet:
+        """Return the slots that nobody has filled yet, leased or not."""
+        return self.filter(state__in=WAITING_STATES)
+
+    def leased(self) -> SlotQuerySet:
+        """Return the slots somebody holds, whether or not the lease has run out."""
+        return self.filter(state=SlotState.LEASED)
+
+
+class Slot(models.Model):
+    """One needed judgment of one pair: the narrow row the queue hands out.
+
+    Claimed only by :func:`annotation.judging.claim_slot`.
+    """
+
+    project = models.ForeignKey(
+        Project,
+        on_delete=models.CASCADE,
+        related_name="slots",
+        db_index=False,  # slot_place_once begins with it
+    )
+    pair = models.ForeignKey(
+        Pair,
+        on_delete=models.CASCADE,
+        related_name="slots",
+        db_index=False,  # slot_ordinal_once begins with it
+    )
+    ordinal = models.PositiveSmallIntegerField(help_text="1 to k.")
+    round = models.PositiveSmallIntegerField(
+        default=1, help_text="2 and up for slots added on disagreement."
+    )
+    priority = models.PositiveSmallIntegerField(
+        default=0,
+        validators=[MaxValueValidator(9)],
+        help_text="0 to 9, higher first. Each level in use costs a claim one probe.",
+    )
+    place = models.PositiveBigIntegerField(
+        help_text="Order within the priority; from Project.queue_tail."
+    )
+    state = models.CharField(
+        max_length=6, choices=SlotState.choices, default=SlotState.OPEN
+    )
+    holder = models.ForeignKey(
+        USER,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="held_slots",
+        db_index=False,  # slot_by_holder, for the few that are held
+    )
+    leased_at = models.DateTimeField(null=True, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True)
+    token = models.PositiveBigIntegerField(
+        default=0, help_text="Fencing token: grows when the slot changes hands."
+    )
+    judgment = models.OneToOneField(
+        "Judgment",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="fills",
+        help_text="The one judgment that counts for this slot.",
+    )
+
+    objects = SlotQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["pair", "ordinal"], name="slot_ordinal_once"
+            ),
+            # A promise and the queue's index in one: the claim walks it.
+            models.UniqueConstraint(
+                fields=["project", "priority", "place"],
+                condition=Q(state__in=WAITING_STATES),
+                name="slot_place_once",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=SlotState.values), name="slot_state_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    state="leased",
+                    holder__isnull=False,
+                    leased_at__isnull=False,
+                    leased_until__isnull=False,
+                )
+                | (
+                    ~Q(state="leased")
+                    & Q(
+                        holder__isnull=True,
+                        leased_at__isnull=True,
+                        leased_until__isnull=True,
+                    )
+                ),
+                name="slot_leased_means_held",
+            ),
+            models.CheckConstraint(
+                condition=Q(state="done", judgment__isnull=False)
+                | (~Q(state="done") & Q(judgment__isnull=True)),
+                name="slot_done_means_judged",
+            ),
+            models.CheckConstraint(
+                condition=Q(priority__lte=9), name="slot_priority_in_range"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["holder", "project"],
+                name="slot_by_holder",
+                condition=Q(state="leased"),
+            ),
+            models.Index(
+                fields=["project", "leased_until"],
+                name="slot_by_expiry",
+                condition=Q(state="leased"),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"slot {self.ordinal} of pair {self.pair_id}"
+
+
+class Touch(models.Model):
+    """A person has met a pair, and no claim shows it to them again."""
+
+    pk = models.CompositePrimaryKey("pair_id", "user_id")
+    pair = models.ForeignKey(
+        Pair, on_delete=models.CASCADE, related_name="touches", db_index=False
+    )
+    user = models.ForeignKey(
+        USER, on_delete=models.CASCADE, related_name="touches", db_index=False
+    )
+    at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return f"{self.user_id} met pair {self.pair_id}"
+
+
+class QueueCursor(models.Model):
+    """How far one person has come in one priority of a project's queue.
+
+    A cache, safe to delete: no slot at or before ``place`` is for this person, now or
+    ever (done, closed, met, or their own sample). docs/queue.md says why that holds.
+    """
+
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="cursors", db_index=False
+    )
+    user = models.ForeignKey(USER, on_delete=models.CASCADE, related_name="cursors")
+    priority = models.PositiveSmallIntegerField()
+    place = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "user", "priority"], name="queuecursor_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} at {self.place} of priority {self.priority}"
+
+
+class JudgmentQuerySet(models.QuerySet["Judgment"]):
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> JudgmentQuerySet:
+        """Return the judgments of the projects ``user`` is a member of."""
+        return self.filter(pair__project__in=Project.objects.visible_to(user))
+
+    def current(self) -> JudgmentQuerySet:
+        """Return the rows no later row supersedes and nobody withdrew."""
+        return self.filter(superseded_by__isnull=True).exclude(
+            verdict=Verdict.WITHDRAWN
+        )
+
+    def counted(self) -> JudgmentQuerySet:
+        """Return the judgments that fill a slot (late extras and old ones left out)."""
+        return self.filter(fills__isnull=False)
+
+
+class Judgment(models.Model):
+    """One person's 0/1 for one pair. Append-only: a change of mind is a new row."""
+
+    pair = models.ForeignKey(
+        Pair,
+        on_delete=models.PROTECT,
+        related_name="judgments",
+    )
+    slot = models.ForeignKey(Slot, on_delete=models.PROTECT, related_name="judgments")
+    token = models.PositiveBigIntegerField(
+        help_text="The lease it was given under: one judgment per lease."
+    )
+    labeler = models.ForeignKey(
+        USER,
+        on_delete=models.PROTECT,
+        related_name="judgments",
+        db_index=False,  # judgment_by_labeler begins with it
+    )
+    verdict = models.PositiveSmallIntegerField(choices=Verdict.choices)
+    reasons = models.JSONField(default=list, blank=True)
+    units_that_differ = models.JSONField(
+        default=list, blank=True, help_text="Keys of actions.units.UnitPair."
+    )
+    order_confirmed = models.BooleanField(default=False)
+    seconds_spent = models.FloatField(default=0)
+    guideline_version = models.PositiveIntegerField(default=1)
+    is_extra = models.BooleanField(
+        default=False,
+        help_text="Came after its slot was given to another; not counted.",
+    )
+    supersedes = models.OneToOneField(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="superseded_by",
+    )
+    withdrawn_because = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = JudgmentQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["pair", "labeler"],
+                condition=Q(supersedes__isnull=True),
+                name="judgment_once_per_labeler",
+                violation_error_message="You have judged this pair already.",
+            ),
+            models.UniqueConstraint(
+                fields=["slot", "token"],
+                condition=~Q(verdict=2),
+                name="judgment_once_per_lease",
+            ),
+            models.CheckConstraint(
+                condition=Q(verdict__in=Verdict.values), name="judgment_verdict_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(verdict=2, supersedes__isnull=False)
+                & ~Q(withdrawn_because="")
+                | ~Q(verdict=2) & Q(withdrawn_because=""),
+                name="judgment_withdrawn_has_reason",
+            ),
+            models.CheckConstraint(
+                condition=Q(verdict=0) | Q(reasons=[], units_that_differ=[]),
+                name="judgment_reasons_only_against",
+            ),
+            models.CheckConstraint(
+                condition=Q(seconds_spent__gte=0), name="judgment_seconds_not_negative"
+            ),
+        ]
+        indexes = [models.Index(fields=["labeler", "-id"], name="judgment_by_labeler")]
+
+    def __str__(self) -> str:
+        return f"{self.labeler_id}: {self.get_verdict_display()} for {self.pair_id}"
+
+
+class Skip(models.Model):
+    """A person gave a slot back without judging; a reason is required."""
+
+    pair = models.ForeignKey(Pair, on_delete=models.CASCADE, related_name="skips")
+    user = models.ForeignKey(USER, on_delete=models.PROTECT, related_name="skips")
+    reason = models.CharField(max_length=300)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(reason=""), name="skip_has_reason"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} skipped {self.pair_id}: {self.reason}"
+
+
+class Adjudication(models.Model):
+    """A curator's final word on a pair that the labelers did not settle."""
+
+    pair = models.OneToOneField(
+        Pair, on_delete=models.PROTECT, related_name="adjudication"
+    )
+    curator = models.ForeignKey(
+        USER, on_delete=models.PROTECT, related_name="adjudications"
+    )
+    verdict = models.PositiveSmallIntegerField(choices=Verdict.choices[:2])
+    reasons = models.JSONField(default=list, blank=True)
+    units_that_differ = models.JSONField(default=list, blank=True)
+    comment = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(verdict__in=[0, 1]), name="adjudication_verdict_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pair_id}: {self.get_verdict_display()}"

@@ -1,0 +1,126 @@
+"""Projects and the people in them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Exists, F, OuterRef, Q
+from django.urls import reverse
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+USER = settings.AUTH_USER_MODEL
+
+
+def text_hash(text: str) -> str:
+    """Return the SHA-256 of ``text`` as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Role(models.TextChoices):
+    LABELER = "labeler", "Labeler"
+    CURATOR = "curator", "Curator"
+    TRAINER = "trainer", "Trainer"
+    ADMIN = "admin", "Admin"
+
+
+class ProjectQuerySet(models.QuerySet["Project"]):
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> ProjectQuerySet:
+        """Return the projects ``user`` is a member of; a superuser sees all."""
+        if getattr(user, "is_superuser", False):
+            return self.all()
+        return self.filter(
+            Exists(Membership.objects.filter(project=OuterRef("pk"), user_id=user.pk))
+        )
+
+
+class Project(models.Model):
+    name = models.CharField(max_length=120, unique=True)
+    slug = models.SlugField(max_length=60, unique=True)
+    overlap = models.PositiveSmallIntegerField(
+        default=2,
+        validators=[MinValueValidator(1), MaxValueValidator(9)],
+        help_text="Judgments each pair gets at first.",
+    )
+    overlap_limit = models.PositiveSmallIntegerField(
+        default=3,
+        validators=[MinValueValidator(1), MaxValueValidator(9)],
+        help_text="Judgments a pair may get when the first ones disagree.",
+    )
+    lease_seconds = models.PositiveIntegerField(
+        default=600,
+        validators=[MinValueValidator(1)],
+        help_text="How long a pair stays with the person who was shown it.",
+    )
+    is_paused = models.BooleanField(
+        default=False, help_text="A paused project hands out no pairs."
+    )
+    confirm_step_order = models.BooleanField(
+        default=True,
+        help_text="Ask once when 'consistent' is chosen though the step order differs.",
+    )
+    guideline = models.TextField(blank=True)
+    guideline_version = models.PositiveIntegerField(default=1)
+    queue_tail = models.PositiveBigIntegerField(
+        default=0,
+        editable=False,
+        help_text="The last place given out in the queue (see docs/queue.md).",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = ProjectQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(overlap__gte=1, overlap_limit__gte=F("overlap")),
+                name="project_overlap_within_limit",
+                violation_error_message="The limit is at least the overlap.",
+            ),
+            models.CheckConstraint(
+                condition=Q(lease_seconds__gte=1), name="project_lease_has_length"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("annotation:project", args=[self.slug])
+
+    def roles_of(self, user: AbstractBaseUser | AnonymousUser) -> set[str]:
+        """Return the roles ``user`` has here; a superuser has all (one query)."""
+        if getattr(user, "is_superuser", False):
+            return set(Role.values)
+        return set(
+            Membership.objects.filter(project=self, user_id=user.pk).values_list(
+                "role", flat=True
+            )
+        )
+
+
+class Membership(models.Model):
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="memberships"
+    )
+    user = models.ForeignKey(USER, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role.choices)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "user", "role"], name="membership_role_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(role__in=Role.values), name="membership_role_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} is {self.role} of {self.project}"

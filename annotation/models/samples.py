@@ -1,0 +1,235 @@
+"""Samples: contexts, turns, label and reference responses, and drafts of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+
+from annotation.models.projects import USER, Project
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+
+class Scope(models.TextChoices):
+    GLOBAL = "global", "Global"
+    LOCAL = "local", "Local"
+
+
+class Situation(models.TextChoices):
+    NORMAL = "normal", "Normal"
+    EXCEPTION = "exception", "Action-call exception"
+    INTERRUPTION = "interruption", "User interrupts the task"
+    NOISE = "noise", "User noise"
+    NESTED = "nested", "Nested task"
+    REFUSAL = "refusal", "Refusal"
+
+
+class SampleStatus(models.TextChoices):
+    DRAFT = "draft", "Draft"
+    SUBMITTED = "submitted", "Submitted"
+    APPROVED = "approved", "Approved"
+    RETURNED = "returned", "Returned"
+    RETIRED = "retired", "Retired"
+
+
+class InputKind(models.TextChoices):
+    USER = "user", "User prompt"
+    OBSERVATION = "observation", "Observation"
+
+
+class ThinkingContext(models.Model):
+    """Background, guideline and action definitions; equal content is stored once."""
+
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="contexts"
+    )
+    scope = models.CharField(max_length=6, choices=Scope.choices)
+    title = models.CharField(max_length=200)
+    background = models.TextField(blank=True)
+    guideline = models.TextField(blank=True)
+    actions = models.JSONField(default=list, blank=True)
+    content_hash = models.CharField(max_length=64, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "content_hash"], name="context_content_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(scope__in=Scope.values), name="context_scope_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.title
+
+
+class SampleQuerySet(models.QuerySet["Sample"]):
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> SampleQuerySet:
+        """Return the samples of the projects ``user`` is a member of."""
+        return self.filter(project__in=Project.objects.visible_to(user))
+
+    def approved(self) -> SampleQuerySet:
+        """Return the samples training may learn from."""
+        return self.filter(status=SampleStatus.APPROVED)
+
+
+class Sample(models.Model):
+    """One authored action task: contexts and the whole conversation."""
+
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="samples"
+    )
+    external_id = models.CharField(max_length=200)
+    author = models.ForeignKey(
+        USER,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="samples",
+    )
+    contexts = models.ManyToManyField(ThinkingContext, through="SampleContext")
+    scenario = models.CharField(max_length=80, blank=True)
+    situation = models.CharField(
+        max_length=12, choices=Situation.choices, default=Situation.NORMAL
+    )
+    status = models.CharField(
+        max_length=9, choices=SampleStatus.choices, default=SampleStatus.DRAFT
+    )
+    split = models.CharField(
+        max_length=20,
+        blank=True,
+        help_text="Empty for training; 'held-out…' keeps a sample out of training.",
+    )
+    return_comment = models.TextField(blank=True)
+    meta = models.JSONField(default=dict, blank=True)
+    content_hash = models.CharField(max_length=64, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = SampleQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["pk"]
+        indexes = [
+            models.Index(fields=["project", "status", "id"], name="sample_by_status"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "external_id"], name="sample_external_id_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=SampleStatus.values), name="sample_status_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(situation__in=Situation.values),
+                name="sample_situation_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.external_id
+
+    def get_absolute_url(self) -> str:
+        return reverse("annotation:sample", args=[self.project.slug, self.pk])
+
+
+class SampleContext(models.Model):
+    sample = models.ForeignKey(Sample, on_delete=models.CASCADE)
+    context = models.ForeignKey(ThinkingContext, on_delete=models.PROTECT)
+    position = models.PositiveSmallIntegerField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["sample", "position"], name="samplecontext_position_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.position}: {self.context}"
+
+
+class Turn(models.Model):
+    """One input (a user prompt or an observation) and the label response to it."""
+
+    sample = models.ForeignKey(Sample, on_delete=models.CASCADE, related_name="turns")
+    position = models.PositiveSmallIntegerField(help_text="0 for the first turn.")
+    input_kind = models.CharField(max_length=11, choices=InputKind.choices)
+    input_text = models.TextField(blank=True)
+    response = models.TextField(
+        blank=True, help_text="The label response, in the response grammar."
+    )
+    facts = models.JSONField(
+        null=True, blank=True, help_text="What the demo's oracle judges by; else null."
+    )
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["sample", "position"], name="turn_position_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(input_kind__in=InputKind.values),
+                name="turn_input_kind_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"turn {self.position + 1} of sample {self.sample_id}"
+
+
+class ReferenceResponse(models.Model):
+    """Another wording of a label response: a consistent pair nobody has to judge."""
+
+    turn = models.ForeignKey(Turn, on_delete=models.CASCADE, related_name="references")
+    author = models.ForeignKey(USER, null=True, blank=True, on_delete=models.PROTECT)
+    position = models.PositiveSmallIntegerField()
+    text = models.TextField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["turn", "position"], name="reference_position_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"reference {self.position} of turn {self.turn_id}"
+
+
+class Draft(models.Model):
+    """What a person is writing, kept on the server until it becomes a sample."""
+
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="drafts", db_index=False
+    )
+    author = models.ForeignKey(USER, on_delete=models.CASCADE, related_name="drafts")
+    sample = models.ForeignKey(
+        Sample, null=True, blank=True, on_delete=models.CASCADE, related_name="drafts"
+    )
+    content = models.JSONField(
+        default=dict, help_text="A Concord JSONL sample, not yet valid."
+    )
+    version = models.PositiveIntegerField(
+        default=0, help_text="Grows with every save; a stale save is refused."
+    )
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["-updated_at"]
+        indexes = [
+            models.Index(
+                fields=["project", "author", "-updated_at"], name="draft_by_author"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"draft {self.pk} of {self.author_id}"
