@@ -1,16 +1,41 @@
-"""Django settings, read once at start from the environment (see docs/operations.md)."""
+"""Django settings, read once at start from the environment (docs/operations.md)."""
 
-from __future__ import annotations
-
-import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+
+import csp.constants
+
+from config import env
+from config.engines import State
+from config.servers import broker_url, database_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-DATA_DIR = Path(os.environ.get("CONCORD_DATA_DIR", BASE_DIR / ".concord" / "data"))
-SECRET_KEY = os.environ.get("SECRET_KEY", "for-development-only")
-DEBUG = os.environ.get("DEBUG", "") == "1"
-ALLOWED_HOSTS = ["*"]
+STATE = State.from_environment()
+
+# --- this installation ---------------------------------------------------------------
+
+DEBUG = env.flag("DEBUG")
+SECRET_KEY = env.secret("SECRET_KEY", "") or STATE.secret_key()
+DATA_DIR = env.path("CONCORD_DATA_DIR", STATE.home / "data")
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", ["localhost", ".localhost", "127.0.0.1"])
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+
+DATABASE_POOL = env.integer("DATABASE_POOL", 12, minimum=1)
+DATABASES = {
+    "default": database_settings(
+        env.secret("DATABASE_URL", STATE.database_url), pool_size=DATABASE_POOL
+    )
+}
+REDIS_URL = env.secret("REDIS_URL", STATE.redis_url)
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "concord",
+    }
+}
+
+# --- Django --------------------------------------------------------------------------
+
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -21,6 +46,7 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "django_htmx",
     "csp",
+    "config",
     "annotation",
     "training",
 ]
@@ -36,17 +62,8 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
 ]
-CONTENT_SECURITY_POLICY = {
-    "DIRECTIVES": {
-        "default-src": ["'self'"],
-        "img-src": ["'self'", "data:"],
-        "object-src": ["'none'"],
-        "base-uri": ["'self'"],
-        "frame-ancestors": ["'none'"],
-        "form-action": ["'self'"],
-    }
-}
 ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -57,27 +74,89 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "annotation.context_processors.place",
             ]
         },
     }
 ]
-WSGI_APPLICATION = "config.wsgi.application"
-_db = urlsplit(os.environ.get("DATABASE_URL", "postgresql://concord@127.0.0.1:55432/concord"))
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": _db.path.lstrip("/"),
-        "USER": unquote(_db.username or ""),
-        "PASSWORD": unquote(_db.password or ""),
-        "HOST": _db.hostname or "",
-        "PORT": _db.port or "",
-        "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"pool": True},
-    }
-}
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "login"
+LANGUAGE_CODE = "en"
+TIME_ZONE = env.text("TIME_ZONE", "UTC")
 USE_TZ = True
+
+# --- static files --------------------------------------------------------------------
+
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / ".concord" / "static"
+STATIC_ROOT = STATE.home / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = DEBUG
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": (
+            "django.contrib.staticfiles.storage.StaticFilesStorage"
+            if DEBUG
+            else "config.static.Storage"
+        )
+    },
+}
+
+# --- safety --------------------------------------------------------------------------
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [csp.constants.SELF],
+        "img-src": [csp.constants.SELF, "data:"],
+        "object-src": [csp.constants.NONE],
+        "base-uri": [csp.constants.SELF],
+        "frame-ancestors": [csp.constants.NONE],
+        "form-action": [csp.constants.SELF],
+    }
+}
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_HTTPONLY = True
+# Set behind a proxy that speaks https and sets X-Forwarded-Proto itself.
+HTTPS = env.flag("HTTPS")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^healthz$"]
+SECURE_HSTS_SECONDS = 30 * 24 * 3600 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+
+# --- Celery (config/celery.py) -------------------------------------------------------
+
+CELERY_BROKER_URL = broker_url(REDIS_URL)
+CELERY_TIMEZONE = TIME_ZONE
+
+# --- logging -------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {
+        "handlers": ["stderr"],
+        "level": env.text(
+            "LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+        ),
+    },
+    "loggers": {
+        # Django adds handlers of its own here; one line per event is enough.
+        "django": {"handlers": [], "propagate": True},
+        "django.server": {"handlers": [], "propagate": True},
+    },
+}

@@ -1,5 +1,32 @@
 """The settings of the tests: those of the product, cheaper where it does not matter."""
 
-from config.settings import *  # noqa: F403
+import os
+import tempfile
+from pathlib import Path
 
+from config import engines
+
+# Django reads its settings before any fixture runs, so the servers' addresses are fixed
+# here, and tests/conftest.py starts the servers behind them. Processes that this one
+# starts, such as the workers of pytest-xdist, find the variables set and start nothing.
+SESSION_STATE: engines.State | None = None
+SESSION_ENGINES: list[engines.Engine] = []
+if "CONCORD_TEST_STATE" not in os.environ:
+    home = tempfile.mkdtemp(prefix="concord-test-", dir="/tmp")
+    SESSION_STATE = engines.State(Path(home), throwaway=True)
+    SESSION_ENGINES = engines.embedded(SESSION_STATE)
+    os.environ["CONCORD_TEST_STATE"] = home
+    os.environ.update(engines.urls(SESSION_STATE, SESSION_ENGINES))
+    os.environ.setdefault("SECRET_KEY", "for-tests-only")
+
+from config.settings import *  # noqa: E402, F403
+
+ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+# Static files straight from their sources: nothing is collected for a test.
+WHITENOISE_AUTOREFRESH = True
+WHITENOISE_USE_FINDERS = True

@@ -1,0 +1,44 @@
+"""The Celery app: two queues, and a beat that looks after runs.
+
+A message is only a hint; the row of the run in Postgres is the truth. So messages are
+acknowledged early (a broker redelivers an unacknowledged hour-long task, and it would
+run twice) and carry no results, and what a lost message leaves undone, the reconciler
+finds.
+"""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+app = Celery("concord")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.update(
+    accept_content=["json"],
+    task_serializer="json",
+    event_serializer="json",
+    task_ignore_result=True,
+    task_acks_late=False,
+    task_default_queue="default",
+    task_routes={"training.tasks.run_hint": {"queue": "runs"}},
+    worker_prefetch_multiplier=1,
+    worker_send_task_events=False,
+    worker_hijack_root_logger=False,
+    broker_connection_retry=True,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,  # for ever: the engine comes back
+    broker_transport_options={"socket_connect_timeout": 5, "socket_keepalive": True},
+    # A page must not hang on the broker: publishing gives up after about two seconds.
+    task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2},
+    beat_schedule={
+        "reconcile": {
+            "task": "training.tasks.reconcile",
+            "schedule": 15.0,
+            "options": {"queue": "default", "expires": 15.0},
+        }
+    },
+    # In memory: the file of the usual scheduler is a pickle, and a kill -9 breaks it.
+    beat_scheduler="celery.beat:Scheduler",
+)
+app.autodiscover_tasks()

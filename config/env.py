@@ -1,0 +1,118 @@
+"""Typed readers of environment variables: a bad value fails at start, by name.
+
+Every variable that Concord reads passes through a function of this module, so that
+the table in docs/operations.md can be tested against the code.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+TRUE = ("1", "true", "yes", "on")
+FALSE = ("0", "false", "no", "off")
+
+
+class EnvironmentValueError(Exception):
+    """A variable has a value that cannot be used.
+
+    `found` is None where the variable is missing or where its value is secret.
+    """
+
+    def __init__(self, name: str, *, found: str | None, allowed: str) -> None:
+        self.name = name
+        self.found = found
+        self.allowed = allowed
+        shown = "is not usable" if found is None else f"is {found!r}"
+        super().__init__(f"{name} {shown}; allowed: {allowed}")
+
+
+def given(name: str) -> bool:
+    """Say whether the variable is set to something; empty counts as unset."""
+    return bool(os.environ.get(name))
+
+
+def text(name: str, default: str, *, choices: Sequence[str] = ()) -> str:
+    """Return the value, or the default when it is unset or empty."""
+    value = os.environ.get(name) or default
+    if choices and value not in choices:
+        raise EnvironmentValueError(name, found=value, allowed=", ".join(choices))
+    return value
+
+
+def flag(name: str, default: bool = False) -> bool:
+    value = os.environ.get(name, "").strip().lower()
+    if not value:
+        return default
+    if value in TRUE:
+        return True
+    if value in FALSE:
+        return False
+    raise EnvironmentValueError(
+        name, found=os.environ[name], allowed=", ".join(TRUE + FALSE)
+    )
+
+
+def integer(
+    name: str,
+    default: int,
+    *,
+    minimum: int | None = None,
+    maximum: int | None = None,
+) -> int:
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    bounds = [
+        *([f"at least {minimum}"] if minimum is not None else []),
+        *([f"at most {maximum}"] if maximum is not None else []),
+    ]
+    allowed = "a whole number" + (f" of {' and '.join(bounds)}" if bounds else "")
+    try:
+        number = int(value)
+    except ValueError:
+        raise EnvironmentValueError(name, found=value, allowed=allowed) from None
+    too_low = minimum is not None and number < minimum
+    too_high = maximum is not None and number > maximum
+    if too_low or too_high:
+        raise EnvironmentValueError(name, found=value, allowed=allowed)
+    return number
+
+
+def words(name: str, default: Sequence[str] = ()) -> list[str]:
+    """Return the comma-separated parts of the value, stripped, without empty ones."""
+    value = os.environ.get(name, "")
+    parts = [part.strip() for part in value.split(",")]
+    return [part for part in parts if part] or list(default)
+
+
+def path(name: str, default: Path) -> Path:
+    """Return an absolute path; a relative one counts from the working directory."""
+    value = os.environ.get(name)
+    return (Path(value).expanduser() if value else default).absolute()
+
+
+def secret(name: str, default: str | None = None) -> str:
+    """Return NAME, or the stripped contents of the file that NAME_FILE points to.
+
+    Errors never show the value. Without a default a missing secret is an error.
+    """
+    value = os.environ.get(name)
+    file = os.environ.get(f"{name}_FILE")
+    if value and file:
+        raise EnvironmentValueError(
+            f"{name}_FILE", found=file, allowed=f"one of {name} and {name}_FILE"
+        )
+    if file:
+        try:
+            value = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise EnvironmentValueError(
+                f"{name}_FILE", found=file, allowed=f"a readable text file ({error})"
+            ) from error
+    if value:
+        return value
+    if default is None:
+        raise EnvironmentValueError(
+            name, found=None, allowed=f"a value, or {name}_FILE naming a file"
+        )
+    return default

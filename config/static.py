@@ -1,0 +1,9 @@
+"""How static files are stored for serving."""
+
+from whitenoise.storage import CompressedManifestStaticFilesStorage
+
+
+class Storage(CompressedManifestStaticFilesStorage):
+    """Hashed names, cached for ever, in `import` statements of ES modules too."""
+
+    support_js_module_import_aggregation = True

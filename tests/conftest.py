@@ -1,0 +1,26 @@
+"""Start the servers of a test session, unless the environment names some."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from config import engines
+
+SERVERS = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start Postgres and Valkey once; in the controller, where xdist has workers."""
+    from tests import settings
+
+    stack = config.stash.setdefault(SERVERS, ExitStack())
+    state, settings.SESSION_STATE = settings.SESSION_STATE, None
+    if state is not None:
+        stack.callback(state.remove)
+        state.make()
+        stack.enter_context(engines.running(state, settings.SESSION_ENGINES))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SERVERS in config.stash:
+        config.stash[SERVERS].close()
