@@ -33,6 +33,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, TypeVar
 
+from actions.tags import JSON
 from training.engine.recipes import (
     Recipe,
     RecipeError,
@@ -471,9 +472,9 @@ def _sync_folder(path: Path) -> None:
 # Reading
 
 
-def read_rows(path: Path) -> list[dict[str, object]]:
+def read_rows(path: Path) -> list[dict[str, JSON]]:
     """Return the objects of a JSONL file; raise ``RunError`` naming the bad line."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, JSON]] = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():

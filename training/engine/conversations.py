@@ -1,0 +1,441 @@
+"""From a sample to token ids: what the policy reads, and which tokens it learns.
+
+A whole sample is one sequence:
+
+    [system: thinking contexts] [user: x1] [assistant: y1 …] [user: …] [assistant: …]
+
+An observation does not end the assistant's message: it is placed between the response
+that called the action and the response that goes on inside the same thinking. Every
+segment is tokenised on its own and the ids are joined, so the prompt of a turn is a
+prefix of the sequence, in training and in generation alike, whatever the tokenizer.
+
+The policy learns its responses and the token that ends its turn. Prompts and
+observations are labelled -100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from actions.definitions import ActionDefinition, DefinitionError, parse_definition
+from actions.tags import ACTION_CLOSE, JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
+from training.engine.rundir import RunError, read_rows
+from training.engine.tokens import tag_ids
+
+IGNORED = -100
+
+
+# Samples
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One input and its label response. ``kind`` is ``user`` or ``observation``."""
+
+    kind: str
+    text: str
+    response: str
+    references: tuple[str, ...]
+    document: dict[str, JSON] = field(repr=False)
+
+    @property
+    def inside_thinking(self) -> bool:
+        """Whether the response goes on inside thinking that is already open."""
+        return self.kind == "observation"
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether the oracle can judge responses to this turn."""
+        return bool(self.document.get("facts"))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One action task as the programs read it; ``document`` is its whole JSON."""
+
+    id: str
+    scenario: str
+    situation: str
+    split: str
+    context: str
+    definitions: tuple[ActionDefinition, ...]
+    turns: tuple[Turn, ...]
+    document: dict[str, JSON] = field(repr=False)
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Return the samples of a Concord JSONL file; raise ``RunError`` on a bad line."""
+    samples: list[Sample] = []
+    for number, row in enumerate(read_rows(path), start=1):
+        try:
+            samples.append(sample_from_json(row))
+        except (KeyError, TypeError, ValueError) as error:
+            place = f"{path.name}, sample {number}"
+            raise RunError(place, "a Concord sample", f"{error!r}") from error
+    return samples
+
+
+def sample_from_json(row: Mapping[str, JSON]) -> Sample:
+    """Return one sample; raise ``KeyError``, ``TypeError`` or ``ValueError``."""
+    contexts = [_object(item) for item in _list(row.get("contexts", []))]
+    turns = tuple(_turn(_object(item)) for item in _list(row["turns"]))
+    if not turns:
+        raise ValueError("a sample without turns")
+    definitions = tuple(
+        parse_definition(item)
+        for context in contexts
+        for item in _list(context.get("actions", []))
+    )
+    # A local context is not in the prompt: the policy fetches it by an action.
+    shown = [c for c in contexts if c.get("scope", "global") == "global"]
+    return Sample(
+        id=_text(row["id"]),
+        scenario=_text(row.get("scenario", "")),
+        situation=_text(row.get("situation", "")),
+        split=_text(row.get("split", "")),
+        context="\n\n".join(context_text(context) for context in shown),
+        definitions=definitions,
+        turns=turns,
+        document=dict(row),
+    )
+
+
+def context_text(context: Mapping[str, JSON]) -> str:
+    """Return a thinking context as the policy reads it: short, one line an action."""
+    lines = [
+        f"{word}: {text}"
+        for word, key in (("Background", "background"), ("Guideline", "guideline"))
+        if (text := _text(context.get(key, "")))
+    ]
+    for item in _list(context.get("actions", [])):
+        try:
+            lines.append(definition_text(parse_definition(item)))
+        except DefinitionError as error:
+            raise ValueError(str(error)) from error
+    return "\n".join(lines)
+
+
+def definition_text(definition: ActionDefinition) -> str:
+    """Return one action definition on one line.
+
+    ``Action: Name (p: type, unit, a|b, optional, what it is; q: …) - description.
+    Exceptions: name, name`` carries what the JSON form says in a third of its tokens.
+    """
+    parameters: list[str] = []
+    for parameter in definition.parameters:
+        facts: list[str] = [parameter.type]
+        if parameter.unit:
+            facts.append(parameter.unit)
+        if parameter.enumeration:
+            facts.append("|".join(str(value) for value in parameter.enumeration))
+        if parameter.optional:
+            facts.append("optional")
+        if parameter.description:
+            facts.append(parameter.description)
+        parameters.append(f"{parameter.name}: {', '.join(facts)}")
+    text = f"Action: {definition.name} ({'; '.join(parameters)})"
+    if definition.description:
+        text += f" - {definition.description}"
+    if definition.exceptions:
+        named = ", ".join(exception.name for exception in definition.exceptions)
+        text += f" Exceptions: {named}"
+    return text
+
+
+def _turn(item: Mapping[str, JSON]) -> Turn:
+    given = _object(item["input"])
+    kind = _text(given["kind"])
+    if kind not in ("user", "observation"):
+        raise ValueError(f"input kind {kind!r} is neither user nor observation")
+    return Turn(
+        kind=kind,
+        text=_text(given["text"]),
+        response=_text(item["response"]),
+        references=tuple(_text(text) for text in _list(item.get("references", []))),
+        document=dict(item),
+    )
+
+
+def _object(value: JSON) -> dict[str, JSON]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, found {value!r:.60}")
+    return value
+
+
+def _list(value: JSON) -> list[JSON]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, found {value!r:.60}")
+    return value
+
+
+def _text(value: JSON) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, found {value!r:.60}")
+    return value
+
+
+# The chat template, taken apart
+
+
+@dataclass(frozen=True)
+class ChatFrame:
+    """The fixed ids that a chat template puts around the contents of messages.
+
+    Found once by rendering a conversation of marker texts and cutting at the markers,
+    since templates treat the last message specially and some drop thinking from older
+    ones: rendering grown conversations again and again would not give prefixes.
+    """
+
+    before_system: tuple[int, ...]
+    system_to_user: tuple[int, ...]
+    before_user: tuple[int, ...]
+    user_to_assistant: tuple[int, ...]
+    assistant_to_user: tuple[int, ...]
+    end_of_turn: int
+    action_close: int
+
+    @property
+    def stop_ids(self) -> tuple[int, int]:
+        """Where generation stops: after an action call, or at the end of the turn."""
+        return (self.action_close, self.end_of_turn)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFrame:
+        """Return the frame of the tokenizer's chat template.
+
+        Raises ``ValueError`` when the template drops a message's content. A template
+        without a system role gets the contexts in front of the first user message.
+        """
+        system, user, answer, again = "Sentinel0", "Sentinel1", "Sentinel2", "Sentinel3"
+        talk = [
+            {"role": "user", "content": user},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": again},
+        ]
+        pieces = _cut(_rendered(tokenizer, talk), (user, answer, again))
+        before_system, system_to_user = pieces[0], "\n\n"
+        try:
+            rendered = _rendered(
+                tokenizer, [{"role": "system", "content": system}, *talk]
+            )
+        except Exception:  # templates refuse a role by raising errors of their own
+            rendered = ""
+        if system in rendered:
+            before_system, system_to_user = _cut(rendered, (system, user))[:2]
+
+        def ids(piece: str) -> tuple[int, ...]:
+            return tuple(tokenizer.encode(piece, add_special_tokens=False))
+
+        after_answer = ids(pieces[2])
+        # A template may end an answer with plain text; the tokenizer's own end token
+        # then ends the turn.
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        if not after_answer or after_answer[0] not in special:
+            if tokenizer.eos_token_id is None:
+                raise ValueError("chat template: no token ends the assistant's message")
+            after_answer = (tokenizer.eos_token_id, *after_answer)
+        return cls(
+            before_system=ids(before_system),
+            system_to_user=ids(system_to_user),
+            before_user=ids(pieces[0]),
+            user_to_assistant=ids(pieces[3]),
+            assistant_to_user=after_answer[1:],
+            end_of_turn=after_answer[0],
+            action_close=tag_ids(tokenizer)[ACTION_CLOSE],
+        )
+
+
+def _cut(text: str, markers: Sequence[str]) -> list[str]:
+    """Return the pieces of ``text`` around the markers; raise ``ValueError``."""
+    pieces: list[str] = []
+    for marker in markers:
+        before, found, text = text.partition(marker)
+        if not found:
+            raise ValueError(f"chat template: the content {marker} is missing")
+        pieces.append(before)
+    return [*pieces, text]
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
+) -> str:
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    assert isinstance(text, str)
+    return text
+
+
+# Sequences
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as token ids.
+
+    ``labels`` equals ``ids`` where the policy learns and is -100 elsewhere. ``turns``
+    are positions in the sample; ``spans`` are (start, end) of each one's response in
+    ``ids``, its end token included: ``ids[:start]`` is the prompt of that turn.
+    """
+
+    sample: str
+    ids: list[int]
+    labels: list[int]
+    turns: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+
+    def prompt(self, turn: int) -> list[int]:
+        """Return the ids that the policy is given to answer ``turn``."""
+        return self.ids[: self.spans[self.turns.index(turn)][0]]
+
+    def response(self, turn: int) -> list[int]:
+        """Return the ids of the response to ``turn``, with the token that ends it."""
+        start, end = self.spans[self.turns.index(turn)]
+        return self.ids[start:end]
+
+
+class Encoder:
+    """Turns samples into token ids for one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.frame = ChatFrame.of(tokenizer)
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a content. Tags count, chat marks inside it do not.
+
+        A user who types ``<|assistant|>`` must not be able to speak for the model.
+        """
+        if text not in self._known:
+            if len(self._known) > 100_000:
+                self._known.clear()
+            self._known[text] = tuple(
+                self.tokenizer.encode(
+                    text, add_special_tokens=False, split_special_tokens=True
+                )
+            )
+        return self._known[text]
+
+    def response_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a whole response, with the token that ends it."""
+        ids = self.text_ids(text)
+        if ids and ids[-1] == self.frame.action_close:
+            return ids
+        return (*ids, self.frame.end_of_turn)
+
+    def encode(
+        self,
+        sample: Sample,
+        *,
+        responses: Sequence[str] | None = None,
+        turns: Sequence[int] | None = None,
+        learned: Callable[[int], bool] = lambda turn: True,
+    ) -> Encoded:
+        """Return ``sample`` as one sequence.
+
+        ``responses`` replace the labels turn by turn; ``turns`` keeps only those turns
+        (in order) as history and targets; ``learned`` says which turns give labels.
+        """
+        frame = self.frame
+        kept = range(len(sample.turns)) if turns is None else turns
+        ids: list[int] = []
+        labels: list[int] = []
+        spans: list[tuple[int, int]] = []
+
+        def put(more: Iterable[int], learn: bool) -> None:
+            before = len(ids)
+            ids.extend(more)
+            new = ids[before:]
+            labels.extend(new if learn else [IGNORED] * len(new))
+
+        if sample.context:
+            put(frame.before_system, False)
+            put(self.text_ids(sample.context), False)
+            put(frame.system_to_user, False)
+        else:
+            put(frame.before_user, False)
+        for position, number in enumerate(kept):
+            turn = sample.turns[number]
+            if turn.kind == "user":
+                if position:
+                    if ids[-1] != frame.end_of_turn:  # the user interrupts an action
+                        put([frame.end_of_turn], False)
+                    put(frame.assistant_to_user, False)
+                put(self.text_ids(turn.text), False)
+                put(frame.user_to_assistant, False)
+            else:
+                if not position:  # the user's message was cut off: an empty one
+                    put(frame.user_to_assistant, False)
+                observed = OBSERVATION_OPEN + turn.text + OBSERVATION_CLOSE
+                put(self.text_ids(observed), False)
+            text = turn.response if responses is None else responses[number]
+            start = len(ids)
+            put(self.response_ids(text), learned(number))
+            spans.append((start, len(ids)))
+        return Encoded(sample.id, ids, labels, tuple(kept), tuple(spans))
+
+
+def windows(
+    encoder: Encoder,
+    sample: Sample,
+    longest: int,
+    *,
+    responses: Sequence[str] | None = None,
+) -> tuple[list[Encoded], list[int]]:
+    """Cut ``sample`` into sequences of at most ``longest`` ids; nothing gets lost.
+
+    Returns the sequences and the turns that fit in none (their contexts, their user
+    message and they themselves are together too long). Each turn is learned once: in
+    the first window that holds it. A window has the contexts and whole turns from some
+    user turn on; only older history is missing from it.
+    """
+    whole = encoder.encode(sample, responses=responses)
+    if len(whole.ids) <= longest:
+        return [whole], []
+    found: list[Encoded] = []
+    left_out: list[int] = []
+    count = len(sample.turns)
+    number = 0
+    while number < count:
+        first = number
+        while first and sample.turns[first].kind != "user":
+            first -= 1
+        best: Encoded | None = None
+        last = number
+        while last < count:
+            tried = encoder.encode(
+                sample,
+                responses=responses,
+                turns=range(first, last + 1),
+                learned=lambda turn, start=number: turn >= start,  # type: ignore[misc]
+            )
+            if len(tried.ids) > longest:
+                break
+            best = tried
+            last += 1
+        if best is None:
+            left_out.append(number)
+            number += 1
+        else:
+            found.append(best)
+            number = last
+    return found, left_out
+
+
+def lengths_summary(lengths: Sequence[int]) -> dict[str, int]:
+    """Return count, sum, median, 95th percentile and maximum of token lengths."""
+    ordered = sorted(lengths)
+    if not ordered:
+        return {"count": 0, "sum": 0, "median": 0, "p95": 0, "max": 0}
+    return {
+        "count": len(ordered),
+        "sum": sum(ordered),
+        "median": ordered[len(ordered) // 2],
+        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "max": ordered[-1],
+    }

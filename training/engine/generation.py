@@ -1,0 +1,210 @@
+"""Sampling responses in batches, with the prompt's cache shared by a group.
+
+A loop of its own over the model's forward, rather than ``generate``: the prompt of a
+group of responses is computed once and its cache repeated, rows that ended leave the
+batch, and the noise of a response depends on its place in the request only, so the same
+seed gives the same responses however the batches fall (up to rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from training.engine.models import Place
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. ``temperature`` 0 takes the likeliest token."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    batch_tokens: int = 65536
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sampled response.
+
+    ``ids`` includes the stop token; ``logprobs`` are the policy's log-probabilities of
+    ``ids`` at the sampling temperature, before ``top_p`` cuts; ``ended`` is False where
+    ``max_new_tokens`` cut it off.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    ended: bool
+
+
+@torch.inference_mode()
+def sample_responses(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    place: Place,
+    seed: int,
+    per_prompt: int = 1,
+) -> list[list[Sampled]]:
+    """Return ``per_prompt`` sampled responses for each prompt, in the given order."""
+    was_training = model.training
+    model.train(False)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(
+        (
+            len(prompts),
+            per_prompt,
+            sampling.max_new_tokens if sampling.temperature else 0,
+        ),
+        generator=generator,
+    )
+    results: list[list[Sampled]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    while order:
+        # The longest remaining prompt sets the width; take as many as the budget holds.
+        width = len(prompts[order[-1]]) + sampling.max_new_tokens
+        size = max(1, sampling.batch_tokens // (width * per_prompt))
+        batch, order = order[-size:], order[:-size]
+        answers = _sample_batch(
+            model,
+            [prompts[i] for i in batch],
+            sampling,
+            noise[batch].flatten(0, 1).to(place.device),
+            place,
+            per_prompt,
+        )
+        for position, i in enumerate(batch):
+            start = position * per_prompt
+            results[i] = answers[start : start + per_prompt]
+    model.train(was_training)
+    return results
+
+
+def _sample_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    noise: torch.Tensor,
+    place: Place,
+    per_prompt: int,
+) -> list[Sampled]:
+    """Return the responses of one batch; ``noise`` is (rows, new tokens) in [0, 1)."""
+    longest = max(len(prompt) for prompt in prompts)
+    padded = [[sampling.pad_id] * (longest - len(p)) + list(p) for p in prompts]
+    ids = torch.tensor(padded, device=place.device)
+    lengths = torch.tensor([len(p) for p in prompts], device=place.device)
+    columns = torch.arange(longest, device=place.device)
+    mask = (columns >= longest - lengths[:, None]).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    with place.autocast():
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+    if per_prompt > 1:
+        cache.batch_repeat_interleave(per_prompt)
+        logits = logits.repeat_interleave(per_prompt, 0)
+        mask = mask.repeat_interleave(per_prompt, 0)
+        lengths = lengths.repeat_interleave(per_prompt, 0)
+    rows = len(prompts) * per_prompt
+    stops = torch.tensor(sampling.stop_ids, device=place.device)
+    alive = torch.arange(rows, device=place.device)
+    chosen_ids = torch.full((rows, sampling.max_new_tokens), -1, device=place.device)
+    chosen_logprobs = torch.zeros((rows, sampling.max_new_tokens), device=place.device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=place.device)
+    for step in range(sampling.max_new_tokens):
+        drawn = noise[alive, step] if sampling.temperature else None
+        token, logprob = _choose(logits.float(), sampling, drawn)
+        chosen_ids[alive, step] = token
+        chosen_logprobs[alive, step] = logprob
+        stopped = torch.isin(token, stops)
+        ended[alive[stopped]] = True
+        going = ~stopped
+        if step + 1 == sampling.max_new_tokens or not bool(going.any()):
+            break
+        # Ended rows leave the batch once they are a quarter of it: moving the cache
+        # costs about as much as a step.
+        if int(going.sum()) <= 0.75 * len(alive):
+            kept = going.nonzero().squeeze(1)
+            cache.batch_select_indices(kept)
+            alive, token = alive[kept], token[kept]
+            mask, lengths = mask[kept], lengths[kept]
+        mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
+        with place.autocast():
+            logits = model(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=(lengths + step)[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+    return _collect(chosen_ids, chosen_logprobs, ended, sampling.stop_ids)
+
+
+def _choose(
+    logits: torch.Tensor, sampling: Sampling, noise: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return one token and its log-probability for each row of (rows, vocabulary)."""
+    if noise is None:
+        logprobs = logits.log_softmax(-1)
+        token = logits.argmax(-1)
+    else:
+        logprobs = (logits / sampling.temperature).log_softmax(-1)
+        probabilities = logprobs.exp()
+        if sampling.top_p < 1:
+            probabilities = _nucleus(probabilities, sampling.top_p)
+        # The token at which the cumulated probability passes the noise.
+        passed = probabilities.cumsum(-1)
+        target = noise[:, None] * passed[:, -1:]
+        token = torch.searchsorted(passed, target, right=True).squeeze(1)
+        token = token.clamp(max=logits.shape[-1] - 1)
+    return token, logprobs.gather(1, token[:, None]).squeeze(1)
+
+
+def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return the probabilities with all but the likeliest ``top_p`` share set to 0."""
+    ordered, places = probabilities.sort(dim=-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    ordered = ordered.masked_fill(before >= top_p, 0.0)
+    return torch.zeros_like(probabilities).scatter(-1, places, ordered)
+
+
+def _collect(
+    ids: torch.Tensor, logprobs: torch.Tensor, ended: torch.Tensor, stops: Sequence[int]
+) -> list[Sampled]:
+    """Cut each row after its stop token, or at the end of what was sampled."""
+    sampled: list[Sampled] = []
+    for row, row_logprobs, done in zip(
+        ids.tolist(), logprobs.tolist(), ended.tolist(), strict=True
+    ):
+        end = next((i + 1 for i, t in enumerate(row) if t in stops or t < 0), len(row))
+        if not done and end <= len(row) and row[end - 1] < 0:
+            end -= 1
+        sampled.append(Sampled(row[:end], row_logprobs[:end], done))
+    return sampled
+
+
+def response_text(
+    tokenizer: PreTrainedTokenizerBase, sampled: Sampled, end_of_turn: int
+) -> str:
+    """Return the text of a sampled response, without the token that ends the turn."""
+    ids = sampled.ids
+    if ids and ids[-1] == end_of_turn:
+        ids = ids[:-1]
+    text = tokenizer.decode(
+        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    assert isinstance(text, str)
+    return text

@@ -1,0 +1,127 @@
+"""Policies on disk and in memory: build a small one, load any, save."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    set_seed,
+)
+
+from training.engine.conversations import ChatFrame
+from training.engine.tokens import add_tags, load_tokenizer
+
+
+class PlaceSettings(Protocol):
+    """The settings every recipe has about where and how to compute."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a program computes, and in which precision it multiplies."""
+
+    device: torch.device
+    half: bool
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context for forward passes: bf16 products when asked for."""
+        if not self.half:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def prepare(settings: PlaceSettings) -> Place:
+    """Seed all generators, set the threads and pick the device."""
+    set_seed(settings.seed)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("recipe: `device` is cuda, and torch finds no CUDA device")
+    return Place(torch.device(name), settings.precision == "bf16")
+
+
+def build_small_model(
+    tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int, heads: int
+) -> PreTrainedModel:
+    """Return a Qwen3-shaped model (QK-norm, tied embeddings) with random weights.
+
+    The normed queries and keys are what lets so small a model train at Muon's rates.
+    """
+    if width % (2 * heads):
+        raise ValueError(f"width {width} is not a multiple of twice the {heads} heads")
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width * 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        dtype="float32",
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def load_policy(
+    path: Path | str, place: Place
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the causal language model of a local directory, ready to be trained.
+
+    Weights in fp32 on ``place.device``; tags and padding are added where they lack.
+    Code inside the directory is never run.
+    """
+    tokenizer = load_tokenizer(str(path))
+    model = AutoModelForCausalLM.from_pretrained(
+        str(path), local_files_only=True, dtype=torch.float32, trust_remote_code=False
+    )
+    add_tags(tokenizer, model)
+    return on_device(model, place), tokenizer
+
+
+def on_device(model: PreTrainedModel, place: Place) -> PreTrainedModel:
+    """Return the model after moving its weights to the place's device."""
+    torch.nn.Module.to(model, place.device)
+    return model
+
+
+def save_policy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write the model as a plain Hugging Face directory that stops where turns end."""
+    frame = ChatFrame.of(tokenizer)
+    model.generation_config.eos_token_id = list(frame.stop_ids)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def longest_input(model: PreTrainedModel, wanted: int) -> int:
+    """Return ``wanted`` or the model's own limit of positions, whichever is less."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return min(wanted, limit) if isinstance(limit, int) else wanted

@@ -1,0 +1,203 @@
+"""Tokenizers: one trained on the data, and the six tags in anybody's.
+
+The from-scratch tokenizer gives a word the same token wherever it stands, after a space
+in prose or after a quote in JSON, since a small model copies what it can recognise:
+
+* a single space between two words is not a token; decoding puts it back between two
+  tokens that both have a letter or digit at the seam;
+* punctuation takes the white space after it along (``". "``, ``'": '``, ``",\\n"``);
+* pieces of a rare word carry a mark, so that no space comes between them; below the
+  pieces are bytes, so every text has tokens and comes back unchanged (but for the mark
+  itself, the control character U+001F, which is dropped).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+import torch
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from actions.tags import TAGS
+
+PAD = "<|pad|>"
+SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+CHAT_TEMPLATE = (
+    "{{ bos_token or '' }}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+_WORD = r"[\p{L}\p{M}\p{N}_]"
+_MARK = "\x1f"
+_MARK_AS_BYTE = "\u011f"  # how the byte-level alphabet writes U+001F
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of at most ``vocabulary`` tokens (at least ~600) for ``texts``.
+
+    Tags, chat marks and a padding token of its own are included. Words seen twice are
+    whole tokens as far as the vocabulary reaches, most frequent first.
+    """
+    tokenizer = Tokenizer(models.BPE(continuing_subword_prefix=_MARK_AS_BYTE))
+    tokenizer.normalizer = normalizers.Replace(_MARK, "")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(rf"(?<={_WORD}) (?={_WORD})"), "removed"),
+            pre_tokenizers.Split(
+                Regex(rf"{_WORD}+|[^\p{{L}}\p{{M}}\p{{N}}_\s]+\s*|\s+"), "isolated"
+            ),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    # WordPiece glues marked pieces and puts a space before all others; that space
+    # becomes the mark, and the mark a space only between two words.
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.WordPiece(prefix=_MARK_AS_BYTE, cleanup=False),
+            decoders.Replace(" ", _MARK_AS_BYTE),
+            decoders.ByteLevel(),
+            decoders.Fuse(),
+            decoders.Replace(Regex(rf"(?<={_WORD}){_MARK}(?={_WORD})"), " "),
+            decoders.Replace(_MARK, ""),
+        ]
+    )
+    tokenizer.add_tokens(_tag_tokens())
+    tokenizer.train_from_iterator(
+        chain(texts, _every_byte_inside_a_word()),
+        trainers.BpeTrainer(
+            vocab_size=vocabulary - len(TAGS) - 5,
+            min_frequency=2,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            continuing_subword_prefix=_MARK_AS_BYTE,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.add_tokens(_tag_tokens())
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def _every_byte_inside_a_word() -> list[str]:
+    """Return texts that make every byte of UTF-8 known as a first and a later piece.
+
+    The trainer learns the marked form of a byte only where it has seen it; without this
+    an unforeseen character would vanish.
+    """
+    points = chain(
+        range(0x800),
+        (lead << 12 | 0x800 for lead in range(16) if lead != 13),
+        (0xD000, 0x10000, 0x40000, 0x80000, 0xC0000, 0x100000),
+    )
+    return [chr(point) * 2 for point in points]
+
+
+def _tag_tokens() -> list[AddedToken]:
+    # Not special: special tokens vanish from the decoded text that rewards look at.
+    return [AddedToken(tag, normalized=False, special=False) for tag in TAGS]
+
+
+def add_tags(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
+) -> int:
+    """Give ``tokenizer`` the tags, a padding token and a chat template; grow ``model``.
+
+    For any Hugging Face causal language model. What is there already is kept. New
+    embedding rows start at the mean of the old ones, so that a new token begins as an
+    average word and not as noise. Returns how many tokens were added.
+    """
+    before = len(tokenizer)
+    tokenizer.add_tokens([t for t in _tag_tokens() if not _is_one_token(tokenizer, t)])
+    if tokenizer.chat_template is None:
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": [SYSTEM, USER, ASSISTANT, END]},
+            replace_extra_special_tokens=False,
+        )
+        tokenizer.chat_template = CHAT_TEMPLATE
+    # With pad = eos a classifier on this backbone would pool one token too early.
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    tokenizer.padding_side = "left"
+    added = len(tokenizer) - before
+    if model is not None:
+        _grow(model, len(tokenizer), before)
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return added
+
+
+def _grow(model: PreTrainedModel, size: int, known: int) -> None:
+    """Make the embeddings hold ``size`` tokens; rows from ``known`` on become the mean.
+
+    Many models have spare rows beyond the tokenizer's length: those are used first.
+    """
+    layers: list[torch.nn.Module | None] = [
+        model.get_input_embeddings(),
+        model.get_output_embeddings(),  # type: ignore[no-untyped-call]
+    ]
+    if size > _weight(layers[0]).shape[0]:
+        model.resize_token_embeddings(size, mean_resizing=False)
+        layers = [
+            model.get_input_embeddings(),
+            model.get_output_embeddings(),  # type: ignore[no-untyped-call]
+        ]
+    with torch.no_grad():
+        for layer in layers:
+            if layer is not None and size > known:
+                weight = _weight(layer)
+                weight[known:size] = weight[:known].mean(dim=0)
+
+
+def _weight(layer: torch.nn.Module | None) -> torch.Tensor:
+    assert layer is not None
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
+
+
+def _is_one_token(tokenizer: PreTrainedTokenizerBase, tag: AddedToken) -> bool:
+    return len(tokenizer.encode(tag.content, add_special_tokens=False)) == 1
+
+
+def tag_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the token id of each tag; raise ``ValueError`` if one is not one token."""
+    ids: dict[str, int] = {}
+    for tag in TAGS:
+        encoded = tokenizer.encode(tag, add_special_tokens=False)
+        if len(encoded) != 1:
+            raise ValueError(f"tokenizer: {tag} is {len(encoded)} tokens, expected 1")
+        ids[tag] = encoded[0]
+    return ids
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer saved in a local model directory, padding on the left."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, local_files_only=True, padding_side="left"
+    )
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
