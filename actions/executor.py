@@ -1,0 +1,202 @@
+"""Runs action calls and gives their results, good or bad, back as observations.
+
+Everything that can go wrong with a call is something a policy has to read and deal
+with, so nothing here raises to the caller: an unknown action, bad parameters, a named
+exception, a time-out and a handler's own bug all become observations.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from actions.definitions import ActionDefinition, check_parameters
+from actions.format_check import check_text
+from actions.grammar import ActionCall, FormatError, Observation, parse
+from actions.tags import (
+    JSON,
+    OBSERVATION_CLOSE,
+    OBSERVATION_OPEN,
+    TAG_PATTERN,
+)
+
+logger = logging.getLogger(__name__)
+
+Handler: TypeAlias = Callable[[dict[str, JSON]], str]
+"""Takes a call's parameters, valid by its definition, and returns the observation."""
+
+
+class ActionFailed(Exception):
+    """Raised by a handler: one of the definition's named exceptions happened."""
+
+    def __init__(self, name: str, message: str = "") -> None:
+        super().__init__(name, message)
+        self.name = name
+        self.message = message
+
+    def __str__(self) -> str:
+        return exception_text(self.name, self.message)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a turn may use: calls, seconds for one call, characters of one observation."""
+
+    calls_per_turn: int = 8
+    seconds: float = 10.0
+    characters: int = 8_000
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What came of one user prompt.
+
+    ``observations[i]`` answers the call that ends ``responses[i]``. ``ended`` says why
+    it stopped: an answer was given, a response broke the grammar (``error``), or the
+    policy went on calling after it was told that its calls are used up.
+    """
+
+    responses: tuple[str, ...]
+    observations: tuple[Observation, ...]
+    ended: Literal["answer", "format error", "too many calls"]
+    error: FormatError | None = None
+
+
+def exception_text(name: str, message: str = "") -> str:
+    """Return the observation that a named exception becomes."""
+    return f"Exception {name}: {message}" if message else f"Exception {name}"
+
+
+def clean_observation(text: str, characters: int) -> str:
+    """Make ``text`` fit to be an observation.
+
+    A tag inside is broken up with a space (``< <think>>``), because an environment must
+    not be able to end its own observation; lone surrogates become ``\\ud800`` as text; what
+    is over ``characters`` is cut, and the cut is said.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    text = TAG_PATTERN.sub(lambda match: "< " + match.group()[1:], text)
+    if len(text) > characters:
+        return f"{text[:characters]}… [cut: {len(text)} characters, {characters} shown]"
+    return text
+
+
+class Executor:
+    """Looks calls up among the allowed definitions and runs their handlers.
+
+    A handler runs on a thread of its own, so that the time limit holds whatever it does.
+    Python cannot stop a thread: one that overruns is left behind as a daemon thread and
+    its result dropped. So handlers should carry time-outs of their own for what they
+    wait on, and close what they open (a database connection belongs to its thread).
+    """
+
+    def __init__(
+        self,
+        definitions: Iterable[ActionDefinition],
+        handlers: Mapping[str, Handler],
+        limits: Limits | None = None,
+    ) -> None:
+        self.definitions = {definition.name: definition for definition in definitions}
+        self.handlers = dict(handlers)
+        self.limits = limits or Limits()
+
+    def execute(self, call: ActionCall) -> Observation:
+        """Run one call; never raises."""
+        return Observation(
+            clean_observation(self._outcome(call), self.limits.characters)
+        )
+
+    def _outcome(self, call: ActionCall) -> str:
+        definition = self.definitions.get(call.name)
+        if definition is None:
+            allowed = ", ".join(sorted(self.definitions)) or "none"
+            return f'Error: there is no action "{call.name}". Actions: {allowed}.'
+        errors = check_parameters(definition, call.parameters)
+        if errors:
+            listed = "; ".join(map(str, errors))
+            return f'Error: wrong parameters for "{call.name}": {listed}.'
+        handler = self.handlers.get(call.name)
+        if handler is None:
+            return f'Error: the action "{call.name}" is not enabled here.'
+        return self._run(definition, handler, dict(call.parameters))
+
+    def _run(
+        self,
+        definition: ActionDefinition,
+        handler: Handler,
+        parameters: dict[str, JSON],
+    ) -> str:
+        outcome: list[str] = []
+
+        def work() -> None:
+            try:
+                outcome.append(handler(parameters))
+            except ActionFailed as failure:
+                outcome.append(self._failure(definition, failure))
+            except (Exception, SystemExit) as error:
+                logger.exception('The handler of "%s" failed.', definition.name)
+                kind = type(error).__name__
+                outcome.append(
+                    f'Error: the action "{definition.name}" failed ({kind}).'
+                )
+
+        thread = threading.Thread(target=work, name="action-handler", daemon=True)
+        thread.start()
+        thread.join(self.limits.seconds)
+        if not outcome:
+            return (
+                f'Error: the action "{definition.name}" took longer than '
+                f"{self.limits.seconds:g} seconds and was given up."
+            )
+        return outcome[0]
+
+    @staticmethod
+    def _failure(definition: ActionDefinition, failure: ActionFailed) -> str:
+        if failure.name in {exception.name for exception in definition.exceptions}:
+            return exception_text(failure.name, failure.message)
+        return f'Error: the action "{definition.name}" failed ({failure}).'
+
+    def run_turn(
+        self,
+        generate: Callable[[str], str],
+        prompt: str,
+        *,
+        inside_thinking: bool = False,
+    ) -> Execution:
+        """Decode, run the call, append the observation, decode on, until an answer.
+
+        ``generate`` takes the text so far and returns what follows it, up to and with
+        ``<</action>>`` or to the end. When the calls of the turn are used up, the next
+        call is answered with an observation that says so, once.
+        """
+        text = prompt
+        responses: list[str] = []
+        observations: list[Observation] = []
+        while True:
+            response = generate(text)
+            responses.append(response)
+            error = check_text(response, inside_thinking)
+            if error:
+                return Execution(
+                    tuple(responses), tuple(observations), "format error", error
+                )
+            parsed = parse(response, inside_thinking=inside_thinking)
+            if not parsed.ends_with_action:
+                return Execution(tuple(responses), tuple(observations), "answer")
+            if len(observations) < self.limits.calls_per_turn:
+                observation = self.execute(parsed.actions[-1])
+            elif len(observations) == self.limits.calls_per_turn:
+                observation = Observation(
+                    f"Error: all {self.limits.calls_per_turn} calls of this turn are "
+                    "used. Answer now."
+                )
+            else:
+                return Execution(
+                    tuple(responses), tuple(observations), "too many calls"
+                )
+            observations.append(observation)
+            text += response + OBSERVATION_OPEN + observation.text + OBSERVATION_CLOSE
+            inside_thinking = True
