@@ -572,7 +572,7 @@ def running(
 def main(argv: list[str]) -> int:
     """Run a command with the engines up; return its exit status."""
     if not argv:
-        print("usage: python -m config.engines COMMAND…", file=sys.stderr)
+        sys.stderr.write("usage: python -m config.engines COMMAND…\n")
         return 2
     try:
         with running(State.from_environment()) as variables:
@@ -583,7 +583,7 @@ def main(argv: list[str]) -> int:
                 except KeyboardInterrupt:
                     continue  # the terminal sent it to the command too: let it end
     except (EngineError, env.EnvironmentValueError) as error:
-        print(f"concord: {error}", file=sys.stderr)
+        sys.stderr.write(f"concord: {error}\n")
         return 1
 
 
