@@ -248,7 +248,7 @@ class Checkpoint(models.Model):
         ordering = ["-pk"]
         constraints = [
             models.UniqueConstraint(
-                fields=["run", "step"], name="checkpoint_step_once_per_run"
+                fields=["run", "path"], name="checkpoint_path_once_per_run"
             ),
         ]
 

@@ -1,0 +1,117 @@
+"""A real program that speaks the run directory's protocol and learns nothing.
+
+Started like the programs of the engine, with settings before the run directory::
+
+    python tests/training/tiny_program.py --steps 20 --pause 0.05 RUN_DIR
+
+It uses the same run-directory code as the engine, so it locks, resumes, stops and hangs
+on its leash as they do, but needs no torch and starts at once.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from training.engine.recipes import SftRecipe
+from training.engine.rundir import Ending, RunDirectory, run_program
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run_dir")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--pause", type=float, default=0.02)
+    parser.add_argument("--checkpoint-every", type=int, default=5)
+    parser.add_argument("--kill-at", type=int, default=0)
+    parser.add_argument("--every-attempt", action="store_true")
+    parser.add_argument("--torn-line", action="store_true")
+    parser.add_argument("--crash-at", type=int, default=0)
+    parser.add_argument("--exit-at", type=int, default=0)
+    parser.add_argument("--deaf", action="store_true")
+    parser.add_argument("--slow-start", type=float, default=0.0)
+    parser.add_argument("--responses", default="")
+    parser.add_argument("--evaluation", default="")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = read_arguments()
+    time.sleep(args.slow_start)
+
+    def body(run: RunDirectory, recipe: SftRecipe) -> Ending:
+        return train(run, args)
+
+    document = json.loads((Path(args.run_dir) / "run.json").read_text())
+    if document["program"] != "sft":
+        return other_program(args)
+    return run_program("sft", SftRecipe, body, [args.run_dir])
+
+
+def other_program(args: argparse.Namespace) -> int:
+    """Be draw or evaluate: leave the outputs given on the command line."""
+    run = RunDirectory(Path(args.run_dir))
+    if args.responses:
+        source = Path(args.responses).read_text()
+        (run.outputs / "responses.jsonl").write_text(source)
+    if args.evaluation:
+        (run.outputs / "evaluation.json").write_text(args.evaluation)
+    run.progress(1, 1)
+    run.result("finished", {})
+    run.close()
+    return 0
+
+
+def train(run: RunDirectory, args: argparse.Namespace) -> Ending:
+    document = json.loads((run.path / "run.json").read_text())
+    may_die = args.every_attempt or document["attempt"] == 1
+    start = int(run.resume.name.removeprefix("step-")) if run.resume else 0
+    with (run.path / "starts.txt").open("a") as file:
+        file.write(f"{os.getpid()} attempt {document['attempt']} from {start}\n")
+
+    def save(step: int, final: bool = False) -> None:
+        def write(folder: Path) -> None:
+            (folder / "model.safetensors").write_bytes(b"weights %d" % step)
+            (folder / "trainer").mkdir()
+            (folder / "trainer" / "state.json").write_text(json.dumps({"step": step}))
+
+        recipe = run.recipe(SftRecipe)
+        run.save_checkpoint(step, write, kind="policy", recipe=recipe, final=final)
+
+    run.progress(start, args.steps)
+    run.log(f"starting at {start}")
+    for step in range(start + 1, args.steps + 1):
+        time.sleep(args.pause)
+        if run.stop_requested and not args.deaf:
+            if step - 1 > start:
+                save(step - 1)
+            return Ending("stopped", {"steps": step - 1})
+        run.metrics(step, {"loss": 1 / step, "learning rate": 0.1})
+        run.progress(step, args.steps)
+        if step % 10 == 0:
+            run.sample(
+                step, prompt="A cake, please.", text=f"at {step}", label="Sure."
+            )
+        if step % args.checkpoint_every == 0 and step < args.steps:
+            save(step)
+        if may_die and step == args.kill_at:
+            if args.torn_line:
+                with (run.path / "events.jsonl").open("ab") as events:
+                    events.write(b'{"event":"metrics","step":99,"valu')
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == args.crash_at:
+            raise ZeroDivisionError("the loss is nothing")
+        if step == args.exit_at:
+            print("cannot go on: no space left on device", flush=True)
+            os._exit(3)
+    save(args.steps, final=True)
+    return Ending("finished", {"loss": 1 / args.steps})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

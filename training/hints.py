@@ -1,0 +1,33 @@
+"""Telling the broker that a run waits. A lost hint costs seconds, never a run."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from celery import current_app
+from django.db import transaction
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from training.models import Run, RunState
+
+logger = logging.getLogger(__name__)
+
+
+def send_hint(run_id: int) -> None:
+    """Ask a worker to claim the run; the reconciler asks again if this is lost."""
+    Run.objects.filter(pk=run_id, state=RunState.QUEUED).update(
+        hinted_at=timezone.now()
+    )
+    try:
+        current_app.send_task(
+            "training.tasks.run_hint", args=[run_id], queue="runs", retry=False
+        )
+    except (OperationalError, OSError):
+        logger.warning("The broker did not take the hint for run %s.", run_id)
+
+
+def send_hint_on_commit(run_id: int) -> None:
+    """Send the hint once the row is visible to workers, never before."""
+    transaction.on_commit(partial(send_hint, run_id))
