@@ -104,8 +104,10 @@ def main() -> None:
     if STAMP.exists() and STAMP.read_text() == wanted:
         return
     make_venv()
-    pip = (str(VENV / "bin" / "python"), "-m", "pip", "install")
-    pip = (*pip, "--disable-pip-version-check", "--constraint", str(CONSTRAINTS))
+    pip = (
+        *(str(VENV / "bin" / "python"), "-m", "pip", "install"),
+        *("--disable-pip-version-check", "--constraint", str(CONSTRAINTS)),
+    )
     install_torch(pip)
     project = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())
     groups = project["project"]["optional-dependencies"]

@@ -47,7 +47,7 @@ class Child:
 
     def pause(self) -> float:
         """Return the seconds to wait before the next start, doubling per death."""
-        return min(FIRST_PAUSE * 2 ** max(0, self.deaths - 1), LONGEST_PAUSE)
+        return min(FIRST_PAUSE * 2.0 ** max(0, self.deaths - 1), LONGEST_PAUSE)
 
 
 class Supervisor:

@@ -1,0 +1,95 @@
+"""Run the checks of `make check` (lint) and `make test` (lint tests).
+
+All of them run, whatever fails; the output of a failed one is shown whole, and a table
+at the end names each with its time. The exit status is 1 when any failed.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(BASE_DIR))
+
+from config import engines  # noqa: E402
+
+PYTHON = sys.executable
+BIN = Path(PYTHON).parent
+
+
+def lint() -> Iterator[tuple[str, list[str]]]:
+    yield "ruff check", [f"{BIN}/ruff", "check", "."]
+    yield "ruff format", [f"{BIN}/ruff", "format", "--check", "."]
+    templates = sorted(map(str, (BASE_DIR / "templates").rglob("*.html")))
+    if templates:
+        djade = [f"{BIN}/djade", "--target-version", "5.2", "--check"]
+        yield "djade", [*djade, *templates]
+    yield "imports", [f"{BIN}/lint-imports", "--no-cache"]
+    yield "mypy", [f"{BIN}/mypy"]
+    makemigrations = [PYTHON, "manage.py", "makemigrations", "--check", "--dry-run"]
+    yield "migrations", makemigrations
+    yield "deploy check", [PYTHON, "manage.py", "check", "--fail-level", "WARNING"]
+
+
+def tests() -> Iterator[tuple[str, list[str]]]:
+    yield (
+        "pytest",
+        # The slow tests are left to `pytest -m slow` only where they need a GPU.
+        [f"{BIN}/pytest", "-n", "2", "-m", "not gpu and not browser"],
+    )
+
+
+def main(parts: list[str]) -> int:
+    home = Path(tempfile.mkdtemp(prefix="concord-checks-", dir="/tmp"))
+    state = engines.State(home, throwaway=True)
+    # The tests start servers of their own; the checks need them only for migrations.
+    environment = {**os.environ, "SECRET_KEY": "for-checks-only"}
+    results: list[tuple[str, bool, float]] = []
+    steps = [
+        *(lint() if "lint" in parts else ()),
+        *(tests() if "tests" in parts else ()),
+    ]
+    try:
+        with engines.running(state) as servers:
+            environment.update(servers)
+            for name, command in steps:
+                results.append(run(name, command, environment))
+    finally:
+        state.remove()
+    sys.stdout.write("\n")
+    for name, passed, seconds in results:
+        sys.stdout.write(
+            f"  {'ok    ' if passed else 'FAILED'}  {name:<13}{seconds:6.1f} s\n"
+        )
+    return 0 if all(passed for _, passed, _ in results) else 1
+
+
+def run(
+    name: str, command: list[str], environment: dict[str, str]
+) -> tuple[str, bool, float]:
+    """Run one check; show the output of a failure whole, and that of pytest always."""
+    sys.stdout.write(f"--- {name}\n")
+    sys.stdout.flush()
+    live = name == "pytest"
+    begin = time.monotonic()
+    done = subprocess.run(
+        command,
+        cwd=BASE_DIR,
+        env=environment,
+        stdout=None if live else subprocess.PIPE,
+        stderr=None if live else subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode and not live:
+        sys.stdout.write(done.stdout)
+        sys.stdout.flush()
+    return name, done.returncode == 0, time.monotonic() - begin
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
