@@ -111,13 +111,13 @@ class SftRecipe:
         default=8,
         metadata=_about("Conversations in one optimiser step.", min=1, max=65536),
     )
-    micro_batch_tokens: int = field(
-        default=32768,
+    micro_batch: int = field(
+        default=0,
         metadata=_about(
-            "A step larger than this is computed in several parts (same gradient).",
-            min=256,
-            max=100_000_000,
-            unit="tokens",
+            "Conversations computed at once; 0 takes the whole step. Smaller saves "
+            "memory and leaves the gradient as it is.",
+            min=0,
+            max=65536,
             advanced=True,
         ),
     )
@@ -238,6 +238,7 @@ class SftRecipe:
             unit="turns",
         ),
     )
+    answer_tokens: int = field(default=256, metadata=_NEW_TOKENS)
     precision: str = field(default="bf16", metadata=_PRECISION)
     device: str = field(default="auto", metadata=_DEVICE)
     threads: int = field(default=0, metadata=_THREADS)

@@ -1,0 +1,202 @@
+"""How good answers are: grammar, label and oracle, one turn at a time.
+
+Shared by the programs that answer turns. Policies answer with *teacher-forced history*:
+the turns before are the label's, so that each turn is measured on its own, and a task
+counts as complete when all its turns are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from actions.demo import oracle
+from actions.format_check import check_token_ids
+from actions.grammar import FormatError, Response, parse
+from actions.json_values import json_equal
+from actions.plans import THRESHOLD, align_plans
+from training.engine.conversations import Encoder, Sample
+from training.engine.generation import (
+    Sampled,
+    Sampling,
+    response_text,
+    sample_responses,
+)
+from training.engine.models import Place, longest_input
+from training.engine.tokens import tag_ids
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A turn that a policy is asked to answer, with the prompt's ids."""
+
+    sample: Sample
+    turn: int
+    prompt: list[int] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to a turn. ``format_error`` is None when the format check passed."""
+
+    sample: Sample
+    turn: int
+    index: int
+    text: str
+    format_error: FormatError | None
+    sampled: Sampled = field(repr=False)
+
+
+def ask(
+    encoder: Encoder, samples: Sequence[Sample], longest_prompt: int
+) -> tuple[list[Asked], list[Asked]]:
+    """Return all turns of ``samples``: those that fit, and those left out."""
+    fitting: list[Asked] = []
+    left_out: list[Asked] = []
+    for sample in samples:
+        encoded = encoder.encode(sample)
+        for turn in range(len(sample.turns)):
+            asked = Asked(sample, turn, encoded.prompt(turn))
+            (fitting if len(asked.prompt) <= longest_prompt else left_out).append(asked)
+    return fitting, left_out
+
+
+def longest_prompt(model: PreTrainedModel, wanted: int, new_tokens: int) -> int:
+    """Return how long a prompt may be so that the answer fits in the model too."""
+    return min(wanted, longest_input(model, wanted + new_tokens) - new_tokens)
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    sampling: Sampling,
+    *,
+    place: Place,
+    seed: int,
+    per_turn: int = 1,
+) -> list[list[Answer]]:
+    """Return ``per_turn`` answers to each turn, in order, with their format checked."""
+    tags = tag_ids(tokenizer)
+    end_of_turn = sampling.stop_ids[-1]
+
+    def decode(ids: Sequence[int]) -> str:
+        text = tokenizer.decode(list(ids), skip_special_tokens=False)
+        assert isinstance(text, str)
+        return text
+
+    drawn = sample_responses(
+        model,
+        [item.prompt for item in asked],
+        sampling,
+        place=place,
+        seed=seed,
+        per_prompt=per_turn,
+    )
+    answers: list[list[Answer]] = []
+    for item, group in zip(asked, drawn, strict=True):
+        inside = item.sample.turns[item.turn].inside_thinking
+        answers.append([])
+        for index, sampled in enumerate(group):
+            text = response_text(tokenizer, sampled, end_of_turn)
+            ids = sampled.ids
+            if ids and ids[-1] == end_of_turn:
+                ids = ids[:-1]
+            error: FormatError | None
+            if sampled.ended:
+                error = check_token_ids(ids, tags, decode, inside)
+            else:
+                error = FormatError(
+                    len(text), "the end of the response", "more tokens", text
+                )
+            answers[-1].append(
+                Answer(item.sample, item.turn, index, text, error, sampled)
+            )
+    return answers
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What can be said of one answer; None where the question does not apply.
+
+    ``plan_order``: the plan has the label's steps in the label's order, by the oracle
+    where the turn has facts, else by alignment (asked where the label has a plan). ``action_name`` and ``action_parameters``: the calls are the
+    label's (asked where the label calls). ``consistent``: the oracle's verdict (asked
+    where the turn has facts); ``errors`` are the oracle's kinds of error.
+    """
+
+    format_valid: bool
+    plan_order: bool | None
+    action_name: bool | None
+    action_parameters: bool | None
+    consistent: bool | None
+    errors: tuple[str, ...] = ()
+
+
+def measure(given: Answer) -> Measured:
+    """Return what grammar, label and oracle say of one answer."""
+    turn = given.sample.turns[given.turn]
+    consistent: bool | None = None
+    errors: tuple[str, ...] = ()
+    units: Mapping[str, bool] = {}
+    if turn.has_facts:
+        verdict = oracle.judge(turn.document, given.text)
+        consistent = verdict.consistent and given.format_error is None
+        errors = tuple(verdict.errors)
+        units = verdict.units
+        if given.format_error is not None and not errors:
+            errors = ("format",)
+    label = parse(turn.response, inside_thinking=turn.inside_thinking)
+    found: Response | None = None
+    if given.format_error is None:
+        found = parse(given.text, inside_thinking=turn.inside_thinking)
+    return Measured(
+        format_valid=found is not None,
+        plan_order=_same_plan(label, found, units),
+        action_name=_same_names(label, found),
+        action_parameters=_same_parameters(label, found),
+        consistent=consistent,
+        errors=errors,
+    )
+
+
+def _same_plan(
+    label: Response, found: Response | None, units: Mapping[str, bool]
+) -> bool | None:
+    if label.plan is None:
+        return None
+    if found is None or found.plan is None:
+        return False
+    if found.plan.steps == label.plan.steps:
+        return True
+    steps = [matches for key, matches in units.items() if key.startswith("plan/")]
+    if steps:
+        return all(steps)
+    aligned = align_plans(label.plan, found.plan)
+    return not (
+        aligned.missing
+        or aligned.extra
+        or aligned.inversions
+        or any(match.score < THRESHOLD for match in aligned.matched)
+    )
+
+
+def _same_names(label: Response, found: Response | None) -> bool | None:
+    if not label.actions:
+        return None
+    return found is not None and [call.name for call in found.actions] == [
+        call.name for call in label.actions
+    ]
+
+
+def _same_parameters(label: Response, found: Response | None) -> bool | None:
+    if not label.actions:
+        return None
+    if found is None or len(found.actions) != len(label.actions):
+        return False
+    return all(
+        json_equal(dict(ours.parameters), dict(theirs.parameters))
+        for ours, theirs in zip(found.actions, label.actions, strict=True)
+    )

@@ -1,0 +1,604 @@
+"""Supervised fine-tuning: the policy learns to write the label responses.
+
+The loss is the mean, over the tokens of responses only, of
+
+    −log π(token | everything before it in the conversation)
+
+so prompts and observations are read but never learned (label −100): the paper trains on
+whole action tasks, whose observations come from the environment and not from the model.
+One sequence is one whole conversation (``conversations.py``); all its responses are
+learned in one pass.
+
+``trl.SFTTrainer`` runs the loop; what is ours is the order of the data, the optimiser
+and the checkpoints. The order, the wording chosen for each turn and the learning rate
+depend on the seed and the step alone, and so does the state of torch's generator at the
+start of a step. A resumed run therefore needs only weights, optimiser moments and the
+step number, and gives the very weights of an uninterrupted run (``trainer/`` in the
+checkpoint; safetensors and JSON, where TRL's own checkpoints are pickles).
+
+Start: ``inputs.policy`` if given, else the recipe's ``base`` directory, else a small
+model from scratch with a tokenizer trained on the data; its random start is kept as
+checkpoint ``step-000000``, to be measured against.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from training.engine.conversations import (
+    IGNORED,
+    Encoded,
+    Encoder,
+    Sample,
+    lengths_summary,
+    read_samples,
+    windows,
+)
+from training.engine.generation import Sampling
+from training.engine.measuring import answer, ask, longest_prompt, measure
+from training.engine.models import (
+    Place,
+    build_small_model,
+    load_policy,
+    longest_input,
+    on_device,
+    prepare,
+    save_policy,
+)
+from training.engine.optimizing import (
+    Together,
+    load_optimizer,
+    muon_and_adamw,
+    save_optimizer,
+    trapezoid,
+)
+from training.engine.recipes import SftRecipe
+from training.engine.rundir import (
+    Ending,
+    RunDirectory,
+    RunError,
+    run_program,
+    step_random,
+)
+from training.engine.tokens import train_tokenizer
+
+LOG_EVERY = 10
+
+
+def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
+    """Train a policy on ``data.train``; see the module's docstring."""
+    place = prepare(recipe)
+    samples = read_samples(run.need_data("train"))
+    held_out = read_samples(run.data["held_out"]) if "held_out" in run.data else []
+    if not samples:
+        raise RunError("data.train", "at least one sample", "an empty file")
+
+    model, tokenizer, scratch = starting_policy(run, recipe, samples, place)
+    learner, first = with_adapters(run, recipe, model, tokenizer)
+    encoder = Encoder(tokenizer)
+    longest = longest_input(model, recipe.max_tokens)
+    course = Course(encoder, samples, recipe, longest)
+    report_lengths(run, course, longest)
+    if scratch and not first:
+        run.save_checkpoint(
+            0,
+            lambda at: save_policy(model, tokenizer, at),
+            kind="policy",
+            recipe=recipe,
+        )
+
+    optimizer = muon_and_adamw(
+        learner.named_parameters(),
+        muon_rate=recipe.muon_learning_rate,
+        adamw_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        muon=recipe.optimizer == "muon" and recipe.method == "full",
+    )
+    if run.resume:
+        load_optimizer(optimizer, run.resume / "trainer")
+    schedule = trapezoid(
+        optimizer,
+        first=first,
+        steps=recipe.steps,
+        warmup=recipe.warmup_steps,
+        decay_share=recipe.decay_share,
+    )
+
+    pad = tokenizer.pad_token_id
+    some_held_out = [
+        window
+        for sample in held_out[: recipe.evaluate_turns]
+        for window in windows(encoder, sample, longest)[0]
+    ]
+    values: dict[str, object] = {}
+    tokens_before, time_before = 0, time.monotonic()
+    stopped = False
+
+    def before(step: int) -> None:
+        torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(63))
+
+    def logged(step: int, logs: dict[str, float]) -> None:
+        nonlocal tokens_before, time_before
+        now = time.monotonic()
+        values.update(loss=logs["loss"], gradient_norm=logs.get("grad_norm"))
+        values["learning_rate"] = logs.get("learning_rate")
+        values["token_accuracy"] = logs.get("mean_token_accuracy")
+        values["tokens_per_second"] = (course.tokens - tokens_before) / (
+            now - time_before
+        )
+        tokens_before, time_before = course.tokens, now
+        run.metrics(step, values)
+        run.progress(step, recipe.steps)
+
+    def after(step: int) -> bool:
+        nonlocal stopped, time_before
+        if some_held_out and step % recipe.evaluate_every == 0:
+            started = time.monotonic()
+            loss = held_out_loss(learner, some_held_out, pad, place)
+            values["held_out_loss"] = loss
+            run.metrics(step, {"held_out_loss": loss})
+            time_before += time.monotonic() - started
+        stopped = run.stop_requested and step < recipe.steps
+        if stopped or (step % recipe.checkpoint_every == 0 and step < recipe.steps):
+            save(step, values)
+        return stopped
+
+    def save(step: int, metrics: dict[str, object], final: bool = False) -> None:
+        def write(folder: Path) -> None:
+            save_policy(merged(learner), tokenizer, folder)
+            save_trainer_state(learner, optimizer, folder / "trainer", step)
+
+        run.save_checkpoint(
+            step, write, kind="policy", recipe=recipe, metrics=metrics, final=final
+        )
+
+    micro = recipe.micro_batch or recipe.conversations_per_step
+    if recipe.conversations_per_step % micro:
+        found = f"{micro}, which does not divide {recipe.conversations_per_step}"
+        raise RunError("recipe: `micro_batch`", "an even part of a step", found)
+    run.progress(first, recipe.steps)
+    if first < recipe.steps:
+        trainer = SFTTrainer(
+            model=learner,
+            processing_class=tokenizer,
+            args=SFTConfig(
+                output_dir=str(run.outputs),
+                max_steps=recipe.steps - first,
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=recipe.conversations_per_step // micro,
+                max_grad_norm=recipe.clip_norm,
+                gradient_checkpointing=recipe.gradient_checkpointing,
+                bf16=place.half,
+                use_cpu=place.device.type == "cpu",
+                seed=recipe.seed,
+                logging_steps=LOG_EVERY,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                train_sampling_strategy="sequential",
+                dataloader_pin_memory=place.device.type == "cuda",
+                dataset_kwargs={"skip_prepare_dataset": True},
+                max_length=None,
+            ),
+            # Rows are only places in the course; the collator brings the tokens.
+            train_dataset=Dataset.from_dict(
+                {
+                    "place": range(
+                        first * recipe.conversations_per_step,
+                        recipe.steps * recipe.conversations_per_step,
+                    )
+                }
+            ),
+            data_collator=course.collate,
+            optimizers=(optimizer, schedule),
+            callbacks=[Watch(first, before, logged, after)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        learner = trainer.accelerator.unwrap_model(learner, keep_fp32_wrapper=False)
+    if stopped:
+        return Ending("stopped", values)
+    values.update(first_look(run, recipe, merged(learner), encoder, held_out, place))
+    values["tokens"] = course.tokens
+    values["turns_left_out"] = len(course.left_out)
+    save(recipe.steps, values, final=True)
+    return Ending("finished", values)
+
+
+# Where to start
+
+
+def starting_policy(
+    run: RunDirectory, recipe: SftRecipe, samples: Sequence[Sample], place: Place
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
+    """Return the model to train, its tokenizer, and whether it is from scratch."""
+    given: Path | None = run.inputs.get("policy")
+    if given is None and recipe.base:
+        given = Path(recipe.base)
+        if not (given / "config.json").is_file():
+            expected = "a Hugging Face model directory"
+            raise RunError("recipe: `base`", expected, repr(recipe.base))
+    if run.resume and (recipe.method == "full" or given is None):
+        model, tokenizer = load_policy(run.resume, place)
+        return model, tokenizer, given is None
+    if given is not None:
+        model, tokenizer = load_policy(given, place)
+        return model, tokenizer, False
+    texts = [text for sample in samples for text in texts_of(sample)]
+    new_tokenizer = train_tokenizer(texts, recipe.vocabulary)
+    model = build_small_model(
+        new_tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads
+    )
+    return on_device(model, place), new_tokenizer, True
+
+
+def texts_of(sample: Sample) -> list[str]:
+    """Return every text of a sample that a tokenizer should know."""
+    texts = [sample.context]
+    for turn in sample.turns:
+        texts += [turn.text, turn.response, *turn.references]
+    return texts
+
+
+def with_adapters(
+    run: RunDirectory,
+    recipe: SftRecipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[PreTrainedModel | PeftModel, int]:
+    """Return what is trained (the model, or adapters on it) and the steps done.
+
+    Under LoRA the rows of tokens that the base did not have are trained too: a tag that
+    starts as an average word cannot be learned by adapters of the layers above it.
+    """
+    state: dict[str, int] = {}
+    if run.resume:
+        state = json.loads((run.resume / "trainer" / "state.json").read_text())
+    if recipe.method == "full":
+        return model, state.get("step", 0)
+    layers = {"embed_tokens": new_tokens(model, tokenizer)}
+    if not model.config.tie_word_embeddings:
+        layers["lm_head"] = layers["embed_tokens"]
+    learner = get_peft_model(
+        model,
+        LoraConfig(
+            r=recipe.lora_rank,
+            lora_alpha=recipe.lora_alpha,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            trainable_token_indices=layers if layers["embed_tokens"] else None,
+        ),
+    )
+    if run.resume:
+        load_trained(
+            learner, load_file(str(run.resume / "trainer/weights.safetensors"))
+        )
+    return learner, state.get("step", 0)
+
+
+def new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids whose embedding rows are all alike: added, never trained."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    ids = sorted(tokenizer.added_tokens_decoder)
+    last = weight[len(tokenizer) - 1]
+    return [id for id in ids if torch.equal(weight[id], last)] if ids else []
+
+
+def merged(learner: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return a model without adapters: the learner itself, or a merged copy of it."""
+    if not isinstance(learner, PeftModel):
+        return learner
+    model = copy.deepcopy(learner).merge_and_unload()
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+# The order of the data
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A turn that fits no window: it is not learned."""
+
+    sample: str
+    turn: int
+
+
+class Course:
+    """Which conversation is learned at which place, and in which wording.
+
+    Places are numbered through the whole run: ``conversations_per_step`` to a step. A
+    pass over the data takes the sequences in a new order, batches made of similar
+    lengths so that little is padding. Nothing here depends on what ran before.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        samples: Sequence[Sample],
+        recipe: SftRecipe,
+        longest: int,
+    ) -> None:
+        self.encoder = encoder
+        self.recipe = recipe
+        self.samples = samples
+        self.longest = longest
+        self.tokens = 0
+        self.learned = 0
+        self.left_out: list[LeftOut] = []
+        # (sample, which window): cut by the labels' lengths once.
+        self.sequences: list[tuple[int, int]] = []
+        self.lengths: list[int] = []
+        for number, sample in enumerate(samples):
+            found, out = windows(encoder, sample, longest)
+            self.left_out += [LeftOut(sample.id, turn) for turn in out]
+            for window, encoded in enumerate(found):
+                self.sequences.append((number, window))
+                self.lengths.append(len(encoded.ids))
+        if not self.sequences:
+            found_text = f"none of {len(samples)} samples"
+            raise RunError("recipe: `max_tokens`", "room for some turn", found_text)
+        self._order: dict[int, list[int]] = {}
+
+    def order(self, epoch: int) -> list[int]:
+        """Return the sequences of one pass, in the order they are learned."""
+        if epoch not in self._order:
+            random = step_random(self.recipe.seed, "order", epoch)
+            size = self.recipe.conversations_per_step
+            mixed = list(range(len(self.sequences)))
+            random.shuffle(mixed)
+            batches: list[list[int]] = []
+            for start in range(0, len(mixed), size * 16):
+                chunk = sorted(
+                    mixed[start : start + size * 16], key=lambda i: self.lengths[i]
+                )
+                batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+            random.shuffle(batches)
+            self._order = {epoch: [i for batch in batches for i in batch]}
+        return self._order[epoch]
+
+    def at(self, place: int) -> Encoded:
+        """Return the sequence learned at ``place``."""
+        epoch, position = divmod(place, len(self.sequences))
+        number, window = self.sequences[self.order(epoch)[position]]
+        sample = self.samples[number]
+        found, left_out = windows(self.encoder, sample, self.longest)
+        if not self.recipe.references or len(found) > 1 or left_out:
+            return found[window]  # windows are cut by the labels and stay with them
+        random = step_random(self.recipe.seed, "wording", epoch, sample.id)
+        responses = [
+            random.choice((turn.response, *turn.references)) for turn in sample.turns
+        ]
+        reworded = self.encoder.encode(sample, responses=responses)
+        return reworded if len(reworded.ids) <= self.longest else found[0]
+
+    def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
+        """Return the tensors of one batch of places."""
+        batch = [self.at(row["place"]) for row in rows]
+        self.tokens += sum(len(encoded.ids) for encoded in batch)
+        self.learned += sum(
+            label != IGNORED for encoded in batch for label in encoded.labels
+        )
+        if self.recipe.packing:
+            return packed(batch)
+        pad = self.encoder.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        return padded(batch, pad)
+
+
+def padded(batch: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
+    """Return (batch, longest) tensors, padded on the right, where it costs no position."""
+    longest = max(len(encoded.ids) for encoded in batch)
+    rows = [(e.ids, e.labels, longest - len(e.ids)) for e in batch]
+    return {
+        "input_ids": torch.tensor([ids + [pad] * fill for ids, _, fill in rows]),
+        "labels": torch.tensor([labels + [IGNORED] * fill for _, labels, fill in rows]),
+        "attention_mask": torch.tensor(
+            [[1] * len(ids) + [0] * fill for ids, _, fill in rows]
+        ),
+    }
+
+
+def packed(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    """Return one row of conversations end to end, as (1, sum of lengths) tensors.
+
+    Positions start again at 0 with each conversation; from that, transformers makes the
+    block mask (or flash attention's sequence borders), so none sees another.
+    """
+    ids = [token for encoded in batch for token in encoded.ids]
+    # The first token of a conversation is not predicted from the one before it.
+    labels = [token for e in batch for token in (IGNORED, *e.labels[1:])]
+    positions = [position for e in batch for position in range(len(e.ids))]
+    return {
+        "input_ids": torch.tensor([ids]),
+        "labels": torch.tensor([labels]),
+        "position_ids": torch.tensor([positions]),
+    }
+
+
+def report_lengths(run: RunDirectory, course: Course, longest: int) -> None:
+    """Say how long the sequences are and what does not fit."""
+    summary = lengths_summary(course.lengths)
+    run.log(
+        f"{len(course.samples)} conversations, {summary['count']} sequences of at most "
+        f"{longest} tokens: median {summary['median']}, 95 % within {summary['p95']}, "
+        f"longest {summary['max']}, {summary['sum']} in all"
+    )
+    if course.left_out:
+        shown = ", ".join(f"{o.sample} turn {o.turn}" for o in course.left_out[:5])
+        run.log(
+            f"{len(course.left_out)} turns are left out, each longer than {longest} "
+            f"tokens with its contexts and its user message: {shown}"
+            + (", …" if len(course.left_out) > 5 else ""),
+            "warning",
+        )
+
+
+# While it trains
+
+
+class Watch(TrainerCallback):
+    """Calls back before and after each step, and with each log of the trainer.
+
+    Steps are counted from ``first``; training ends when ``after`` returns True.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        before: Callable[[int], None],
+        logged: Callable[[int, dict[str, float]], None],
+        after: Callable[[int], bool],
+    ) -> None:
+        self.first = first
+        self.before = before
+        self.logged = logged
+        self.after = after
+
+    def on_step_begin(
+        self, args: object, state: TrainerState, control: object, **kwargs: object
+    ) -> None:
+        self.before(self.first + state.global_step)
+
+    def on_log(
+        self,
+        args: object,
+        state: TrainerState,
+        control: object,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        if logs and "loss" in logs:  # the last log is a summary without one
+            self.logged(self.first + state.global_step, logs)
+
+    def on_step_end(
+        self,
+        args: object,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
+        if self.after(self.first + state.global_step):
+            control.should_training_stop = True
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: torch.nn.Module, sequences: Sequence[Encoded], pad: int, place: Place
+) -> float:
+    """Return the mean loss over the learned tokens of ``sequences``."""
+    model.train(False)
+    total, count = 0.0, 0
+    for start in range(0, len(sequences), 8):
+        batch = padded(sequences[start : start + 8], pad)
+        inputs = {name: tensor.to(place.device) for name, tensor in batch.items()}
+        labels = inputs.pop("labels")[:, 1:]
+        with place.autocast():
+            logits = model(**inputs).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), reduction="sum"
+        )
+        total += float(loss)
+        count += int((labels != IGNORED).sum())
+    model.train(True)
+    return total / max(1, count)
+
+
+def first_look(
+    run: RunDirectory,
+    recipe: SftRecipe,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    held_out: Sequence[Sample],
+    place: Place,
+) -> dict[str, object]:
+    """Answer some held-out turns greedily; return the shares that are right.
+
+    A first look only: ``evaluate`` measures with intervals and by situation.
+    """
+    longest = longest_prompt(model, recipe.max_tokens, recipe.answer_tokens)
+    fitting, left_out = ask(encoder, held_out, longest)
+    chosen = step_random(recipe.seed, "first look").sample(
+        fitting, min(recipe.evaluate_turns, len(fitting))
+    )
+    if not chosen:
+        return {}
+    frame, pad = encoder.frame, encoder.tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    sampling = Sampling(0.0, 1.0, recipe.answer_tokens, frame.stop_ids, pad)
+    answers = answer(
+        model, encoder.tokenizer, chosen, sampling, place=place, seed=recipe.seed
+    )
+    measured = [measure(group[0]) for group in answers]
+    for group in answers[:3]:
+        shown = group[0]
+        turn = shown.sample.turns[shown.turn]
+        run.sample(recipe.steps, prompt=turn.text, text=shown.text, label=turn.response)
+    values: dict[str, object] = {
+        "held_out_turns": len(chosen),
+        "held_out_turns_too_long": len(left_out),
+        "held_out_format_valid": share([m.format_valid for m in measured]),
+    }
+    verdicts = [m.consistent for m in measured if m.consistent is not None]
+    if verdicts:
+        values["held_out_turns_right"] = share(verdicts)
+    return values
+
+
+def share(verdicts: Sequence[bool]) -> float:
+    """Return the share of True."""
+    return sum(verdicts) / len(verdicts)
+
+
+# Checkpoints
+
+
+def save_trainer_state(
+    learner: PreTrainedModel | PeftModel, optimizer: Together, folder: Path, step: int
+) -> None:
+    """Write what a resumed run needs beside the model: moments, step, adapters."""
+    folder.mkdir()
+    save_optimizer(optimizer, folder)
+    (folder / "state.json").write_text(json.dumps({"step": step}) + "\n")
+    if isinstance(learner, PeftModel):
+        trained = {
+            name: parameter.detach().cpu().contiguous()
+            for name, parameter in learner.named_parameters()
+            if parameter.requires_grad
+        }
+        save_file(trained, str(folder / "weights.safetensors"))
+
+
+@torch.no_grad()
+def load_trained(learner: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Put the saved adapter weights in place; raise ``KeyError`` if one is missing."""
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(tensors[name])
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("sft", SftRecipe, train))
