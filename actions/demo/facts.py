@@ -308,6 +308,10 @@ def bank(scenario: str) -> Mapping[str, Wordings]:
         )
         entries[f"got/{step.id}"] = step.got
     entries[f"ask/{s.ask.id}"] = s.ask.questions
+    # Never right here: the questions that a confused assistant would ask.
+    for other in SCENARIOS.values():
+        if other is not s:
+            entries[f"elsewhere/{other.name}"] = other.ask.questions
     for id_, phrases in [
         *((step.id, step.phrases) for step in (s.find, s.lookup, s.check, s.ask)),
         (s.last.id, s.last.phrases),
