@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Sum, Value, When
+from django.db.models.lookups import Exact, IsNull
 from django.utils import timezone
 
 from annotation.models.projects import USER, Project
@@ -197,11 +198,11 @@ class PairQuerySet(models.QuerySet["Pair"]):
 
     def settled(self) -> PairQuerySet:
         """Return the pairs with an outcome, annotated with it."""
-        return self.with_outcome().filter(outcome__isnull=False)
+        return self.with_outcome().filter(IsNull(F("outcome"), False))
 
     def unsettled(self) -> PairQuerySet:
         """Return the pairs without an outcome."""
-        return self.with_outcome().filter(outcome__isnull=True)
+        return self.with_outcome().filter(IsNull(F("outcome"), True))
 
     def awaiting_judgment(self) -> PairQuerySet:
         """Return the pairs with a slot that nobody has filled yet."""
@@ -209,12 +210,24 @@ class PairQuerySet(models.QuerySet["Pair"]):
             Exists(Slot.objects.filter(pair=OuterRef("pk"), state__in=WAITING_STATES))
         )
 
+    def wanting_slots(self) -> PairQuerySet:
+        """Return the pairs for people that no slot was made for, or that lost theirs.
+
+        The latter are pairs of a sample that was returned and is approved again.
+        """
+        slots = Slot.objects.filter(pair=OuterRef("pk"))
+        return self.from_people().filter(
+            ~Exists(slots) | Exists(slots.filter(state=SlotState.CLOSED, round=1)),
+            adjudication__isnull=True,
+        )
+
     def disputed(self) -> PairQuerySet:
         """Return the pairs whose judgments stay split: a curator's to settle."""
         return (
             self.from_people()
             ._with_votes()
-            .filter(_is_complete=True, _lean=0, adjudication__isnull=True)
+            .filter(Exact(F("_is_complete"), True), Exact(F("_lean"), 0))
+            .filter(adjudication__isnull=True)
         )
 
 

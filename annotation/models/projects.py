@@ -34,6 +34,8 @@ class ProjectQuerySet(models.QuerySet["Project"]):
         """Return the projects ``user`` is a member of; a superuser sees all."""
         if getattr(user, "is_superuser", False):
             return self.all()
+        if user.pk is None:
+            return self.none()
         return self.filter(
             Exists(Membership.objects.filter(project=OuterRef("pk"), user_id=user.pk))
         )
@@ -98,6 +100,8 @@ class Project(models.Model):
         """Return the roles ``user`` has here; a superuser has all (one query)."""
         if getattr(user, "is_superuser", False):
             return set(Role.values)
+        if user.pk is None:
+            return set()
         return set(
             Membership.objects.filter(project=self, user_id=user.pk).values_list(
                 "role", flat=True

@@ -1,0 +1,458 @@
+"""Judging: what a labeler does with a pair, and a curator with one that stays split.
+
+The deeds that hand out and give back slots live in :mod:`annotation.queue`; they are
+named here too, so that a page finds all a labeler can do in one place.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from django.db import transaction
+from django.db.models import Max
+
+from actions.grammar import FormatError, parse
+from actions.plans import Plan, align_plans, extract_plan
+from actions.units import unit_pairs_of_text
+from annotation.access import Forbidden, require_role
+from annotation.models import (
+    Adjudication,
+    InputKind,
+    Judgment,
+    JudgmentQuerySet,
+    Pair,
+    PairSource,
+    Project,
+    Reason,
+    Role,
+    Skip,
+    Slot,
+    SlotState,
+    Touch,
+    Verdict,
+)
+from annotation.queue import (
+    Claim,
+    JudgingError,
+    LeaseLost,
+    NothingToDo,
+    QueueState,
+    claim_slot,
+    close_slots,
+    extend_lease,
+    held_claim,
+    lease_again,
+    lock_held_slot,
+    lock_person,
+    new_places,
+    queue_state,
+    release_slot,
+    reopen,
+)
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+__all__ = [
+    "AlreadyJudged",
+    "AlreadySettled",
+    "Claim",
+    "InvalidJudgment",
+    "JudgingError",
+    "LeaseLost",
+    "NothingToDo",
+    "NothingToUndo",
+    "OrderNotConfirmed",
+    "QueueState",
+    "adjudicate",
+    "claim_slot",
+    "extend_lease",
+    "last_decisions",
+    "queue_state",
+    "record_judgment",
+    "release_slot",
+    "skip_slot",
+    "undo_judgment",
+]
+
+UNDO_DEPTH: Final = 10
+
+_UNIT_KEY: Final = re.compile(
+    r"thinking|result|answer|format|plan/[1-9][0-9]{0,3}"
+    r"|action/[1-9][0-9]{0,3}/(name|parameters/.{1,200})",
+    re.DOTALL,
+)
+UNITS_LIMIT: Final = 500
+
+
+class InvalidJudgment(JudgingError):
+    """A field of a decision is not what it must be."""
+
+    def __init__(self, field: str, expected: str, found: object) -> None:
+        self.field, self.expected, self.found = field, expected, found
+        super().__init__(f"{field}: expected {expected}, found {found!r}.")
+
+
+class OrderNotConfirmed(JudgingError):
+    """'Consistent' was chosen though plan steps come in another order.
+
+    ``steps`` are the pairs of label steps, counted from 1, whose order is turned round.
+    """
+
+    def __init__(self, steps: tuple[tuple[int, int], ...]) -> None:
+        self.steps = steps
+        named = ", ".join(f"{a} and {b}" for a, b in steps[:5])
+        super().__init__(
+            f"The plan steps come in another order (steps {named}), which makes a pair "
+            "inconsistent. Confirm that it is consistent all the same."
+        )
+
+
+class AlreadyJudged(JudgingError):
+    """The person has judged this pair otherwise; ``judgment`` is what counts."""
+
+    def __init__(self, judgment: Judgment) -> None:
+        self.judgment = judgment
+        super().__init__(
+            "You have judged this pair already: "
+            f"{judgment.get_verdict_display().lower()}. Undo it to change it."
+        )
+
+
+class AlreadySettled(JudgingError):
+    """The pair has its outcome: a curator's word or the labelers' majority."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        super().__init__(f"Pair {pair.pk} is settled already.")
+
+
+class NothingToUndo(JudgingError):
+    """No decision of this person can be taken back, or not the one named."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    verdict: Verdict
+    reasons: list[str]
+    units: list[str]
+
+
+def record_judgment(
+    *,
+    slot_id: int,
+    token: int,
+    user: User,
+    verdict: int,
+    reasons: Iterable[str] = (),
+    units_that_differ: Iterable[str] = (),
+    seconds_spent: float = 0.0,
+    order_confirmed: bool = False,
+) -> Judgment:
+    """Keep a person's 0/1 for the pair of a slot they were handed.
+
+    It counts while the slot is still theirs, even if the lease has run out and nobody
+    else took it. Otherwise it is kept as an extra that does not count
+    (``is_extra``): say so to the person. Posting the same (slot, token) and verdict
+    again returns the judgment that is there.
+
+    A verdict 0 needs reasons or units that differ; units alone bring their reasons. A
+    verdict 1 has neither, whatever the form still carried.
+
+    Raises InvalidJudgment, OrderNotConfirmed, AlreadyJudged, and LeaseLost when the
+    slot never was this person's or they gave it back.
+    """
+    with transaction.atomic():
+        pair = (
+            Pair.objects.select_for_update(no_key=True, of=["self"])
+            .select_related("project", "turn")
+            .filter(slots=slot_id)
+            .first()
+        )
+        if pair is None or not Touch.objects.filter(pair=pair, user=user).exists():
+            raise LeaseLost(slot_id)
+        decision = _decide(pair, verdict, reasons, units_that_differ)
+        _check_seconds(seconds_spent)
+        slot = Slot.objects.select_for_update(no_key=True).get(pk=slot_id)
+        same_lease = (
+            Judgment.objects.filter(slot=slot, token=token)
+            .exclude(verdict=Verdict.WITHDRAWN)
+            .first()
+        )
+        if same_lease is not None:
+            if same_lease.labeler_id != user.pk:
+                raise LeaseLost(slot_id)
+            if same_lease.verdict != decision.verdict:
+                raise AlreadyJudged(same_lease)
+            return same_lease
+        if token < 1 or token > slot.token:
+            raise LeaseLost(slot_id)
+        before = Judgment.objects.filter(
+            pair=pair, labeler=user, superseded_by__isnull=True
+        ).first()
+        if before is not None and before.verdict != Verdict.WITHDRAWN:
+            raise AlreadyJudged(before)
+        if (
+            decision.verdict == Verdict.CONSISTENT
+            and pair.project.confirm_step_order
+            and not order_confirmed
+            and (steps := steps_turned_round(pair))
+        ):
+            raise OrderNotConfirmed(steps)
+        is_held = (
+            slot.state == SlotState.LEASED
+            and slot.holder_id == user.pk
+            and slot.token == token
+        )
+        judgment = Judgment.objects.create(
+            pair=pair,
+            slot=slot,
+            token=token,
+            labeler=user,
+            verdict=decision.verdict,
+            reasons=decision.reasons,
+            units_that_differ=decision.units,
+            order_confirmed=order_confirmed,
+            seconds_spent=seconds_spent,
+            guideline_version=pair.project.guideline_version,
+            is_extra=not is_held,
+            supersedes=before,
+        )
+        if is_held:
+            Slot.objects.filter(pk=slot.pk).update(
+                state=SlotState.DONE,
+                judgment=judgment,
+                holder=None,
+                leased_at=None,
+                leased_until=None,
+            )
+            _add_slot_when_split(pair)
+        return judgment
+
+
+def skip_slot(*, slot_id: int, token: int, user: User, reason: str) -> Skip:
+    """Give a slot back unjudged, saying why; the person does not meet the pair again.
+
+    Raises InvalidJudgment without a reason and LeaseLost when the slot is not theirs.
+    """
+    reason = reason.strip()
+    if not 1 <= len(reason) <= 300:
+        raise InvalidJudgment("reason", "1 to 300 characters", reason[:60])
+    with transaction.atomic():
+        slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
+        reopen(slot)
+        return Skip.objects.create(pair_id=slot.pair_id, user=user, reason=reason)
+
+
+def last_decisions(
+    user: User, project: Project, limit: int = UNDO_DEPTH
+) -> JudgmentQuerySet:
+    """Return the person's newest judgments that stand, the newest first."""
+    return (
+        Judgment.objects.current()
+        .filter(labeler=user, pair__project=project)
+        .select_related("pair__turn__sample")
+        .order_by("-pk")[:limit]
+    )
+
+
+def undo_judgment(
+    *, project: Project, user: User, judgment_id: int | None = None
+) -> Claim:
+    """Take back one of the person's last ten decisions and hand the pair back to them.
+
+    Without ``judgment_id`` it is the newest one that counts. A row that supersedes the
+    judgment says it was withdrawn; the slot is leased to the same person under a new
+    token; a slot that only the disagreement had added and that nobody has taken is
+    closed again.
+
+    Raises NothingToUndo: nothing there, not among the last ten, came late and so never
+    counted, or settled by a curator.
+    """
+    with transaction.atomic():
+        lock_person(project=project, user=user)
+        recent = list(last_decisions(user, project))
+        if judgment_id is None:
+            recent = [judgment for judgment in recent if not judgment.is_extra]
+        else:
+            recent = [judgment for judgment in recent if judgment.pk == judgment_id]
+        if not recent:
+            raise NothingToUndo(
+                f"There is nothing to undo among your last {UNDO_DEPTH} decisions."
+            )
+        judgment = recent[0]
+        if judgment.is_extra:
+            raise NothingToUndo("This judgment came late and does not count.")
+        pair = Pair.objects.select_for_update(no_key=True).get(pk=judgment.pair_id)
+        if Adjudication.objects.filter(pair=pair).exists():
+            raise NothingToUndo("A curator has settled this pair.")
+        slot = (
+            Slot.objects.select_for_update(no_key=True, of=["self"])
+            .select_related("project")
+            .get(judgment=judgment)
+        )
+        Judgment.objects.create(
+            pair=pair,
+            slot=slot,
+            token=slot.token,
+            labeler=user,
+            verdict=Verdict.WITHDRAWN,
+            guideline_version=project.guideline_version,
+            supersedes=judgment,
+            withdrawn_because="undone by the labeler",
+        )
+        pair.slots.filter(state=SlotState.OPEN, round__gt=1).exclude(pk=slot.pk).update(
+            state=SlotState.CLOSED
+        )
+        lease_again(slot, user=user)
+        return held_claim(slot.pk)
+
+
+def adjudicate(
+    *,
+    pair: Pair,
+    curator: User,
+    verdict: int,
+    reasons: Iterable[str] = (),
+    units_that_differ: Iterable[str] = (),
+    comment: str = "",
+) -> Adjudication:
+    """Settle a pair the labelers did not: split to the end, or skipped by all.
+
+    Its waiting slots are closed; a judgment still under way is kept as an extra.
+    Raises Forbidden without the role curator or for one's own sample, InvalidJudgment,
+    and AlreadySettled.
+    """
+    require_role(pair.project, curator, Role.CURATOR, deed="Settling a pair")
+    if pair.turn.sample.author_id == curator.pk:
+        raise Forbidden("Nobody judges a sample they wrote.")
+    with transaction.atomic():
+        pair = Pair.objects.select_for_update(no_key=True).get(pk=pair.pk)
+        decision = _decide(pair, verdict, reasons, units_that_differ)
+        if (
+            pair.source != PairSource.PEOPLE
+            or Pair.objects.settled().filter(pk=pair.pk).exists()
+        ):
+            raise AlreadySettled(pair)
+        close_slots(Slot.objects.filter(pair=pair))
+        return Adjudication.objects.create(
+            pair=pair,
+            curator=curator,
+            verdict=decision.verdict,
+            reasons=decision.reasons,
+            units_that_differ=decision.units,
+            comment=comment.strip(),
+        )
+
+
+def steps_turned_round(pair: Pair) -> tuple[tuple[int, int], ...]:
+    """Return the label's plan steps, counted from 1, that the sample has in turn."""
+    is_inside = pair.turn.input_kind == InputKind.OBSERVATION
+    label = _plan_of(pair.label_text, is_inside)
+    sampled = _plan_of(pair.sampled_text, is_inside)
+    if label is None or sampled is None:
+        return ()
+    return tuple(
+        (first[0] + 1, second[0] + 1)
+        for first, second in align_plans(label, sampled).inversions
+    )
+
+
+def _plan_of(text: str, is_inside: bool) -> Plan | None:
+    try:
+        return parse(text, inside_thinking=is_inside).plan
+    except FormatError:
+        return extract_plan(text)
+
+
+def _add_slot_when_split(pair: Pair) -> None:
+    """Ask one more person when every slot is done and the judgments are a tie.
+
+    The caller has locked the pair, so of two judgments that fill its last two slots
+    the later one sees both. At the project's limit the pair stays disputed: a curator's.
+    """
+    slots = list(pair.slots.exclude(state=SlotState.CLOSED).select_related("judgment"))
+    verdicts = [slot.judgment.verdict for slot in slots if slot.judgment]
+    if (
+        len(verdicts) < len(slots)
+        or 2 * sum(verdicts) != len(verdicts)
+        or len(slots) >= pair.project.overlap_limit
+        or Adjudication.objects.filter(pair=pair).exists()
+    ):
+        return
+    ordinals = pair.slots.aggregate(last=Max("ordinal"))
+    (place,) = new_places(project=pair.project, count=1)
+    Slot.objects.create(
+        project=pair.project,
+        pair=pair,
+        ordinal=ordinals["last"] + 1,
+        round=1 + max(slot.round for slot in slots),
+        priority=min(9, 1 + max(slot.priority for slot in slots)),
+        place=place,
+    )
+
+
+def _decide(
+    pair: Pair, verdict: int, reasons: Iterable[str], units: Iterable[str]
+) -> _Decision:
+    """Check what a person chose, and fill in the reasons that the units imply."""
+    if verdict not in (Verdict.INCONSISTENT, Verdict.CONSISTENT):
+        raise InvalidJudgment("verdict", "0 or 1", verdict)
+    if verdict == Verdict.CONSISTENT:
+        return _Decision(Verdict.CONSISTENT, [], [])
+    reasons, units = list(dict.fromkeys(reasons)), list(dict.fromkeys(units))
+    for reason in reasons:
+        if reason not in Reason.values:
+            raise InvalidJudgment(
+                "reasons", f"among {', '.join(Reason.values)}", reason
+            )
+    if len(units) > UNITS_LIMIT:
+        raise InvalidJudgment("units", f"at most {UNITS_LIMIT} units", len(units))
+    for unit in units:
+        if not _UNIT_KEY.fullmatch(unit):
+            raise InvalidJudgment("units", "a unit such as 'plan/2' or 'answer'", unit)
+    if not reasons and not units:
+        raise InvalidJudgment("reasons", "a reason or a unit that differs", "none")
+    return _Decision(
+        Verdict.INCONSISTENT, reasons or _reasons_of_units(pair, units), units
+    )
+
+
+def _check_seconds(seconds: float) -> None:
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise InvalidJudgment("seconds", "0 or more", seconds)
+
+
+def _reasons_of_units(pair: Pair, units: Collection[str]) -> list[str]:
+    """Return the reasons the alignment gives for ``units``, else those of their kind."""
+    is_inside = pair.turn.input_kind == InputKind.OBSERVATION
+    try:
+        label = parse(pair.label_text, inside_thinking=is_inside)
+    except FormatError:
+        proposed = {}
+    else:
+        proposed = {
+            unit.key: unit.reason
+            for unit in unit_pairs_of_text(
+                label, pair.sampled_text, inside_thinking=is_inside
+            )
+        }
+    found = {proposed.get(unit) or _reason_of_kind(unit) for unit in units}
+    return [reason for reason in Reason.values if reason in found]
+
+
+def _reason_of_kind(unit: str) -> str:
+    kind, _, rest = unit.partition("/")
+    if kind == "action":
+        is_name = rest.endswith("/name") and rest.count("/") == 1
+        return Reason.ACTION_NAME if is_name else Reason.PARAMETER
+    if kind == "result":
+        return Reason.USE_OF_RESULT
+    return Reason.LOGIC if kind == "thinking" else Reason.CONTENT

@@ -1,0 +1,182 @@
+"""Samples: how one comes to be approved, and how its drafts are kept.
+
+draft → submitted → approved, with returned (to the author, with a comment) and retired
+(for good) on the way. Pairs of a returned or retired sample leave the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from annotation.access import Forbidden, has_role, require_role
+from annotation.models import Draft, Pair, Role, Sample, SampleStatus, Slot
+from annotation.queue import close_slots, open_slots
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+    from actions.tags import JSON
+
+COMMENT_LENGTH: Final = 5000
+
+
+class SampleError(Exception):
+    """What was asked of a sample or a draft cannot be done; the text says why."""
+
+
+class WrongStatus(SampleError):
+    """The sample is not at a point of its life where the deed makes sense."""
+
+    def __init__(self, sample: Sample, deed: str, allowed: frozenset[str]) -> None:
+        self.sample, self.deed, self.allowed = sample, deed, allowed
+        wanted = " or ".join(status for status in SampleStatus if status in allowed)
+        super().__init__(
+            f"Sample {sample} is {sample.status}; only a {wanted} one can be {deed}."
+        )
+
+
+class IncompleteSample(SampleError):
+    """The sample lacks something it needs before others see it."""
+
+    def __init__(self, sample: Sample, missing: str) -> None:
+        self.sample, self.missing = sample, missing
+        super().__init__(f"Sample {sample} has {missing}.")
+
+
+class CommentMissing(SampleError):
+    """A sample is returned with a word to its author, or not at all."""
+
+    def __init__(self) -> None:
+        super().__init__("Say what the author should change.")
+
+
+class StaleDraft(SampleError):
+    """The draft was saved elsewhere meanwhile; ``draft`` is what the server has."""
+
+    def __init__(self, draft: Draft, version: int) -> None:
+        self.draft, self.version = draft, version
+        super().__init__(
+            f"This draft was saved elsewhere: the server has version {draft.version}, "
+            f"this page began from version {version}."
+        )
+
+
+def submit_sample(*, sample: Sample, user: User) -> Sample:
+    """Hand a draft or returned sample to the curators.
+
+    Raises Forbidden unless the user wrote it or is a curator, WrongStatus, and
+    IncompleteSample when a turn has no response.
+    """
+    if sample.author_id != user.pk and not has_role(sample.project, user, Role.CURATOR):
+        raise Forbidden("A sample is submitted by its author or a curator.")
+    with transaction.atomic():
+        sample = _lock(sample, "submitted", {SampleStatus.DRAFT, SampleStatus.RETURNED})
+        responses = list(sample.turns.values_list("position", "response"))
+        if not responses:
+            raise IncompleteSample(sample, "no turn")
+        for position, response in responses:
+            if not response.strip():
+                raise IncompleteSample(sample, f"no response in turn {position + 1}")
+        return _move(sample, SampleStatus.SUBMITTED)
+
+
+def approve_sample(*, sample: Sample, user: User) -> Sample:
+    """Let training learn from a submitted sample; its pairs come back to the queue.
+
+    Raises Forbidden unless the user is a curator and, admins apart, did not write it,
+    and WrongStatus.
+    """
+    require_role(sample.project, user, Role.CURATOR, deed="Approving a sample")
+    if sample.author_id == user.pk and not has_role(sample.project, user):
+        raise Forbidden("A curator does not approve a sample they wrote.")
+    with transaction.atomic():
+        sample = _lock(sample, "approved", {SampleStatus.SUBMITTED})
+        sample = _move(sample, SampleStatus.APPROVED)
+        pairs = (
+            Pair.objects.select_for_update(no_key=True, of=["self"])
+            .filter(turn__sample=sample, label_text=F("turn__response"))
+            .wanting_slots()
+            .order_by("pk")
+        )
+        open_slots(project=sample.project, pairs=[pair.pk for pair in pairs])
+        return sample
+
+
+def return_sample(*, sample: Sample, user: User, comment: str) -> Sample:
+    """Give a sample back to its author with a comment; its pairs leave the queue.
+
+    Raises Forbidden unless the user is a curator, WrongStatus, and CommentMissing.
+    """
+    require_role(sample.project, user, Role.CURATOR, deed="Returning a sample")
+    comment = comment.strip()[:COMMENT_LENGTH]
+    if not comment:
+        raise CommentMissing
+    with transaction.atomic():
+        sample = _lock(
+            sample, "returned", {SampleStatus.SUBMITTED, SampleStatus.APPROVED}
+        )
+        _close_queue(sample)
+        return _move(sample, SampleStatus.RETURNED, comment)
+
+
+def retire_sample(*, sample: Sample, user: User) -> Sample:
+    """Take a sample out of use for good; what was judged stays.
+
+    Raises Forbidden unless the user is a curator, and WrongStatus.
+    """
+    require_role(sample.project, user, Role.CURATOR, deed="Retiring a sample")
+    with transaction.atomic():
+        sample = _lock(
+            sample, "retired", {*SampleStatus.values} - {SampleStatus.RETIRED}
+        )
+        _close_queue(sample)
+        return _move(sample, SampleStatus.RETIRED)
+
+
+def save_draft(*, draft: Draft, version: int, content: Mapping[str, JSON]) -> Draft:
+    """Save a draft that the page began from ``version``; return it with its new one.
+
+    Content need not be valid: a draft is what a person has written so far. Raises
+    StaleDraft, which carries what the server has, when another save came in between.
+    A save repeated because its answer was lost is no conflict.
+    """
+    saved = Draft.objects.filter(pk=draft.pk, version=version).update(
+        content=dict(content), version=F("version") + 1, updated_at=timezone.now()
+    )
+    draft = Draft.objects.get(pk=draft.pk)
+    if not saved and draft.content != dict(content):
+        raise StaleDraft(draft, version)
+    return draft
+
+
+def _lock(sample: Sample, deed: str, allowed: set[str]) -> Sample:
+    sample = (
+        Sample.objects.select_for_update(no_key=True, of=["self"])
+        .select_related("project")
+        .get(pk=sample.pk)
+    )
+    if sample.status not in allowed:
+        raise WrongStatus(sample, deed, frozenset(allowed))
+    return sample
+
+
+def _move(sample: Sample, status: SampleStatus, comment: str = "") -> Sample:
+    sample.status = status
+    sample.return_comment = comment
+    sample.save(update_fields=["status", "return_comment", "updated_at"])
+    return sample
+
+
+def _close_queue(sample: Sample) -> None:
+    """Close the waiting slots of a sample; pairs are locked first, as everywhere."""
+    pairs = (
+        Pair.objects.select_for_update(no_key=True, of=["self"])
+        .filter(turn__sample=sample)
+        .order_by("pk")
+    )
+    close_slots(Slot.objects.filter(pair__in=[pair.pk for pair in pairs]))
