@@ -1,0 +1,328 @@
+"""Scoring pairs with a consistency reward model (RM), and how a pair becomes a prompt.
+
+The RM is a language model whose vocabulary head is replaced by two outputs (section 3.3
+of the paper). It reads one prompt packed from a label response and a sampled response:
+
+* layout ``sequential`` (the paper's): the whole label, then the whole sample;
+* layout ``interleaved``: unit by unit, each unit's label text beside its sampled text.
+
+The two outputs are read at ``<<match>>`` marks. With labels ``final`` (the paper's)
+there is one mark at the very end; with labels ``unit`` every unit has one, and the score
+of the pair is the minimum over its units: a pair is as consistent as its worst unit.
+
+A mark is a special token of the RM's own tokenizer, and responses are encoded without
+special tokens, so nothing that a policy writes can be taken for one. A sampled response that does not parse is not consistent by rule: there is
+nothing to lay beside the label, and no model is asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from actions.format_check import check_text
+from actions.grammar import parse
+from actions.units import UnitPair, align_units
+
+Layout = Literal["sequential", "interleaved"]
+Labels = Literal["final", "unit"]
+
+LABEL, SAMPLED, MATCH = "<<label>>", "<<sampled>>", "<<match>>"
+KINDS = (
+    "thinking",
+    "plan step",
+    "action name",
+    "parameter",
+    "use of result",
+    "answer",
+)
+PAD = "<<pad>>"
+WHOLE = "whole"  # the key of the one read of labels="final"
+RULED_OUT = -20.0  # the logit of a sampled response that does not parse
+SETTINGS_FILE = "reward.json"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A label response, a sampled response, and the kind of input both answer."""
+
+    label: str
+    sampled: str
+    input_kind: str = "user"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the RM says of a pair.
+
+    ``logit`` is the log-odds of "consistent" (the minimum over units with labels
+    ``unit``), ``probability`` its sigmoid, ``units`` the log-odds by unit key.
+    """
+
+    logit: float
+    probability: float
+    units: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """How a checkpoint packs and reads; saved beside its weights."""
+
+    layout: Layout
+    labels: Labels
+    threshold: float = 0.5  # probability from which a pair counts as consistent
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One prompt: token ids, positions of the marks read, and what each read judges."""
+
+    ids: tuple[int, ...]
+    reads: tuple[int, ...]
+    keys: tuple[str, ...]
+
+
+def units_of(pair: Pair) -> tuple[UnitPair, ...] | None:
+    """Return the aligned units, or None when the sampled response is not well formed.
+
+    Raises ``FormatError`` when the label does not parse: that is wrong data.
+    """
+    inside = pair.input_kind == "observation"
+    label = parse(pair.label, inside_thinking=inside)
+    if check_text(pair.sampled, inside) is not None:
+        return None
+    return align_units(label, parse(pair.sampled, inside_thinking=inside))
+
+
+class Packer:
+    """Turns pairs into prompts for one tokenizer. Adds the marks the tokenizer lacks.
+
+    After making one on a new tokenizer, the model's embeddings must be resized to
+    ``len(tokenizer)``.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, layout: Layout, labels: Labels
+    ) -> None:
+        if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+            # With pad = eos a classifier takes a closing eos for padding and reads one
+            # token too early.
+            tokenizer.add_special_tokens({"pad_token": PAD})
+        marks = [LABEL, SAMPLED, MATCH, *(f"<<{kind}>>" for kind in KINDS)]
+        tokenizer.add_tokens(marks, special_tokens=True)
+        ids = cast(list[int], tokenizer.convert_tokens_to_ids(marks))
+        self._mark = dict(zip(marks, ids, strict=True))
+        self.layout, self.labels = layout, labels
+        self._encode: Callable[[str], tuple[int, ...]] = functools.lru_cache(65536)(
+            lambda text: tuple(
+                tokenizer.encode(
+                    text, add_special_tokens=False, split_special_tokens=True
+                )
+            )
+        )
+
+    def pack(self, pair: Pair, units: Sequence[UnitPair]) -> Packed:
+        """Return the prompt of ``pair``, whose aligned units are ``units``."""
+        ids: list[int] = []
+        reads: list[int] = []
+        keys: list[str] = []
+        if self.layout == "sequential":
+            ids += self._side(LABEL, pair.label) + self._side(SAMPLED, pair.sampled)
+        by_unit = self.labels == "unit"
+        for unit in units if by_unit or self.layout == "interleaved" else ():
+            ids.append(self._mark[f"<<{unit.kind}>>"])
+            if unit.kind == "parameter":
+                ids += self._encode(unit.key.split("/parameters/", 1)[1])
+            if self.layout == "interleaved":
+                ids += self._side(LABEL, unit.label)
+            ids += self._side(SAMPLED, unit.sampled)
+            if by_unit:
+                reads.append(len(ids))
+                keys.append(unit.key)
+                ids.append(self._mark[MATCH])
+        if not by_unit:
+            reads.append(len(ids))
+            keys.append(WHOLE)
+            ids.append(self._mark[MATCH])
+        return Packed(tuple(ids), tuple(reads), tuple(keys))
+
+    def _side(self, mark: str, text: str | None) -> list[int]:
+        # A unit that one side lacks has nothing after its mark.
+        return [self._mark[mark], *self._encode(text or "")]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded prompts. B prompts of at most L tokens with R reads in all."""
+
+    input_ids: Tensor  # (B, L) int64
+    attention_mask: Tensor  # (B, L) int64
+    rows: Tensor  # (R,) the prompt a read belongs to
+    positions: Tensor  # (R,) where in it
+
+
+def collate(
+    prompts: Sequence[Packed], pad: int, side: Literal["left", "right"] = "right"
+) -> Batch:
+    """Pad ``prompts`` to one length."""
+    length = max(len(prompt.ids) for prompt in prompts)
+    input_ids = torch.full((len(prompts), length), pad, dtype=torch.long)
+    mask = torch.zeros((len(prompts), length), dtype=torch.long)
+    rows: list[int] = []
+    positions: list[int] = []
+    for row, prompt in enumerate(prompts):
+        start = length - len(prompt.ids) if side == "left" else 0
+        input_ids[row, start : start + len(prompt.ids)] = torch.tensor(prompt.ids)
+        mask[row, start : start + len(prompt.ids)] = 1
+        rows += [row] * len(prompt.reads)
+        positions += [start + read for read in prompt.reads]
+    return Batch(input_ids, mask, torch.tensor(rows), torch.tensor(positions))
+
+
+class MarkReader(nn.Module):
+    """A two-output sequence classifier read at given positions instead of at the end.
+
+    Works for every classifier of transformers that scores each position with
+    ``score``; the forward pass of the library pools the last token only.
+    """
+
+    def __init__(self, classifier: PreTrainedModel) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Return the logits at the reads, (R, 2) in float32."""
+        # Explicit positions make left padding harmless for absolute encodings as well.
+        place = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        hidden = self.classifier.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=place,
+            use_cache=False,
+        ).last_hidden_state
+        score = cast(nn.Module, self.classifier.score)
+        return cast(Tensor, score(hidden[rows, positions])).float()
+
+
+class RewardModel:
+    """A trained RM, ready to score."""
+
+    def __init__(
+        self,
+        classifier: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: RewardSettings,
+    ) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.packer = Packer(tokenizer, settings.layout, settings.labels)
+        self.reader = MarkReader(classifier).eval()
+
+    def score(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        batch_tokens: int = 16384,
+        side: Literal["left", "right"] = "right",
+    ) -> list[Score]:
+        """Return the scores in the order of ``pairs``; equal pairs are scored once.
+
+        Prompts are batched by length, at most ``batch_tokens`` positions a batch (one
+        longer prompt makes a batch of its own: nothing is ever cut). Raises
+        ``FormatError`` for a label that does not parse.
+        """
+        scores: dict[Pair, Score] = {}
+        prompts: dict[Pair, Packed] = {}
+        for pair in dict.fromkeys(pairs):
+            units = units_of(pair)
+            if units is None:
+                scores[pair] = _score(RULED_OUT, {"format": RULED_OUT})
+            else:
+                prompts[pair] = self.packer.pack(pair, units)
+        by_length = sorted(prompts, key=lambda pair: len(prompts[pair].ids))
+        for chosen in _batches(by_length, prompts, batch_tokens):
+            packed = [prompts[pair] for pair in chosen]
+            for pair, prompt, logits in zip(
+                chosen, packed, self.read(packed, side), strict=True
+            ):
+                scores[pair] = _score(
+                    min(logits), dict(zip(prompt.keys, logits, strict=True))
+                )
+        return [scores[pair] for pair in pairs]
+
+    def read(
+        self, prompts: Sequence[Packed], side: Literal["left", "right"] = "right"
+    ) -> list[list[float]]:
+        """Return the log-odds at each read of each prompt."""
+        device = next(self.reader.parameters()).device
+        batch = collate(prompts, cast(int, self.tokenizer.pad_token_id), side)
+        with torch.inference_mode():
+            logits = self.reader(
+                batch.input_ids.to(device),
+                batch.attention_mask.to(device),
+                batch.rows.to(device),
+                batch.positions.to(device),
+            )
+        odds = iter((logits[:, 1] - logits[:, 0]).tolist())
+        return [[next(odds) for _ in prompt.reads] for prompt in prompts]
+
+    def accepts(self, score: Score) -> bool:
+        """Return whether the pair counts as consistent at the checkpoint's threshold."""
+        return score.probability >= self.settings.threshold
+
+
+def load_reward_model(path: Path, device: str | torch.device = "cpu") -> RewardModel:
+    """Load the RM checkpoint at ``path`` in fp32.
+
+    Raises ``FileNotFoundError`` when the folder is no RM checkpoint.
+    """
+    obj = json.loads((path / SETTINGS_FILE).read_text())
+    settings = RewardSettings(obj["layout"], obj["labels"], float(obj["threshold"]))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True
+    )
+    return RewardModel(classifier.to(device), tokenizer, settings)
+
+
+def save_reward_model(
+    path: Path,
+    classifier: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RewardSettings,
+) -> None:
+    """Write the RM so that ``load_reward_model`` (and transformers) can read it."""
+    classifier.save_pretrained(path, safe_serialization=True)
+    tokenizer.save_pretrained(path)
+    (path / SETTINGS_FILE).write_text(json.dumps(asdict(settings), indent=1) + "\n")
+
+
+def _batches(
+    by_length: Sequence[Pair], prompts: dict[Pair, Packed], batch_tokens: int
+) -> list[list[Pair]]:
+    """Cut pairs, shortest first, into batches of at most ``batch_tokens`` positions."""
+    batches: list[list[Pair]] = []
+    for pair in by_length:
+        length = len(prompts[pair].ids)  # the longest so far
+        if batches and (len(batches[-1]) + 1) * length <= batch_tokens:
+            batches[-1].append(pair)
+        else:
+            batches.append([pair])
+    return batches
+
+
+def _score(logit: float, units: dict[str, float]) -> Score:
+    probability = float(torch.sigmoid(torch.tensor(logit, dtype=torch.float64)))
+    return Score(logit, probability, units)

@@ -1,0 +1,176 @@
+"""What a reward model is worth: figures from its probabilities, and the gate before RL.
+
+Plain functions of numbers, no torch. "Bad" pairs are the inconsistent ones: a policy
+under training will look for the bad answers that its reward model accepts, so the share
+of bad answers caught matters more than accuracy.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+BINS = 10
+
+# The names under which a reward checkpoint's manifest has the figures the gate reads.
+SEEN_ORDERS = "quads/seen/accuracy"
+UNSEEN_ORDERS = "quads/unseen/accuracy"
+BAD_CAUGHT = "judged/bad_caught"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A probability of "consistent" beside what is true."""
+
+    probability: float
+    consistent: bool
+
+
+def auc(verdicts: Sequence[Verdict]) -> float | None:
+    """Return the chance that a good pair scores above a bad one, ties counting half.
+
+    None when one of the two is missing.
+    """
+    good = [v.probability for v in verdicts if v.consistent]
+    bad = sorted(v.probability for v in verdicts if not v.consistent)
+    if not good or not bad:
+        return None
+    below = sum(bisect.bisect_left(bad, p) + bisect.bisect_right(bad, p) for p in good)
+    return below / (2 * len(good) * len(bad))
+
+
+def calibration_error(verdicts: Sequence[Verdict]) -> float | None:
+    """Return the expected calibration error over ten equal bins (Guo et al. 2017)."""
+    if not verdicts:
+        return None
+    bins: list[list[Verdict]] = [[] for _ in range(BINS)]
+    for verdict in verdicts:
+        bins[min(BINS - 1, int(verdict.probability * BINS))].append(verdict)
+    gaps = (
+        abs(sum(v.probability for v in b) - sum(v.consistent for v in b)) for b in bins
+    )
+    return sum(gaps) / len(verdicts)
+
+
+def best_threshold(verdicts: Sequence[Verdict]) -> float | None:
+    """Return the probability that best tells good from bad: the largest sum of the
+    share of bad caught and the share of good accepted, in the middle of its plateau.
+
+    None when good or bad pairs are missing.
+    """
+    good = sorted(v.probability for v in verdicts if v.consistent)
+    bad = sorted(v.probability for v in verdicts if not v.consistent)
+    if not good or not bad:
+        return None
+    edges = sorted({0.0, 1.0, *good, *bad})
+    gap_of = {(a + b) / 2: b - a for a, b in itertools.pairwise(edges)}
+
+    def worth(threshold: float) -> float:
+        caught = bisect.bisect_left(bad, threshold) / len(bad)
+        accepted = 1 - bisect.bisect_left(good, threshold) / len(good)
+        return caught + accepted
+
+    # Among equals the one in the widest gap: small shifts then change no verdict.
+    return max(gap_of, key=lambda threshold: (worth(threshold), gap_of[threshold]))
+
+
+def shares(verdicts: Sequence[Verdict], threshold: float) -> dict[str, float | None]:
+    """Return accuracy, share of bad caught, share of good accepted, and the precision
+    of "bad", at ``threshold``; None where there is nothing to divide by.
+    """
+    good = [v for v in verdicts if v.consistent]
+    bad = [v for v in verdicts if not v.consistent]
+    caught = sum(v.probability < threshold for v in bad)
+    accepted = sum(v.probability >= threshold for v in good)
+    flagged = caught + len(good) - accepted
+    return {
+        "accuracy": _share(caught + accepted, len(verdicts)),
+        "bad_caught": _share(caught, len(bad)),
+        "good_accepted": _share(accepted, len(good)),
+        "bad_precision": _share(caught, flagged),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+# The gate
+
+
+class GateError(RuntimeError):
+    """A reward model that is not good enough to be optimised against.
+
+    ``misses`` has one sentence for each figure that is below its bound or missing.
+    """
+
+    def __init__(self, misses: Sequence[str]) -> None:
+        super().__init__("the reward model misses its gate: " + "; ".join(misses))
+        self.misses = tuple(misses)
+
+
+def gate_misses(
+    metrics: Mapping[str, object], *, balanced_order: float, bad_caught: float
+) -> list[str]:
+    """Return what keeps a reward model from its gate; empty when it passes.
+
+    ``metrics`` are those of its manifest. A figure that was not measured is a miss.
+    """
+    wanted = {
+        SEEN_ORDERS: ("accuracy on balanced quads of seen orders", balanced_order),
+        UNSEEN_ORDERS: ("accuracy on balanced quads of unseen orders", balanced_order),
+        BAD_CAUGHT: ("share of bad held-out answers caught", bad_caught),
+    }
+    misses: list[str] = []
+    for name, (words, bound) in wanted.items():
+        value = metrics.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            misses.append(f"{words} was not measured, wanted at least {bound:g}")
+        elif value < bound:
+            misses.append(f"{words} is {value:.3f}, wanted at least {bound:g}")
+    return misses
+
+
+# The alarm
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the fixed held-out set: mean RM score and mean truth, 0 to 1."""
+
+    step: int
+    rm_score: float
+    truth: float
+
+
+def parted(looks: Sequence[Look], *, tolerance: float, evaluations: int) -> str | None:
+    """Return why the run must stop, or None: the RM's score went up, the truth down.
+
+    Compared with the look of the best truth so far: the last ``evaluations`` looks must
+    all have a higher RM score and a truth lower by more than ``tolerance``. One such
+    look may be chance; the policy that learns to please its reward model stays there.
+    """
+    if len(looks) <= evaluations:
+        return None
+    recent = looks[-evaluations:]
+    best = max(looks[:-evaluations], key=lambda look: (look.truth, look.step))
+    if not all(
+        look.rm_score > best.rm_score and look.truth < best.truth - tolerance
+        for look in recent
+    ):
+        return None
+    last = recent[-1]
+    return (
+        f"score and truth part: since step {best.step} the reward model's score rose "
+        f"from {best.rm_score:.3f} to {last.rm_score:.3f} while held-out truth fell "
+        f"from {best.truth:.3f} to {last.truth:.3f} (step {last.step})"
+    )
+
+
+def best_look(looks: Sequence[Look], *, by_truth: bool = True) -> Look:
+    """Return the look of the best truth (or RM score); the earliest among equals."""
+    return max(
+        looks, key=lambda look: (look.truth if by_truth else look.rm_score, -look.step)
+    )
