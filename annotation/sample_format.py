@@ -1,0 +1,350 @@
+"""Concord JSONL: one sample as a JSON object, checked and hashed. No database here.
+
+``docs/data-formats.md`` describes the fields. A checked document is stored as it was
+given; only absent optional fields get their defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from actions.definitions import DefinitionError, describe, parse_definition
+from actions.format_check import check_text
+from actions.tags import ACTION_CLOSE, JSON, find_tag
+
+SITUATIONS = ("normal", "exception", "interruption", "noise", "nested", "refusal")
+STATUSES = ("draft", "submitted", "approved", "returned", "retired")
+DEFAULT_STATUS = "submitted"
+MAX_TURNS = 10_000
+MAX_DEPTH = 100
+
+
+class SampleError(ValueError):
+    """A sample is not of the documented form; ``field`` says where."""
+
+    def __init__(self, field: str, expected: str, found: str) -> None:
+        super().__init__(f"{field}: expected {expected}, found {found}")
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+    @property
+    def reason(self) -> str:
+        return f"expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True)
+class ContextForm:
+    scope: str
+    title: str
+    background: str = ""
+    guideline: str = ""
+    actions: list[JSON] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, JSON]:
+        return {
+            "scope": self.scope,
+            "title": self.title,
+            "background": self.background,
+            "guideline": self.guideline,
+            "actions": self.actions,
+        }
+
+    @property
+    def content_hash(self) -> str:
+        return content_hash(self.to_json())
+
+
+@dataclass(frozen=True)
+class TurnForm:
+    kind: str
+    text: str
+    response: str
+    references: tuple[str, ...] = ()
+    facts: JSON = None
+
+    def to_json(self) -> dict[str, JSON]:
+        form: dict[str, JSON] = {
+            "input": {"kind": self.kind, "text": self.text},
+            "response": self.response,
+        }
+        if self.references:
+            form["references"] = list(self.references)
+        if self.facts is not None:
+            form["facts"] = self.facts
+        return form
+
+
+@dataclass(frozen=True)
+class SampleForm:
+    """A sample as it stands in a file; ``status`` is None where the file says none."""
+
+    id: str
+    turns: tuple[TurnForm, ...]
+    scenario: str = ""
+    situation: str = "normal"
+    status: str | None = None
+    split: str = ""
+    contexts: tuple[ContextForm, ...] = ()
+    meta: dict[str, JSON] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, JSON]:
+        return {
+            "id": self.id,
+            "scenario": self.scenario,
+            "situation": self.situation,
+            "status": self.status or DEFAULT_STATUS,
+            "split": self.split,
+            "contexts": [context.to_json() for context in self.contexts],
+            "turns": [turn.to_json() for turn in self.turns],
+            "meta": self.meta,
+        }
+
+    @property
+    def content_hash(self) -> str:
+        """Hash what people wrote: not the id, the status or the split."""
+        form = self.to_json()
+        for key in ("id", "status", "split"):
+            del form[key]
+        return content_hash(form)
+
+
+def content_hash(value: JSON) -> str:
+    """Hash a JSON value: equal values have equal hashes, whatever their key order.
+
+    Numbers are hashed by value (``1``, ``1.0`` and ``1e0`` are one), because Postgres
+    keeps the value of a number and not its spelling.
+    """
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: JSON) -> JSON:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    sign, digits, exponent = Decimal(repr(value)).as_tuple()
+    plain = "".join(map(str, digits)).lstrip("0")
+    short = plain.rstrip("0")
+    exponent = int(exponent) + len(plain) - len(short)
+    # No text holds a NUL (see check_text_values), so this is no text's spelling.
+    return f"\0{'-' if sign and short else ''}{short or 0}e{exponent if short else 0}"
+
+
+def check_sample(document: JSON) -> SampleForm:
+    """Check one sample; raise :class:`SampleError` for the first thing wrong."""
+    form = _object(document, "sample")
+    check_text_values(form)
+    _only_keys(
+        form,
+        (
+            "id",
+            "scenario",
+            "situation",
+            "status",
+            "split",
+            "contexts",
+            "turns",
+            "meta",
+        ),
+        "",
+    )
+    turns = _list(_required(form, "turns", ""), "turns")
+    if not turns:
+        raise SampleError("turns", "at least one turn", "none")
+    if len(turns) > MAX_TURNS:
+        raise SampleError("turns", f"at most {MAX_TURNS} turns", str(len(turns)))
+    status = form.get("status")
+    return SampleForm(
+        id=check_id(_required(form, "id", "")),
+        scenario=_line(form.get("scenario", ""), "scenario", 80),
+        situation=_one_of(form.get("situation", "normal"), "situation", SITUATIONS),
+        status=None if status is None else _one_of(status, "status", STATUSES),
+        split=check_split(form.get("split", "")),
+        contexts=tuple(
+            _check_context(context, f"contexts[{index}]")
+            for index, context in enumerate(_list(form.get("contexts", []), "contexts"))
+        ),
+        turns=_check_turns(turns),
+        meta=_object(form.get("meta", {}), "meta"),
+    )
+
+
+def check_id(value: JSON, field: str = "id") -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SampleError(field, "an id", describe(value))
+    return _line(value, field, 200)
+
+
+def check_split(value: JSON) -> str:
+    split = _line(value, "split", 20)
+    if split and not split.startswith("held-out"):
+        raise SampleError("split", '"" or "held-out…"', describe(split))
+    return split
+
+
+def check_text_values(value: JSON, place: str = "", depth: int = 0) -> None:
+    """Refuse what Postgres cannot keep as text: NUL characters and lone surrogates."""
+    if depth > MAX_DEPTH:
+        raise SampleError(place, f"nesting of at most {MAX_DEPTH}", "deeper nesting")
+    if isinstance(value, str):
+        if "\0" in value:
+            position = value.index("\0")
+            raise SampleError(place, "text", f"a NUL at character {position}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = f"a lone surrogate at character {error.start}"
+            raise SampleError(place, "text", found) from None
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            printable = key.encode("utf-8", "backslashreplace").decode()
+            within = f"{place}.{printable}" if place else printable
+            within = within.replace("\0", "\\0")
+            check_text_values(key, within, depth + 1)
+            check_text_values(item, within, depth + 1)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            check_text_values(item, f"{place}[{index}]", depth + 1)
+
+
+def _check_context(value: JSON, place: str) -> ContextForm:
+    form = _object(value, place)
+    _only_keys(form, ("scope", "title", "background", "guideline", "actions"), place)
+    actions = _list(form.get("actions", []), f"{place}.actions")
+    names: set[str] = set()
+    for index, action in enumerate(actions):
+        within = f"{place}.actions[{index}]"
+        try:
+            name = parse_definition(action, within).name
+        except DefinitionError as error:
+            raise SampleError(error.place, error.expected, error.found) from None
+        if name in names:
+            raise SampleError(f"{within}.name", "each name once", f'"{name}" twice')
+        names.add(name)
+    return ContextForm(
+        scope=_one_of(
+            _required(form, "scope", place), f"{place}.scope", ("global", "local")
+        ),
+        title=_line(_required(form, "title", place), f"{place}.title", 200),
+        background=_text(form.get("background", ""), f"{place}.background"),
+        guideline=_text(form.get("guideline", ""), f"{place}.guideline"),
+        actions=actions,
+    )
+
+
+def _check_turns(values: list[JSON]) -> tuple[TurnForm, ...]:
+    turns: list[TurnForm] = []
+    for index, value in enumerate(values):
+        turn = _check_turn(value, f"turns[{index}]")
+        pending = bool(turns) and turns[-1].response.endswith(ACTION_CLOSE)
+        if pending != (turn.kind == "observation"):
+            raise SampleError(
+                f"turns[{index}].input.kind",
+                "observation after a response that ends with an action"
+                if pending
+                else "user, as no action was called before",
+                turn.kind,
+            )
+        turns.append(turn)
+    return tuple(turns)
+
+
+def _check_turn(value: JSON, place: str) -> TurnForm:
+    form = _object(value, place)
+    _only_keys(form, ("input", "response", "references", "facts"), place)
+    within = f"{place}.input"
+    given = _object(_required(form, "input", place), within)
+    _only_keys(given, ("kind", "text"), within)
+    kind = _one_of(
+        _required(given, "kind", within), f"{within}.kind", ("user", "observation")
+    )
+    text = _text(_required(given, "text", within), f"{within}.text")
+    refuse_tags(text, f"{within}.text")
+    response = _text(_required(form, "response", place), f"{place}.response")
+    references = _list(form.get("references", []), f"{place}.references")
+    turn = TurnForm(
+        kind=kind,
+        text=text,
+        response=response,
+        references=tuple(
+            _text(reference, f"{place}.references[{index}]")
+            for index, reference in enumerate(references)
+        ),
+        facts=form.get("facts"),
+    )
+    _check_response(response, kind, f"{place}.response")
+    for index, reference in enumerate(turn.references):
+        _check_response(reference, kind, f"{place}.references[{index}]")
+    return turn
+
+
+def _check_response(text: str, kind: str, place: str) -> None:
+    error = check_text(text, kind == "observation")
+    if error:
+        where = f"line {error.line}, column {error.column}: {error.expected}"
+        raise SampleError(place, f"at {where}", error.found)
+
+
+def refuse_tags(text: str, place: str) -> None:
+    """Refuse a tag of the grammar in what a person or the environment says."""
+    tag = find_tag(text)
+    if tag:
+        raise SampleError(place, "text without the tags of a response", tag)
+
+
+def _required(form: Mapping[str, JSON], key: str, place: str) -> JSON:
+    if key not in form:
+        raise SampleError(f"{place}.{key}" if place else key, "a value", "nothing")
+    return form[key]
+
+
+def _only_keys(form: Mapping[str, JSON], allowed: tuple[str, ...], place: str) -> None:
+    for key in form:
+        if key not in allowed:
+            expected = "one of " + ", ".join(allowed)
+            raise SampleError(
+                f"{place}.{key}" if place else key, expected, "an unknown field"
+            )
+
+
+def _object(value: JSON, place: str) -> dict[str, JSON]:
+    if not isinstance(value, dict):
+        raise SampleError(place, "an object", describe(value))
+    return value
+
+
+def _list(value: JSON, place: str) -> list[JSON]:
+    if not isinstance(value, list):
+        raise SampleError(place, "a list", describe(value))
+    return value
+
+
+def _text(value: JSON, place: str) -> str:
+    if not isinstance(value, str):
+        raise SampleError(place, "text", describe(value))
+    return value
+
+
+def _line(value: JSON, place: str, limit: int) -> str:
+    text = _text(value, place)
+    if len(text) > limit:
+        raise SampleError(
+            place, f"at most {limit} characters", f"{len(text)} characters"
+        )
+    if "\n" in text:
+        raise SampleError(place, "one line", "a line break")
+    return text
+
+
+def _one_of(value: JSON, place: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise SampleError(place, "one of " + ", ".join(allowed), describe(value))
+    return value
