@@ -244,6 +244,11 @@ class _Writer:
         self.failing = self._failing_step()
         self.guideline = self._guideline()
         contexts = self._contexts()
+        command: dict[str, JSON] = {
+            slot: self.values[slot]
+            for slot in ("thing", "option", "extra")
+            if slot in self.values
+        }
         self._converse()
         return {
             "id": identity,
@@ -253,7 +258,7 @@ class _Writer:
             "split": self.split,
             "contexts": contexts,
             "turns": self.turns,
-            "meta": {"order": list(self.middle)},
+            "meta": {"order": list(self.middle), "command": command},
         }
 
     # What the task is about
@@ -362,8 +367,8 @@ class _Writer:
         if self.local:
             guideline = self._some(
                 (
-                    "Get the thinking context for the order of the steps.",
-                    "The steps are in a local thinking context. Get it first.",
+                    f"The steps are in the thinking context {scenario.name}.",
+                    f"For the steps get the thinking context {scenario.name}.",
                 )
             )
         contexts: list[Context] = [
