@@ -94,9 +94,7 @@ def train(run: RunDirectory, args: argparse.Namespace) -> Ending:
         run.metrics(step, {"loss": 1 / step, "learning rate": 0.1})
         run.progress(step, args.steps)
         if step % 10 == 0:
-            run.sample(
-                step, prompt="A cake, please.", text=f"at {step}", label="Sure."
-            )
+            run.sample(step, prompt="A cake, please.", text=f"at {step}", label="Sure.")
         if step % args.checkpoint_every == 0 and step < args.steps:
             save(step)
         if may_die and step == args.kill_at:
@@ -107,7 +105,7 @@ def train(run: RunDirectory, args: argparse.Namespace) -> Ending:
         if step == args.crash_at:
             raise ZeroDivisionError("the loss is nothing")
         if step == args.exit_at:
-            print("cannot go on: no space left on device", flush=True)
+            print("cannot go on: no space left on device", flush=True)  # noqa: T201
             os._exit(3)
     save(args.steps, final=True)
     return Ending("finished", {"loss": 1 / args.steps})

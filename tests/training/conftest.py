@@ -1,0 +1,105 @@
+"""What the tests of runs share: a data directory of their own, runs, real processes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from django.db import connection
+
+from tests.cast import make_project, make_sample
+from training.models import Run, RunKind
+from training.supervising import Timing
+
+HERE = Path(__file__).parent
+TINY = [sys.executable, str(HERE / "tiny_program.py")]
+QUICK = Timing(poll=0.02, lease=30, beat=0.1, grace=3, hint_again=30, lock_wait=0.5)
+
+
+@pytest.fixture(autouse=True)
+def data_dir(settings, tmp_path):
+    """Give each test its own data directory."""
+    settings.DATA_DIR = tmp_path / "data"
+    settings.DATA_DIR.mkdir()
+    return settings.DATA_DIR
+
+
+def make_run(**fields):
+    """Return a queued SFT run of a project with one approved sample."""
+    project = fields.pop("project", None) or make_project()
+    return Run.objects.create(
+        **({"project": project, "kind": RunKind.SFT, "recipe": {}} | fields)
+    )
+
+
+def make_project_with_samples(n=3, **fields):
+    project = make_project(**fields)
+    for _ in range(n):
+        make_sample(project=project)
+    return project
+
+
+def tiny(*arguments):
+    """Return the command of the tiny program with these settings."""
+    return [*TINY, *map(str, arguments)]
+
+
+def start_worker(run, command=(), **timing):
+    """Supervise a run in a process of its own, on the database of this test."""
+    from django.conf import settings
+
+    database = connection.settings_dict
+    environment = os.environ | {
+        "DATABASE_URL": "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(
+            **database
+        ).replace(":@", "@"),
+        "CONCORD_DATA_DIR": str(settings.DATA_DIR),
+    }
+    timing = {"poll": 0.02, "lease": 30, "beat": 0.1, "grace": 3} | timing
+    return subprocess.Popen(
+        [
+            sys.executable,
+            str(HERE / "supervise_once.py"),
+            str(run.pk),
+            json.dumps(list(command)),
+            json.dumps(timing),
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition, seconds=20, what="it"):
+    """Return what ``condition()`` gives once it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.03)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def program_starts(run):
+    """Return (pid, the rest of the line) per start of the tiny program."""
+    path = run.directory / "starts.txt"
+    if not path.exists():
+        return []
+    return [
+        (int(line.split()[0]), line.split(" ", 1)[1])
+        for line in path.read_text().splitlines()
+    ]
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")

@@ -1,0 +1,444 @@
+"""Supervising with real processes: programs that end, crash, hang and are killed."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from tests.cast import make_user
+from tests.training.conftest import (
+    QUICK,
+    is_alive,
+    make_run,
+    program_starts,
+    start_worker,
+    tiny,
+    wait_until,
+)
+from training import launching, supervising
+from training.manifests import read_whole
+from training.models import Checkpoint, Metric, Promotion, Run, RunSample
+from training.supervising import Outcome, Timing
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def supervise(run, command, **kwargs):
+    outcome = supervising.supervise(
+        run.pk, command=command, **({"timing": QUICK} | kwargs)
+    )
+    run.refresh_from_db()
+    return outcome
+
+
+def notes(run):
+    return [note.message for note in run.notes.order_by("pk")]
+
+
+def test_a_run_goes_from_queued_to_finished_and_everything_arrives():
+    run = make_run()
+    assert supervise(run, tiny("--steps", 20)) is Outcome.FINISHED
+    assert (run.state, run.error, run.attempts) == ("finished", "", 1)
+    assert (run.step, run.steps_total) == (20, 20)
+    assert run.result == {"loss": 0.05}
+    assert run.leased_until is None
+    assert run.started_at < run.ended_at
+    assert run.events_offset == (run.directory / "events.jsonl").stat().st_size
+    losses = Metric.objects.filter(run=run, name="loss").order_by("step")
+    assert [m.step for m in losses] == list(range(1, 21))
+    assert losses[3].value == 0.25
+    assert [s.step for s in RunSample.objects.filter(run=run)] == [20, 10]
+    kept = run.checkpoints.order_by("step")
+    assert [(c.step, c.is_final) for c in kept] == [
+        (5, False),
+        (10, False),
+        (15, False),
+        (20, True),
+    ]
+    assert read_whole(kept[3].directory).digest == kept[3].digest
+    assert "starting at 0" in notes(run)
+    assert "starting at 0" in run.log_tail
+
+
+def test_the_first_sft_model_becomes_the_policy_of_the_project():
+    run = make_run()
+    supervise(run, tiny("--steps", 5))
+    assert launching.current_policy(run.project) == run.checkpoints.get(is_final=True)
+    assert launching.initial_policy(run.project) == run.checkpoints.get(is_final=True)
+    second = make_run(project=run.project)
+    supervise(second, tiny("--steps", 5))
+    assert Promotion.objects.filter(project=run.project).count() == 1
+
+
+def test_a_program_that_is_killed_goes_on_from_its_last_whole_checkpoint():
+    run = make_run()
+    command = tiny("--steps", 20, "--kill-at", 12)
+    assert supervise(run, command) is Outcome.QUEUED_AGAIN
+    assert (run.state, run.step) == ("queued", 12)
+    assert supervise(run, command) is Outcome.FINISHED
+    assert [start for _, start in program_starts(run)] == [
+        "attempt 1 from 0",
+        "attempt 2 from 10",
+    ]
+    assert Metric.objects.filter(run=run, name="loss").count() == 20
+    assert RunSample.objects.filter(run=run).count() == 2
+    assert (
+        "The program was killed (signal 9; often the machine was out of memory) "
+        "at step 12." in notes(run)
+    )
+    assert "Resumed from checkpoint 10." in notes(run)
+
+
+def test_a_program_killed_again_and_again_fails_with_a_readable_reason(settings):
+    settings.RUN_ATTEMPTS = 2
+    run = make_run()
+    command = tiny("--kill-at", 2, "--every-attempt")
+    assert supervise(run, command) is Outcome.QUEUED_AGAIN
+    assert supervise(run, command) is Outcome.FAILED
+    assert run.error == (
+        "The program was killed (signal 9; often the machine was out of memory) "
+        "at step 2; 2 attempts were made. It had no checkpoint yet."
+    )
+
+
+def test_a_torn_last_line_loses_nothing_but_itself():
+    run = make_run()
+    command = tiny("--steps", 20, "--kill-at", 12, "--torn-line")
+    supervise(run, command)
+    assert run.events_offset < (run.directory / "events.jsonl").stat().st_size
+    assert supervise(run, command) is Outcome.FINISHED
+    assert Metric.objects.filter(run=run, name="loss").count() == 20
+    assert not Metric.objects.filter(run=run, step=99).exists()
+    assert any("could not be read" in message for message in notes(run))
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before():
+    run = make_run()
+    command = tiny("--steps", 20, "--kill-at", 12)
+    supervise(run, command)
+    damaged = run.checkpoints.get(step=10).directory
+    (damaged / "model.safetensors").write_bytes(b"weights 1O")
+    assert supervise(run, command) is Outcome.FINISHED
+    assert program_starts(run)[1][1] == "attempt 2 from 5"
+    assert (
+        "Set aside: checkpoint step-000010: model.safetensors has another hash."
+        in notes(run)
+    )
+    assert read_whole(run.checkpoints.get(step=10).directory)
+
+
+def test_an_exception_in_the_program_is_the_reason_the_run_failed():
+    run = make_run()
+    assert supervise(run, tiny("--crash-at", 3)) is Outcome.FAILED
+    assert run.error == "ZeroDivisionError: the loss is nothing"
+    assert "Traceback" in run.log_tail
+
+
+def test_a_program_that_just_exits_is_quoted():
+    run = make_run()
+    assert supervise(run, tiny("--exit-at", 3)) is Outcome.FAILED
+    assert run.error == (
+        "The program ended with status 3. "
+        "Its last words: cannot go on: no space left on device"
+    )
+
+
+def test_a_program_that_does_not_start_says_why():
+    run = make_run()
+    assert supervise(run, ["/bin/sh", "-c", "echo no such thing; exit 0"]) is (
+        Outcome.FAILED
+    )
+    assert run.error == (
+        "The program ended without a result. Its last words: no such thing"
+    )
+    missing = make_run(project=run.project)
+    assert supervise(missing, ["/nonexistent/program"]) is Outcome.FAILED
+    assert "No such file" in missing.error
+
+
+def test_stop_writes_a_checkpoint_and_resume_goes_on_from_it():
+    run = make_run()
+    worker = threading.Thread(target=supervise_in_thread, args=(run.pk, 500))
+    worker.start()
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 7)
+    tara = make_user("tara")
+    launching.stop_run(run=run, user=tara)
+    assert Run.objects.get(pk=run.pk).state == "stopping"
+    worker.join(20)
+    run.refresh_from_db()
+    assert (run.state, run.error) == ("stopped", "")
+    stopped_at = run.result["steps"]
+    assert run.checkpoints.filter(step=stopped_at).exists()
+    launching.resume_run(run=run, user=tara)
+    assert supervise(run, tiny("--steps", stopped_at + 3)) is Outcome.FINISHED
+    assert program_starts(run)[1][1] == f"attempt 1 from {stopped_at}"
+
+
+def supervise_in_thread(pk, steps, *extra):
+    from django.db import connection
+
+    try:
+        supervising.supervise(pk, command=tiny("--steps", steps, *extra), timing=QUICK)
+    finally:
+        connection.close()
+
+
+def test_a_program_that_will_not_stop_is_killed_after_the_grace():
+    run = make_run()
+    worker = threading.Thread(
+        target=supervise_in_thread, args=(run.pk, 10_000, "--deaf")
+    )
+    worker.start()
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 7)
+    launching.stop_run(run=run, user=None)
+    worker.join(20)
+    run.refresh_from_db()
+    assert run.state == "stopped"
+    assert not is_alive(program_starts(run)[0][0])
+    assert run.checkpoints.exists()
+
+
+def test_a_stop_during_the_start_ends_the_run_before_its_first_step():
+    run = make_run()
+    worker = threading.Thread(
+        target=supervise_in_thread, args=(run.pk, 10_000, "--slow-start", 30)
+    )
+    worker.start()
+    wait_until(lambda: Run.objects.get(pk=run.pk).state == "starting")
+    launching.stop_run(run=run, user=None)
+    worker.join(20)
+    run.refresh_from_db()
+    assert (run.state, run.step, run.error) == ("stopped", 0, "")
+
+
+def test_a_queued_run_stops_at_once_and_is_not_claimed_afterwards():
+    run = make_run()
+    launching.stop_run(run=run, user=None)
+    assert supervise(run, tiny()) is None
+    assert run.state == "stopped"
+
+
+def test_a_second_hint_finds_nothing_to_claim():
+    run = make_run()
+    assert supervise(run, tiny("--steps", 3)) is Outcome.FINISHED
+    assert supervise(run, tiny("--steps", 3)) is None
+    assert len(program_starts(run)) == 1
+
+
+def test_of_many_workers_that_race_for_a_run_one_gets_it():
+    run = make_run()
+    workers = [start_worker(run, tiny("--steps", 40)) for _ in range(4)]
+    said = [worker.communicate(timeout=60)[0].split("\n")[1] for worker in workers]
+    assert sorted(said) == ["finished", *["nothing to claim"] * 3]
+    assert len(program_starts(run)) == 1
+    run.refresh_from_db()
+    assert (run.state, run.token, run.attempts) == ("finished", 1, 1)
+
+
+def test_when_the_worker_is_killed_its_program_ends_and_another_worker_goes_on():
+    run = make_run()
+    command = tiny("--steps", 60, "--pause", 0.1)
+    worker = start_worker(run, command, lease=1.5)
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 11)
+    pid = program_starts(run)[0][0]
+    worker.kill()
+    worker.communicate()
+    wait_until(lambda: not is_alive(pid), what="the end of the orphan")
+    assert Run.objects.get(pk=run.pk).state == "running"
+    wait_until(
+        lambda: Run.objects.filter(pk=run.pk, leased_until__lt=timezone.now()).exists()
+    )
+    supervising.reconcile()
+    assert Run.objects.get(pk=run.pk).state == "queued"
+    assert supervise(run, tiny("--steps", 60)) is Outcome.FINISHED
+    (_, first), (_, second) = program_starts(run)
+    assert first == "attempt 1 from 0"
+    resumed = int(second.removeprefix("attempt 2 from "))
+    assert resumed >= 10
+    steps = Metric.objects.filter(run=run, name="loss").order_by("step")
+    assert [m.step for m in steps] == list(range(1, 61))
+    assert any("gave no sign of life" in message for message in notes(run))
+
+
+def test_a_worker_lost_at_its_last_attempt_fails_the_run(settings):
+    settings.RUN_ATTEMPTS = 1
+    run = make_run()
+    worker = start_worker(run, tiny("--steps", 500), lease=1)
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 6)
+    worker.kill()
+    worker.communicate()
+    wait_until(
+        lambda: Run.objects.filter(pk=run.pk, leased_until__lt=timezone.now()).exists()
+    )
+    supervising.reconcile()
+    run.refresh_from_db()
+    assert run.state == "failed"
+    assert "Its worker was lost at step" in run.error
+    assert "resume to go on from there" in run.error
+
+
+def test_a_worker_that_shuts_down_hands_its_run_to_the_next():
+    run = make_run()
+    worker = start_worker(run, tiny("--steps", 2000))
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 6)
+    worker.terminate()
+    out, _ = worker.communicate(timeout=20)
+    assert out.split("\n")[1] == "queued again"
+    run.refresh_from_db()
+    assert (run.state, run.attempts) == ("queued", 0)
+    done = run.checkpoints.order_by("-step").first().step
+    assert supervise(run, tiny("--steps", done + 2)) is Outcome.FINISHED
+    assert program_starts(run)[1][1] == f"attempt 1 from {done}"
+
+
+def test_a_worker_that_lost_its_lease_kills_its_program_and_leaves_the_row_alone():
+    run = make_run()
+    worker = start_worker(run, tiny("--steps", 5000))
+    wait_until(lambda: program_starts(run))
+    Run.objects.filter(pk=run.pk).update(token=99, worker="somebody else")
+    out, _ = worker.communicate(timeout=20)
+    assert out.split("\n")[1] == "lost"
+    assert not is_alive(program_starts(run)[0][0])
+    run.refresh_from_db()
+    assert (run.token, run.worker) == (99, "somebody else")
+    assert run.state in ("starting", "running")
+
+
+def freeze(worker, run):
+    """Stop the worker's process, but not while it holds the run's row locked."""
+    while True:
+        os.kill(worker.pid, signal.SIGSTOP)
+        with transaction.atomic():
+            free = Run.objects.select_for_update(skip_locked=True).filter(pk=run.pk)
+            if free.exists():
+                return
+        os.kill(worker.pid, signal.SIGCONT)
+        time.sleep(0.02)
+
+
+def test_a_worker_that_slept_through_its_lease_never_makes_two_programs():
+    """The lease runs out while the worker is stopped and its program lives on."""
+    run = make_run()
+    worker = start_worker(run, tiny("--steps", 5000), lease=1)
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 6)
+    first = program_starts(run)[0][0]
+    freeze(worker, run)
+    try:
+        wait_until(
+            lambda: Run.objects.filter(
+                pk=run.pk, leased_until__lt=timezone.now()
+            ).exists()
+        )
+        assert supervise(run, tiny("--steps", 8)) is Outcome.LEFT_FOR_LATER
+        assert (run.state, run.attempts) == ("queued", 1)
+        assert is_alive(first)
+        assert len(program_starts(run)) == 1
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    out, _ = worker.communicate(timeout=20)
+    assert out.split("\n")[1] == "lost"
+    assert not is_alive(first)
+    assert supervising.claim_run(run.pk) is not None
+
+
+def test_a_locked_run_directory_ends_the_program_with_75_and_the_run_waits():
+    """The supervisor looks first; here the program itself meets the lock."""
+    import fcntl
+
+    run = make_run()
+    run.directory.mkdir(parents=True)
+    with (run.directory / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert supervise(run, tiny()) is Outcome.LEFT_FOR_LATER
+        assert supervise(run, tiny()) is Outcome.LEFT_FOR_LATER
+    assert run.state == "queued"
+    assert notes(run) == [
+        "Another process still holds the run directory; trying again later."
+    ]
+    other = make_run(project=run.project)
+    assert supervise(other, ["/bin/sh", "-c", "exit 75"]) is Outcome.LEFT_FOR_LATER
+    assert (other.state, other.attempts) == ("queued", 0)
+
+
+def test_a_program_that_finished_without_its_worker_is_not_run_again(data_dir):
+    run = make_run()
+    worker = start_worker(run, tiny("--steps", 80, "--deaf"), lease=1)
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 6)
+    freeze(worker, run)
+    wait_until(
+        lambda: '"finished"' in (run.directory / "events.jsonl").read_text(),
+        seconds=40,
+    )
+    worker.kill()
+    worker.communicate()
+    wait_until(
+        lambda: Run.objects.filter(pk=run.pk, leased_until__lt=timezone.now()).exists()
+    )
+    assert supervise(run, ["/bin/false"]) is Outcome.FINISHED
+    assert len(program_starts(run)) == 1
+    assert run.checkpoints.filter(is_final=True).count() == 1
+
+
+def test_a_checkpoint_on_disk_that_was_never_announced_is_registered():
+    run = make_run()
+    supervise(run, tiny("--steps", 20, "--kill-at", 12))
+    Checkpoint.objects.filter(run=run).delete()
+    assert supervise(run, ["/bin/false"]) is Outcome.FAILED
+    assert [c.step for c in run.checkpoints.order_by("step")] == [5, 10]
+
+
+def test_the_program_gets_no_secrets_of_the_server(monkeypatch):
+    monkeypatch.setenv("SECRET_KEY", "whispered")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
+    run = make_run()
+    supervise(run, ["/bin/sh", "-c", "env"])
+    assert "CONCORD_LEASH=1" in run.log_tail
+    assert "SECRET_KEY" not in (run.directory / "log.txt").read_text()
+    assert "DATABASE_URL" not in (run.directory / "log.txt").read_text()
+
+
+def test_a_directory_of_the_same_number_from_another_database_is_set_aside():
+    run = make_run()
+    run.directory.mkdir(parents=True)
+    (run.directory / "run.json").write_text(json.dumps({"uuid": "other"}))
+    (run.directory / "checkpoints").mkdir()
+    assert supervise(run, tiny("--steps", 3)) is Outcome.FINISHED
+    aside = list(run.directory.parent.glob(f"{run.pk}-of-other-*"))
+    assert len(aside) == 1
+
+
+def test_reconcile_hints_at_runs_that_no_worker_took(monkeypatch):
+    fresh, forgotten, old = make_run(), make_run(), make_run()
+    long_ago = timezone.now() - timezone.timedelta(minutes=5)
+    Run.objects.filter(pk=fresh.pk).update(hinted_at=timezone.now())
+    Run.objects.filter(pk=old.pk).update(hinted_at=long_ago)
+    sent = []
+    monkeypatch.setattr(supervising, "send_hint", sent.append)
+    assert supervising.reconcile() == [forgotten.pk, old.pk]
+    assert sent == [forgotten.pk, old.pk]
+
+
+def test_reconcile_stops_a_run_whose_worker_vanished_while_stopping():
+    run = make_run(
+        state="stopping",
+        stop_requested=True,
+        leased_until=timezone.now() - timezone.timedelta(seconds=1),
+        token=4,
+        worker="gpu-1:7",
+    )
+    supervising.reconcile()
+    run.refresh_from_db()
+    assert run.state == "stopped"
+    assert notes(run) == ["gpu-1:7 vanished while the run was stopping."]
+
+
+def test_a_short_lease_is_renewed_while_the_run_is_held():
+    run = make_run()
+    timing = Timing(poll=0.02, lease=0.6, beat=0.1, grace=3)
+    assert supervise(run, tiny("--steps", 60), timing=timing) is Outcome.FINISHED
+    assert run.attempts == 1

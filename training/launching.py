@@ -1,0 +1,367 @@
+"""Starting, stopping, resuming runs; making a checkpoint the current policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
+from django.utils import timezone
+
+from annotation.models import Judgment, Project
+from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
+from training.hints import send_hint_on_commit
+from training.manifests import NotWholeError, read_whole
+from training.models import (
+    Checkpoint,
+    InputRole,
+    Promotion,
+    Run,
+    RunInput,
+    RunKind,
+    RunNote,
+    RunState,
+)
+from training.snapshots import NothingToTrainOnError, build_snapshot
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser
+
+
+@dataclass(frozen=True)
+class Takes:
+    """Which checkpoints a kind of run starts from; required or not."""
+
+    role: InputRole
+    required: bool
+    help: str
+
+
+INPUTS: dict[str, tuple[Takes, ...]] = {
+    RunKind.SFT: (
+        Takes(InputRole.POLICY, False, "Go on from this one instead of from scratch."),
+    ),
+    RunKind.DRAW: (
+        Takes(InputRole.POLICY, True, "The policy whose answers people will judge."),
+        Takes(InputRole.INITIAL, False, "Also answers, for comparison."),
+    ),
+    RunKind.REWARD: (
+        Takes(InputRole.POLICY, True, "The language model that learns to judge."),
+    ),
+    RunKind.POLICY: (
+        Takes(InputRole.POLICY, True, "The policy to improve."),
+        Takes(InputRole.INITIAL, True, "The reference of the KL term."),
+        Takes(InputRole.REWARD, True, "The reward model that scores the answers."),
+    ),
+    RunKind.EVALUATE: (
+        Takes(InputRole.POLICY, True, "The policy to measure."),
+        Takes(InputRole.INITIAL, False, "Measured beside it."),
+        Takes(InputRole.REWARD, False, "Scores consistency besides the oracle."),
+    ),
+}
+
+
+class LaunchRefusedError(Exception):
+    """A run cannot start as asked; ``problems`` maps a field to what is wrong with it.
+
+    The field is a setting of the recipe, a role of ``inputs``, or ``""``.
+    """
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        self.problems = dict(problems)
+        super().__init__(
+            "; ".join(
+                f"{name}: {why}" if name else why for name, why in problems.items()
+            )
+        )
+
+
+class RunStateError(Exception):
+    """The run is not in a state in which this can be done."""
+
+
+class PromotionRefusedError(Exception):
+    """The checkpoint must not become the current policy; ``can_force`` with a reason."""
+
+    def __init__(self, message: str, *, can_force: bool) -> None:
+        self.can_force = can_force
+        super().__init__(message)
+
+
+def start_run(
+    *,
+    project: Project,
+    kind: str,
+    recipe: Mapping[str, object],
+    inputs: Mapping[str, Checkpoint],
+    user: AbstractBaseUser | None,
+) -> Run:
+    """Queue a run: check recipe and inputs, freeze the data, tell the workers.
+
+    Settings left out of ``recipe`` keep their defaults. Raises LaunchRefusedError.
+    The snapshot is built before the rows of the run, in a transaction of its own: it
+    reads all tables as of one moment and is kept when the rest fails.
+    """
+    if kind not in INPUTS:
+        raise LaunchRefusedError({"": f"There is no such kind of run: {kind!r}."})
+    problems: dict[str, str] = {}
+    settings: dict[str, object] = {}
+    try:
+        settings = recipe_to_json(recipe_from_json(kind, recipe))
+    except RecipeError as error:
+        problems[error.field] = f"Expected {error.expected}, found {error.found}."
+    problems |= _problems_with_inputs(project, kind, inputs)
+    if problems:
+        raise LaunchRefusedError(problems)
+    try:
+        snapshot = build_snapshot(
+            project=project, user=user, with_judgments=kind == RunKind.REWARD
+        )
+    except NothingToTrainOnError as error:
+        raise LaunchRefusedError({"": str(error)}) from error
+    with transaction.atomic():
+        run = Run.objects.create(
+            project=project,
+            kind=kind,
+            recipe=settings,
+            snapshot=snapshot,
+            created_by=user,
+        )
+        RunInput.objects.bulk_create(
+            RunInput(run=run, checkpoint=checkpoint, role=role)
+            for role, checkpoint in inputs.items()
+        )
+        send_hint_on_commit(run.pk)
+    return run
+
+
+def _problems_with_inputs(
+    project: Project, kind: str, inputs: Mapping[str, Checkpoint]
+) -> dict[str, str]:
+    problems: dict[str, str] = {}
+    taken = {takes.role.value: takes for takes in INPUTS[kind]}
+    for role in inputs:
+        if role not in taken:
+            problems[role] = f"A {kind} run takes no such checkpoint."
+    for role, takes in taken.items():
+        checkpoint = inputs.get(role)
+        if checkpoint is None:
+            if takes.required:
+                problems[role] = "This run needs one. " + _how_to_get(role)
+            continue
+        if checkpoint.project_id != project.pk:
+            problems[role] = "This checkpoint belongs to another project."
+        elif (checkpoint.run.kind == RunKind.REWARD) != (role == InputRole.REWARD):
+            found = checkpoint.run.get_kind_display()
+            problems[role] = f"Not what this takes: it comes from a run “{found}”."
+        else:
+            try:
+                read_whole(checkpoint.directory, digest=checkpoint.digest)
+            except NotWholeError as error:
+                problems[role] = f"It is not whole on disk: {error.why}."
+    return problems
+
+
+def _how_to_get(role: str) -> str:
+    if role == InputRole.REWARD:
+        return "Train a reward model first."
+    return "Run supervised fine-tuning first."
+
+
+def stop_run(*, run: Run, user: AbstractBaseUser | None) -> Run:
+    """Ask a run to write a checkpoint and end; a queued one ends at once.
+
+    Asking twice changes nothing. Raises RunStateError when it has ended already.
+    """
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run.pk)
+        if run.is_final:
+            raise RunStateError(f"{run} has ended already: {run.get_state_display()}.")
+        if run.stop_requested:
+            return run
+        run.stop_requested = True
+        if run.state == RunState.QUEUED:
+            run.state, run.ended_at = RunState.STOPPED, timezone.now()
+        else:
+            run.state = RunState.STOPPING
+        run.save(update_fields=["stop_requested", "state", "ended_at"])
+        _note(run, f"{user or 'Somebody'} asked the run to stop.")
+    return run
+
+
+def resume_run(*, run: Run, user: AbstractBaseUser | None) -> Run:
+    """Queue a stopped or failed run again; it goes on from its last whole checkpoint.
+
+    Raises RunStateError when the run is not stopped or failed.
+    """
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run.pk)
+        if run.state not in (RunState.STOPPED, RunState.FAILED):
+            state = run.get_state_display().lower()
+            raise RunStateError(
+                f"Only a stopped or failed run can be resumed; this one is {state}."
+            )
+        run.state = RunState.QUEUED
+        run.stop_requested = False
+        run.attempts = 0
+        run.error = ""
+        run.ended_at = None
+        if run.program_state != "finished":
+            # A program that finished only has its outputs received again.
+            run.program_state, run.result = "", {}
+        run.save()
+        _note(run, f"{user or 'Somebody'} resumed the run.")
+        send_hint_on_commit(run.pk)
+    return run
+
+
+def _note(run: Run, message: str, level: str = "info") -> None:
+    RunNote.objects.create(run=run, message=message, level=level, at=timezone.now())
+
+
+def current_policy(project: Project) -> Checkpoint | None:
+    """Return the checkpoint the newest promotion names, if any."""
+    newest = (
+        Promotion.objects.filter(project=project)
+        .select_related("checkpoint__run")
+        .order_by("-pk")
+        .first()
+    )
+    return newest and newest.checkpoint
+
+
+def initial_policy(project: Project) -> Checkpoint | None:
+    """Return the newest promoted checkpoint of an SFT run, if any."""
+    newest = (
+        Promotion.objects.filter(project=project, checkpoint__run__kind=RunKind.SFT)
+        .select_related("checkpoint__run")
+        .order_by("-pk")
+        .first()
+    )
+    return newest and newest.checkpoint
+
+
+def newest_reward_model(project: Project) -> Checkpoint | None:
+    """Return the final checkpoint of the newest finished reward run, if any."""
+    return (
+        Checkpoint.objects.filter(project=project)
+        .reward_models()
+        .final()
+        .select_related("run")
+        .order_by("-pk")
+        .first()
+    )
+
+
+def default_inputs(project: Project, kind: str) -> dict[str, Checkpoint]:
+    """Return the checkpoints a new run of this kind would sensibly start from."""
+    initial = initial_policy(project)
+    policy = initial if kind == RunKind.REWARD else current_policy(project)
+    known = {
+        InputRole.POLICY: None if kind == RunKind.SFT else policy,
+        InputRole.INITIAL: initial,
+        InputRole.REWARD: newest_reward_model(project),
+    }
+    return {
+        takes.role.value: checkpoint
+        for takes in INPUTS[kind]
+        if (checkpoint := known[takes.role]) is not None
+    }
+
+
+@dataclass(frozen=True)
+class HeldOutTruth:
+    """What a policy run measured on held-out samples: its parent's share, its own."""
+
+    before: float
+    after: float
+
+    @property
+    def is_worse(self) -> bool:
+        return self.after < self.before
+
+
+def held_out_truth(checkpoint: Checkpoint) -> HeldOutTruth | None:
+    """Return what the checkpoint's run says of its held-out truth, if it says so."""
+    result = checkpoint.run.result
+    before, after = result.get("truth_before"), result.get("truth_after")
+    if isinstance(before, int | float) and isinstance(after, int | float):
+        return HeldOutTruth(float(before), float(after))
+    return None
+
+
+def promote(
+    *,
+    checkpoint: Checkpoint,
+    user: AbstractBaseUser | None,
+    reason: str = "",
+    force: bool = False,
+) -> Promotion:
+    """Make a checkpoint the current policy of its project.
+
+    Raises PromotionRefusedError for a reward model, for files that are not whole, and,
+    unless forced with a reason, for a policy whose own run measured it worse on
+    held-out truth than what it started from.
+    """
+    if checkpoint.run.kind not in (RunKind.SFT, RunKind.POLICY):
+        raise PromotionRefusedError(
+            "Only a policy can be promoted, this is a reward model.", can_force=False
+        )
+    try:
+        read_whole(checkpoint.directory, digest=checkpoint.digest)
+    except NotWholeError as error:
+        raise PromotionRefusedError(
+            f"The checkpoint is not whole on disk: {error.why}.", can_force=False
+        ) from error
+    truth = held_out_truth(checkpoint)
+    is_worse = truth is not None and truth.is_worse
+    if truth is not None and is_worse and not force:
+        raise PromotionRefusedError(
+            f"Its run measured it worse on held-out samples than what it started from: "
+            f"{truth.after:.3f} after {truth.before:.3f}. "
+            "To promote it all the same, say why.",
+            can_force=True,
+        )
+    if is_worse and not reason.strip():
+        raise PromotionRefusedError(
+            "A promotion in spite of a worse result needs a reason.", can_force=True
+        )
+    return Promotion.objects.create(
+        project=checkpoint.project,
+        checkpoint=checkpoint,
+        promoted_by=user,
+        reason=reason.strip(),
+        is_forced=is_worse,
+    )
+
+
+def policies_that_learned_from(judgment: Judgment) -> QuerySet[Checkpoint]:
+    """Return the policies trained with a reward model that was trained on a judgment.
+
+    The path: judgment → snapshot → reward run → its checkpoints → policy run → its
+    checkpoints. A policy that started from such a policy counts as well.
+    """
+    taught = set(
+        Checkpoint.objects.filter(run__snapshot__judgments=judgment)
+        .reward_models()
+        .values_list("pk", flat=True)
+    )
+    learned: set[int] = set()
+    newest = taught
+    while newest:
+        children = set(
+            Checkpoint.objects.filter(
+                Exists(
+                    RunInput.objects.filter(
+                        run=OuterRef("run"), checkpoint_id__in=newest
+                    ).exclude(role=InputRole.INITIAL)
+                )
+            )
+            .policies()
+            .values_list("pk", flat=True)
+        )
+        newest = children - learned
+        learned |= children
+    return Checkpoint.objects.filter(pk__in=learned).for_list()

@@ -1,0 +1,365 @@
+"""What comes back from a run directory: events, checkpoints, outputs, into the rows."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
+from training import events
+from training.manifests import (
+    NotWholeError,
+    WholeCheckpoint,
+    file_sha256,
+    read_whole,
+)
+from training.models import (
+    ACTIVE_STATES,
+    Checkpoint,
+    InputRole,
+    Metric,
+    Run,
+    RunNote,
+    RunSample,
+)
+
+if TYPE_CHECKING:
+    from training.events import Json
+
+READ_BYTES = 1 << 20
+LONGEST_LINE = 64 << 20
+LOG_TAIL_BYTES = 6000
+
+
+class LostRunError(Exception):
+    """The run has another token or state: somebody else holds it, or nobody."""
+
+
+class OutputError(Exception):
+    """A program said it finished, but what it should have left is not there."""
+
+
+def update_held(run: Run, **fields: object) -> None:
+    """Write fields of a run as long as ``run.token`` still holds it.
+
+    Raises LostRunError when the token has moved on or the run is no longer active.
+    The update locks the row, so inside a transaction nobody can claim in between.
+    """
+    held = Run.objects.filter(pk=run.pk, token=run.token, state__in=ACTIVE_STATES)
+    if not held.update(**fields):
+        raise LostRunError(f"run {run.pk} is no longer held by token {run.token}")
+
+
+@dataclass
+class _Batch:
+    """The rows of one stretch of events, the later of equal keys winning."""
+
+    metrics: dict[tuple[str, int], Metric] = field(default_factory=dict)
+    samples: list[RunSample] = field(default_factory=list)
+    notes: list[RunNote] = field(default_factory=list)
+    checkpoints: list[tuple[WholeCheckpoint, bool]] = field(default_factory=list)
+    fields: dict[str, object] = field(default_factory=dict)
+
+    def save(self, run: Run, offset: int) -> None:
+        """Store the rows and the new offset together, or nothing of it."""
+        with transaction.atomic():
+            update_held(run, events_offset=offset, **self.fields)
+            Metric.objects.bulk_create(
+                self.metrics.values(),
+                update_conflicts=True,
+                unique_fields=["run", "name", "step"],
+                update_fields=["value", "at"],
+                batch_size=2000,
+            )
+            RunSample.objects.bulk_create(self.samples, ignore_conflicts=True)
+            RunNote.objects.bulk_create(self.notes, ignore_conflicts=True)
+            for whole, is_final in self.checkpoints:
+                register_checkpoint(run, whole, is_final=is_final)
+        run.events_offset = offset
+        for name, value in self.fields.items():
+            setattr(run, name, value)
+
+
+def ingest_events(run: Run) -> bool:
+    """Bring the whole new lines of ``events.jsonl`` into the database.
+
+    Returns whether the program has said anything new. The offset moves in the same
+    transaction as the rows, so a line counts once however often this is interrupted.
+    Raises LostRunError.
+    """
+    path = run.directory / "events.jsonl"
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return False
+    if size < run.events_offset:
+        # Somebody shortened the file. Rows have unique keys, so read it again.
+        run.events_offset = 0
+    said = False
+    with path.open("rb") as file:
+        while True:
+            chunk = _whole_lines(file, run.events_offset)
+            if not chunk:
+                return said
+            batch = _Batch()
+            offset = run.events_offset
+            for line in chunk.splitlines(keepends=True):
+                if line.strip():
+                    _take(run, offset, line, batch)
+                offset += len(line)
+            batch.save(run, offset)
+            said = True
+
+
+def _whole_lines(file: BufferedReader, offset: int) -> bytes:
+    """Return the whole lines from ``offset``; a last line without its end waits."""
+    wanted = READ_BYTES
+    while True:
+        file.seek(offset)
+        chunk: bytes = file.read(wanted)
+        end = chunk.rfind(b"\n") + 1
+        if end or len(chunk) < wanted or wanted >= LONGEST_LINE:
+            return chunk[:end]
+        wanted *= 4
+
+
+def _take(run: Run, offset: int, line: bytes, batch: _Batch) -> None:
+    seconds, event = events.read_event(line)
+    at = (
+        datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+        if seconds
+        else timezone.now()
+    )
+
+    def note(level: str, message: str) -> None:
+        batch.notes.append(
+            RunNote(run=run, level=level, message=message, event_offset=offset, at=at)
+        )
+
+    match event:
+        case events.Progress(step, of):
+            batch.fields |= {"step": step, "steps_total": of}
+        case events.Metrics(step, values, not_finite):
+            for name, value in values.items():
+                batch.metrics[name, step] = Metric(
+                    run=run, name=name, step=step, value=value, at=at
+                )
+            if not_finite:
+                names = ", ".join(not_finite)
+                note("warning", f"Step {step}: not a number: {names}.")
+        case events.ShownSample(step, prompt, text, label, scores):
+            batch.samples.append(
+                RunSample(
+                    run=run,
+                    event_offset=offset,
+                    step=step,
+                    prompt=prompt,
+                    text=text,
+                    label=label,
+                    scores=scores,
+                )
+            )
+        case events.CheckpointWritten():
+            try:
+                whole = _whole_of(run, event)
+            except NotWholeError as error:
+                note("warning", f"Not registered: {error}.")
+            else:
+                batch.checkpoints.append((whole, event.final))
+        case events.Log(level, message):
+            note(level, message)
+        case events.Result(state, values, error):
+            batch.fields |= {"program_state": state, "result": values, "error": error}
+        case events.Unreadable(why):
+            note("warning", f"A line of events.jsonl could not be read: {why}.")
+
+
+def _whole_of(run: Run, event: events.CheckpointWritten) -> WholeCheckpoint:
+    directory = run.directory / event.path
+    if Path(event.path).is_absolute() or ".." in Path(event.path).parts:
+        raise NotWholeError(directory, "lies outside the run directory")
+    return read_whole(directory, digest=event.digest)
+
+
+def register_checkpoint(
+    run: Run, whole: WholeCheckpoint, *, is_final: bool = False
+) -> Checkpoint:
+    """Store the row of a whole checkpoint of ``run``; a known one is brought up to date.
+
+    A checkpoint once announced as final stays final.
+    """
+    defaults: dict[str, object] = {
+        "project_id": run.project_id,
+        "step": whole.step,
+        "digest": whole.digest,
+        "manifest": events.storable(whole.manifest),
+    }
+    if is_final:
+        defaults["is_final"] = True
+    path = whole.directory.relative_to(settings.DATA_DIR)
+    checkpoint, _ = Checkpoint.objects.update_or_create(
+        run=run, path=str(path), defaults=defaults
+    )
+    return checkpoint
+
+
+def register_found(run: Run) -> None:
+    """Store the rows of whole checkpoints that are on disk only.
+
+    A program may be killed between writing a checkpoint and announcing it. Those whose
+    manifest is known already are not hashed again.
+    """
+    known = dict(Checkpoint.objects.filter(run=run).values_list("path", "digest"))
+    for directory in (run.directory / "checkpoints").glob("[!.]*"):
+        try:
+            digest = file_sha256(directory / "manifest.json")
+            if known.get(str(directory.relative_to(settings.DATA_DIR))) != digest:
+                register_checkpoint(run, read_whole(directory, digest=digest))
+        except (OSError, NotWholeError):
+            continue
+
+
+def read_log_tail(run: Run) -> str:
+    """Return the end of ``log.txt``, from the start of a line, fit for the database."""
+    try:
+        with (run.directory / "log.txt").open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LOG_TAIL_BYTES))
+            raw = file.read()
+    except FileNotFoundError:
+        return ""
+    if size > LOG_TAIL_BYTES:
+        raw = raw[raw.find(b"\n") + 1 :]
+    text = raw.decode("utf-8", "replace").replace("\x00", "")
+    # A progress bar overwrites its line: keep what it showed last.
+    return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines())
+
+
+def receive_outputs(run: Run) -> dict[str, Json]:
+    """Bring what a finished program left in ``outputs/`` to where people find it.
+
+    Returns what to add to the run's result. Doing it twice adds nothing twice. Raises
+    OutputError when an output is missing or not readable.
+    """
+    if run.kind == "draw":
+        return _receive_responses(run)
+    if run.kind == "evaluate":
+        text = _read_output(run, "evaluation.json")
+        try:
+            return {"evaluation": events.storable(json.loads(text))}
+        except ValueError as error:
+            raise OutputError(
+                f"outputs/evaluation.json is not JSON: {error}"
+            ) from error
+    if not Checkpoint.objects.filter(run=run, is_final=True).exists():
+        raise OutputError("The program finished without a whole final checkpoint.")
+    return {}
+
+
+def _read_output(run: Run, name: str) -> str:
+    try:
+        return (run.directory / "outputs" / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"outputs/{name} is not readable: {error}") from error
+
+
+def _receive_responses(run: Run) -> dict[str, Json]:
+    rows: dict[str, list[ResponseRow]] = {"current": [], "initial": []}
+    for place, row in _output_rows(run, "responses.jsonl"):
+        role = row.get("role")
+        if not isinstance(role, str) or role not in rows:
+            raise OutputError(f"{place}: no such role: {role!r}")
+        rows[role].append(_response_row(place, row))
+    inputs = {
+        each.role: each.checkpoint
+        for each in run.run_inputs.select_related("checkpoint")
+    }
+    received: dict[str, Json] = {}
+    for role, input_role in (
+        ("current", InputRole.POLICY),
+        ("initial", InputRole.INITIAL),
+    ):
+        if not rows[role]:
+            continue
+        checkpoint = inputs.get(input_role)
+        if checkpoint is None:
+            raise OutputError(f"responses of the {role} policy, which was not given")
+        report = receive_responses(
+            project=run.project,
+            producer=ProducerFacts(
+                run_id=run.pk,
+                checkpoint_id=checkpoint.pk,
+                checkpoint_digest=checkpoint.digest,
+                step=checkpoint.step,
+                policy_role=role,
+                settings=run.recipe,
+            ),
+            responses=rows[role],
+        )
+        received[role] = {
+            "responses": report.responses,
+            "pairs": report.pairs,
+            "identical": report.identical,
+            "malformed": report.malformed,
+            "slots": report.slots,
+            "refused": len(report.refused),
+        }
+        for refused in report.refused[:20]:
+            RunNote.objects.create(
+                run=run,
+                level="warning",
+                message=f"Not taken in: answer {refused.index} to turn "
+                f"{refused.turn + 1} of {refused.sample}: {refused.reason}.",
+                at=timezone.now(),
+            )
+    return {"received": received}
+
+
+def _response_row(place: str, row: dict[str, Json]) -> ResponseRow:
+    def text(name: str) -> str:
+        value = row.get(name)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            raise OutputError(f"{place}: {name} is not a text")
+        return value
+
+    def number(name: str) -> int:
+        value = row.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise OutputError(f"{place}: {name} is not a whole number")
+        return value
+
+    return ResponseRow(
+        sample=text("sample"),
+        turn=number("turn"),
+        index=number("index"),
+        text=text("text"),
+        observation=text("observation"),
+        observation_source=text("observation_source"),
+        format_error=text("format_error"),
+    )
+
+
+def _output_rows(run: Run, name: str) -> Iterator[tuple[str, dict[str, Json]]]:
+    """Yield the objects of a JSON-lines output, each with its place in words."""
+    for number, line in enumerate(_read_output(run, name).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"outputs/{name}, line {number}"
+        try:
+            row = events.storable(json.loads(line))
+        except ValueError as error:
+            raise OutputError(f"{place}: {error}") from error
+        if not isinstance(row, dict):
+            raise OutputError(f"{place}: not an object")
+        yield place, row

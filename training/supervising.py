@@ -1,0 +1,699 @@
+"""Holding a run: claim its row, run its program, end it truthfully.
+
+The row in Postgres is the truth. Who holds a run is decided by its fencing token: each
+claim raises it, and every later write of a supervisor is conditional on it. On disk the
+program's ``flock`` says the same once more, so that even a supervisor that lost its
+lease without noticing cannot have two programs in one run directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from training.hints import send_hint
+from training.manifests import (
+    NotWholeError,
+    WholeCheckpoint,
+    file_sha256,
+    newest_to_resume,
+)
+from training.models import (
+    ACTIVE_STATES,
+    Checkpoint,
+    Metric,
+    Promotion,
+    Run,
+    RunKind,
+    RunNote,
+    RunSample,
+    RunState,
+)
+from training.receiving import (
+    LostRunError,
+    OutputError,
+    ingest_events,
+    read_log_tail,
+    receive_outputs,
+    register_found,
+    update_held,
+)
+
+if TYPE_CHECKING:
+    from training.events import Json
+
+logger = logging.getLogger(__name__)
+Made = TypeVar("Made")
+
+LOCKED = 75  # the exit status of a program that found its run directory in use
+SECRETS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PGPASSWORD")
+
+SHUTDOWN = threading.Event()
+"""Set when this worker process is asked to end: runs are handed back to the queue."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. ``beat`` renews the lease; ``grace`` lies between SIGTERM and SIGKILL."""
+
+    poll: float = 0.5
+    lease: float = 60.0
+    beat: float = 2.0
+    grace: float = 60.0
+    hint_again: float = 30.0
+    lock_wait: float = 10.0
+
+
+class Outcome(enum.Enum):
+    """How a supervision ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    QUEUED_AGAIN = "queued again"
+    LEFT_FOR_LATER = "left for later"
+    LOST = "lost"
+
+
+def this_worker() -> str:
+    """Return the name of this worker for the run's page: host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+# Claiming and giving back
+
+
+def claim_run(
+    run_id: int, *, worker: str = "", timing: Timing | None = None
+) -> Run | None:
+    """Take a queued run, or one whose lease has expired; None when there is nothing.
+
+    The row is locked while it is looked at; of two workers one gets None at once.
+    """
+    timing = timing or Timing()
+    with transaction.atomic():
+        run = _claimable().select_for_update(skip_locked=True).filter(pk=run_id).first()
+        if run is None:
+            return None
+        if run.state != RunState.QUEUED and not _give_back(run):
+            return None
+        Run.objects.filter(pk=run.pk).update(
+            state=RunState.STARTING,
+            token=F("token") + 1,
+            attempts=F("attempts") + 1,
+            worker=(worker or this_worker())[:200],
+            leased_until=Now() + timedelta(seconds=timing.lease),
+            heartbeat_at=Now(),
+            started_at=run.started_at or Now(),
+        )
+        return Run.objects.select_related("project", "snapshot").get(pk=run.pk)
+
+
+def _claimable() -> QuerySet[Run]:
+    return Run.objects.filter(
+        Q(state=RunState.QUEUED) | Q(state__in=ACTIVE_STATES, leased_until__lt=Now())
+    )
+
+
+def _give_back(run: Run) -> bool:
+    """End a locked, active run whose supervisor has vanished; True if queued again."""
+    worker = run.worker or "its worker"
+    if run.stop_requested:
+        _end(run, RunState.STOPPED, f"{worker} vanished while the run was stopping.")
+        return False
+    if run.attempts >= settings.RUN_ATTEMPTS:
+        _end(
+            run,
+            RunState.FAILED,
+            f"Its worker was lost at step {run.step} ({worker} gave no sign of life); "
+            f"{_attempts(run)} made. {_what_is_kept(run)}",
+        )
+        return False
+    run.state, run.leased_until, run.hinted_at = RunState.QUEUED, None, None
+    run.save(update_fields=["state", "leased_until", "hinted_at"])
+    _note(run, "warning", f"{worker} gave no sign of life: the run is queued again.")
+    return True
+
+
+def _end(run: Run, state: RunState, why: str) -> None:
+    run.state, run.leased_until, run.ended_at = state, None, timezone.now()
+    run.error = why if state == RunState.FAILED else ""
+    run.save(update_fields=["state", "leased_until", "ended_at", "error"])
+    _note(run, "error" if state == RunState.FAILED else "info", why)
+
+
+def _attempts(run: Run) -> str:
+    return "1 attempt was" if run.attempts == 1 else f"{run.attempts} attempts were"
+
+
+def _what_is_kept(run: Run) -> str:
+    step = (
+        Checkpoint.objects.filter(run=run).order_by("-step").values_list("step").first()
+    )
+    if step is None:
+        return "It had no checkpoint yet."
+    return f"Its last checkpoint is step {step[0]}: resume to go on from there."
+
+
+def _note(run: Run, level: str, message: str) -> None:
+    newest = RunNote.objects.filter(run=run).order_by("-pk").first()
+    if newest is not None and newest.message == message:
+        return  # the same again and again says no more than once
+    RunNote.objects.create(run=run, level=level, message=message, at=timezone.now())
+
+
+# Supervising
+
+
+def supervise(
+    run_id: int,
+    *,
+    worker: str = "",
+    command: Sequence[str] | None = None,
+    timing: Timing | None = None,
+    shutdown: threading.Event | None = None,
+) -> Outcome | None:
+    """Claim a run and see it to its end; None when there was nothing to claim.
+
+    ``command`` replaces the program (the run directory is appended); tests use it.
+    """
+    timing = timing or Timing()
+    run = claim_run(run_id, worker=worker, timing=timing)
+    if run is None:
+        return None
+    program = command or [sys.executable, "-m", f"training.engine.{run.kind}"]
+    supervision = _Supervision(run, list(program), timing, shutdown or SHUTDOWN)
+    with supervision.heart:
+        return supervision.see_through()
+
+
+class _Heart(threading.Thread):
+    """Renews the lease from a thread of its own, whatever the supervision does.
+
+    ``lost`` is set when the token no longer holds the run, ``stop`` when a person asked
+    it to stop. While the database is away the lease cannot be renewed, and nobody else
+    can claim either; so an outage alone never ends a run.
+    """
+
+    def __init__(self, run: Run, timing: Timing) -> None:
+        super().__init__(name=f"heart of run {run.pk}", daemon=True)
+        self.run_id, self.token, self.timing = run.pk, run.token, timing
+        self.lost = threading.Event()
+        self.stop = threading.Event()
+        self._done = threading.Event()
+
+    def __enter__(self) -> _Heart:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        try:
+            while not self._done.wait(self.timing.beat) and not self.lost.is_set():
+                try:
+                    self._beat()
+                except (OperationalError, InterfaceError) as error:
+                    logger.warning("Run %s: no database: %s", self.run_id, error)
+                finally:
+                    connection.close()
+        finally:
+            connection.close()
+
+    def _beat(self) -> None:
+        held = Run.objects.filter(
+            pk=self.run_id, token=self.token, state__in=ACTIVE_STATES
+        )
+        if not held.update(
+            leased_until=Now() + timedelta(seconds=self.timing.lease),
+            heartbeat_at=Now(),
+        ):
+            if not self._done.is_set():
+                self.lost.set()
+        elif held.filter(stop_requested=True).exists():
+            self.stop.set()
+
+
+class _Supervision:
+    """One hold of one run, from its claim to its end."""
+
+    def __init__(
+        self,
+        run: Run,
+        command: list[str],
+        timing: Timing,
+        shutdown: threading.Event,
+    ) -> None:
+        self.run = run
+        self.command = command
+        self.timing = timing
+        self.shutdown = shutdown
+        self.heart = _Heart(run, timing)
+        self.child: subprocess.Popen[bytes] | None = None
+        self.resumed_from: WholeCheckpoint | None = None
+
+    def see_through(self) -> Outcome:
+        """Run the program and end the run; the program never outlives this call."""
+        try:
+            # What an earlier attempt wrote after its supervisor had died.
+            self.patiently(self.ingest)
+            if self.run.program_state != "finished":
+                with _lock_of(self.run, self.may_wait()) as is_free:
+                    if not is_free:
+                        return self.leave_for_later()
+                    self.patiently(self.prepare)
+                if self.heart.stop.is_set():
+                    return self.end(RunState.STOPPED)
+                outcome = self.judge(self.watch(self.launch()))
+                if outcome is not None:
+                    return outcome
+            return self.complete()
+        except OutputError as error:
+            return self.end(RunState.FAILED, str(error))
+        except LostRunError as error:
+            logger.warning("%s", error)
+            return Outcome.LOST
+        except Exception as error:
+            logger.exception("Supervising run %s failed.", self.run.pk)
+            self.kill()
+            try:
+                return self.end(RunState.FAILED, f"{type(error).__name__}: {error}")
+            except LostRunError:
+                return Outcome.LOST
+        finally:
+            self.kill()
+
+    def patiently(self, deed: Callable[[], Made]) -> Made:
+        """Do ``deed``, again and again while the database is away."""
+        while True:
+            try:
+                return deed()
+            except (OperationalError, InterfaceError) as error:
+                if self.heart.lost.is_set() or self.shutdown.is_set():
+                    raise LostRunError(f"no database to end in: {error}") from error
+                logger.warning("Run %s waits for the database: %s", self.run.pk, error)
+                connection.close()
+                time.sleep(1.0)
+
+    def may_wait(self) -> Callable[[float], bool]:
+        """Return whether, after so many seconds, waiting for the lock goes on."""
+
+        def goes_on(waited: float) -> bool:
+            called = self.heart.lost, self.heart.stop, self.shutdown
+            return waited < self.timing.lock_wait and not any(
+                event.is_set() for event in called
+            )
+
+        return goes_on
+
+    def leave_for_later(self) -> Outcome:
+        self.queue_again(
+            "Another process still holds the run directory; trying again later."
+        )
+        return Outcome.LEFT_FOR_LATER
+
+    def ingest(self) -> bool:
+        return ingest_events(self.run)
+
+    # Before
+
+    def prepare(self) -> None:
+        """Write the run directory for this attempt.
+
+        Data files are linked from the snapshot. The newest whole checkpoint is resumed
+        from; broken ones are moved aside so that the program can write them again.
+        """
+        run, directory = self.run, self.run.directory
+        _set_aside_a_namesake(run)
+        for name in ("data", "checkpoints", "outputs"):
+            (directory / name).mkdir(parents=True, exist_ok=True)
+        data = self._link_data()
+        broken: list[NotWholeError] = []
+        self.resumed_from = newest_to_resume(directory, broken)
+        for error in broken:
+            aside = directory / "checkpoints" / f".broken-{uuid.uuid4().hex[:8]}"
+            error.directory.rename(aside)
+            _note(run, "warning", f"Set aside: {error}.")
+        start = self.resumed_from.step if self.resumed_from else 0
+        document: dict[str, Json] = {
+            "program": run.kind,
+            "recipe": run.recipe,
+            "run_id": run.pk,
+            "uuid": str(run.uuid),
+            "attempt": run.attempts,
+            "token": run.token,
+            "inputs": {
+                each.role: str(each.checkpoint.directory)
+                for each in run.run_inputs.select_related("checkpoint")
+            },
+            "data": data,
+            "resume": self.resumed_from
+            and str(self.resumed_from.directory.relative_to(directory)),
+        }
+        _write_whole(directory / "run.json", json.dumps(document, indent=1) + "\n")
+        (directory / "stop").unlink(missing_ok=True)
+        with transaction.atomic():
+            update_held(run, step=start, program_state="", error="")
+            run.program_state = run.error = ""
+            # What lies beyond the resumed step is done again, maybe otherwise.
+            Metric.objects.filter(run=run, step__gt=start).delete()
+            RunSample.objects.filter(run=run, step__gt=start).delete()
+            if self.resumed_from:
+                _note(run, "info", f"Resumed from checkpoint {start}.")
+            elif run.attempts > 1:
+                _note(run, "info", "Started again from the beginning.")
+
+    def _link_data(self) -> dict[str, Json]:
+        snapshot = self.run.snapshot
+        data: dict[str, Json] = {}
+        if snapshot is None:
+            return data
+        for name, facts in snapshot.files.items():
+            source = snapshot.directory / f"{name}.jsonl"
+            target = self.run.directory / "data" / f"{name}.jsonl"
+            if not source.is_file() or file_sha256(source) != facts["sha256"]:
+                raise OutputError(f"{snapshot}: {name}.jsonl is missing or was changed")
+            target.unlink(missing_ok=True)
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copyfile(source, target)
+            data[name] = f"data/{name}.jsonl"
+        return data
+
+    # During
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start the program in its own process group, on a leash.
+
+        The leash is its standard input: when this process dies, even by SIGKILL, the
+        pipe ends and the program ends itself. It gets no secrets of the server.
+        """
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in SECRETS and not key.endswith("_FILE")
+        } | {
+            "CONCORD_LEASH": "1",
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        with (self.run.directory / "log.txt").open("ab") as log:
+            self.child = subprocess.Popen(
+                [*self.command, str(self.run.directory)],
+                cwd=settings.BASE_DIR,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self.child
+
+    def watch(self, child: subprocess.Popen[bytes]) -> int:
+        """Bring in what the program says until it ends; return its exit status."""
+        asked_at: float | None = None
+        log_size = -1
+        while True:
+            # First look whether it has ended, then read: its last words are in.
+            has_ended = _has_ended(child)
+            if self.heart.lost.is_set():
+                raise LostRunError(f"run {self.run.pk} was claimed by another worker")
+            said = self.patiently(self.ingest)
+            if said and self.run.state == RunState.STARTING:
+                self.patiently(self._running)
+            size = _size(self.run.directory / "log.txt")
+            if size != log_size:
+                log_size = size
+                self.patiently(self._keep_log)
+            connection.close()
+            if has_ended:
+                self.kill()
+                return child.returncode
+            if self.heart.stop.is_set() or self.shutdown.is_set():
+                if asked_at is None:
+                    asked_at = time.monotonic()
+                    (self.run.directory / "stop").touch()
+                    os.kill(child.pid, signal.SIGTERM)
+                elif time.monotonic() - asked_at > self.timing.grace:
+                    os.killpg(child.pid, signal.SIGKILL)
+            time.sleep(self.timing.poll)
+
+    def _running(self) -> None:
+        Run.objects.filter(
+            pk=self.run.pk, token=self.run.token, state=RunState.STARTING
+        ).update(state=RunState.RUNNING)
+        self.run.state = RunState.RUNNING
+
+    def _keep_log(self) -> None:
+        update_held(self.run, log_tail=read_log_tail(self.run))
+
+    def kill(self) -> None:
+        """Kill the program and all it started. Its exit is not collected before."""
+        if self.child is not None and self.child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
+            if self.child.stdin:
+                self.child.stdin.close()
+
+    # After
+
+    def judge(self, status: int) -> Outcome | None:
+        """Say how the program's end ends the run; None when it finished its work."""
+        run = self.run
+        said = run.program_state
+        if said == "finished":
+            return None
+        stop = self.heart.stop.is_set() or self.patiently(self._stop_requested)
+        if said == "failed":
+            return self.end(RunState.FAILED, run.error or "The program said no reason.")
+        if status == LOCKED:
+            return self.leave_for_later()
+        if stop:
+            return self.end(RunState.STOPPED)
+        if self.shutdown.is_set():
+            return self.queue_again(
+                f"The worker shut down at step {run.step}; another one goes on."
+            )
+        if said == "stopped":
+            return self.end(RunState.STOPPED)
+        if status < 0:
+            return self.crashed(f"The program was killed ({_signal_name(-status)})")
+        last_words = run_last_words(run)
+        if status == 0:
+            return self.end(
+                RunState.FAILED, f"The program ended without a result. {last_words}"
+            )
+        return self.end(
+            RunState.FAILED, f"The program ended with status {status}. {last_words}"
+        )
+
+    def _stop_requested(self) -> bool:
+        return Run.objects.filter(pk=self.run.pk, stop_requested=True).exists()
+
+    def crashed(self, what: str) -> Outcome:
+        """Queue a run again whose program was killed, or fail it at the last attempt."""
+        run = self.run
+        where = f"{what} at step {run.step}"
+        if run.attempts >= settings.RUN_ATTEMPTS:
+            kept = self.patiently(lambda: _what_is_kept(run))
+            return self.end(RunState.FAILED, f"{where}; {_attempts(run)} made. {kept}")
+        return self.queue_again(f"{where}.", counts=True)
+
+    def queue_again(self, why: str, *, counts: bool = False) -> Outcome:
+        """Put the run back for a worker; ``counts`` tells whether the attempt counts.
+
+        Without a new hint: the task sends one, or the reconciler does later.
+        """
+
+        def deed() -> None:
+            register_found(self.run)
+            with transaction.atomic():
+                attempts = self.run.attempts if counts else self.run.attempts - 1
+                update_held(
+                    self.run,
+                    state=RunState.QUEUED,
+                    leased_until=None,
+                    hinted_at=Now(),
+                    attempts=attempts,
+                )
+                _note(self.run, "warning", why)
+
+        self.patiently(deed)
+        return Outcome.QUEUED_AGAIN
+
+    def end(
+        self, state: RunState, error: str = "", result: dict[str, Json] | None = None
+    ) -> Outcome:
+        """End the run in a final state."""
+
+        def deed() -> None:
+            register_found(self.run)
+            with transaction.atomic():
+                fields: dict[str, object] = {
+                    "state": state,
+                    "leased_until": None,
+                    "ended_at": Now(),
+                    "error": error,
+                    "log_tail": read_log_tail(self.run),
+                }
+                if result is not None:
+                    fields["result"] = result
+                update_held(self.run, **fields)
+                if error:
+                    _note(self.run, "error", error)
+                if state == RunState.FINISHED:
+                    _promote_the_first(self.run)
+
+        self.patiently(deed)
+        return Outcome(state.value)
+
+    def complete(self) -> Outcome:
+        """Receive what the finished program left, then call the run finished."""
+        received = self.patiently(lambda: receive_outputs(self.run))
+        return self.end(RunState.FINISHED, result={**self.run.result, **received})
+
+
+def run_last_words(run: Run) -> str:
+    """Return the last line of the log that says something, as a sentence's end."""
+    lines = [line.strip() for line in read_log_tail(run).splitlines() if line.strip()]
+    return f"Its last words: {lines[-1][:500]}" if lines else "It said nothing."
+
+
+def _promote_the_first(run: Run) -> None:
+    """Make the first SFT model the project's policy: there is none to compare with."""
+    if (
+        run.kind != RunKind.SFT
+        or Promotion.objects.filter(project=run.project).exists()
+    ):
+        return
+    final = Checkpoint.objects.filter(run=run, is_final=True).order_by("-pk").first()
+    if final is not None:
+        Promotion.objects.create(
+            project=run.project,
+            checkpoint=final,
+            promoted_by=run.created_by,
+            reason="The first policy of the project.",
+        )
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Look without collecting: until then the process group's number stays its own."""
+    look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, child.pid, look) is not None
+
+
+def _signal_name(number: int) -> str:
+    name = f"signal {number}"
+    if number == signal.SIGKILL:
+        return f"{name}; often the machine was out of memory"
+    return name
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _write_whole(path: Path, text: str) -> None:
+    staged = path.with_name(f".{path.name}.staging")
+    with staged.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+
+
+@contextlib.contextmanager
+def _lock_of(run: Run, goes_on: Callable[[float], bool]) -> Iterator[bool]:
+    """Hold the lock programs hold, or yield False when one will not let go of it.
+
+    While it is held here no program writes in the run directory. A program whose
+    supervisor died ends itself within seconds, so waiting a little is worth it.
+    """
+    run.directory.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with (run.directory / "lock").open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not goes_on(time.monotonic() - started):
+                    yield False
+                    return
+                time.sleep(0.2)
+        try:
+            yield True
+        finally:
+            # Closing would not do: a process forked by another thread meanwhile may
+            # hold a copy of this file for a moment.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _set_aside_a_namesake(run: Run) -> None:
+    """Move away a directory of the same number left by another database."""
+    try:
+        found = json.loads((run.directory / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    other = str(found.get("uuid", "")) if isinstance(found, dict) else ""
+    if other != str(run.uuid):
+        name = f"{run.pk}-of-{other or 'unknown'}-{uuid.uuid4().hex[:8]}"
+        run.directory.rename(run.directory.with_name(name))
+
+
+# Reconciling
+
+
+def reconcile(*, timing: Timing | None = None) -> list[int]:
+    """Give back the runs of vanished workers and hint at those that wait too long.
+
+    Returns the runs it hinted at. Harmless when several do it at once.
+    """
+    timing = timing or Timing()
+    lost = Run.objects.active().filter(leased_until__lt=Now())
+    for pk in list(lost.values_list("pk", flat=True)):
+        with transaction.atomic():
+            run = lost.select_for_update(skip_locked=True).filter(pk=pk).first()
+            if run is not None:
+                register_found(run)
+                _give_back(run)
+    hinted: list[int] = []
+    waiting = Run.objects.filter(state=RunState.QUEUED).filter(
+        Q(hinted_at__isnull=True)
+        | Q(hinted_at__lt=Now() - timedelta(seconds=timing.hint_again))
+    )
+    for pk in list(waiting.order_by("pk").values_list("pk", flat=True)[:100]):
+        send_hint(pk)
+        hinted.append(pk)
+    return hinted
