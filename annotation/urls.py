@@ -1,6 +1,38 @@
 """Addresses of the annotation pages."""
 
-from django.urls import URLPattern
+from django.urls import path
+
+from annotation.views import home, judge, samples, work, write
 
 app_name = "annotation"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("", home.home, name="home"),
+    path("p/<slug:slug>/", home.project, name="project"),
+    path("p/<slug:slug>/judge/", judge.judge, name="judge"),
+    path("p/<slug:slug>/judge/skip/", judge.skip, name="judge-skip"),
+    path("p/<slug:slug>/judge/undo/", judge.undo, name="judge-undo"),
+    path("p/<slug:slug>/judge/extend/", judge.extend, name="judge-extend"),
+    path("p/<slug:slug>/judge/release/", judge.release, name="judge-release"),
+    path("p/<slug:slug>/judge/context/<int:pk>/", judge.context, name="judge-context"),
+    path("p/<slug:slug>/guideline/", judge.guideline, name="guideline"),
+    path("p/<slug:slug>/write/", write.drafts, name="write"),
+    path("p/<slug:slug>/write/new/", write.new, name="draft-new"),
+    path("p/<slug:slug>/write/revise/<int:pk>/", write.revise, name="draft-revise"),
+    path("p/<slug:slug>/write/<int:pk>/", write.draft, name="draft"),
+    path("p/<slug:slug>/write/<int:pk>/save/", write.save, name="draft-save"),
+    path("p/<slug:slug>/write/<int:pk>/delete/", write.delete, name="draft-delete"),
+    path("p/<slug:slug>/work/", work.work, name="work"),
+    path("p/<slug:slug>/samples/", samples.samples, name="samples"),
+    path("p/<slug:slug>/samples/coverage/", samples.coverage, name="coverage"),
+    path("p/<slug:slug>/samples/export/", samples.export, name="samples-export"),
+    path("p/<slug:slug>/samples/import/", samples.import_, name="samples-import"),
+    path("p/<slug:slug>/samples/<int:pk>/", samples.sample, name="sample"),
+    path(
+        "p/<slug:slug>/samples/<int:pk>/approve/",
+        samples.approve,
+        name="sample-approve",
+    ),
+    path(
+        "p/<slug:slug>/samples/<int:pk>/return/", samples.return_, name="sample-return"
+    ),
+]

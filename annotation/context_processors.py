@@ -1,0 +1,70 @@
+"""What every page's frame shows: the project, the visitor's roles, the navigation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.http import Http404
+from django.urls import NoReverseMatch, reverse
+
+from annotation.models import Role
+from annotation.views.door import place_of
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+# (address name, label, role whose work it is); a role's pages stand together.
+PAGES = (
+    ("annotation:judge", "Judge", Role.LABELER),
+    ("annotation:write", "Write", Role.LABELER),
+    ("annotation:work", "My work", Role.LABELER),
+    ("annotation:samples", "Samples", Role.CURATOR),
+    ("training:runs", "Runs", Role.TRAINER),
+    ("training:checkpoints", "Checkpoints", Role.TRAINER),
+)
+
+
+@dataclass(frozen=True)
+class NavItem:
+    url: str
+    label: str
+    is_current: bool
+    starts_group: bool
+
+
+def place(request: HttpRequest) -> dict[str, object]:
+    """Return ``project``, ``roles`` and ``nav``, all empty outside a project.
+
+    A view that came in by :func:`annotation.views.door.enter` costs no query here.
+    """
+    empty: dict[str, object] = {"project": None, "roles": [], "nav": []}
+    match = request.resolver_match
+    user = getattr(request, "user", None)
+    slug = match.kwargs.get("slug") if match else None
+    if slug is None or user is None or not user.is_authenticated:
+        return empty
+    try:
+        found = place_of(request, slug)
+    except Http404:
+        return empty
+    nav: list[NavItem] = []
+    last_role: str | None = None
+    for name, label, role in PAGES:
+        if not found.allows(role):
+            continue
+        try:
+            url = reverse(name, args=[slug])
+        except NoReverseMatch:
+            continue
+        nav.append(
+            NavItem(
+                url=url,
+                label=label,
+                is_current=request.path.startswith(url),
+                starts_group=last_role is not None and role != last_role,
+            )
+        )
+        last_role = role
+    roles = [label for role, label in Role.choices if role in found.roles]
+    return {"project": found.project, "roles": roles, "nav": nav}

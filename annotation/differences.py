@@ -1,0 +1,446 @@
+"""A pair as the rows of the Judge page: what stands beside what, and what differs.
+
+Made from the two texts alone, with no database and no HTML, so the page cannot show
+where an answer came from. Words are compared up to ``WORDS`` a side and only marked
+where the texts share enough for the marks to help; longer texts are shown whole and
+unmarked. Rows beyond ``UNITS`` units are left out in favour of the two whole texts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+from typing import Literal
+
+from actions.grammar import ActionCall, FormatError, Observation, Response, parse
+from actions.json_values import dump_json
+from actions.plans import Plan, PlanAlignment, align_plans
+from actions.units import UnitPair, align_units, unit_pairs_of_text
+from annotation.blocks import LONG, Block, blocks_of_text
+
+WORDS = 800
+UNITS = 120
+# Below this share of equal words, marking the others would colour the whole text.
+ENOUGH_SHARED = 0.45
+
+Tone = Literal["", "yes", "no"]
+
+_WORD = re.compile(r"\s*(?:\w+(?:['’.,:-]\w+)*|[^\w\s])")
+
+
+@dataclass(frozen=True)
+class Piece:
+    text: str
+    change: Literal["", "del", "ins"] = ""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One side's text, cut into marked and unmarked pieces."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def is_long(self) -> bool:
+        return sum(len(piece.text) for piece in self.pieces) > LONG
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece a person can mark; ``number`` counts from 1 in reading order."""
+
+    number: int
+    key: str
+    differs: bool
+    reason: str
+    title: str
+
+
+@dataclass(frozen=True)
+class TextRow:
+    title: str
+    kind: Literal["thinking", "observation", "answer"]
+    unit: Unit | None
+    label: Passage | None
+    sampled: Passage | None
+    mid: str
+    tone: Tone
+    row = "text"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A plan step on one side; ``means`` is the other side's step it means, if moved."""
+
+    number: int
+    text: str
+    means: int | None
+    is_alone: bool
+
+
+@dataclass(frozen=True)
+class StepRow:
+    unit: Unit
+    label: Step | None
+    sampled: Step | None
+
+
+@dataclass(frozen=True)
+class Connector:
+    """A line of the rail between the plans, as the ``d`` of an SVG path."""
+
+    d: str
+    kind: Literal["", "x", "lone"]
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    steps: tuple[StepRow, ...]
+    label_count: int
+    sampled_count: int
+    connectors: tuple[Connector, ...]
+    height: int
+    description: str
+    row = "plan"
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    unit: Unit
+    name: str
+    label: str | None
+    sampled: str | None
+
+
+@dataclass(frozen=True)
+class ActionRow:
+    unit: Unit
+    label: str | None
+    sampled: str | None
+    parameters: tuple[ParameterRow, ...]
+    mid: str
+    tone: Tone
+    row = "action"
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """The sampled text breaks the grammar: the label's blocks beside it as it is."""
+
+    unit: Unit | None
+    label: tuple[Block, ...]
+    sampled: tuple[Block, ...]
+    row = "raw"
+
+
+Row = TextRow | PlanRow | ActionRow | RawRow
+
+
+@dataclass(frozen=True)
+class PairView:
+    rows: tuple[Row, ...]
+    units: tuple[Unit, ...]
+    order_differs: bool
+    is_cut: bool
+
+    @property
+    def proposed_reasons(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(unit.reason for unit in self.units if unit.differs))
+
+
+def compare_words(label: str, sampled: str) -> tuple[Passage, Passage, float]:
+    """Mark the words that only one side has; return the share of equal words too.
+
+    The share is 1.0 for equal texts; for texts over ``WORDS`` words it is 0.0 and nothing is
+    marked.
+    """
+    plain = Passage((Piece(label),)), Passage((Piece(sampled),))
+    if label == sampled:
+        return *plain, 1.0
+    # A text can hold a very long word or very many: look at no more than may be shown.
+    ours = _WORD.findall(label[: 40 * WORDS])
+    theirs = _WORD.findall(sampled[: 40 * WORDS])
+    if (
+        max(len(ours), len(theirs)) > WORDS
+        or max(len(label), len(sampled)) > 40 * WORDS
+    ):
+        return *plain, 0.0
+    matcher = SequenceMatcher(
+        None, [word.strip() for word in ours], [word.strip() for word in theirs]
+    )
+    share = matcher.ratio()
+    if share < ENOUGH_SHARED:
+        return *plain, share
+    left: list[Piece] = []
+    right: list[Piece] = []
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag == "equal":
+            left.append(Piece("".join(ours[i1:i2])))
+            right.append(Piece("".join(theirs[j1:j2])))
+        else:
+            left += _marked("".join(ours[i1:i2]), "del")
+            right += _marked("".join(theirs[j1:j2]), "ins")
+    return Passage(tuple(left)), Passage(tuple(right)), share
+
+
+def _marked(text: str, change: Literal["del", "ins"]) -> list[Piece]:
+    """Keep the blanks before a marked word out of the mark."""
+    word = text.lstrip()
+    if not word:
+        return [Piece(text)] if text else []
+    blanks = text[: len(text) - len(word)]
+    return [Piece(blanks), Piece(word, change)] if blanks else [Piece(word, change)]
+
+
+@lru_cache(maxsize=128)
+def view_of_pair(
+    label_text: str, sampled_text: str, *, inside_thinking: bool
+) -> PairView:
+    """Return the rows of a pair; cached, because k people see each pair.
+
+    Any two texts give a view: one outside the grammar is shown as it is.
+    """
+    try:
+        label = parse(label_text, inside_thinking=inside_thinking)
+        sampled = parse(sampled_text, inside_thinking=inside_thinking)
+    except FormatError:
+        return _raw_view(label_text, sampled_text, inside_thinking)
+    pairs = align_units(label, sampled)
+    shown = pairs[:UNITS]
+    units = {
+        pair.key: Unit(number, pair.key, pair.differs, pair.reason or "", _title(pair))
+        for number, pair in enumerate(shown, start=1)
+    }
+    alignment = _alignment(label, sampled)
+    rows: list[Row] = []
+    position = 0
+    while position < len(shown):
+        pair = shown[position]
+        end = position + 1
+        if pair.kind == "plan step":
+            while end < len(shown) and shown[end].kind == "plan step":
+                end += 1
+            rows.append(_plan_row(shown[position:end], units, alignment))
+        elif pair.kind == "action name":
+            while end < len(shown) and shown[end].kind == "parameter":
+                end += 1
+            rows.append(_action_row(shown[position:end], units, label, sampled))
+        else:
+            if pair.kind == "answer":
+                rows += _observation_rows(label, sampled)
+            rows.append(_text_row(pair, units))
+        position = end
+    is_cut = len(pairs) > len(shown)
+    if is_cut:
+        rows.append(
+            RawRow(
+                None,
+                (Block("raw", text=label_text, error="The whole label response"),),
+                (Block("raw", text=sampled_text, error="The whole sampled response"),),
+            )
+        )
+    return PairView(
+        rows=tuple(rows),
+        units=tuple(units.values()),
+        order_differs=bool(alignment.inversions),
+        is_cut=is_cut,
+    )
+
+
+def _raw_view(label_text: str, sampled_text: str, inside_thinking: bool) -> PairView:
+    """Show a pair of which a side breaks the grammar; a bad label has no units either."""
+    unit = Unit(1, "format", differs=True, reason="content", title="the format")
+    try:
+        label = parse(label_text, inside_thinking=inside_thinking)
+    except FormatError:
+        pass
+    else:
+        pair = unit_pairs_of_text(label, sampled_text, inside_thinking=inside_thinking)[
+            0
+        ]
+        unit = Unit(1, pair.key, pair.differs, pair.reason or "", "the format")
+    row = RawRow(
+        unit,
+        blocks_of_text(label_text, inside_thinking=inside_thinking),
+        blocks_of_text(sampled_text, inside_thinking=inside_thinking),
+    )
+    return PairView(rows=(row,), units=(unit,), order_differs=False, is_cut=False)
+
+
+def _title(pair: UnitPair) -> str:
+    place = pair.key.split("/")
+    match pair.kind:
+        case "plan step":
+            return f"plan step {place[1]}"
+        case "parameter":
+            return f"parameter {'/'.join(place[3:])}"
+        case _:
+            return f"the {pair.kind}"
+
+
+def _alignment(label: Response, sampled: Response) -> PlanAlignment:
+    return align_plans(label.plan or Plan(()), sampled.plan or Plan(()))
+
+
+def _text_row(pair: UnitPair, units: dict[str, Unit]) -> TextRow:
+    kind: Literal["thinking", "answer"] = (
+        "answer" if pair.kind == "answer" else "thinking"
+    )
+    title = {"use of result": "Use of result", "answer": "Answer"}.get(
+        pair.kind, "Thinking"
+    )
+    label = None if pair.label is None else pair.label.strip()
+    sampled = None if pair.sampled is None else pair.sampled.strip()
+    mid, tone = "", ""
+    left = right = None
+    if label is None:
+        mid, tone, right = "extra", "no", Passage((Piece(sampled or ""),))
+    elif sampled is None:
+        mid, tone, left = "missing", "no", Passage((Piece(label),))
+    else:
+        left, right, share = compare_words(label, sampled)
+        if share == 1.0 and label == sampled:
+            mid, tone = "same text", "yes"
+        elif pair.differs:
+            mid, tone = "differs", "no"
+        else:
+            mid = "other words"
+    return TextRow(
+        title,
+        kind,
+        units[pair.key],
+        left,
+        right,
+        mid,
+        "no" if tone == "no" else "yes" if tone else "",
+    )
+
+
+def _observation_rows(label: Response, sampled: Response) -> list[Row]:
+    """Observations inside a response (whole episodes only); they are nobody's units."""
+    ours = [node.text for node in label.thinking if isinstance(node, Observation)]
+    theirs = [node.text for node in sampled.thinking if isinstance(node, Observation)]
+    rows: list[Row] = []
+    for i in range(min(max(len(ours), len(theirs)), UNITS)):
+        left = Passage((Piece(ours[i]),)) if i < len(ours) else None
+        right = Passage((Piece(theirs[i]),)) if i < len(theirs) else None
+        rows.append(TextRow("Observation", "observation", None, left, right, "", ""))
+    return rows
+
+
+def _plan_row(
+    pairs: tuple[UnitPair, ...], units: dict[str, Unit], alignment: PlanAlignment
+) -> PlanRow:
+    label_row: dict[int, int] = {}
+    sampled_row: dict[int, int] = {}
+    for row, pair in enumerate(pairs):
+        if pair.label is not None:
+            label_row[len(label_row)] = row
+        if pair.sampled is not None:
+            sampled_row[len(sampled_row)] = row
+    crossing = {match for inversion in alignment.inversions for match in inversion}
+    label_means = dict(crossing)
+    sampled_means = {j: i for i, j in crossing}
+    missing, extra = set(alignment.missing), set(alignment.extra)
+
+    steps: list[StepRow] = []
+    label_of_row = {row: i for i, row in label_row.items()}
+    sampled_of_row = {row: j for j, row in sampled_row.items()}
+    for row, pair in enumerate(pairs):
+        left = right = None
+        if pair.label is not None:
+            i = label_of_row[row]
+            left = Step(i + 1, pair.label, _one_based(label_means.get(i)), i in missing)
+        if pair.sampled is not None:
+            j = sampled_of_row[row]
+            right = Step(
+                j + 1, pair.sampled, _one_based(sampled_means.get(j)), j in extra
+            )
+        steps.append(StepRow(units[pair.key], left, right))
+
+    connectors: list[Connector] = []
+    said: list[str] = []
+    for i, j, _ in alignment.matched:
+        if i in label_row and j in sampled_row:
+            y1, y2 = _middle(label_row[i]), _middle(sampled_row[j])
+            kind: Literal["", "x"] = "x" if (i, j) in crossing else ""
+            connectors.append(Connector(f"M0 {y1} C36 {y1} 48 {y2} 84 {y2}", kind))
+            if kind:
+                said.append(f"label step {i + 1} is sampled step {j + 1}")
+    for i in alignment.missing:
+        if i in label_row:
+            connectors.append(Connector(f"M0 {_middle(label_row[i])} h34", "lone"))
+            said.append(f"label step {i + 1} has no partner")
+    for j in alignment.extra:
+        if j in sampled_row:
+            connectors.append(Connector(f"M84 {_middle(sampled_row[j])} h-34", "lone"))
+            said.append(f"sampled step {j + 1} has no partner")
+    # Crossings are drawn last, over the quiet lines.
+    connectors.sort(key=lambda connector: connector.kind == "x")
+    return PlanRow(
+        steps=tuple(steps),
+        label_count=len(label_row),
+        sampled_count=len(sampled_row),
+        connectors=tuple(connectors),
+        height=10 * len(pairs),
+        description="; ".join(said) or "the steps stand in the same order",
+    )
+
+
+def _one_based(step: int | None) -> int | None:
+    return None if step is None else step + 1
+
+
+def _middle(row: int) -> int:
+    return 10 * row + 5
+
+
+def _action_row(
+    pairs: tuple[UnitPair, ...],
+    units: dict[str, Unit],
+    label: Response,
+    sampled: Response,
+) -> ActionRow:
+    name, parameters = pairs[0], pairs[1:]
+    number = int(name.key.split("/")[1]) - 1
+    call = label.actions[number] if number < len(label.actions) else None
+    other = sampled.actions[number] if number < len(sampled.actions) else None
+    differing = sum(pair.differs for pair in parameters)
+    tone: Tone = "no"
+    if name.label is None:
+        mid = "extra action"
+    elif name.sampled is None:
+        mid = "no action"
+    elif name.differs:
+        mid = "other action"
+    elif differing:
+        mid = "1 value differs" if differing == 1 else f"{differing} values differ"
+    else:
+        mid, tone = "same call", "yes"
+    return ActionRow(
+        unit=units[name.key],
+        label=name.label,
+        sampled=name.sampled,
+        parameters=tuple(
+            ParameterRow(
+                units[pair.key],
+                pair.key.split("/", 3)[3],
+                *_shown(pair, pair.key.split("/", 3)[3], call, other),
+            )
+            for pair in parameters
+        ),
+        mid=mid,
+        tone=tone,
+    )
+
+
+def _shown(
+    pair: UnitPair, name: str, call: ActionCall | None, other: ActionCall | None
+) -> tuple[str | None, str | None]:
+    """Return both values; as JSON where text and number would look the same."""
+    alike = pair.label is not None and pair.label == pair.sampled
+    if pair.differs and alike and call and other:
+        return dump_json(call.parameters[name]), dump_json(other.parameters[name])
+    return pair.label, pair.sampled

@@ -1,0 +1,89 @@
+"""What the annotation pages accept, checked before a deed sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.http import QueryDict
+
+from annotation.models import Reason, SampleStatus, Situation
+
+BIGGEST = 2**63 - 1
+DAY = 24 * 3600.0
+
+
+class SlotForm(forms.Form):
+    """The lease a page was shown: every deed on a pair names it."""
+
+    slot = forms.IntegerField(min_value=1, max_value=BIGGEST)
+    token = forms.IntegerField(min_value=1, max_value=BIGGEST)
+
+
+class JudgmentForm(SlotForm):
+    verdict = forms.TypedChoiceField(
+        choices=[(0, "Not consistent"), (1, "Consistent")], coerce=int
+    )
+    reasons = forms.MultipleChoiceField(choices=Reason.choices, required=False)
+    seconds = forms.FloatField(required=False)
+    order_confirmed = forms.BooleanField(required=False)
+
+    def clean_seconds(self) -> float:
+        """Keep the time within a day; a missing one is 0."""
+        return min(max(self.cleaned_data["seconds"] or 0.0, 0.0), DAY)
+
+    def units(self) -> list[str]:
+        """Return the unit keys sent; the deed checks each."""
+        assert isinstance(self.data, QueryDict)
+        return self.data.getlist("units")
+
+
+class SkipForm(SlotForm):
+    reason = forms.CharField(max_length=80)
+    more = forms.CharField(max_length=200, required=False)
+
+    def words(self) -> str:
+        """Return the reason, and the person's own words after it."""
+        reason, more = self.cleaned_data["reason"], self.cleaned_data["more"]
+        return f"{reason}: {more}" if more else str(reason)
+
+
+class SampleFilterForm(forms.Form):
+    """The filters of the sample list; each field is one lookup in ``FILTERS``."""
+
+    FILTERS = {
+        "status": "status",
+        "situation": "situation",
+        "scenario": "scenario",
+        "split": "split",
+    }
+    status = forms.ChoiceField(
+        choices=[("", "Any status"), *SampleStatus.choices], required=False
+    )
+    situation = forms.ChoiceField(
+        choices=[("", "Any situation"), *Situation.choices], required=False
+    )
+    scenario = forms.CharField(max_length=80, required=False)
+    split = forms.CharField(max_length=20, required=False)
+    text = forms.CharField(max_length=200, required=False)
+    before = forms.IntegerField(min_value=1, max_value=BIGGEST, required=False)
+
+    def lookups(self) -> dict[str, Any]:
+        """Return the lookups of the filters that are set."""
+        return {
+            lookup: self.cleaned_data[name]
+            for name, lookup in self.FILTERS.items()
+            if self.cleaned_data.get(name)
+        }
+
+
+class ReturnForm(forms.Form):
+    comment = forms.CharField(max_length=5000)
+
+
+class ImportForm(forms.Form):
+    file = forms.FileField()
+    format = forms.ChoiceField(
+        choices=[("concord", "Concord JSONL"), ("openai-chat", "OpenAI chat JSONL")]
+    )
+    tools = forms.FileField(required=False)

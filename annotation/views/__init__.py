@@ -1,0 +1,1 @@
+"""The annotation pages: each view fetches through a door, calls one deed, answers."""

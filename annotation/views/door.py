@@ -1,0 +1,58 @@
+"""How a page enters a project: one door, two queries, and the frame knows the place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from annotation.access import Forbidden, project_for
+from annotation.models import Membership, Project, Role
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a visitor stands: a project, and their roles in it."""
+
+    project: Project
+    roles: frozenset[str]
+
+    def allows(self, *roles: str) -> bool:
+        return bool(self.roles & {*roles, Role.ADMIN})
+
+
+def enter(request: HttpRequest, slug: str, *roles: str) -> Project:
+    """Return the project for a page of ``roles`` (none: of any member), in one query.
+
+    The place is kept on the request, so that the page's frame asks no second time.
+    Raises ``Http404`` for strangers and :class:`~annotation.access.Forbidden` for
+    members without the role.
+    """
+    memberships = list(
+        Membership.objects.filter(
+            user_id=request.user.pk or 0, project__slug=slug
+        ).select_related("project")
+    )
+    if memberships and not getattr(request.user, "is_superuser", False):
+        project = memberships[0].project
+        mine = frozenset(membership.role for membership in memberships)
+    else:
+        project = project_for(request.user, slug)
+        mine = frozenset(project.roles_of(request.user))
+    place = Place(project, mine)
+    request.place = place  # type: ignore[attr-defined]
+    if roles and not place.allows(*roles):
+        raise Forbidden("This page", roles)
+    return project
+
+
+def place_of(request: HttpRequest, slug: str) -> Place:
+    """Return the place :func:`enter` kept, or look it up."""
+    place: Place | None = getattr(request, "place", None)
+    if place is None or place.project.slug != slug:
+        enter(request, slug)
+        place = request.place  # type: ignore[attr-defined]
+    assert place is not None
+    return place

@@ -1,0 +1,44 @@
+"""The start page: choose a project, or go straight to one's work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.contrib.auth.decorators import login_required
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_safe
+
+from annotation.models import Project, Role
+from annotation.views.door import enter, place_of
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+# Whose start page is which, the most everyday work first.
+STARTS = (
+    (Role.LABELER, "annotation:judge"),
+    (Role.CURATOR, "annotation:samples"),
+    (Role.TRAINER, "training:runs"),
+)
+
+
+@require_safe
+@login_required
+def home(request: HttpRequest) -> HttpResponse:
+    """Send a member of one project there; let others choose (``?choose``: always)."""
+    projects = list(Project.objects.visible_to(request.user).order_by("name")[:200])
+    if len(projects) == 1 and "choose" not in request.GET:
+        return redirect(projects[0])
+    return render(request, "annotation/home.html", {"projects": projects})
+
+
+@require_safe
+@login_required
+def project(request: HttpRequest, slug: str) -> HttpResponse:
+    """Send a member to the page of their role; an admin to the samples."""
+    enter(request, slug)
+    roles = place_of(request, slug).roles
+    for role, address in STARTS:
+        if role in roles and Role.ADMIN not in roles:
+            return redirect(address, slug)
+    return redirect("annotation:samples", slug)

@@ -1,0 +1,296 @@
+"""The curator's pages: find samples, look at one, approve or return it, move files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.http import StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import (
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
+
+from actions.json_values import JSONError, load_json
+from annotation.access import Forbidden
+from annotation.forms import ImportForm, ReturnForm, SampleFilterForm
+from annotation.interchange import FORMATS, export_samples, import_file
+from annotation.models import (
+    Judgment,
+    Pair,
+    Project,
+    Role,
+    Sample,
+    SampleContext,
+    Situation,
+    Turn,
+)
+from annotation.sample_format import SampleError as InvalidSample
+from annotation.samples import SampleError, approve_sample, return_sample
+from annotation.views.door import enter, place_of
+from annotation.views.judge import blocks_of_turn
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+    from django.http import HttpRequest, HttpResponse
+
+    from actions.tags import JSON
+
+PAGE = 50
+REFUSALS_SHOWN = 200
+READERS = (Role.CURATOR, Role.TRAINER)
+
+
+@require_safe
+@login_required
+def samples(request: HttpRequest, slug: str) -> HttpResponse:
+    """List the newest samples, filtered; paged by key, so every page costs the same."""
+    project = enter(request, slug, *READERS)
+    form = SampleFilterForm(request.GET)
+    rows = _filtered(project, form) if form.is_valid() else Sample.objects.none()
+    first_turn = Turn.objects.filter(sample=OuterRef("pk"), position=0)
+    page = list(
+        rows.select_related("author")
+        .annotate(
+            turn_count=Count("turns"),
+            opening=first_turn.values("input_text")[:1],
+        )
+        .order_by("-pk")[: PAGE + 1]
+    )
+    facts = {
+        "form": form,
+        "samples": page[:PAGE],
+        "older": _address(form, page[PAGE - 1].pk) if len(page) > PAGE else "",
+        "is_first": not form.data.get("before"),
+        "newest": _address(form, None),
+        "scenarios": _scenarios(project),
+        "formats": FORMATS,
+        "can_edit": place_of(request, slug).allows(Role.CURATOR),
+    }
+    return render(request, "annotation/samples.html", facts)
+
+
+def _filtered(project: Project, form: SampleFilterForm) -> QuerySet[Sample]:
+    rows = Sample.objects.filter(project=project, **form.lookups())
+    if before := form.cleaned_data["before"]:
+        rows = rows.filter(pk__lt=before)
+    if text := form.cleaned_data["text"]:
+        turns = Turn.objects.filter(sample=OuterRef("pk")).filter(
+            Q(input_text__icontains=text) | Q(response__icontains=text)
+        )
+        rows = rows.filter(Q(external_id__icontains=text) | Exists(turns))
+    return rows
+
+
+def _address(form: SampleFilterForm, before: int | None) -> str:
+    kept = {name: form.data.get(name, "") for name in (*form.FILTERS, "text")}
+    if before is not None:
+        kept["before"] = str(before)
+    return "?" + urlencode({name: value for name, value in kept.items() if value})
+
+
+def _scenarios(project: Project) -> QuerySet[Sample, str]:
+    return (
+        Sample.objects.filter(project=project)
+        .exclude(scenario="")
+        .order_by("scenario")
+        .values_list("scenario", flat=True)
+        .distinct()[:100]
+    )
+
+
+@require_safe
+@login_required
+def sample(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    return _sample_page(request, slug, pk)
+
+
+def _sample_page(
+    request: HttpRequest, slug: str, pk: int, error: str = "", status: int = 200
+) -> HttpResponse:
+    """Show a sample to curators and trainers, and to its author."""
+    project = enter(request, slug)
+    found = get_object_or_404(
+        Sample.objects.visible_to(request.user).select_related("project", "author"),
+        project=project,
+        pk=pk,
+    )
+    place = place_of(request, slug)
+    if not place.allows(*READERS) and found.author_id != request.user.pk:
+        raise Forbidden("This page", READERS)
+    turns = list(found.turns.prefetch_related("references"))
+    pairs = dict(
+        Pair.objects.filter(turn__sample=found)
+        .order_by()
+        .values_list("turn_id")
+        .annotate(n=Count("pk"))
+    )
+    judgments = dict(
+        Judgment.objects.counted()
+        .filter(pair__turn__sample=found)
+        .order_by()
+        .values_list("pair__turn_id")
+        .annotate(n=Count("pk"))
+    )
+    contexts = [
+        link.context
+        for link in SampleContext.objects.filter(sample=found).select_related("context")
+    ]
+    facts = {
+        "sample": found,
+        "turns": [
+            {
+                "turn": turn,
+                "blocks": blocks_of_turn(turn),
+                "references": turn.references.all(),
+                "pairs": pairs.get(turn.pk, 0),
+                "judgments": judgments.get(turn.pk, 0),
+            }
+            for turn in turns
+        ],
+        "pair_count": sum(pairs.values()),
+        "judgment_count": sum(judgments.values()),
+        "contexts": contexts,
+        "can_edit": place.allows(Role.CURATOR),
+        "sees_counts": place.allows(*READERS),
+        "error": error,
+        "comment": request.POST.get("comment", ""),
+    }
+    return render(request, "annotation/sample.html", facts, status=status)
+
+
+@require_POST
+@login_required
+def approve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    found = _for_curator(request, slug, pk)
+    try:
+        approve_sample(sample=found, user=_user(request))
+    except SampleError as error:
+        return _sample_page(request, slug, pk, str(error), status=422)
+    messages.success(request, f"{found} is approved.")
+    return redirect("annotation:sample", slug, pk)
+
+
+@require_POST
+@login_required
+def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    found = _for_curator(request, slug, pk)
+    form = ReturnForm(request.POST)
+    if not form.is_valid():
+        problem = form.errors["comment"][0]
+        return _sample_page(request, slug, pk, f"Comment: {problem}", status=422)
+    try:
+        return_sample(
+            sample=found, user=_user(request), comment=form.cleaned_data["comment"]
+        )
+    except SampleError as error:
+        return _sample_page(request, slug, pk, str(error), status=422)
+    messages.success(request, f"{found} is returned to its author.")
+    return redirect("annotation:sample", slug, pk)
+
+
+def _for_curator(request: HttpRequest, slug: str, pk: int) -> Sample:
+    project = enter(request, slug, Role.CURATOR)
+    return get_object_or_404(
+        Sample.objects.visible_to(request.user), project=project, pk=pk
+    )
+
+
+@require_safe
+@login_required
+def coverage(request: HttpRequest, slug: str) -> HttpResponse:
+    """Count approved and other samples by scenario and situation, held out apart."""
+    project = enter(request, slug, *READERS)
+    counts: dict[str, dict[str, object]] = defaultdict(dict)
+    rows = (
+        Sample.objects.filter(project=project)
+        .order_by("scenario")
+        .values("scenario", "situation")
+        .annotate(
+            approved=Count("pk", filter=Q(status="approved", split="")),
+            held_out=Count("pk", filter=Q(status="approved") & ~Q(split="")),
+            other=Count("pk", filter=~Q(status__in=["approved", "retired"])),
+        )
+    )
+    for row in rows:
+        counts[row["scenario"]][row["situation"]] = row
+    table = [
+        (scenario, [cells.get(situation) for situation in Situation.values])
+        for scenario, cells in counts.items()
+    ]
+    facts = {"table": table, "situations": Situation.choices}
+    return render(request, "annotation/coverage.html", facts)
+
+
+@require_safe
+@login_required
+def export(request: HttpRequest, slug: str) -> StreamingHttpResponse | HttpResponse:
+    """Stream the filtered samples as a file, in one of the two formats."""
+    project = enter(request, slug, *READERS)
+    form = SampleFilterForm(request.GET)
+    chosen = request.GET.get("format", "concord")
+    if chosen not in FORMATS or not form.is_valid():
+        messages.error(request, "There is no such export.")
+        return redirect("annotation:samples", slug)
+    name = f"{slug}.{chosen}.jsonl"
+    return StreamingHttpResponse(
+        export_samples(
+            project=project, format=chosen, samples=_filtered(project, form)
+        ),
+        content_type="application/jsonl; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def import_(request: HttpRequest, slug: str) -> HttpResponse:
+    """Take a file of samples; the good lines are kept, the others reported."""
+    project = enter(request, slug, Role.CURATOR)
+    form = ImportForm(request.POST or None, request.FILES or None)
+    report = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            report = import_file(
+                project=project,
+                format=form.cleaned_data["format"],
+                lines=form.cleaned_data["file"],
+                tools=_tools(form),
+                author=None,
+            )
+        except InvalidSample as error:
+            form.add_error("tools", str(error))
+    facts = {
+        "form": form,
+        "report": report,
+        "refused": report.refused[:REFUSALS_SHOWN] if report else [],
+    }
+    status = 422 if request.method == "POST" and form.errors else 200
+    return render(request, "annotation/import.html", facts, status=status)
+
+
+def _tools(form: ImportForm) -> JSON:
+    """Read the uploaded tools; raises SampleError naming the place."""
+    file = form.cleaned_data["tools"]
+    if not file:
+        return None
+    try:
+        return load_json(file.read().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InvalidSample(
+            "tools", "UTF-8", f"byte {error.start} that is not"
+        ) from None
+    except JSONError as error:
+        place = f"tools: character {error.position}"
+        raise InvalidSample(place, error.expected, error.found) from None
+
+
+def _user(request: HttpRequest) -> User:
+    assert request.user.is_authenticated
+    return request.user
