@@ -1,0 +1,217 @@
+"""People at their tabs, as processes of their own: ``python -m tests.annotation.queue_worker``.
+
+A worker takes orders, one JSON object a line, works until the queue has nothing more for
+its person, and says what it believes it did, one JSON array a line:
+``["claimed", slot, token, pair]``, ``["judged", slot, token, judgment, is_extra]``, …,
+``["end"]``.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from datetime import timedelta
+from itertools import count
+
+import django
+
+
+def main() -> None:
+    django.setup()
+    from django.db import connection
+
+    for line in sys.stdin:
+        orders = json.loads(line)
+        connection.settings_dict["NAME"] = orders["database"]
+        connection.settings_dict["OPTIONS"].pop("pool", None)
+        WORK[orders["work"]](orders)
+        say("end")
+
+
+def say(*event: object) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def meet(orders):
+    from django.contrib.auth.models import User
+
+    from annotation.models import Project
+
+    project = Project.objects.get(pk=orders["project"])
+    user = User.objects.get(username=orders["user"])
+    # All start together, so that they meet at the same slots.
+    time.sleep(max(0.0, orders["start"] - time.time()))
+    return project, user, random.Random(orders["seed"])
+
+
+def claims(orders, project, user, another=False):
+    """Claim until there is nothing; wait while others hold what is left."""
+    from annotation import judging
+
+    while True:
+        found = judging.claim_slot(project=project, user=user, another=another)
+        if isinstance(found, judging.Claim):
+            say("claimed", found.slot.pk, found.token, found.pair.pk)
+            yield found
+        elif found.kind == "all leased" and time.time() < orders["patience"]:
+            time.sleep(0.02)
+        else:
+            say("nothing", found.kind)
+            return
+
+
+def judge(orders):
+    """Judge everything there is, at random; ties are wanted."""
+    from annotation import judging
+
+    project, user, rng = meet(orders)
+    for found in claims(orders, project, user):
+        verdict = rng.randrange(2)
+        judgment = judging.record_judgment(
+            slot_id=found.slot.pk,
+            token=found.token,
+            user=user,
+            verdict=verdict,
+            reasons=() if verdict else ("content",),
+        )
+        say("judged", found.slot.pk, found.token, judgment.pk, judgment.is_extra)
+
+
+def everything(orders):
+    """Judge, but also skip, undo, release, post twice, and let leases run out."""
+    from django.db.models.functions import Now
+
+    from annotation import judging
+    from annotation.models import Slot
+
+    project, user, rng = meet(orders)
+
+    def post(found, verdict):
+        lease = {"slot_id": found.slot.pk, "token": found.token, "user": user}
+        reasons = () if verdict else ("content",)
+        try:
+            judgment = judging.record_judgment(
+                **lease, verdict=verdict, reasons=reasons
+            )
+        except judging.JudgingError as error:  # the other tab was first
+            say("refused", type(error).__name__)
+        else:
+            say("judged", found.slot.pk, found.token, judgment.pk, judgment.is_extra)
+
+    late = []
+    deeds = count()
+    for found in claims(orders, project, user):
+        done = next(deeds)
+        lease = {"slot_id": found.slot.pk, "token": found.token, "user": user}
+        chance = rng.random() if done < 200 else 0.0
+        try:
+            if chance < 0.70:
+                verdict = rng.randrange(2)
+                post(found, verdict)
+                if rng.random() < 0.2:
+                    post(found, verdict)
+            elif chance < 0.74:
+                judging.skip_slot(**lease, reason="Cannot tell.")
+                post(found, 1)  # from the other tab: kept as an extra
+            elif chance < 0.78:
+                judging.release_slot(**lease)
+            elif chance < 0.86:
+                post(found, 1)
+                again = judging.undo_judgment(project=project, user=user)
+                say("claimed", again.slot.pk, again.token, again.pair.pk)
+                if rng.random() < 0.7:
+                    post(again, 0)
+            elif chance < 0.94:
+                # The lease runs out in the middle of the work; post when it may be
+                # another's, or never.
+                Slot.objects.filter(pk=found.slot.pk, token=found.token).filter(
+                    state="leased"
+                ).update(leased_until=Now() - timedelta(seconds=1))
+                late.append(found)
+                say("let run out", found.slot.pk, found.token)
+                for other in claims(orders | {"patience": 0}, project, user, True):
+                    post(other, 1)
+                    break
+            else:
+                judging.extend_lease(**lease)
+                post(found, 1)
+        except judging.JudgingError as error:
+            say("refused", type(error).__name__)
+        if late and rng.random() < 0.3:
+            post(late.pop(0), 1)
+        if done > 600:
+            raise RuntimeError("The queue does not come to an end.")
+    for found in late:
+        post(found, 1)
+
+
+def hold(orders):
+    """Claim one pair and hold it, as one tab of a person."""
+    project, user, _ = meet(orders)
+    next(claims(orders, project, user))
+
+
+def die_before_commit(orders):
+    """Be killed after the claim's statement, before it is committed."""
+    from django.db import transaction
+
+    from annotation import judging
+
+    project, user, _ = meet(orders)
+    with transaction.atomic():
+        found = judging.claim_slot(project=project, user=user)
+        say("claimed", found.slot.pk, found.token, found.pair.pk)
+        if orders.get("wait"):
+            time.sleep(60)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_while_judging(orders):
+    """Be killed with a judgment written and the slot filled, nothing committed."""
+    from django.db import transaction
+
+    from annotation import judging
+
+    project, user, _ = meet(orders)
+    found = next(claims(orders, project, user))
+    with transaction.atomic():
+        judging.record_judgment(
+            slot_id=found.slot.pk, token=found.token, user=user, verdict=1
+        )
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def naive(orders):
+    """Claim as it is often done: read the first open slot, then mark it."""
+    from django.db import IntegrityError
+    from django.db.models.functions import Now
+
+    from annotation.models import Slot, Touch
+
+    project, user, _ = meet(orders)
+    while slot := (
+        Slot.objects.filter(project=project, state="open")
+        .exclude(pair__touches__user=user)
+        .order_by("-priority", "place")
+        .first()
+    ):
+        slot.state, slot.holder, slot.token = "leased", user, slot.token + 1
+        slot.leased_at = slot.leased_until = Now()
+        slot.save()
+        try:
+            Touch.objects.create(pair_id=slot.pair_id, user=user)
+        except IntegrityError:
+            continue
+        say("claimed", slot.pk, slot.token, slot.pair_id)
+
+
+WORK = {
+    work.__name__: work
+    for work in (judge, everything, hold, die_before_commit, die_while_judging, naive)
+}
+
+if __name__ == "__main__":
+    main()
