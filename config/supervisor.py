@@ -8,6 +8,7 @@ start and of trouble.
 """
 
 import contextlib
+import hashlib
 import os
 import select
 import signal
@@ -90,8 +91,11 @@ class Supervisor:
                 self.say(name, "ended one that an earlier start had left behind")
             self._start_engines()
             notes = self._prepare()
-            self._start_services()
+            # The page first: worker and scheduler would take its processor time.
+            self._start_service("web", self._web)
             self._wait_for_the_site()
+            self._start_service("worker", self._worker)
+            self._start_service("scheduler", self._scheduler)
             self._welcome(notes)
             while not self.asked_to_stop:
                 self._watch()
@@ -185,7 +189,16 @@ class Supervisor:
                 client.close()
 
     def _prepare(self) -> str:
-        """Bring database, static files and demo up to date; return what it printed."""
+        """Bring database, static files and demo up to date; return what it printed.
+
+        Skipped when nothing it looks at has changed since it last went through.
+        """
+        stamp = self.state.home / "prepared"
+        wanted = self._what_was_prepared()
+        collected = (self.state.home / "static").is_dir()
+        if wanted and collected and stamp.exists() and stamp.read_text() == wanted:
+            return ""
+        stamp.unlink(missing_ok=True)
         command = Command(
             name="prepare",
             argv=[sys.executable, "manage.py", "prepare"],
@@ -215,19 +228,35 @@ class Supervisor:
             output.write_text(text, encoding="utf-8")
             last = "\n".join(text.splitlines()[-12:])
             raise StartError(f"preparing the database failed (log: {output})\n{last}")
+        stamp.write_text(wanted)
         return "\n".join(
             line for line in text.splitlines() if not line.startswith("… ")
         )
 
-    def _start_services(self) -> None:
-        for name, command in (
-            ("web", self._web),
-            ("worker", self._worker),
-            ("scheduler", self._scheduler),
-        ):
-            child = Child(command, name)
-            self._start(child)
-            self.children.append(child)
+    def _what_was_prepared(self) -> str:
+        """Return a digest of migrations, static sources, packages and the database.
+
+        Empty for a database that is not ours: others may change it.
+        """
+        cluster = self.state.home / "postgres" / "PG_VERSION"
+        if "postgres" not in {child.name for child in self.children}:
+            return ""
+        files = [
+            cluster,
+            BASE_DIR / "constraints.txt",
+            *BASE_DIR.glob("*/migrations/*.py"),
+            *(path for path in (BASE_DIR / "static").rglob("*") if path.is_file()),
+        ]
+        digest = hashlib.sha256()
+        for path in sorted(files):
+            facts = path.stat()
+            digest.update(f"{path} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def _start_service(self, name: str, command: Callable[[], Command]) -> None:
+        child = Child(command, name)
+        self._start(child)
+        self.children.append(child)
 
     def _web(self) -> Command:
         assert self.listener is not None

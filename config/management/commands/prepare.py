@@ -9,7 +9,7 @@ import django
 from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command, get_commands
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandParser
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
@@ -18,10 +18,16 @@ class Command(BaseCommand):
     help = "Migrate, collect static files and seed the demo, where that is needed."
     requires_system_checks: list[str] = []
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--no-demo", action="store_true", help="Leave an empty database empty."
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         self.migrate()
         self.collect_static_files()
-        self.seed_the_demo()
+        if not options["no_demo"]:
+            self.seed_the_demo()
 
     def progress(self, message: str) -> None:
         """Tell the supervisor's console; it knows these lines by their first sign."""
@@ -35,7 +41,7 @@ class Command(BaseCommand):
             call_command("migrate", interactive=False, verbosity=0)
 
     def collect_static_files(self) -> None:
-        """Collect when a source differs, into a new directory: no page meets half."""
+        """Collect when a source differs, from nothing: no file stays that is gone."""
         root = Path(settings.STATIC_ROOT)
         wanted = static_fingerprint()
         stamp = root / ".fingerprint"

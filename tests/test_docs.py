@@ -1,0 +1,125 @@
+"""Documents that would mislead when they drift from the code."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from actions import builtins
+from config.engines import BASE_DIR
+from config.version import VERSION, read_version
+
+READERS = {"flag", "integer", "text", "words", "path", "secret", "given"}
+PACKAGES = ("actions", "annotation", "config", "training")
+
+
+def sources() -> list[Path]:
+    return [p for name in PACKAGES for p in (BASE_DIR / name).rglob("*.py")]
+
+
+def variables_read(path: Path, *, past_the_readers: bool = False) -> set[str]:
+    """Return the literal names of the environment variables a module reads."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        first = None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            called = ast.unparse(node.func)
+            typed = called.startswith("env.") and node.func.attr in READERS
+            if called in ("os.environ.get", "os.getenv") or (
+                typed and not past_the_readers
+            ):
+                first = node.args[0]
+        elif (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.ctx, ast.Load)
+            and ast.unparse(node.value) == "os.environ"
+        ):
+            first = node.slice
+        if isinstance(first, ast.Constant):
+            names.add(first.value)
+    return names - {"PATH"}
+
+
+def test_operations_lists_every_environment_variable():
+    listed = set(
+        re.findall(
+            r"^\| `([A-Z_]+)`", (BASE_DIR / "docs" / "operations.md").read_text(), re.M
+        )
+    )
+    read = set().union(*map(variables_read, sources()))
+    assert "DATABASE_URL" in read
+    assert read - listed - {f"{name}_FILE" for name in listed} == set()
+    assert listed - read - {"PYTHON", "CI"} == set()
+
+
+def test_the_web_side_reads_the_environment_only_by_the_typed_readers():
+    read = {
+        str(path.relative_to(BASE_DIR)): names
+        for path in sources()
+        if "engine" not in path.parts
+        if (names := variables_read(path, past_the_readers=True))
+    }
+    assert read == {}
+
+
+def test_every_built_in_action_is_described():
+    documents = "\n".join(
+        path.read_text(encoding="utf-8") for path in (BASE_DIR / "docs").glob("*.md")
+    )
+    missing = [d.name for d in builtins.BUILT_IN_ACTIONS if d.name not in documents]
+    assert missing == []
+
+
+def test_the_version_is_the_newest_heading_of_the_changelog():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
+    assert read_version("# Changes\n\n## 1.2.3 (soon)\n\n## 1.2.2\n") == "1.2.3"
+    with pytest.raises(ValueError, match="has no heading"):
+        read_version("# Changes\n")
+
+
+def test_make_help_lists_every_target():
+    makefile = (BASE_DIR / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    shown = subprocess.run(
+        ["make", "help"], cwd=BASE_DIR, capture_output=True, text=True, check=True
+    ).stdout
+    assert set(re.findall(r"make (\w+)", shown)) >= set(phony.split())
+
+
+def test_every_pin_of_a_group_is_in_the_constraints():
+    project = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (BASE_DIR / "constraints.txt").read_text().splitlines()
+    }
+    wanted = {
+        re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+        for group in ("web", "engines", "train", "dev")
+        for requirement in project["optional-dependencies"][group]
+    }
+    assert wanted - pinned == set()
+
+
+COMPOSE = BASE_DIR / "docker" / "compose.yaml"
+
+
+def test_compose_has_the_parts_and_builds_the_targets_of_the_dockerfile():
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    assert set(services) == {
+        *("postgres", "valkey", "prepare", "web", "worker", "scheduler", "gpu-worker")
+    }
+    dockerfile = (COMPOSE.parent / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM .* AS (\w+)$", dockerfile, re.MULTILINE))
+    targets = {s["build"]["target"] for s in services.values() if "build" in s}
+    assert targets == {"web", "gpu"}
+    assert targets <= stages
+
+
+def test_compose_needs_no_variable_that_operations_does_not_name():
+    used = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text()))
+    documented = (BASE_DIR / "docs" / "operations.md").read_text()
+    assert {name for name in used if f"`{name}`" not in documented} == set()
