@@ -27,7 +27,7 @@ from training.models import (
 from training.snapshots import NothingToTrainOnError, build_snapshot
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser
+    from django.contrib.auth.models import User
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def start_run(
     kind: str,
     recipe: Mapping[str, object],
     inputs: Mapping[str, Checkpoint],
-    user: AbstractBaseUser | None,
+    user: User | None,
 ) -> Run:
     """Queue a run: check recipe and inputs, freeze the data, tell the workers.
 
@@ -170,7 +170,7 @@ def _how_to_get(role: str) -> str:
     return "Run supervised fine-tuning first."
 
 
-def stop_run(*, run: Run, user: AbstractBaseUser | None) -> Run:
+def stop_run(*, run: Run, user: User | None) -> Run:
     """Ask a run to write a checkpoint and end; a queued one ends at once.
 
     Asking twice changes nothing. Raises RunStateError when it has ended already.
@@ -191,7 +191,7 @@ def stop_run(*, run: Run, user: AbstractBaseUser | None) -> Run:
     return run
 
 
-def resume_run(*, run: Run, user: AbstractBaseUser | None) -> Run:
+def resume_run(*, run: Run, user: User | None) -> Run:
     """Queue a stopped or failed run again; it goes on from its last whole checkpoint.
 
     Raises RunStateError when the run is not stopped or failed.
@@ -229,7 +229,7 @@ def current_policy(project: Project) -> Checkpoint | None:
         .order_by("-pk")
         .first()
     )
-    return newest and newest.checkpoint
+    return newest.checkpoint if newest else None
 
 
 def initial_policy(project: Project) -> Checkpoint | None:
@@ -240,7 +240,7 @@ def initial_policy(project: Project) -> Checkpoint | None:
         .order_by("-pk")
         .first()
     )
-    return newest and newest.checkpoint
+    return newest.checkpoint if newest else None
 
 
 def newest_reward_model(project: Project) -> Checkpoint | None:
@@ -295,7 +295,7 @@ def held_out_truth(checkpoint: Checkpoint) -> HeldOutTruth | None:
 def promote(
     *,
     checkpoint: Checkpoint,
-    user: AbstractBaseUser | None,
+    user: User | None,
     reason: str = "",
     force: bool = False,
 ) -> Promotion:

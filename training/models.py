@@ -121,7 +121,7 @@ class Run(models.Model):
     kind = models.CharField(max_length=8, choices=RunKind.choices)
     recipe = models.JSONField(help_text="The settings, as validated by the recipe.")
     snapshot = models.ForeignKey(Snapshot, null=True, on_delete=models.PROTECT)
-    inputs = models.ManyToManyField(
+    inputs: models.ManyToManyField[Checkpoint, RunInput] = models.ManyToManyField(
         "Checkpoint",
         through="RunInput",
         related_name="used_by",

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Prefetch, QuerySet
 
-from annotation.interchange import sample_to_json
+from annotation.interchange import for_export, sample_to_json
 from annotation.models import (
     Judgment,
     Pair,
@@ -31,7 +31,7 @@ from training.manifests import file_sha256
 from training.models import Snapshot
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser
+    from django.contrib.auth.models import User
 
 HELD_OUT_PERCENT = 15
 BATCH = 500
@@ -105,7 +105,7 @@ def is_held_out_for_reward(sample_id: str) -> bool:
 def build_snapshot(
     *,
     project: Project,
-    user: AbstractBaseUser | None,
+    user: User | None,
     with_judgments: bool = False,
 ) -> Snapshot:
     """Freeze the project's approved samples, and its settled pairs where asked.
@@ -181,12 +181,7 @@ def _write_files(
 def _sample_rows(
     samples: QuerySet[Sample], rows: _Rows, name: str
 ) -> Iterator[Mapping[str, object]]:
-    found = (
-        samples.order_by("pk")
-        .prefetch_related("samplecontext_set__context", "turns__references")
-        .iterator(chunk_size=BATCH)
-    )
-    for sample in found:
+    for sample in for_export(samples).iterator(chunk_size=BATCH):
         document = sample_to_json(sample)
         rows.samples.append(sample.pk)
         rows.counts[name] += 1
@@ -219,7 +214,7 @@ def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, object]
     )
     for pair in pairs:
         sample = pair.turn.sample
-        is_consistent = bool(pair.outcome)
+        is_consistent = bool(pair.outcome)  # type: ignore[attr-defined] # by settled()
         judgments = list(pair.judgments.all())
         rows.judgments.extend(judgment.pk for judgment in judgments)
         origins = list(pair.origins.all())

@@ -372,8 +372,9 @@ class _Supervision:
                 for each in run.run_inputs.select_related("checkpoint")
             },
             "data": data,
-            "resume": self.resumed_from
-            and str(self.resumed_from.directory.relative_to(directory)),
+            "resume": str(self.resumed_from.directory.relative_to(directory))
+            if self.resumed_from
+            else None,
         }
         _write_whole(directory / "run.json", json.dumps(document, indent=1) + "\n")
         (directory / "stop").unlink(missing_ok=True)
