@@ -298,8 +298,9 @@ def _calls(value: JSON, place: str) -> list[_Call]:
             except JSONError as error:
                 raise SampleError(
                     place_of_arguments,
-                    f"at character {error.position}: {error.expected}",
+                    error.expected,
                     error.found,
+                    f"character {error.position}",
                 ) from None
         elif not arguments:
             arguments = {}

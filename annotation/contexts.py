@@ -16,7 +16,7 @@ from django.db.models import F, Func
 
 from actions.builtins import LocalContext
 from actions.definitions import parse_definition
-from actions.words import meaning_words
+from actions.words import STOP_WORDS, raw_words
 from annotation.models import Project, Scope, ThinkingContext
 
 MAX_WORDS = 32
@@ -38,8 +38,9 @@ def search_contexts(
     One word in common suffices, and words of the title weigh more: a policy asks in
     sentences, of which no context has every word.
     """
+    words = dict.fromkeys(word.casefold() for word in raw_words(query))
     asked: SearchQuery | None = None
-    for word in list(dict.fromkeys(meaning_words(query)))[:MAX_WORDS]:
+    for word in [word for word in words if word not in STOP_WORDS][:MAX_WORDS]:
         one = SearchQuery(word, config="english")
         asked = one if asked is None else asked | one
     if asked is None:
@@ -61,14 +62,15 @@ def search_contexts(
 def searcher(project: Project) -> Callable[[str], list[LocalContext]]:
     """Return the search that the action Get thinking context is given.
 
-    It runs on a thread of the executor, whose connection nobody else would close.
+    The executor runs it on a thread of its own, whose connection nobody else closes.
     """
 
     def search(query: str) -> list[LocalContext]:
         try:
             found = search_contexts(project=project, query=query)
         finally:
-            connection.close()
+            if not connection.in_atomic_block:
+                connection.close()
         return [
             LocalContext(
                 context.title,

@@ -399,9 +399,8 @@ def load_tools(path: Path) -> JSON:
             str(path), "UTF-8", f"byte {error.start} that is not"
         ) from None
     except JSONError as error:
-        raise SampleError(
-            f"{path}: character {error.position}", error.expected, error.found
-        ) from None
+        at = f"character {error.position}"
+        raise SampleError(str(path), error.expected, error.found, at) from None
     except SampleError as error:
         raise SampleError(
             f"{path}: {error.field}", error.expected, error.found
@@ -453,11 +452,10 @@ def _load_line(line: bytes, *, first: bool) -> JSON:
         found = f"byte 0x{line[error.start]:02x} at byte {error.start}"
         raise SampleError("line", "UTF-8", found) from None
     try:
-        return load_json(text)
+        return load_json(text.rstrip())
     except JSONError as error:
-        raise SampleError(
-            "line", f"at character {error.position}: {error.expected}", error.found
-        ) from None
+        at = f"character {error.position}"
+        raise SampleError("line", error.expected, error.found, at) from None
 
 
 def _write_batch(

@@ -24,17 +24,18 @@ MAX_DEPTH = 100
 
 
 class SampleError(ValueError):
-    """A sample is not of the documented form; ``field`` says where."""
+    """A sample is not of the documented form; ``field`` says where.
 
-    def __init__(self, field: str, expected: str, found: str) -> None:
-        super().__init__(f"{field}: expected {expected}, found {found}")
+    ``at`` is the place inside a long value, such as "line 2, column 7".
+    """
+
+    def __init__(self, field: str, expected: str, found: str, at: str = "") -> None:
         self.field = field
         self.expected = expected
         self.found = found
-
-    @property
-    def reason(self) -> str:
-        return f"expected {self.expected}, found {self.found}"
+        self.at = at
+        self.reason = f"{at}: " * bool(at) + f"expected {expected}, found {found}"
+        super().__init__(f"{field}: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -289,8 +290,8 @@ def _check_turn(value: JSON, place: str) -> TurnForm:
 def _check_response(text: str, kind: str, place: str) -> None:
     error = check_text(text, kind == "observation")
     if error:
-        where = f"line {error.line}, column {error.column}: {error.expected}"
-        raise SampleError(place, f"at {where}", error.found)
+        at = f"line {error.line}, column {error.column}"
+        raise SampleError(place, error.expected, error.found, at)
 
 
 def refuse_tags(text: str, place: str) -> None:
