@@ -29,7 +29,7 @@ from actions.demo.facts import (
 )
 from actions.demo.generator import is_reserved
 from actions.demo.oracle import judge_facts
-from actions.demo.scenarios import NOISE, NUMBERS, Value
+from actions.demo.scenarios import NOISE, NUMBERS, SCENARIOS, Value
 
 T = TypeVar("T")
 
@@ -202,8 +202,31 @@ def _other_value(facts: Facts, slot: str, value: Value, rng: random.Random) -> V
     if slot == "exception":
         steps = (scenario.find, scenario.lookup, scenario.check, scenario.last)
         return _other([step.trouble.name for step in steps], value, rng)
+    # Policies mix up the values they see more often than they invent new ones.
+    near = [
+        seen
+        for seen in _values_of(facts)
+        if seen != value and isinstance(seen, int) == isinstance(value, int)
+    ]
+    if near and rng.random() < 0.3:
+        return rng.choice(near)
     pool = {"other": "thing", "alternative": "option"}.get(slot, slot)
     return _other(scenario.pools.get(pool, NUMBERS), value, rng)
+
+
+def _values_of(facts: Facts) -> list[Value]:
+    """Return the values that the response mentions."""
+    values = [
+        value
+        for sentence in (*facts.thinking, *facts.answer)
+        for slot, value in sentence.slots.items()
+        if slot not in ("n", "exception")
+    ]
+    calls = [facts.action, *(opening.action for opening in facts.openings.values())]
+    for call in calls:
+        if call and call.name != GET_THINKING_CONTEXT.name:
+            values += call.parameters.values()
+    return values
 
 
 def _changed_sentence(facts: Facts, sentence: Sentence, rng: random.Random) -> Sentence:
@@ -238,19 +261,7 @@ def _strays(facts: Facts, rng: random.Random) -> list[Sentence]:
     }
     values |= {"n": rng.choice((1, 2, 3, 4)), "alternative": values["option"]}
     values["option"] = _other_value(facts, "option", values["alternative"], rng)
-    elsewhere = rng.choice(
-        [
-            other
-            for other in (
-                "food delivery",
-                "shopping",
-                "fast-food ordering",
-                "device control",
-                "customer service",
-            )
-            if other != scenario.name
-        ]
-    )
+    elsewhere = _other(list(SCENARIOS), scenario.name, rng)
     keys: dict[str, tuple[str, ...]] = {
         f"ask/{scenario.ask.id}": (),
         f"elsewhere/{elsewhere}": (),

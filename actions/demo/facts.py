@@ -182,14 +182,16 @@ def _sentences(value: object, place: str, scenario: Scenario) -> tuple[Sentence,
     return tuple(sentences)
 
 
-def _call(value: object, place: str) -> Call | None:
+def _call(value: object, place: str, scenario: Scenario) -> Call | None:
+    """Read a call, its parameters in the order of labels: a database may turn them."""
     if value is None:
         return None
     form = _mapping(value, place)
-    return Call(
-        _text(form.get("name"), f"{place}.name"),
-        _values(form.get("parameters"), f"{place}.parameters"),
-    )
+    parameters = _values(form.get("parameters"), f"{place}.parameters")
+    ordered = {
+        name: parameters.pop(name) for name in scenario.parameters if name in parameters
+    }
+    return Call(_text(form.get("name"), f"{place}.name"), ordered | parameters)
 
 
 def parse_facts(value: object) -> Facts:
@@ -210,7 +212,7 @@ def parse_facts(value: object) -> Facts:
         place = f".openings.{step}"
         opening = _mapping(item, place)
         openings[step] = Opening(
-            _call(opening.get("action"), f"{place}.action"),
+            _call(opening.get("action"), f"{place}.action", scenario),
             _sentences(opening.get("answer"), f"{place}.answer", scenario),
         )
     return Facts(
@@ -218,7 +220,7 @@ def parse_facts(value: object) -> Facts:
         inside=form.get("inside") is True,
         thinking=_sentences(form.get("thinking"), ".thinking", scenario),
         plan=tuple(plan),
-        action=_call(form.get("action"), ".action"),
+        action=_call(form.get("action"), ".action", scenario),
         answer=_sentences(form.get("answer"), ".answer", scenario),
         openings=openings,
     )

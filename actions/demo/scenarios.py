@@ -123,6 +123,17 @@ class Scenario:
         """Ids of the middle steps, in the order in which they are numbered."""
         return (self.find.id, self.lookup.id, self.check.id, self.ask.id)
 
+    @property
+    def parameters(self) -> tuple[str, str, str, str, str]:
+        """Names of the parameters of the last step's action, in their order."""
+        return (
+            self.find.parameter,
+            self.check.parameter,
+            "name",
+            self.ask.parameter,
+            self.found_parameter,
+        )
+
     def action_step(self, step: str) -> ActionStep | None:
         """The action step with this id; None for the ask step and unknown ids."""
         for candidate in (self.find, self.lookup, self.check):

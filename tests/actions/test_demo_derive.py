@@ -1,5 +1,6 @@
 """Derived partners: right verdicts, balanced orders, every kind where it has a place."""
 
+import json
 import random
 from collections import Counter
 
@@ -38,6 +39,19 @@ def test_another_wording_is_another_text_and_consistent():
         text = reworded(turn, rng)
         assert text != turn["response"]
         assert judge(turn, text).consistent
+
+
+def test_parameters_keep_the_order_of_labels_whatever_order_facts_are_stored_in():
+    rng = random.Random(1)
+    for turn in TURNS:
+        if turn["facts"]["action"]:
+            inside = turn["input"]["kind"] == "observation"
+            stored = {"facts": json.loads(json.dumps(turn["facts"], sort_keys=True))}
+            label, other = (
+                parse(text, inside_thinking=inside).actions[0]
+                for text in (turn["response"], reworded(stored, rng))
+            )
+            assert label.source == other.source
 
 
 def test_every_kind_of_error_has_turns_and_is_an_error():
