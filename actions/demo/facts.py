@@ -291,7 +291,7 @@ def bank(scenario: str) -> Mapping[str, Wordings]:
             f"This may not be done, since {clause}.",
         )
         entries[f"refuse/{reason}"] = (
-            f"Sorry, I can not help with that, {clause}.",
+            f"Sorry, I cannot help with that, {clause}.",
             f"I will not do that, {clause}.",
             f"No, that is not possible, since {clause}.",
         )

@@ -315,13 +315,13 @@ FOOD = Scenario(
     found_parameter="kitchen",
     taken=(
         "The time {option} is taken. Offer {alternative}.",
-        "We can not deliver at {option}, so offer {alternative}.",
+        "We cannot deliver at {option}, so offer {alternative}.",
         "There is no rider at {option}. Ask about {alternative}.",
     ),
     offer=(
         "Sorry, {option} is taken. Is {alternative} fine too?",
         "There is no free rider at {option}. Would {alternative} do?",
-        "We can not make it at {option}. Shall we come at {alternative}?",
+        "We cannot make it at {option}. Shall we come at {alternative}?",
     ),
     told=(
         "It costs {looked} dollars.",
@@ -982,13 +982,13 @@ SERVICE = Scenario(
     found_parameter="invoice",
     taken=(
         "The day {option} is full. Offer {alternative}.",
-        "We can not come on {option}, so offer {alternative}.",
+        "We cannot come on {option}, so offer {alternative}.",
         "There is no driver on {option}. Ask about {alternative}.",
     ),
     offer=(
         "Sorry, {option} is full. Is {alternative} fine too?",
         "There is no driver on {option}. Would {alternative} do?",
-        "We can not come on {option}. Shall we come on {alternative}?",
+        "We cannot come on {option}. Shall we come on {alternative}?",
     ),
     told=(
         "The warranty lasts {looked} months.",
