@@ -133,6 +133,7 @@ def load_optimizer(optimizer: Together, folder: Path) -> None:
     """Load what ``save_optimizer`` wrote into an optimiser built the same way."""
     values: dict[str, object] = dict(load_file(str(folder / "optimizer.safetensors")))
     values.update(json.loads((folder / "optimizer.json").read_text()))
+    parts: list[dict[str, object]] = []
     for part_number, part in enumerate(optimizer.parts):
         state: dict[int, dict[str, object]] = {}
         for key, value in values.items():
@@ -140,4 +141,7 @@ def load_optimizer(optimizer: Together, folder: Path) -> None:
             if int(owner) == part_number:
                 state.setdefault(int(index), {})[name] = value
         groups = part.state_dict()["param_groups"]
-        part.load_state_dict({"state": state, "param_groups": groups})
+        parts.append({"state": state, "param_groups": groups})
+    # Through the whole, which shares the parts' groups anew: a part that loads makes new
+    # ones, and a schedule would go on turning the old.
+    optimizer.load_state_dict({"parts": parts})
