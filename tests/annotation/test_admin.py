@@ -1,0 +1,185 @@
+"""The admin shows every model, edits few, and asks the database little."""
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.utils import timezone
+
+from annotation import judging
+from annotation.models import (
+    Draft,
+    Judgment,
+    Membership,
+    Pair,
+    Project,
+    QueueCursor,
+    ReferenceResponse,
+    SampleContext,
+    ThinkingContext,
+    Touch,
+)
+from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
+from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
+from training.models import (
+    Checkpoint,
+    Metric,
+    Promotion,
+    Run,
+    RunInput,
+    RunNote,
+    RunSample,
+    Snapshot,
+)
+
+pytestmark = pytest.mark.django_db
+
+MODELS = [
+    model
+    for label in ("annotation", "training")
+    for model in apps.get_app_config(label).get_models()
+    if model is not Touch
+]
+EDITABLE = [Project, Membership]
+
+
+@pytest.fixture
+def root(client):
+    return sign_in(client, make_user("root", is_superuser=True, is_staff=True))
+
+
+def make_one_of_everything():
+    """Make at least one row of every model; called twice it makes twice as many."""
+    project = make_project(overlap=2, overlap_limit=2)
+    lena, luis, rita = (make_user(name) for name in ("lena", "luis", "rita"))
+    sample = make_sample(project=project, author=make_user("ada"))
+    context = ThinkingContext.objects.create(
+        project=project, scope="global", title="Cakes", content_hash="c" * 64
+    )
+    SampleContext.objects.create(sample=sample, context=context, position=0)
+    turn = sample.turns.get()
+    ReferenceResponse.objects.create(turn=turn, position=0, text="Done.", author=lena)
+    Draft.objects.create(project=project, author=lena, sample=sample)
+    run = Run.objects.create(
+        project=project, kind="draw", recipe={}, created_by=make_user("tara")
+    )
+    snapshot = Snapshot.objects.create(
+        project=project, content_hash="e" * 64, counts={}, files={}, created_by=rita
+    )
+    snapshot.samples.add(sample)
+    checkpoint = Checkpoint.objects.create(
+        project=project, run=run, step=1, path="p", digest="d" * 64, manifest={}
+    )
+    RunInput.objects.create(run=run, checkpoint=checkpoint, role="policy")
+    Promotion.objects.create(
+        project=project, checkpoint=checkpoint, promoted_by=rita, reason="Better."
+    )
+    now = timezone.now()
+    Metric.objects.create(run=run, name="loss", step=1, value=1.0, at=now)
+    RunSample.objects.create(run=run, step=1, prompt="Hi.", text="Ho.", event_offset=1)
+    RunNote.objects.create(run=run, level="info", message="Hi.", at=now, event_offset=1)
+    receive_responses(
+        project=project,
+        producer=ProducerFacts(run.pk, checkpoint.pk, "d" * 64, 1, "current"),
+        responses=[
+            ResponseRow(sample.external_id, 0, index, text)
+            for index, text in enumerate(["Done.", "Gone."])
+        ],
+    )
+    pair = Pair.objects.filter(project=project).earliest("pk")
+    make_judgment(pair, lena, 1)
+    make_judgment(pair, luis, 0)
+    found = judging.claim_slot(project=project, user=lena)
+    judging.skip_slot(
+        slot_id=found.slot.pk, token=found.token, user=lena, reason="Torn."
+    )
+    judging.adjudicate(pair=pair, curator=rita, verdict=1)
+    QueueCursor.objects.get_or_create(
+        project=project, user=lena, priority=0, defaults={"place": 1}
+    )
+
+
+def list_address(model):
+    return f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
+
+
+def test_every_model_is_registered_but_the_one_with_a_composite_key():
+    assert [model for model in MODELS if not admin.site.is_registered(model)] == []
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_a_list_costs_the_same_for_one_row_and_for_two(
+    client, root, model, django_assert_num_queries
+):
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    make_one_of_everything()
+    assert client.get(list_address(model)).status_code == 200
+    with CaptureQueriesContext(connection) as one:
+        client.get(list_address(model))
+    rows = model.objects.count()
+    make_one_of_everything()
+    assert model.objects.count() > rows
+    with django_assert_num_queries(len(one)):
+        client.get(list_address(model))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_a_row_has_a_page_and_search_works(client, root, model):
+    make_one_of_everything()
+    row = model.objects.order_by("pk").first()
+    page = client.get(f"{list_address(model)}{row.pk}/change/")
+    assert page.status_code == 200
+    search = client.get(list_address(model), {"q": "1"})
+    assert search.status_code == 200
+    assert "e=1" not in search.headers.get("Location", "")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [model for model in MODELS if model not in EDITABLE],
+    ids=lambda model: model.__name__,
+)
+def test_what_a_deed_wrote_is_not_edited(client, root, model):
+    make_one_of_everything()
+    row = model.objects.order_by("pk").first()
+    assert client.post(f"{list_address(model)}{row.pk}/change/").status_code == 403
+    assert client.get(f"{list_address(model)}add/").status_code == 403
+    can_delete = client.get(f"{list_address(model)}{row.pk}/delete/").status_code
+    assert can_delete == (200 if model is QueueCursor else 403)
+
+
+def test_a_pairs_page_names_who_has_met_it(client, root):
+    make_one_of_everything()
+    pair = Judgment.objects.first().pair
+    page = client.get(f"{list_address(Pair)}{pair.pk}/change/").content.decode()
+    assert "lena, luis" in page
+
+
+def test_an_admin_makes_a_project_with_its_people(client, root):
+    form = {
+        "name": "Pies",
+        "slug": "pies",
+        "overlap": 1,
+        "overlap_limit": 3,
+        "lease_seconds": 60,
+        "confirm_step_order": "on",
+        "guideline_version": 1,
+        "memberships-TOTAL_FORMS": 1,
+        "memberships-INITIAL_FORMS": 0,
+        "memberships-0-user": make_user("lena").pk,
+        "memberships-0-role": "labeler",
+    }
+    wrong = client.post("/admin/annotation/project/add/", form | {"overlap": 4})
+    assert "The limit is at least the overlap." in wrong.content.decode()
+    assert client.post("/admin/annotation/project/add/", form).status_code == 302
+    project = Project.objects.get(slug="pies")
+    assert project.roles_of(make_user("lena")) == {"labeler"}
+
+
+def test_a_labeler_is_sent_away(client):
+    sign_in(client, make_user("lena"))
+    for model in MODELS:
+        answer = client.get(list_address(model))
+        assert answer.status_code == 302
+        assert answer.url.startswith("/admin/login/")

@@ -1,0 +1,99 @@
+"""Django admin for the rows of the trainer: for looking things up.
+
+Nothing is edited here. Runs move by the deeds of ``training.launching`` and
+``training.supervising``, which hold their leases; checkpoints, snapshots and metrics are
+what happened.
+"""
+
+from django.contrib import admin
+
+from annotation.admin import Lookup
+from training.models import (
+    Checkpoint,
+    Metric,
+    Promotion,
+    Run,
+    RunInput,
+    RunNote,
+    RunSample,
+    Snapshot,
+)
+
+
+@admin.register(Snapshot)
+class SnapshotAdmin(Lookup):
+    list_display = ["__str__", "project", "created_by", "created_at"]
+    list_filter = ["project"]
+    list_select_related = ["project", "created_by"]
+    search_fields = ["content_hash"]
+    # The rows it links are too many for a page; its files have them.
+    exclude = ["samples", "judgments"]
+
+
+class RunInputInline(admin.TabularInline):  # type: ignore[type-arg]
+    model = RunInput
+    extra = 0
+    can_delete = False
+
+
+@admin.register(Run)
+class RunAdmin(Lookup):
+    list_display = [
+        "id",
+        "kind",
+        "project",
+        "state",
+        "step",
+        "steps_total",
+        "attempts",
+        "created_by",
+        "created_at",
+    ]
+    list_filter = ["kind", "state", "project"]
+    list_select_related = ["project", "created_by"]
+    search_fields = ["=id", "uuid", "error"]
+    inlines = [RunInputInline]
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(Lookup):
+    list_display = ["id", "project", "run", "step", "is_final", "digest", "created_at"]
+    list_filter = ["is_final", "project"]
+    list_select_related = ["project", "run"]
+    search_fields = ["digest", "=run__id"]
+
+
+@admin.register(RunInput)
+class RunInputAdmin(Lookup):
+    list_display = ["id", "run", "checkpoint", "role"]
+    list_filter = ["role"]
+    list_select_related = ["run", "checkpoint"]
+
+
+@admin.register(Promotion)
+class PromotionAdmin(Lookup):
+    list_display = ["id", "project", "checkpoint", "promoted_by", "created_at"]
+    list_filter = ["project"]
+    list_select_related = ["project", "checkpoint", "promoted_by"]
+
+
+@admin.register(Metric)
+class MetricAdmin(Lookup):
+    list_display = ["id", "run", "name", "step", "value", "at"]
+    list_select_related = ["run"]
+    search_fields = ["=run__id", "=name"]
+
+
+@admin.register(RunSample)
+class RunSampleAdmin(Lookup):
+    list_display = ["id", "run", "step"]
+    list_select_related = ["run"]
+    search_fields = ["=run__id"]
+
+
+@admin.register(RunNote)
+class RunNoteAdmin(Lookup):
+    list_display = ["id", "run", "level", "message", "at"]
+    list_filter = ["level"]
+    list_select_related = ["run"]
+    search_fields = ["=run__id", "message"]
