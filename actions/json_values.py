@@ -24,6 +24,9 @@ _BRACKET_OR_STRING: Final = re.compile(
 )
 
 
+_STEP: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
 class JSONError(ValueError):
     """A text is not JSON as this project reads it."""
 
@@ -85,6 +88,15 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
+def json_depth(text: str) -> int:
+    """Return how deep the brackets of a JSON text are nested."""
+    depth = deepest = 0
+    for match in _BRACKET_OR_STRING.finditer(text):
+        depth += _STEP.get(match.group(), 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def load_json(text: str) -> JSON:
     """Read one JSON value; raise :class:`JSONError` and nothing else.
 
@@ -94,15 +106,11 @@ def load_json(text: str) -> JSON:
     """
     depth = 0
     for match in _BRACKET_OR_STRING.finditer(text):
-        character = match.group()[0]
-        if character in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise JSONError(
-                    match.start(), f"nesting of at most {MAX_DEPTH}", "deeper nesting"
-                )
-        elif character in "]}":
-            depth -= 1
+        depth += _STEP.get(match.group(), 0)
+        if depth > MAX_DEPTH:
+            raise JSONError(
+                match.start(), f"nesting of at most {MAX_DEPTH}", "deeper nesting"
+            )
     try:
         value: JSON = _DECODER.decode(text)
     except json.JSONDecodeError as error:

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from actions.definitions import DefinitionError, describe, parse_definition
 from actions.format_check import check_text
+from actions.json_values import MAX_DEPTH, json_depth
 from actions.tags import ACTION_CLOSE, JSON, find_tag
 
 SITUATIONS = ("normal", "exception", "interruption", "noise", "nested", "refusal")
 STATUSES = ("draft", "submitted", "approved", "returned", "retired")
 DEFAULT_STATUS = "submitted"
 MAX_TURNS = 10_000
-MAX_DEPTH = 100
+
+# A text that holds no whole float does not match; one that matches need not hold any.
+_WHOLE_FLOAT = re.compile(r"[0-9]\.0(?![0-9])|[0-9]e\+")
 
 
 class SampleError(ValueError):
@@ -120,23 +124,25 @@ def content_hash(value: JSON) -> str:
     Numbers are hashed by value (``1``, ``1.0`` and ``1e0`` are one), because Postgres
     keeps the value of a number and not its spelling.
     """
-    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+    text = _canonical(value)
+    if _WHOLE_FLOAT.search(text):
+        text = _canonical(_plain(value))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _canonical(value: JSON) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 def _plain(value: JSON) -> JSON:
+    """Turn whole floats into integers: the only numbers that have two spellings."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value
-    sign, digits, exponent = Decimal(repr(value)).as_tuple()
-    plain = "".join(map(str, digits)).lstrip("0")
-    short = plain.rstrip("0")
-    exponent = int(exponent) + len(plain) - len(short)
-    # No text holds a NUL (see check_text_values), so this is no text's spelling.
-    return f"\0{'-' if sign and short else ''}{short or 0}e{exponent if short else 0}"
+    if isinstance(value, float) and value.is_integer():
+        return int(Decimal(repr(value)))
+    return value
 
 
 def check_sample(document: JSON) -> SampleForm:
@@ -191,9 +197,21 @@ def check_split(value: JSON) -> str:
     return split
 
 
-def check_text_values(value: JSON, place: str = "", depth: int = 0) -> None:
+def check_text_values(value: JSON, place: str = "") -> None:
     """Refuse what Postgres cannot keep as text: NUL characters and lone surrogates."""
-    if depth > MAX_DEPTH:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+        text.encode()
+    except (UnicodeEncodeError, RecursionError):
+        _find_bad_text(value, place, 0)
+        return
+    # The fast way out. Only a suspicion: a text may also say backslash, u0000.
+    if "\\u0000" in text or json_depth(text) > MAX_DEPTH:
+        _find_bad_text(value, place, 0)
+
+
+def _find_bad_text(value: JSON, place: str, depth: int) -> None:
+    if depth >= MAX_DEPTH and isinstance(value, (dict, list)):
         raise SampleError(place, f"nesting of at most {MAX_DEPTH}", "deeper nesting")
     if isinstance(value, str):
         if "\0" in value:
@@ -207,13 +225,13 @@ def check_text_values(value: JSON, place: str = "", depth: int = 0) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             printable = key.encode("utf-8", "backslashreplace").decode()
+            printable = printable.replace("\0", "\\0")
             within = f"{place}.{printable}" if place else printable
-            within = within.replace("\0", "\\0")
-            check_text_values(key, within, depth + 1)
-            check_text_values(item, within, depth + 1)
+            _find_bad_text(key, within, depth + 1)
+            _find_bad_text(item, within, depth + 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            check_text_values(item, f"{place}[{index}]", depth + 1)
+            _find_bad_text(item, f"{place}[{index}]", depth + 1)
 
 
 def _check_context(value: JSON, place: str) -> ContextForm:

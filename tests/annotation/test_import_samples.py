@@ -118,6 +118,12 @@ def test_key_order_and_spelling_of_numbers_change_nothing():
     assert str(report) == "1 conversations: 0 new, 1 unchanged, 0 refused"
 
 
+def test_text_that_only_speaks_of_nul_is_fine():
+    document = make_document(meta={"text": "\\u0000 and \\ud800"})
+    assert run(make_project(), document).new == 1
+    assert sample_to_json(Sample.objects.get()) == document
+
+
 def test_status_and_split_are_no_content():
     project = make_project()
     run(project, make_document())
@@ -296,6 +302,20 @@ def test_command_names_a_file_that_is_not_there(tmp_path):
     with pytest.raises(CommandError, match="there is no such file"):
         command("--create", "--project", "P", "--format", "concord", tmp_path / "x")
     assert not Project.objects.filter(name="P").exists()
+
+
+@pytest.mark.parametrize("depth", [62, 63, 5000])
+def test_deep_nesting_is_refused_before_the_database_sees_it(depth):
+    value = None
+    for _ in range(depth):
+        value = [value]
+    document = make_document(meta={"deep": value})
+    if depth == 62:  # with the sample and its meta 64
+        sample = save_sample(project=make_project(), document=document)
+        assert sample_to_json(sample) == document
+        return
+    with pytest.raises(SampleError, match="expected nesting of at most 64"):
+        save_sample(project=make_project(), document=document)
 
 
 def test_saved_sample_has_author_and_status():
