@@ -151,6 +151,9 @@ class Browser:
         )
         self._cookies: dict[str, str] = {}
 
+    def close(self) -> None:
+        self._connection.close()
+
     def get(self, path: str) -> Page:
         return self._request("GET", path, None)
 

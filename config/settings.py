@@ -16,6 +16,7 @@ STATE = State.from_environment()
 DEBUG = env.flag("DEBUG")
 SECRET_KEY = env.secret("SECRET_KEY", "") or STATE.secret_key()
 DATA_DIR = env.path("CONCORD_DATA_DIR", STATE.home / "data")
+DEMO = env.flag("CONCORD_DEMO", True)  # an empty database gets the demo project
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", ["localhost", ".localhost", "127.0.0.1"])
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
 

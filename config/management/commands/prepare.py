@@ -8,8 +8,8 @@ from typing import Any
 import django
 from django.apps import apps
 from django.conf import settings
-from django.core.management import call_command, get_commands
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
@@ -18,15 +18,10 @@ class Command(BaseCommand):
     help = "Migrate, collect static files and seed the demo, where that is needed."
     requires_system_checks: list[str] = []
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
-            "--no-demo", action="store_true", help="Leave an empty database empty."
-        )
-
     def handle(self, *args: Any, **options: Any) -> None:
         self.migrate()
         self.collect_static_files()
-        if not options["no_demo"]:
+        if settings.DEMO:
             self.seed_the_demo()
 
     def progress(self, message: str) -> None:
@@ -57,9 +52,8 @@ class Command(BaseCommand):
         project = apps.get_model("annotation", "Project")
         if project._default_manager.exists():
             return
-        if "seed_demo" in get_commands():
-            self.progress("writing the demo project")
-            call_command("seed_demo", stdout=self.stdout)
+        self.progress("writing the demo project")
+        call_command("seed_demo", stdout=self.stdout)
 
 
 def static_fingerprint() -> str:

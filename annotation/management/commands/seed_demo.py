@@ -1,0 +1,88 @@
+"""Write the demo project: approved samples, and one person per role."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from argparse import ArgumentParser
+
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+
+from actions.demo import generate
+from actions.demo.generator import Split
+from annotation.interchange import import_file
+from annotation.models import Membership, Project, Role
+
+NAME = "Demo: action tasks"
+SLUG = "demo"
+PEOPLE = (
+    ("ada", Role.ADMIN),
+    ("lena", Role.LABELER),
+    ("luis", Role.LABELER),
+    ("rita", Role.CURATOR),
+    ("tara", Role.TRAINER),
+)
+# Held out: plan orders that training has seen, and plan orders it has not.
+SAMPLES: tuple[tuple[Split, int], ...] = (
+    ("", 400),
+    ("held-out", 60),
+    ("held-out-unseen", 60),
+)
+
+
+class Command(BaseCommand):
+    help = "Write the demo project, and print one sign-in per role, once."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--seed", type=int, default=1)
+
+    @transaction.atomic
+    def handle(self, *, seed: int, **options: object) -> None:
+        if Project.objects.filter(name=NAME).exists():
+            raise CommandError(f'The project "{NAME}" is there already.')
+        project = Project.objects.create(name=NAME, slug=SLUG)
+        passwords = add_people(project)
+        author = User.objects.get(username="ada")
+        for split, count in SAMPLES:
+            report = import_file(
+                project=project,
+                format="concord",
+                lines=(
+                    json.dumps(sample)
+                    for sample in generate(seed=seed, count=count, split=split)
+                ),
+                author=author,
+                status="approved",
+                split=split,
+            )
+            if report.refused:
+                raise CommandError(f"The demo does not fit: {report.refused[0]}")
+        self.stdout.write(sign_ins(passwords))
+
+
+def add_people(project: Project) -> dict[str, str]:
+    """Give each role a person; return the passwords of those who are new.
+
+    Somebody who is there already keeps the password, which nobody knows here.
+    """
+    passwords: dict[str, str] = {}
+    for name, role in PEOPLE:
+        user, is_new = User.objects.get_or_create(username=name)
+        if is_new:
+            passwords[name] = secrets.token_urlsafe(9)
+            user.set_password(passwords[name])
+            # Ada also administers the installation: members, tokens, Django's admin.
+            user.is_staff = user.is_superuser = role == Role.ADMIN
+            user.save()
+        Membership.objects.create(project=project, user=user, role=role)
+    return passwords
+
+
+def sign_ins(passwords: dict[str, str]) -> str:
+    lines = ["Sign in as one of these; the passwords are shown only this once:", ""]
+    for name, role in PEOPLE:
+        password = passwords.get(name, "(the one this person has)")
+        lines.append(f"    {name:<6}{role.label:<10}{password}")
+    return "\n".join(lines)
