@@ -11,6 +11,7 @@ thinking, use of result and answer by their words and numbers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -45,6 +46,9 @@ GAP_CELLS_LIMIT: Final = 10_000
 # Two answers sharing less of their words than this are proposed to differ.
 ANSWER_THRESHOLD: Final = 0.5
 RESULT_THRESHOLD: Final = 0.25
+
+# From this share on, thinking with words of its own on both sides says other things.
+SUBSTITUTION_THRESHOLD: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -131,11 +135,13 @@ def _pair(
 
 
 def _thinking_pair(label: str | None, sampled: str | None) -> UnitPair:
-    """Thinking may be worded freely: only numbers or names that clash are proposed."""
+    """Thinking may be worded freely: only numbers that clash and a word put in
+    another's place are proposed."""
     clash = False
     if label is not None and sampled is not None:
         ours, theirs = numbers(label), numbers(sampled)
         clash = bool(ours and theirs) and ours.keys() != theirs.keys()
+        clash = clash or _substitutes(meaning_words(label), meaning_words(sampled))
     return _pair("thinking", "thinking", label, sampled, "content" if clash else None)
 
 
@@ -154,7 +160,7 @@ def _answer_pair(label: str | None, sampled: str | None) -> UnitPair:
 def _says_other(label: str | None, sampled: str | None, threshold: float) -> bool:
     """Compare numbers, names, denial, being a question, and the share of equal words."""
     if label is None or sampled is None:
-        return label is not sampled
+        return True
     if label == sampled:
         return False
     words_ours, words_theirs = meaning_words(label), meaning_words(sampled)
@@ -169,6 +175,19 @@ def _says_other(label: str | None, sampled: str | None, threshold: float) -> boo
         or negated(label) != negated(sampled)
         or ("?" in label) != ("?" in sampled)
         or (bool(all_words) and similarity(words_ours, words_theirs) < threshold)
+    )
+
+
+def _substitutes(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether two texts are nearly the same but each has words the other lacks.
+
+    Other wordings change many words; one word put for another changes what is said.
+    """
+    first, second = Counter(ours), Counter(theirs)
+    return bool(
+        first - second
+        and second - first
+        and similarity(ours, theirs) >= SUBSTITUTION_THRESHOLD
     )
 
 

@@ -25,7 +25,7 @@ def _set(words: str) -> frozenset[str]:
 STOP_WORDS: Final = _set(
     "a an and are as at be been by can do does for from had has have having he her him "
     "his how i if in into is it its let may me my of on or our shall she should so "
-    "some than that the their them then there these they this those to us was we were "
+    "some make than that the their them then there these they this those to us was we were "
     "what when where which while who will with within would you your please also just "
     "about up out any all am i'm it's i'll you're we'll that's i've"
 )
@@ -44,11 +44,16 @@ _NUMBER_WORDS: Final = {
     for word, number in [pair.split("=")]
 }
 
+_DAYS_AND_MONTHS: Final = _set(
+    "monday tuesday wednesday thursday friday saturday sunday january february april "
+    "june july august september october november december"
+)
+
 # Words that say the same in a plan step; each line's first word stands for all.
 _SAME: Final[dict[str, str]] = {
     word: line.split()[0]
     for line in (
-        "check see verify look examine inspect ensure",
+        "check see verify look examine inspect ensure sure",
         "compare contrast",
         "tell report inform notify say",
         "ask request query",
@@ -132,15 +137,17 @@ def numbers(text: str) -> Counter[str]:
 
 
 def names(text: str) -> frozenset[str]:
-    """Return names and codes: words with a digit or capitals inside, or capitalised ones
-    that do not begin a sentence."""
+    """Return names and codes: words with a digit or capitals inside, capitalised ones
+    that do not begin a sentence, days and months."""
     found = set()
     for match in _WORD.finditer(text):
         word = match.group()
         number = word[0].isdigit() and not re.search(r"[^\W\d_]", word)
         if number or word.casefold() in STOP_WORDS:
             continue
-        inner = any(c.isdigit() or c.isupper() or c in "_@" for c in word[1:])
+        inner = word.casefold() in _DAYS_AND_MONTHS or any(
+            c.isdigit() or c.isupper() or c in "_@" for c in word[1:]
+        )
         before = text[max(0, match.start() - 8) : match.start()].rstrip(" \t\"'“‘(*")
         begins = not before or before[-1] in ".!?:;\n-•"
         if inner or (word[0].isupper() and not begins):

@@ -105,6 +105,7 @@ def test_action_on_one_side_only():
         ("It costs 1,200 dollars.", "It costs 1200.00 dollars.", False),
         ("A cake for eight people.", "A cake for 8 people.", False),
         ("I book Anna a seat.", "I book Otto a seat.", True),
+        ("Is monday fine?", "Is sunday fine?", True),
         ("Order A7 is sent.", "Order B7 is sent.", True),
         ("The cake is free on Saturday.", "The cake is not free on Saturday.", True),
         ("Shall I order the cake?", "I order the cake.", True),
@@ -120,6 +121,12 @@ def test_thinking_may_be_worded_freely():
     one = respond(thinking="This is a new task. The guideline says check first.")
     other = respond(thinking="The last plan does not match this request.")
     assert differing(one, other) == {}
+
+
+def test_one_word_in_the_place_of_another_changes_the_thinking():
+    one = respond(thinking="A new task. The long guideline starts with the street.")
+    other = respond(thinking="A new task. The long guideline starts with the price.")
+    assert differing(one, other) == {"thinking": "content"}
 
 
 def test_thinking_of_an_observation_turn_is_the_use_of_its_result():
