@@ -30,3 +30,5 @@ STORAGES = {
 # Static files straight from their sources: nothing is collected for a test.
 WHITENOISE_AUTOREFRESH = True
 WHITENOISE_USE_FINDERS = True
+# The live server serves this folder: the sources, not what an installation collected.
+STATIC_ROOT = BASE_DIR / "static"  # noqa: F405

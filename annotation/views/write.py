@@ -274,7 +274,11 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
         "content": content,
         "turns": check_turns(content, definitions),
         "typed": typed,
-        "contexts": [(context, context.pk in chosen) for context in contexts],
+        # The draft's own come first, so that a long list hides none of them.
+        "contexts": sorted(
+            ((context, context.pk in chosen) for context in contexts),
+            key=lambda pair: not pair[1],
+        ),
         "actions": [
             {
                 "name": one.name,

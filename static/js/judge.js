@@ -146,6 +146,7 @@ class JudgeStage extends HTMLElement {
   }
 
   unmarkCurrent() {
+    if (document.activeElement?.name === "units") document.activeElement.blur();
     for (const element of this.form.querySelectorAll(".current")) element.classList.remove("current");
   }
 
@@ -286,6 +287,7 @@ class JudgeStage extends HTMLElement {
 
   chooseConsistent() {
     this.form.querySelector('input[name="verdict"][value="1"]').checked = true;
+    this.unmarkCurrent();
     this.showMarks();
     if (this.form.classList.contains("asks-order") && !this.orderConfirmed) {
       this.querySelector("#order").showModal();

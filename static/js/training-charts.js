@@ -1,0 +1,280 @@
+// <run-charts>: small multiples of a run's curves, or of several runs, with uPlot.
+//
+// data-layout and data-sources name the json_script elements with the charts
+// ([{title, unit, smooth, series: [{name, label}]}]) and the runs ([{label, url}]).
+// data-follows names the polled element that says (data-step, data-token, data-final)
+// whether there is more to fetch; only what is new is fetched.
+
+const TONES = ["--accent", "--act", "--good", "--bad", "--obs", "--ink-3"];
+const HEIGHT = 132;
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+/** `value` in about four characters, for an axis or a caption. */
+export function short(value) {
+  if (value == null) return "–";
+  const size = Math.abs(value);
+  if (size >= 1e6) return `${(value / 1e6).toPrecision(3)} M`;
+  if (size >= 1e4) return `${(value / 1e3).toPrecision(3)} k`;
+  if (size >= 100 || Number.isInteger(value)) return String(Math.round(value));
+  if (size >= 0.01) return value.toPrecision(3);
+  return value === 0 ? "0" : value.toExponential(1).replace("e-", "e−");
+}
+
+/** Exponential running mean with the bias of its start taken out. */
+function smoothed(values) {
+  const keep = 0.9;
+  let mean = 0;
+  let weight = 0;
+  return values.map((value) => {
+    if (value == null) return null;
+    mean = keep * mean + (1 - keep) * value;
+    weight = keep * weight + (1 - keep);
+    return mean / weight;
+  });
+}
+
+class Chart {
+  constructor(spec, sources, sync) {
+    this.spec = spec;
+    this.lines = sources.flatMap((source, place) =>
+      spec.series.map((series, index) => ({
+        source: place,
+        name: series.name,
+        label: sources.length > 1 ? source.label : series.label,
+        tone: TONES[(sources.length > 1 ? place : index) % TONES.length],
+      })),
+    );
+    this.sync = sync;
+    this.figure = document.createElement("figure");
+    this.figure.className = "chart";
+    const caption = document.createElement("figcaption");
+    const title = document.createElement("span");
+    title.className = "title";
+    title.append(spec.title);
+    const unit = document.createElement("em");
+    unit.textContent = spec.unit;
+    title.append(unit);
+    this.single = this.lines.length === 1;
+    this.now = document.createElement("span");
+    this.now.className = this.single ? "values single" : "values";
+    caption.append(title, this.now);
+    this.legend = document.createElement("ul");
+    this.legend.className = "legend";
+    this.legend.hidden = this.single;
+    this.plot = document.createElement("div");
+    this.plot.className = "plot";
+    this.figure.append(caption, this.legend, this.plot);
+  }
+
+  /** Draw the given data: per source a map from metric to [steps, values]. */
+  draw(data) {
+    const tables = this.lines.map(({ source, name }) => data[source].get(name) ?? [[], []]);
+    this.figure.hidden = tables.every(([steps]) => steps.length === 0);
+    if (this.figure.hidden) return;
+    this.table = uPlot.join(tables);
+    const drawn = this.spec.smooth
+      ? [this.table[0], ...this.table.slice(1).flatMap((v) => [v, smoothed(v)])]
+      : this.table;
+    this.say(null);
+    if (this.u) {
+      this.u.setData(drawn);
+      return;
+    }
+    this.u = new uPlot(this.options(), drawn, this.plot);
+    this.observer ??= new ResizeObserver(() => this.resize());
+    this.observer.observe(this.plot);
+  }
+
+  options() {
+    const axis = {
+      stroke: colour("--ink-3"),
+      font: "11px system-ui, sans-serif",
+      ticks: { show: false },
+      grid: { stroke: colour("--line-2"), width: 1 },
+    };
+    const series = this.lines.flatMap((line) => {
+      const stroke = colour(line.tone);
+      const points = { show: (u, i) => (this.table[i] ?? []).filter((v) => v != null).length < 12, size: 5, fill: stroke };
+      const bold = { stroke, width: 2, spanGaps: true, points };
+      if (!this.spec.smooth) return [bold];
+      return [{ stroke: `${stroke}55`, width: 1, spanGaps: true, points: { show: false } }, { ...bold, points: { show: false } }];
+    });
+    return {
+      width: this.plot.clientWidth || 300,
+      height: HEIGHT,
+      padding: [6, 6, 0, 0],
+      legend: { show: false },
+      cursor: { y: false, drag: { x: false, y: false }, sync: { key: this.sync }, points: { size: 6 } },
+      scales: { x: { time: false }, y: { range: (u, low, high) => this.range(low, high) } },
+      axes: [
+        { ...axis, size: 22, gap: 2, space: 60, grid: { show: false }, values: (u, at) => at.map((v) => (Number.isInteger(v) ? short(v) : "")) },
+        { ...axis, size: 42, gap: 4, space: 34, values: (u, at) => at.map(short) },
+      ],
+      series: [{}, ...series],
+      hooks: { setCursor: [(u) => this.say(u.cursor.idx)] },
+    };
+  }
+
+  range(low, high) {
+    if (low == null) return [0, 1];
+    if (low === high) return [low - Math.abs(low || 1) * 0.1, high + Math.abs(high || 1) * 0.1];
+    const room = (high - low) * 0.06;
+    // A curve that stays above zero is never drawn from below it.
+    return [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
+  }
+
+  /** Show the values at a place of the cursor, or the newest ones. */
+  say(index) {
+    const [steps, ...columns] = this.table;
+    const at = index == null ? steps.length - 1 : index;
+    const values = columns.map((column) => {
+      let i = at;
+      while (i > 0 && column[i] == null) i -= 1;
+      return column[i];
+    });
+    if (this.single) {
+      const when = document.createElement("span");
+      when.className = "at";
+      when.textContent = index == null ? "" : `step ${steps[at]}`;
+      this.now.replaceChildren(short(values[0]), when);
+      return;
+    }
+    const when = document.createElement("span");
+    when.className = "at";
+    when.textContent = index == null ? "" : `step ${steps[at]}`;
+    this.now.replaceChildren(when);
+    this.legend.replaceChildren(
+      ...this.lines.map((line, i) => {
+        const item = document.createElement("li");
+        const dot = document.createElement("span");
+        dot.className = `dot tone-${TONES.indexOf(line.tone)}`;
+        const value = document.createElement("b");
+        value.textContent = short(values[i]);
+        item.append(dot, line.label, value);
+        return item;
+      }),
+    );
+  }
+
+  resize() {
+    const width = this.plot.clientWidth;
+    if (this.u && width && width !== this.u.width) this.u.setSize({ width, height: HEIGHT });
+  }
+
+  /** Draw anew, for another colour scheme. */
+  redraw(data) {
+    this.u?.destroy();
+    this.u = null;
+    this.draw(data);
+  }
+
+  remove() {
+    this.observer?.disconnect();
+    this.u?.destroy();
+    this.figure.remove();
+  }
+}
+
+class RunCharts extends HTMLElement {
+  connectedCallback() {
+    this.layout = JSON.parse(document.getElementById(this.dataset.layout).textContent);
+    this.sources = JSON.parse(document.getElementById(this.dataset.sources).textContent);
+    this.data = this.sources.map(() => new Map());
+    this.seen = this.sources.map(() => ({ step: -1, token: null }));
+    this.charts = [];
+    this.controller = new AbortController();
+    const { signal } = this.controller;
+    dark.addEventListener("change", () => this.charts.forEach((c) => c.redraw(this.data)), { signal });
+    document.addEventListener("htmx:afterSettle", () => this.follow(), { signal });
+    this.build();
+    this.fetchAll();
+  }
+
+  disconnectedCallback() {
+    this.controller.abort();
+    this.charts.forEach((chart) => chart.remove());
+  }
+
+  build() {
+    this.charts.forEach((chart) => chart.remove());
+    const sync = `charts-${Math.random()}`;
+    this.charts = this.layout.map((spec) => new Chart(spec, this.sources, sync));
+    this.replaceChildren(...this.charts.map((chart) => chart.figure));
+  }
+
+  /** Fetch when the polled part of the page says that the run has moved on. */
+  follow() {
+    const told = document.getElementById(this.dataset.follows ?? "")?.dataset;
+    if (!told) return;
+    const mark = `${told.token} ${told.step} ${told.final}`;
+    if (mark === this.mark) return;
+    this.mark = mark;
+    this.fetchAll();
+  }
+
+  async fetchAll() {
+    if (this.busy) {
+      this.again = true;
+      return;
+    }
+    this.busy = true;
+    try {
+      await Promise.all(this.sources.map((source, place) => this.fetchOne(source, place)));
+      this.charts.forEach((chart) => chart.draw(this.data));
+    } catch {
+      // The next step asks again; the frame has told the person about a lost connection.
+    } finally {
+      this.busy = false;
+    }
+    if (this.again) {
+      this.again = false;
+      this.fetchAll();
+    }
+  }
+
+  async fetchOne(source, place) {
+    const seen = this.seen[place];
+    const query = new URLSearchParams({ since: String(Math.max(seen.step, 0) && seen.step) });
+    if (seen.step < 0) query.delete("since");
+    if (seen.token != null) query.set("token", seen.token);
+    const answer = await fetch(`${source.url}?${query}`, { signal: this.controller.signal });
+    if (!answer.ok) throw new Error(String(answer.status));
+    const { token, since, series } = await answer.json();
+    const data = this.data[place];
+    if (since < 0) data.clear();
+    for (const [name, [steps, values]] of Object.entries(series)) {
+      const known = data.get(name);
+      if (known) {
+        known[0].push(...steps);
+        known[1].push(...values);
+      } else {
+        data.set(name, [steps, values]);
+      }
+      seen.step = Math.max(seen.step, steps[steps.length - 1]);
+    }
+    seen.token = token;
+    this.meet(Object.keys(series));
+  }
+
+  /** A metric the page's layout did not know yet asks the server for a new layout. */
+  async meet(names) {
+    const drawn = new Set(this.layout.flatMap((spec) => spec.series.map((s) => s.name)));
+    const strange = names.filter((name) => !drawn.has(name) && !this.ignored?.has(name));
+    if (!strange.length) return;
+    this.ignored = new Set([...(this.ignored ?? []), ...strange]);
+    const answer = await fetch(location.href, { signal: this.controller.signal });
+    if (!answer.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const layout = page.getElementById(this.dataset.layout);
+    if (!layout) return;
+    this.layout = JSON.parse(layout.textContent);
+    this.build();
+    this.charts.forEach((chart) => chart.draw(this.data));
+  }
+}
+
+customElements.define("run-charts", RunCharts);

@@ -1,0 +1,81 @@
+"""Chromium for the browser tests, and a page that fails the test on any page error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.cast import PASSWORD
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SignIn = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Start Chromium once.
+
+    Playwright's event loop lives in this thread, where Django would then refuse the
+    tests' own queries; they are as synchronous as ever.
+    """
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def sign_in(chromium: Browser, live_server) -> Iterator[SignIn]:
+    """Return ``sign_in(user, **context)``: a page of that user, on the start page.
+
+    At the end no page may have logged an error, a policy violation among them, except
+    those that a test lists in ``page.expected_errors``.
+    """
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
+    expected: list[str] = []
+
+    def enter(user: User, **settings) -> Page:
+        settings = {"viewport": {"width": 1440, "height": 900}} | settings
+        context = chromium.new_context(base_url=live_server.url, **settings)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        context.on(
+            "console",
+            lambda line: errors.append(line.text) if line.type == "error" else None,
+        )
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        page = context.new_page()
+        page.goto("/accounts/login/")
+        page.fill("#id_username", user.username)
+        page.fill("#id_password", PASSWORD)
+        page.click("button[type=submit]")
+        page.wait_for_url(lambda url: "/accounts/login/" not in url)
+        page.expected_errors = expected
+        return page
+
+    yield enter
+    for context in contexts:
+        context.close()
+    surprising = [
+        error for error in errors if not any(known in error for known in expected)
+    ]
+    assert surprising == []
