@@ -1,6 +1,32 @@
 """Addresses of the training pages."""
 
-from django.urls import URLPattern
+from django.urls import path
+
+from training.views import checkpoints, runs
 
 app_name = "training"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("p/<slug:slug>/runs/", runs.runs, name="runs"),
+    path("p/<slug:slug>/runs/new/<slug:kind>/", runs.run_new, name="run-new"),
+    path("p/<slug:slug>/runs/compare/", runs.compare, name="runs-compare"),
+    path("p/<slug:slug>/runs/<int:pk>/", runs.run, name="run"),
+    path("p/<slug:slug>/runs/<int:pk>/live/", runs.live, name="run-live"),
+    path("p/<slug:slug>/runs/<int:pk>/series/", runs.series, name="run-series"),
+    path("p/<slug:slug>/runs/<int:pk>/stop/", runs.stop, name="run-stop"),
+    path("p/<slug:slug>/runs/<int:pk>/resume/", runs.resume, name="run-resume"),
+    path("p/<slug:slug>/checkpoints/", checkpoints.checkpoints, name="checkpoints"),
+    path(
+        "p/<slug:slug>/checkpoints/<int:pk>/", checkpoints.checkpoint, name="checkpoint"
+    ),
+    path(
+        "p/<slug:slug>/checkpoints/<int:pk>/promote/",
+        checkpoints.promote_,
+        name="checkpoint-promote",
+    ),
+    path(
+        "p/<slug:slug>/checkpoints/<int:pk>/download/",
+        checkpoints.download,
+        name="checkpoint-download",
+    ),
+    path("p/<slug:slug>/snapshots/<int:pk>/", checkpoints.snapshot, name="snapshot"),
+]

@@ -2,8 +2,8 @@
 //
 // data-layout and data-sources name the json_script elements with the charts
 // ([{title, unit, smooth, series: [{name, label}]}]) and the runs ([{label, url}]).
-// data-follows names the polled element that says (data-step, data-token, data-final)
-// whether there is more to fetch; only what is new is fetched.
+// data-follows names the polled element whose data-version says whether there is more to
+// fetch; only what is new is fetched.
 
 const TONES = ["--accent", "--act", "--good", "--bad", "--obs", "--ink-3"];
 const HEIGHT = 132;
@@ -35,6 +35,20 @@ function smoothed(values) {
     weight = keep * weight + (1 - keep);
     return mean / weight;
   });
+}
+
+/** Two [steps, values] as one with ascending steps; the later added wins. */
+function merged(known, added) {
+  if (!known) return added;
+  const [steps, values] = added;
+  if (steps[0] > known[0][known[0].length - 1]) {
+    known[0].push(...steps);
+    known[1].push(...values);
+    return known;
+  }
+  const all = new Map([known, added].flatMap(([s, v]) => s.map((step, i) => [step, v[i]])));
+  const sorted = [...all].sort(([a], [b]) => a - b);
+  return [sorted.map(([step]) => step), sorted.map(([, value]) => value)];
 }
 
 class Chart {
@@ -184,7 +198,7 @@ class RunCharts extends HTMLElement {
     this.layout = JSON.parse(document.getElementById(this.dataset.layout).textContent);
     this.sources = JSON.parse(document.getElementById(this.dataset.sources).textContent);
     this.data = this.sources.map(() => new Map());
-    this.seen = this.sources.map(() => ({ step: -1, token: null }));
+    this.seen = this.sources.map(() => ({ newest: 0, token: null }));
     this.charts = [];
     this.controller = new AbortController();
     const { signal } = this.controller;
@@ -210,9 +224,8 @@ class RunCharts extends HTMLElement {
   follow() {
     const told = document.getElementById(this.dataset.follows ?? "")?.dataset;
     if (!told) return;
-    const mark = `${told.token} ${told.step} ${told.final}`;
-    if (mark === this.mark) return;
-    this.mark = mark;
+    if (told.version === this.version) return;
+    this.version = told.version;
     this.fetchAll();
   }
 
@@ -238,24 +251,20 @@ class RunCharts extends HTMLElement {
 
   async fetchOne(source, place) {
     const seen = this.seen[place];
-    const query = new URLSearchParams({ since: String(Math.max(seen.step, 0) && seen.step) });
-    if (seen.step < 0) query.delete("since");
-    if (seen.token != null) query.set("token", seen.token);
+    const query = new URLSearchParams();
+    if (seen.token != null) {
+      query.set("after", seen.newest);
+      query.set("token", seen.token);
+    }
     const answer = await fetch(`${source.url}?${query}`, { signal: this.controller.signal });
     if (!answer.ok) throw new Error(String(answer.status));
-    const { token, since, series } = await answer.json();
+    const { token, after, newest, series } = await answer.json();
     const data = this.data[place];
-    if (since < 0) data.clear();
-    for (const [name, [steps, values]] of Object.entries(series)) {
-      const known = data.get(name);
-      if (known) {
-        known[0].push(...steps);
-        known[1].push(...values);
-      } else {
-        data.set(name, [steps, values]);
-      }
-      seen.step = Math.max(seen.step, steps[steps.length - 1]);
+    if (after === 0) data.clear();
+    for (const [name, added] of Object.entries(series)) {
+      data.set(name, merged(data.get(name), added));
     }
+    seen.newest = newest;
     seen.token = token;
     this.meet(Object.keys(series));
   }

@@ -1,5 +1,6 @@
 """What the tests of runs share: a data directory of their own, runs, real processes."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +12,10 @@ import pytest
 from django.db import connection
 
 from tests.cast import make_project, make_sample
+from training.manifests import read_whole
 from training.models import Run, RunKind
+from training.receiving import register_checkpoint
+from training.snapshots import build_snapshot
 from training.supervising import Timing
 
 HERE = Path(__file__).parent
@@ -40,6 +44,32 @@ def make_project_with_samples(n=3, **fields):
     for _ in range(n):
         make_sample(project=project)
     return project
+
+
+def make_checkpoint(run, *, step=100, is_final=True):
+    """Return a checkpoint of ``run``, whole on disk."""
+    directory = run.directory / "checkpoints" / f"step-{step:06d}"
+    directory.mkdir(parents=True)
+    model = b"weights of run %d at %d" % (run.pk, step)
+    (directory / "model.safetensors").write_bytes(model)
+    manifest = {
+        "files": {"model.safetensors": hashlib.sha256(model).hexdigest()},
+        "step": step,
+        "program": run.kind,
+        "kind": "reward" if run.kind == "reward" else "policy",
+        "recipe": {"steps": step},
+        "parents": [],
+        "metrics": {"loss": 0.5},
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return register_checkpoint(run, read_whole(directory), is_final=is_final)
+
+
+def make_policy(project, **fields):
+    """Return the final checkpoint of a finished SFT run."""
+    snapshot = build_snapshot(project=project, user=None)
+    run = make_run(project=project, state="finished", snapshot=snapshot, **fields)
+    return make_checkpoint(run)
 
 
 def tiny(*arguments):

@@ -1,0 +1,389 @@
+"""The run pages through the HTTP door: who may see them, what they show and do."""
+
+import json
+
+import pytest
+from django.utils import timezone
+
+from tests.cast import make_project, make_sample, make_user, sign_in
+from tests.training.conftest import make_policy, make_run
+from training.models import Metric, Run, RunNote, RunSample, RunState
+
+pytestmark = pytest.mark.django_db
+
+PAGES = [
+    "/p/{slug}/runs/",
+    "/p/{slug}/runs/new/sft/",
+    "/p/{slug}/runs/{run}/",
+    "/p/{slug}/runs/{run}/live/",
+    "/p/{slug}/runs/{run}/series/",
+    "/p/{slug}/checkpoints/",
+    "/p/{slug}/checkpoints/{checkpoint}/",
+    "/p/{slug}/checkpoints/{checkpoint}/download/",
+    "/p/{slug}/snapshots/{snapshot}/",
+]
+
+
+@pytest.fixture
+def project():
+    project = make_project(slug="cakes")
+    make_sample(project=project)
+    make_sample(project=project, split="held-out")
+    return project
+
+
+@pytest.fixture
+def tara(client, project):
+    return sign_in(client, make_user("tara"))
+
+
+def filled(client, project, kind="sft"):
+    """Return what a browser would send of the form of a new run as it is shown."""
+    form = client.get(f"/p/{project.slug}/runs/new/{kind}/").context["form"]
+    values = {field.html_name: field.value() for field in form}
+    return {n: v for n, v in values.items() if v is not None and v is not False}
+
+
+def start(client, project, kind="sft", **fields):
+    return client.post(
+        f"/p/{project.slug}/runs/new/{kind}/", filled(client, project, kind) | fields
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_only_trainers_and_admins_come_in(client, project, page):
+    checkpoint = make_policy(project)
+    address = page.format(
+        slug=project.slug,
+        run=checkpoint.run_id,
+        checkpoint=checkpoint.pk,
+        snapshot=checkpoint.run.snapshot_id,
+    )
+    for name, status in [("tara", 200), ("ada", 200), ("lena", 403), ("sam", 404)]:
+        sign_in(client, make_user(name))
+        assert client.get(address).status_code == status, name
+    client.logout()
+    assert client.get(address).status_code == 302
+
+
+def test_a_foreign_run_is_not_found(client, project, tara):
+    other = make_run(project=make_project())
+    for page in ("", "live/", "series/"):
+        assert client.get(f"/p/cakes/runs/{other.pk}/{page}").status_code == 404
+    assert client.post(f"/p/cakes/runs/{other.pk}/stop/").status_code == 404
+    make_sample(project=other.project)
+    foreign = make_policy(other.project)
+    assert client.get(f"/p/cakes/checkpoints/{foreign.pk}/").status_code == 404
+    assert client.get(f"/p/cakes/runs/compare/?run={other.pk}&run=1").status_code == 404
+
+
+def test_labelers_start_and_stop_nothing(client, project):
+    run = make_run(project=project)
+    sign_in(client, make_user("lena"))
+    assert client.post("/p/cakes/runs/new/sft/").status_code == 403
+    assert client.post(f"/p/cakes/runs/{run.pk}/stop/").status_code == 403
+    checkpoint = make_policy(project)
+    promote = f"/p/cakes/checkpoints/{checkpoint.pk}/promote/"
+    assert client.post(promote).status_code == 403
+
+
+def test_the_form_starts_a_run_with_its_recipe(client, project, tara):
+    answer = start(client, project, recipe_steps="7", recipe_learning_rate="0.002")
+    run = Run.objects.get()
+    assert answer.status_code == 302
+    assert answer["Location"] == f"/p/cakes/runs/{run.pk}/"
+    assert (run.kind, run.state, run.created_by) == ("sft", "queued", tara)
+    assert run.recipe["steps"] == 7
+    assert run.recipe["learning_rate"] == 0.002
+    assert run.recipe["references"] is True
+    assert run.snapshot.counts["train"] == 1
+
+
+def test_an_unticked_box_turns_a_setting_off(client, project, tara):
+    data = filled(client, project)
+    del data["recipe_references"]
+    client.post("/p/cakes/runs/new/sft/", data)
+    assert Run.objects.get().recipe["references"] is False
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("recipe_steps", "0", "greater than or equal to 1"),
+        ("recipe_steps", "many", "Enter a whole number"),
+        ("recipe_learning_rate", "2", "less than or equal to 1"),
+        ("recipe_learning_rate", "nan", "Enter a number"),
+        ("recipe_optimizer", "sgd", "sgd is not one of the available choices"),
+        ("policy", "999", "This project has no such checkpoint."),
+    ],
+)
+def test_a_wrong_setting_is_said_at_its_field_and_nothing_starts(
+    client, project, tara, field, value, message
+):
+    answer = start(client, project, **{field: value, "recipe_seed": "77"})
+    assert answer.status_code == 422
+    assert message in answer.context["form"].errors[field][0]
+    assert 'value="77"' in answer.content.decode()
+    assert not Run.objects.exists()
+
+
+def test_a_draw_needs_a_policy_and_says_so(client, project, tara):
+    page = client.get("/p/cakes/runs/new/draw/")
+    assert "The project has no policy yet." in page.content.decode()
+    answer = start(client, project, "draw")
+    assert answer.context["form"].errors["policy"] == ["This run needs a policy."]
+    checkpoint = make_policy(project)
+    page = client.get(f"/p/cakes/runs/new/draw/?policy={checkpoint.pk}")
+    assert page.context["form"]["policy"].value() == checkpoint.pk
+    start(client, project, "draw", policy=checkpoint.pk)
+    assert Run.objects.get(kind="draw").run_inputs.get().checkpoint == checkpoint
+
+
+def test_a_damaged_checkpoint_is_refused_at_its_field(client, project, tara):
+    checkpoint = make_policy(project)
+    (checkpoint.directory / "model.safetensors").write_bytes(b"other")
+    answer = start(client, project, "draw", policy=checkpoint.pk)
+    assert answer.context["form"].errors["policy"] == [
+        "It is not whole on disk: model.safetensors has another hash."
+    ]
+
+
+def test_a_reward_run_without_judgments_says_what_is_missing(client, project, tara):
+    checkpoint = make_policy(project)
+    answer = start(client, project, "reward", policy=checkpoint.pk)
+    assert answer.status_code == 422
+    assert "No pair has been judged to an outcome yet." in answer.content.decode()
+
+
+def test_an_unknown_kind_is_not_found(client, project, tara):
+    assert client.get("/p/cakes/runs/new/dance/").status_code == 404
+
+
+def test_the_list_filters_and_pages_by_key(
+    client, project, tara, django_assert_num_queries
+):
+    for n in range(45):
+        make_run(project=project, kind="sft" if n % 2 else "draw")
+    page = client.get("/p/cakes/runs/")
+    assert len(page.context["lines"]) == 40
+    older = client.get("/p/cakes/runs/" + page.context["older"])
+    assert len(older.context["lines"]) == 5
+    assert {
+        x.run.kind for x in client.get("/p/cakes/runs/?kind=sft").context["lines"]
+    } == {"sft"}
+    assert not client.get("/p/cakes/runs/?state=failed").context["lines"]
+    assert "not understood" in client.get("/p/cakes/runs/?kind=x").content.decode()
+    with django_assert_num_queries(4):  # session, user, door, runs
+        client.get("/p/cakes/runs/")
+
+
+def test_the_run_page_and_its_polled_part_cost_few_queries(
+    client, project, tara, django_assert_max_num_queries
+):
+    run = running(project)
+    with django_assert_max_num_queries(20):
+        client.get(f"/p/cakes/runs/{run.pk}/")
+    page = client.get(f"/p/cakes/runs/{run.pk}/live/")
+    with django_assert_max_num_queries(5):
+        answer = client.get(
+            f"/p/cakes/runs/{run.pk}/live/", headers={"If-None-Match": page["ETag"]}
+        )
+    assert answer.status_code == 304
+
+
+def running(project, **fields):
+    run = make_run(
+        project=project,
+        **(
+            {
+                "state": RunState.RUNNING,
+                "leased_until": timezone.now() + timezone.timedelta(minutes=1),
+                "heartbeat_at": timezone.now(),
+                "started_at": timezone.now(),
+                "worker": "gpu-1:77",
+                "step": 40,
+                "steps_total": 100,
+                "token": 1,
+            }
+            | fields
+        ),
+    )
+    begun = timezone.now() - timezone.timedelta(seconds=80)
+    Metric.objects.bulk_create(
+        Metric(
+            run=run,
+            name=name,
+            step=step,
+            value=1 / step,
+            at=begun + timezone.timedelta(seconds=2 * step),
+        )
+        for step in range(1, 41)
+        for name in ("loss", "held_out_loss", "mystery/value")
+    )
+    RunSample.objects.create(
+        run=run,
+        event_offset=1,
+        step=40,
+        prompt="A cake?",
+        text='<<think>>Ask.\n<<action>>{"name": "Find shops", "parameters": {}}<</action>>',
+        label="Sure.",
+        scores={"format": 1, "consistency": -1.5},
+    )
+    RunNote.objects.create(run=run, message="starting", at=timezone.now())
+    return run
+
+
+def test_a_running_run_shows_progress_pace_and_what_happened(client, project, tara):
+    run = running(project)
+    text = client.get(f"/p/cakes/runs/{run.pk}/").content.decode()
+    assert "step 40 of 100 · 2 min 0 s left · 2.0 s a step" in text
+    assert "Running <span" in text
+    assert "heartbeat 0 s ago" in text
+    assert "<b>Find shops</b>" in text
+    assert "-1.500" in text
+    assert "starting" in text
+    assert "hx-get" in text
+    assert "Stop and keep checkpoint" in text
+
+
+def test_the_polled_part_changes_with_the_run_and_ends_with_it(client, project, tara):
+    run = running(project)
+    address = f"/p/cakes/runs/{run.pk}/live/"
+    first = client.get(address)
+    headers = {"If-None-Match": first["ETag"]}
+    again = client.get(address, headers=headers)
+    assert again.status_code == 304
+    assert again["Concord-Heartbeat"] == "heartbeat 0 s ago"
+    Run.objects.filter(pk=run.pk).update(step=41)
+    assert client.get(address, headers=headers).status_code == 200
+    Run.objects.filter(pk=run.pk).update(
+        state="finished", ended_at=timezone.now(), result={"loss": 0.5}
+    )
+    last = client.get(address, headers=headers).content.decode()
+    assert "hx-trigger" not in last
+    assert "Draw responses" in last
+
+
+def test_a_worker_without_a_sign_of_life_is_said(client, project, tara):
+    run = running(project, leased_until=timezone.now() - timezone.timedelta(seconds=5))
+    text = client.get(f"/p/cakes/runs/{run.pk}/live/").content.decode()
+    assert "no sign of life" in text
+
+
+def test_series_come_after_a_row_and_whole_after_a_new_attempt(client, project, tara):
+    run = running(project)
+    address = f"/p/cakes/runs/{run.pk}/series/"
+    first = client.get(address).json()
+    assert first["series"]["loss"][0] == list(range(1, 41))
+    assert (
+        client.get(f"{address}?after={first['newest']}&token=1").json()["series"] == {}
+    )
+    Metric.objects.create(run=run, name="late", step=40, value=3, at=timezone.now())
+    new = client.get(f"{address}?after={first['newest']}&token=1").json()
+    assert new["series"] == {"late": [[40], [3.0]]}
+    assert (
+        len(client.get(f"{address}?after={new['newest']}&token=0").json()["series"])
+        == 4
+    )
+    rows = b"".join(client.get(f"{address}?format=csv").streaming_content).decode()
+    assert rows.startswith("metric,step,value\r\nheld_out_loss,1,1.0\r\n")
+
+
+def test_long_series_are_thinned_and_keep_their_last_point(client, project, tara):
+    run = make_run(project=project)
+    Metric.objects.bulk_create(
+        Metric(run=run, name="loss", step=n, value=n, at=timezone.now())
+        for n in range(1, 4502)
+    )
+    Metric.objects.create(run=run, name="rare", step=9, value=1, at=timezone.now())
+    series = client.get(f"/p/cakes/runs/{run.pk}/series/").json()["series"]
+    assert 1000 < len(series["loss"][0]) <= 2000
+    assert series["loss"][0][-1] == 4501
+    assert series["rare"] == [[9], [1.0]]
+
+
+def test_charts_group_what_belongs_together(client, project, tara):
+    run = running(project)
+    page = client.get(f"/p/cakes/runs/{run.pk}/")
+    drawn = {
+        c["title"]: [s["name"] for s in c["series"]] for c in page.context["layout"]
+    }
+    assert drawn["Loss"] == ["loss", "held_out_loss"]
+    assert drawn["Value"] == ["mystery/value"]
+
+
+def test_stop_and_resume_by_button(client, project, tara):
+    run = running(project)
+    client.post(f"/p/cakes/runs/{run.pk}/stop/")
+    run.refresh_from_db()
+    assert (run.state, run.stop_requested) == ("stopping", True)
+    text = client.get(f"/p/cakes/runs/{run.pk}/").content.decode()
+    assert "Stopping…" in text
+    assert "tara asked the run to stop." in text
+    Run.objects.filter(pk=run.pk).update(state="stopped", leased_until=None)
+    client.post(f"/p/cakes/runs/{run.pk}/resume/")
+    run.refresh_from_db()
+    assert (run.state, run.stop_requested) == ("queued", False)
+    answer = client.post(f"/p/cakes/runs/{run.pk}/resume/", follow=True)
+    assert "Only a stopped or failed run can be resumed" in answer.content.decode()
+
+
+def test_a_failed_run_shows_its_reason_and_how_to_go_on(client, project, tara):
+    run = make_run(project=project, state="failed", error="The disk is full.")
+    text = client.get(f"/p/cakes/runs/{run.pk}/").content.decode()
+    assert "The disk is full." in text
+    assert "Start again" in text
+
+
+def test_evaluation_results_are_tables_with_intervals(client, project, tara):
+    value = {"value": 0.5, "low": 0.4, "high": 0.61, "n": 150}
+    run = make_run(
+        project=project,
+        kind="evaluate",
+        state="finished",
+        result={"evaluation": {"policies": {"current": {"turns_right": value}}}},
+    )
+    text = client.get(f"/p/cakes/runs/{run.pk}/").content.decode()
+    assert "Turns right" in text
+    assert "0.400 to 0.610" in text
+    assert "n = 150" in text
+
+
+def test_compare_draws_two_runs_and_shows_what_differs(client, project, tara):
+    one = running(project, recipe={"steps": 5, "seed": 1})
+    two = running(project, recipe={"steps": 9, "seed": 1})
+    page = client.get(f"/p/cakes/runs/compare/?run={one.pk}&run={two.pk}")
+    assert page.context["differences"] == [("steps", ["5", "9"])]
+    assert len(page.context["sources"]) == 2
+    alone = client.get(f"/p/cakes/runs/compare/?run={one.pk}")
+    assert alone.status_code == 302
+
+
+def test_pages_have_no_inline_script_or_style(client, project, tara):
+    run = running(project)
+    make_policy(project)
+    for address in (
+        "/p/cakes/runs/",
+        "/p/cakes/runs/new/policy/",
+        f"/p/cakes/runs/{run.pk}/",
+        "/p/cakes/checkpoints/",
+    ):
+        text = client.get(address).content.decode()
+        assert " style=" not in text
+        assert "onclick" not in text
+        scripts = text.split("<script")[1:]
+        assert all(
+            " src=" in s.split(">")[0] or "application/json" in s.split(">")[0]
+            for s in scripts
+        )
+
+
+def test_text_of_a_program_cannot_become_markup(client, project, tara):
+    run = running(project)
+    evil = "</script><script>alert(1)</script>"
+    RunNote.objects.create(run=run, message=evil, at=timezone.now())
+    Metric.objects.create(run=run, name=evil, step=1, value=1, at=timezone.now())
+    text = client.get(f"/p/cakes/runs/{run.pk}/").content.decode()
+    assert "<script>alert(1)" not in text
+    layout = text.split('id="chart-layout" type="application/json">')[1]
+    assert evil in json.dumps(json.loads(layout.split("</script>")[0]))

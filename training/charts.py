@@ -1,0 +1,196 @@
+"""Which curves a run's page draws, and which of them share a chart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from django.db.models import Count, F, Max, Window
+from django.db.models.functions import RowNumber
+
+from training.models import Metric, Run, RunKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MOST_POINTS = 2000
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One small multiple: a title, what it measures, and the metrics it draws.
+
+    ``names`` are shell patterns; a chart without any metric is left out. ``smooth``
+    draws a running mean over a faint raw curve.
+    """
+
+    title: str
+    unit: str
+    names: tuple[str, ...]
+    smooth: bool = False
+
+
+CHARTS: dict[str, tuple[Chart, ...]] = {
+    RunKind.SFT: (
+        Chart("Loss", "nats per token", ("loss", "held_out_loss")),
+        Chart("Token accuracy", "share of tokens", ("token_accuracy",)),
+        Chart("Learning rate", "AdamW part", ("learning_rate",)),
+        Chart("Gradient norm", "before clipping", ("gradient_norm",), smooth=True),
+        Chart("Speed", "tokens a second", ("tokens_per_second",), smooth=True),
+    ),
+    RunKind.REWARD: (
+        Chart("Loss", "nats", ("loss", "loss/*", "*_loss"), smooth=True),
+        Chart(
+            "Balanced order quads",
+            "held out, share right",
+            ("held_out/quads/*/accuracy",),
+        ),
+        Chart(
+            "Judged pairs",
+            "held out",
+            (
+                "held_out/judged/accuracy",
+                "held_out/judged/auc",
+                "held_out/judged/bad_caught",
+                "held_out/judged/good_accepted",
+            ),
+        ),
+        Chart("Calibration error", "held out, judged pairs", ("held_out/judged/ece",)),
+        Chart(
+            "Recall per kind of error",
+            "held out, derived changes",
+            ("held_out/derived/recall/*",),
+        ),
+        Chart(
+            "Derived pairs",
+            "held out, share right",
+            ("held_out/derived/references_accepted", "held_out/derived/changes_caught"),
+        ),
+    ),
+    RunKind.POLICY: (
+        Chart(
+            "Reward model and truth",
+            "held out, share consistent",
+            ("held_out/reward_model*", "held_out/truth*", "held_out/score*"),
+        ),
+        Chart(
+            "Rewards",
+            "format and consistency, mean",
+            ("reward/*", "format_reward", "consistency_reward"),
+            smooth=True,
+        ),
+        Chart("Divergence from the initial policy", "nats per token", ("kl", "kl/*")),
+        Chart("Response length", "tokens", ("length", "length/*", "*response_length*")),
+        Chart(
+            "Groups without signal",
+            "share, all rewards equal",
+            ("groups_without_signal", "*without_signal*"),
+        ),
+    ),
+}
+
+HIDDEN = ("*/count", "*/picked_on", "time/*", "seconds/*", "*/parameters")
+
+
+def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
+    """Return the charts for the metrics a run has, as the page's script reads them.
+
+    Metrics no chart of the kind asks for get one each, at the end.
+    """
+    rest = sorted(n for n in names if not _matches(n, HIDDEN))
+    drawn: list[dict[str, object]] = []
+    for chart in CHARTS.get(kind, ()):
+        mine = [n for p in chart.names for n in rest if fnmatchcase(n, p)]
+        mine = list(dict.fromkeys(mine))
+        rest = [n for n in rest if n not in mine]
+        if mine:
+            drawn.append(
+                {
+                    "title": chart.title,
+                    "unit": chart.unit,
+                    "smooth": chart.smooth,
+                    "series": [{"name": n, "label": _short(n, mine)} for n in mine],
+                }
+            )
+    for name in rest:
+        group, _, last = name.rpartition("/")
+        drawn.append(
+            {
+                "title": _words(last).capitalize(),
+                "unit": _words(group),
+                "smooth": False,
+                "series": [{"name": name, "label": _words(last)}],
+            }
+        )
+    return drawn
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _short(name: str, names: list[str]) -> str:
+    """Return what tells a metric from its neighbours in the same chart."""
+    if len(names) == 1:
+        return _words(name.rpartition("/")[2])
+    parts = [n.split("/") for n in names]
+    while len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
+        parts = [p[1:] for p in parts]
+    while len({p[-1] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
+        parts = [p[:-1] for p in parts]
+    return _words(" ".join(parts[names.index(name)]))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("/", ", ")
+
+
+def metric_names(run: Run) -> list[str]:
+    """Return the names of a run's metrics."""
+    return list(
+        Metric.objects.filter(run=run)
+        .order_by("name")
+        .values_list("name", flat=True)
+        .distinct()
+    )
+
+
+def series_after(run: Run, row: int) -> tuple[int, dict[str, list[list[float]]]]:
+    """Return the newest row, and per metric its ``[steps, values]`` after ``row``.
+
+    Rows are counted by primary key, not by step: an evaluation of step 100 may be told
+    after the loss of step 100. A metric of more than MOST_POINTS is thinned out evenly;
+    its last point always stays.
+    """
+    points = Metric.objects.filter(run=run, pk__gt=row)
+    newest: int = points.aggregate(newest=Max("pk"))["newest"] or row
+    counts = points.values("name").annotate(n=Count("pk"))
+    longest = max((each["n"] for each in counts), default=0)
+    stride = -(-longest // MOST_POINTS)
+    points = points.filter(pk__lte=newest)
+    if stride > 1:
+        points = points.annotate(
+            place=Window(RowNumber(), partition_by=F("name"), order_by=F("step").desc())
+        )
+        points = points.annotate(rest=(F("place") - 1) % stride).filter(rest=0)
+    series: dict[str, list[list[float]]] = {}
+    rows = points.order_by("name", "step").values_list("name", "step", "value")
+    for name, step, value in rows.iterator(chunk_size=5000):
+        steps, values = series.setdefault(name, [[], []])
+        steps.append(step)
+        values.append(value)
+    return newest, series
+
+
+def step_times(run: Run) -> list[tuple[str, float]]:
+    """Return the shares of a step's time by part, from its newest ``time/…`` metrics."""
+    newest = {
+        name.removeprefix("time/"): value
+        for name, value in Metric.objects.filter(run=run, name__startswith="time/")
+        .order_by("step")
+        .values_list("name", "value")
+        .iterator()
+    }
+    whole = sum(newest.values())
+    return [(_words(n), v / whole) for n, v in newest.items()] if whole > 0 else []

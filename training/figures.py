@@ -1,0 +1,140 @@
+"""The figures a run ends with, laid out for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from training.events import Json
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One value, with its interval and the number of cases where they are known."""
+
+    text: str
+    interval: str = ""
+    cases: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of figures; ``columns`` are the policies they are of."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Figure | None, ...]], ...]
+
+
+def number_text(value: Json) -> str:
+    """Return a number as short as it can be read, other values as words."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    if isinstance(value, float):
+        if value == 0:
+            return "0"
+        if abs(value) >= 1000:
+            return number_text(round(value))
+        if abs(value) < 0.001:
+            return f"{value:.2g}"
+        return f"{value:.3f}"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return ", ".join(number_text(each) for each in value)
+    return ", ".join(f"{words(name)} {number_text(v)}" for name, v in value.items())
+
+
+def words(name: str) -> str:
+    """Return a metric's name as words."""
+    return name.replace("_", " ").replace("/", ", ")
+
+
+def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
+    """Return the single values of a run's result, nested names joined."""
+    return [
+        (words(name), number_text(value))
+        for name, value in _flat(result)
+        if not name.startswith("evaluation")
+    ]
+
+
+def _flat(result: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+    for name, value in result.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
+def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
+    """Return the tables of an evaluation: all held-out samples, then each situation.
+
+    Reads ``{"policies": {policy: {metric: {"value", "low", "high", "n"}}},
+    "by_situation": {situation: {policy: {metric: …}}}}`` and passes over what is not.
+    """
+    evaluation = result.get("evaluation")
+    if not isinstance(evaluation, dict):
+        return []
+    tables: list[Table] = []
+    policies = evaluation.get("policies")
+    if isinstance(policies, dict):
+        tables.append(_table("All held-out samples", policies))
+    for group in ("by_split", "by_situation", "by_scenario"):
+        parts = evaluation.get(group)
+        if isinstance(parts, dict):
+            tables += [
+                _table(words(name).capitalize(), each)
+                for name, each in parts.items()
+                if isinstance(each, dict)
+            ]
+    return [table for table in tables if table.rows]
+
+
+def _table(title: str, policies: Mapping[str, Json]) -> Table:
+    measured = {n: m for n, m in policies.items() if isinstance(m, dict)}
+    metrics = dict.fromkeys(name for m in measured.values() for name in m)
+    return Table(
+        title,
+        tuple(words(name).capitalize() for name in measured),
+        tuple(
+            (
+                words(metric).capitalize(),
+                tuple(_figure(m.get(metric)) for m in measured.values()),
+            )
+            for metric in metrics
+        ),
+    )
+
+
+def _figure(value: Json) -> Figure | None:
+    if not isinstance(value, dict):
+        return None if value is None else Figure(number_text(value))
+    low, high, cases = value.get("low"), value.get("high"), value.get("n")
+    interval = ""
+    if low is not None and high is not None:
+        interval = f"{number_text(low)} to {number_text(high)}"
+    return Figure(
+        number_text(value.get("value")),
+        interval,
+        f"n = {number_text(cases)}" if cases is not None else "",
+    )
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as people say it: ``3 min 10 s``, ``2 h 5 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,0 +1,213 @@
+"""Forms of the run pages; that of a new run is made from its recipe's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from django import forms
+
+from training.engine.recipes import RECIPES
+from training.launching import INPUTS, default_inputs
+from training.models import Checkpoint, InputRole, RunKind, RunState
+
+if TYPE_CHECKING:
+    from annotation.models import Project
+
+FLOAT = forms.NumberInput(attrs={"step": "any"})
+
+
+class RunFilterForm(forms.Form):
+    """The filters of the list of runs."""
+
+    kind = forms.ChoiceField(
+        choices=[("", "Any kind"), *RunKind.choices], required=False
+    )
+    state = forms.ChoiceField(
+        choices=[("", "Any state"), *RunState.choices], required=False
+    )
+    before = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
+
+
+class CheckpointFilterForm(forms.Form):
+    """The filters of the list of checkpoints."""
+
+    KINDS = [("", "Any kind"), ("policy", "Policies"), ("reward", "Reward models")]
+
+    kind = forms.ChoiceField(choices=KINDS, required=False)
+    all = forms.BooleanField(required=False, label="Those on the way as well")
+    judgment = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
+    before = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
+
+
+class PromotionForm(forms.Form):
+    """Why a checkpoint becomes the current policy."""
+
+    reason = forms.CharField(
+        required=False,
+        max_length=1000,
+        widget=forms.Textarea(attrs={"rows": 2}),
+    )
+    force = forms.BooleanField(required=False)
+
+
+class NewRunForm(forms.Form):
+    """Recipe and inputs of a new run.
+
+    One field per setting of the recipe dataclass, named ``recipe_<name>``, with its help
+    text, unit, range and choices; one picker per checkpoint the kind takes, named by
+    its role. What a program cannot run with is said at the field.
+    """
+
+    def __init__(
+        self, *args: Any, project: Project, kind: str, chosen: dict[str, int], **kw: Any
+    ) -> None:
+        super().__init__(*args, **kw)
+        self.project = project
+        self.kind = kind
+        recipe = RECIPES[kind]
+        types = get_type_hints(recipe)
+        for setting in dataclasses.fields(recipe):
+            default = (
+                setting.default if setting.default is not dataclasses.MISSING else None
+            )
+            self.fields[f"recipe_{setting.name}"] = _field_of(
+                setting.name, types[setting.name], default, setting.metadata
+            )
+        for role, label in InputRole.choices:
+            takes = next((t for t in INPUTS[kind] if t.role == role), None)
+            if takes is not None:
+                self.fields[role] = CheckpointField(
+                    queryset=_choosable(project, role),
+                    required=takes.required,
+                    label=label,
+                    help_text=takes.help,
+                    initial=chosen.get(role),
+                    empty_label="Choose one" if takes.required else "None",
+                    error_messages={
+                        "required": f"This run needs a {label.lower()}.",
+                        "invalid_choice": "This project has no such checkpoint.",
+                    },
+                )
+
+    @property
+    def inputs(self) -> list[forms.BoundField]:
+        return [self[takes.role.value] for takes in INPUTS[self.kind]]
+
+    @property
+    def settings(self) -> list[forms.BoundField]:
+        """The settings people change, in the order of the recipe."""
+        return [field for field, advanced in self._settings() if not advanced]
+
+    @property
+    def advanced_settings(self) -> list[forms.BoundField]:
+        return [field for field, advanced in self._settings() if advanced]
+
+    @property
+    def advanced_is_wrong(self) -> bool:
+        """Whether a folded setting has an error and must be shown."""
+        return any(field.errors for field in self.advanced_settings)
+
+    def _settings(self) -> Iterator[tuple[forms.BoundField, bool]]:
+        for setting in dataclasses.fields(RECIPES[self.kind]):
+            yield (
+                self[f"recipe_{setting.name}"],
+                bool(setting.metadata.get("advanced")),
+            )
+
+    def recipe(self) -> dict[str, object]:
+        """Return the settings as :func:`training.launching.start_run` takes them."""
+        return {
+            name.removeprefix("recipe_"): value
+            for name, value in self.cleaned_data.items()
+            if name.startswith("recipe_")
+        }
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """Return the chosen checkpoints by role."""
+        return {
+            takes.role.value: checkpoint
+            for takes in INPUTS[self.kind]
+            if (checkpoint := self.cleaned_data.get(takes.role.value))
+        }
+
+    def add_problems(self, problems: Mapping[str, str]) -> None:
+        """Show what :class:`training.launching.LaunchRefusedError` says, at its field."""
+        for name, why in problems.items():
+            field = f"recipe_{name}" if f"recipe_{name}" in self.fields else name
+            self.add_error(field if field in self.fields else None, why)
+
+
+class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg] # no [] at run time
+    """A picker of checkpoints; the label says what a trainer knows them by."""
+
+    def label_from_instance(self, checkpoint: Checkpoint) -> str:
+        run = checkpoint.run
+        kind = {"sft": "SFT", "reward": "Reward", "policy": "Policy"}.get(run.kind, "")
+        final = ", final" if checkpoint.is_final else ""
+        return f"{kind} run {run.pk}, step {checkpoint.step}{final}"
+
+
+def _choosable(project: Project, role: str) -> Any:
+    every = Checkpoint.objects.filter(project=project)
+    kinds = every.reward_models() if role == InputRole.REWARD else every.policies()
+    return kinds.select_related("run").defer("manifest").order_by("-pk")
+
+
+def chosen_inputs(
+    project: Project, kind: str, asked: Mapping[str, str]
+) -> dict[str, int]:
+    """Return the checkpoints to preselect: those in the address, else the defaults."""
+    chosen = {
+        role: checkpoint.pk
+        for role, checkpoint in default_inputs(project, kind).items()
+    }
+    for role in InputRole.values:
+        value = asked.get(role, "")
+        if value.isdecimal() and len(value) < 19:
+            chosen[role] = int(value)
+    return chosen
+
+
+def _field_of(
+    name: str, wanted: object, default: object, about: Mapping[str, Any]
+) -> forms.Field:
+    label = name.replace("_", " ").capitalize()
+    if unit := about.get("unit"):
+        label += f" ({unit})"
+    common: dict[str, Any] = {
+        "label": label,
+        "help_text": about.get("help", ""),
+        "initial": default,
+    }
+    choices = about.get("choices")
+    low, high = about.get("min"), about.get("max")
+    if wanted is bool:
+        return forms.BooleanField(required=False, **common)
+    if wanted is int:
+        return forms.IntegerField(min_value=low, max_value=high, **common)
+    if wanted is float:
+        return forms.FloatField(min_value=low, max_value=high, widget=FLOAT, **common)
+    if wanted is str and choices:
+        return forms.ChoiceField(choices=[(c, c) for c in choices], **common)
+    if wanted is str:
+        return forms.CharField(required=False, max_length=500, **common)
+    if choices:
+        return forms.MultipleChoiceField(
+            choices=[(c, c) for c in choices],
+            required=False,
+            widget=forms.CheckboxSelectMultiple,
+            **common,
+        )
+    common["help_text"] = f"{common['help_text']} Separate several by commas."
+    common["initial"] = ", ".join(default) if isinstance(default, tuple) else ""
+    return WordsField(required=False, **common)
+
+
+class WordsField(forms.CharField):
+    """Texts separated by commas."""
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        return tuple(word.strip() for word in text.split(",") if word.strip())

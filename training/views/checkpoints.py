@@ -1,0 +1,275 @@
+"""Checkpoints and snapshots: what came of what, both ways; promote, download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count, QuerySet
+from django.http import Http404, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.text import slugify
+from django.views.decorators.http import require_POST, require_safe
+
+from annotation.models import Judgment, Project, Role, SampledResponse
+from annotation.views.door import enter
+from training.archives import Archive
+from training.figures import number_text, plain_figures, words
+from training.forms import CheckpointFilterForm, PromotionForm
+from training.launching import (
+    PromotionRefusedError,
+    current_policy,
+    held_out_truth,
+    initial_policy,
+    policies_that_learned_from,
+    promote,
+)
+from training.models import (
+    Checkpoint,
+    InputRole,
+    Promotion,
+    Run,
+    RunInput,
+    RunKind,
+    Snapshot,
+)
+from training.views.runs import NEXT_STAGES, run_name
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+    from django.http import HttpRequest, HttpResponse
+    from django.http.response import HttpResponseBase
+
+PAGE = 40
+
+
+@dataclass(frozen=True)
+class Line:
+    checkpoint: Checkpoint
+    run_name: str
+    badges: list[str]
+
+
+@require_safe
+@login_required
+def checkpoints(request: HttpRequest, slug: str) -> HttpResponse:
+    """List checkpoints, the finals of finished runs unless asked; paged by key."""
+    project = enter(request, slug, Role.TRAINER)
+    form = CheckpointFilterForm(request.GET)
+    rows: QuerySet[Checkpoint] = Checkpoint.objects.none()
+    judgment: Judgment | None = None
+    if form.is_valid():
+        asked = form.cleaned_data
+        if asked["judgment"]:
+            judgment = get_object_or_404(
+                Judgment.objects.filter(pair__project=project), pk=asked["judgment"]
+            )
+        rows = _filtered(project, asked, judgment)
+    page = list(rows.order_by("-pk")[: PAGE + 1])
+    kept = {n: form.data[n] for n in ("kind", "all", "judgment") if form.data.get(n)}
+    older = {**kept, "before": str(page[PAGE - 1].pk)} if len(page) > PAGE else {}
+    badges = _badges(project)
+    facts = {
+        "form": form,
+        "lines": [
+            Line(each, run_name(each.run), badges.get(each.pk, []))
+            for each in page[:PAGE]
+        ],
+        "judgment": judgment,
+        "older": f"?{urlencode(older)}" if older else "",
+        "newest": f"?{urlencode(kept)}",
+        "is_first": not form.data.get("before"),
+    }
+    return render(request, "training/checkpoints.html", facts)
+
+
+def _filtered(
+    project: Project, asked: dict[str, object], judgment: Judgment | None
+) -> QuerySet[Checkpoint]:
+    rows = Checkpoint.objects.filter(project=project).for_list()
+    if judgment is not None:
+        learned = policies_that_learned_from(judgment)
+        rows = rows.filter(pk__in=learned.values("pk"))
+    elif not asked["all"]:
+        rows = rows.filter(is_final=True)
+    if asked["kind"] == "policy":
+        rows = rows.policies()
+    elif asked["kind"] == "reward":
+        rows = rows.reward_models()
+    if asked["before"]:
+        rows = rows.filter(pk__lt=asked["before"])
+    return rows
+
+
+def _badges(project: Project) -> dict[int, list[str]]:
+    badges: dict[int, list[str]] = {}
+    for found, name in (
+        (current_policy(project), "current policy"),
+        (initial_policy(project), "initial policy"),
+    ):
+        if found is not None:
+            badges.setdefault(found.pk, []).append(name)
+    return badges
+
+
+@require_safe
+@login_required
+def checkpoint(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    return _checkpoint_page(request, slug, pk, PromotionForm())
+
+
+def _checkpoint_page(
+    request: HttpRequest,
+    slug: str,
+    pk: int,
+    form: PromotionForm,
+    refusal: PromotionRefusedError | None = None,
+) -> HttpResponse:
+    project = enter(request, slug, Role.TRAINER)
+    found = _checkpoint(project, pk)
+    files = found.manifest.get("files", {})
+    facts = {
+        "checkpoint": found,
+        "run": found.run,
+        "run_name": run_name(found.run),
+        "badges": _badges(project).get(found.pk, []),
+        "parents": [
+            (each, run_name(each.checkpoint.run))
+            for each in RunInput.objects.filter(run=found.run).select_related(
+                "checkpoint__run"
+            )
+        ],
+        "judgments_learned": _judgments_learned(found),
+        "children": [
+            (each, run_name(each.run))
+            for each in RunInput.objects.filter(checkpoint=found)
+            .select_related("run")
+            .order_by("-pk")[:30]
+        ],
+        "answers": _answers(found),
+        "figures": plain_figures(found.manifest.get("metrics", {})),
+        "recipe": [
+            (words(name), number_text(value))
+            for name, value in found.manifest.get("recipe", {}).items()
+        ],
+        "files": [_file(found, name, digest) for name, digest in sorted(files.items())],
+        "is_on_disk": (found.directory / "manifest.json").is_file(),
+        "truth": held_out_truth(found),
+        "promotions": Promotion.objects.filter(checkpoint=found).select_related(
+            "promoted_by"
+        ),
+        "can_promote": found.run.kind in (RunKind.SFT, RunKind.POLICY),
+        "form": form,
+        "refusal": refusal,
+        "next_stages": [
+            (kind, role) for kind, role in NEXT_STAGES[found.run.kind] if role
+        ],
+    }
+    return render(
+        request,
+        "training/checkpoint.html",
+        facts,
+        status=409 if refusal else 200,
+    )
+
+
+def _judgments_learned(checkpoint: Checkpoint) -> int:
+    """Count the judgments behind a checkpoint: its own, or its reward model's."""
+    of_reward_models = RunInput.objects.filter(
+        run=checkpoint.run, role=InputRole.REWARD
+    ).values_list("checkpoint__run__snapshot", flat=True)
+    snapshots = [checkpoint.run.snapshot_id, *of_reward_models]
+    return (
+        Judgment.objects.filter(snapshots__in=[s for s in snapshots if s is not None])
+        .distinct()
+        .count()
+    )
+
+
+def _answers(checkpoint: Checkpoint) -> dict[str, int]:
+    answers = SampledResponse.objects.filter(producer__checkpoint_id=checkpoint.pk)
+    return answers.aggregate(
+        responses=Count("pk"),
+        pairs=Count("origin__pair", distinct=True),
+        judged=Count("origin__pair__judgments", distinct=True),
+    )
+
+
+def _file(checkpoint: Checkpoint, name: str, digest: str) -> dict[str, object]:
+    path = checkpoint.directory / name
+    size = path.stat().st_size if path.is_file() else None
+    return {"name": name, "digest": digest, "size": size}
+
+
+@require_POST
+@login_required
+def promote_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = enter(request, slug, Role.TRAINER)
+    form = PromotionForm(request.POST)
+    if not form.is_valid():
+        return _checkpoint_page(request, slug, pk, form)
+    try:
+        promote(
+            checkpoint=_checkpoint(project, pk),
+            user=_user(request),
+            reason=form.cleaned_data["reason"],
+            force=form.cleaned_data["force"],
+        )
+    except PromotionRefusedError as error:
+        return _checkpoint_page(request, slug, pk, form, error)
+    messages.success(request, "This is now the current policy of the project.")
+    return redirect("training:checkpoint", slug, pk)
+
+
+@require_safe
+@login_required
+def download(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
+    """Stream a checkpoint as a tar archive, file by file, without a copy on disk."""
+    project = enter(request, slug, Role.TRAINER)
+    found = _checkpoint(project, pk)
+    if not (found.directory / "manifest.json").is_file():
+        raise Http404("the files of this checkpoint are gone")
+    name = f"{slugify(project.slug)}-run-{found.run_id}-step-{found.step}"
+    archive = Archive(
+        found.directory, [*found.manifest["files"], "manifest.json"], name
+    )
+    response = StreamingHttpResponse(archive, content_type="application/x-tar")
+    response["Content-Disposition"] = f'attachment; filename="{name}.tar"'
+    response["Content-Length"] = str(archive.size)
+    return response
+
+
+@require_safe
+@login_required
+def snapshot(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Show what a snapshot holds and which runs learned from it."""
+    project = enter(request, slug, Role.TRAINER)
+    found = get_object_or_404(
+        Snapshot.objects.filter(project=project).select_related("created_by"), pk=pk
+    )
+    facts = {
+        "snapshot": found,
+        "counts": [(words(n), number_text(v)) for n, v in found.counts.items()],
+        "runs": [
+            (each, run_name(each))
+            for each in Run.objects.filter(snapshot=found).order_by("-pk")[:100]
+        ],
+    }
+    return render(request, "training/snapshot.html", facts)
+
+
+def _checkpoint(project: Project, pk: int) -> Checkpoint:
+    return get_object_or_404(
+        Checkpoint.objects.filter(project=project).select_related(
+            "project", "run__snapshot"
+        ),
+        pk=pk,
+    )
+
+
+def _user(request: HttpRequest) -> User:
+    assert request.user.is_authenticated
+    return request.user

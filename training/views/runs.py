@@ -1,0 +1,648 @@
+"""Runs: the list, a new one, one of them live, several compared."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Max, Min, Q
+from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import (
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
+
+from annotation.blocks import blocks_of_text
+from annotation.models import Pair, Project, Role, Sample
+from annotation.views.door import enter
+from training import charts
+from training.engine.recipes import RECIPES
+from training.figures import (
+    duration_text,
+    evaluation_tables,
+    number_text,
+    plain_figures,
+    words,
+)
+from training.forms import NewRunForm, RunFilterForm, chosen_inputs
+from training.launching import (
+    LaunchRefusedError,
+    RunStateError,
+    default_inputs,
+    resume_run,
+    start_run,
+    stop_run,
+)
+from training.models import (
+    Checkpoint,
+    InputRole,
+    Metric,
+    Run,
+    RunInput,
+    RunKind,
+    RunNote,
+    RunSample,
+    RunState,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.contrib.auth.models import User
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+    from annotation.blocks import Block
+
+PAGE = 40
+SAMPLES_SHOWN = 6
+NOTES_SHOWN = 12
+MOST_COMPARED = 6
+SHORT = {
+    RunKind.SFT: "SFT",
+    RunKind.DRAW: "Draw",
+    RunKind.REWARD: "Reward",
+    RunKind.POLICY: "Policy",
+    RunKind.EVALUATE: "Evaluate",
+}
+# What usually comes after a kind of run: (kind, the role its checkpoint takes there).
+NEXT_STAGES: dict[str, tuple[tuple[RunKind, InputRole | None], ...]] = {
+    RunKind.SFT: (
+        (RunKind.DRAW, InputRole.POLICY),
+        (RunKind.EVALUATE, InputRole.POLICY),
+    ),
+    RunKind.DRAW: ((RunKind.REWARD, None),),
+    RunKind.REWARD: ((RunKind.POLICY, InputRole.REWARD),),
+    RunKind.POLICY: (
+        (RunKind.EVALUATE, InputRole.POLICY),
+        (RunKind.DRAW, InputRole.POLICY),
+    ),
+    RunKind.EVALUATE: (),
+}
+
+
+def run_name(run: Run) -> str:
+    """Return what people call a run: ``Policy 12``."""
+    return f"{SHORT[RunKind(run.kind)]} {run.pk}"
+
+
+# The list
+
+
+@require_safe
+@login_required
+def runs(request: HttpRequest, slug: str) -> HttpResponse:
+    """List the newest runs, filtered; paged by key."""
+    project = enter(request, slug, Role.TRAINER)
+    form = RunFilterForm(request.GET)
+    rows = Run.objects.filter(project=project).for_list()
+    if form.is_valid():
+        asked = form.cleaned_data
+        for name in ("kind", "state"):
+            if asked[name]:
+                rows = rows.filter(**{name: asked[name]})
+        if asked["before"]:
+            rows = rows.filter(pk__lt=asked["before"])
+    else:
+        rows = rows.none()
+    page = list(rows.order_by("-pk")[: PAGE + 1])
+    kept = {n: form.data[n] for n in ("kind", "state") if form.data.get(n)}
+    older = {**kept, "before": str(page[PAGE - 1].pk)} if len(page) > PAGE else {}
+    facts = {
+        "form": form,
+        "lines": [_line(run) for run in page[:PAGE]],
+        "any_active": any(not run.is_final for run in page[:PAGE]),
+        "here": request.get_full_path(),
+        "older": f"?{urlencode(older)}" if older else "",
+        "newest": f"?{urlencode(kept)}",
+        "is_first": not form.data.get("before"),
+        "kinds": _kinds(),
+    }
+    return render(request, "training/runs.html", facts)
+
+
+@dataclass(frozen=True)
+class Line:
+    run: Run
+    name: str
+    took: str
+    headline: str
+
+
+def _line(run: Run) -> Line:
+    end = run.ended_at or timezone.now()
+    took = (end - run.started_at).total_seconds() if run.started_at else None
+    return Line(
+        run,
+        run_name(run),
+        duration_text(took) if took is not None else "",
+        _headline(run),
+    )
+
+
+def _headline(run: Run) -> str:
+    """Return the one figure that says most about a finished run."""
+    result = run.result
+    for name, label in (
+        ("truth_after", "held-out truth"),
+        ("held_out_loss", "held-out loss"),
+        ("judged/accuracy", "judged accuracy"),
+        ("loss", "loss"),
+    ):
+        if isinstance(result.get(name), int | float):
+            return f"{label} {number_text(result[name])}"
+    received = result.get("received")
+    if isinstance(received, dict):
+        slots = sum(each.get("slots", 0) for each in received.values())
+        return f"{number_text(slots)} judgments asked for"
+    return ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    value: str
+    label: str
+    about: str
+
+
+def _kinds() -> list[Kind]:
+    return [
+        Kind(
+            kind.value,
+            kind.label,
+            (RECIPES[kind].__doc__ or "").split("\n")[0].rstrip("."),
+        )
+        for kind in RunKind
+    ]
+
+
+# A new run
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
+    """Show the form of a recipe; start the run it describes."""
+    project = enter(request, slug, Role.TRAINER)
+    if kind not in RunKind.values:
+        raise Http404("no such kind of run")
+    form = NewRunForm(
+        request.POST if request.method == "POST" else None,
+        project=project,
+        kind=kind,
+        chosen=chosen_inputs(project, kind, request.GET.dict()),
+    )
+    if request.method == "POST" and form.is_valid():
+        try:
+            run = start_run(
+                project=project,
+                kind=kind,
+                recipe=form.recipe(),
+                inputs=form.checkpoints(),
+                user=_user(request),
+            )
+        except LaunchRefusedError as error:
+            form.add_problems(error.problems)
+        else:
+            return redirect("training:run", slug, run.pk)
+    facts = {
+        "form": form,
+        "kind": kind,
+        "kinds": _kinds(),
+        "label": RunKind(kind).label,
+        "about": RECIPES[kind].__doc__,
+        "data": _data_available(project),
+        "missing": _missing(project, kind),
+    }
+    status = 422 if form.errors else 200
+    return render(request, "training/run_new.html", facts, status=status)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run could learn from now."""
+
+    train: int
+    held_out: int
+    settled: int
+    unsettled: int
+
+
+def _data_available(project: Project) -> Data:
+    approved = Sample.objects.filter(project=project).approved()
+    pairs = Pair.objects.filter(project=project)
+    return Data(
+        train=approved.filter(split="").count(),
+        held_out=approved.exclude(split="").count(),
+        settled=pairs.settled().count(),
+        unsettled=pairs.unsettled().count(),
+    )
+
+
+@dataclass(frozen=True)
+class Missing:
+    what: str
+    remedy: str
+    url: str
+
+
+def _missing(project: Project, kind: str) -> list[Missing]:
+    """Return what the project lacks for this kind of run, and where to get it."""
+    lacking: list[Missing] = []
+    if not Sample.objects.filter(project=project, split="").approved().exists():
+        lacking.append(
+            Missing(
+                "There is no approved sample to learn from.",
+                "Import or approve samples",
+                reverse("annotation:samples", args=[project.slug]),
+            )
+        )
+    if (
+        kind == RunKind.REWARD
+        and not Pair.objects.filter(project=project).settled().exists()
+    ):
+        lacking.append(
+            Missing(
+                "No pair has been judged to an outcome yet.",
+                "Draw responses for labelers to judge",
+                reverse("training:run-new", args=[project.slug, RunKind.DRAW]),
+            )
+        )
+    needs_policy = kind not in (RunKind.SFT,)
+    given = default_inputs(project, kind)
+    if needs_policy and InputRole.POLICY.value not in given:
+        lacking.append(
+            Missing(
+                "The project has no policy yet.",
+                "Run supervised fine-tuning",
+                reverse("training:run-new", args=[project.slug, RunKind.SFT]),
+            )
+        )
+    if kind == RunKind.POLICY and InputRole.REWARD.value not in given:
+        lacking.append(
+            Missing(
+                "The project has no reward model yet.",
+                "Train a reward model",
+                reverse("training:run-new", args=[project.slug, RunKind.REWARD]),
+            )
+        )
+    return lacking
+
+
+# One run
+
+
+@require_safe
+@login_required
+def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Show a run; its live parts are polled while it is not final."""
+    project = enter(request, slug, Role.TRAINER)
+    found = _run(project, pk)
+    names = charts.metric_names(found)
+    facts = _live_facts(found) | {
+        "recipe": [(words(n), number_text(v)) for n, v in found.recipe.items()],
+        "layout": charts.layout(found.kind, names),
+        "sources": [
+            {
+                "label": run_name(found),
+                "url": reverse("training:run-series", args=[slug, pk]),
+            }
+        ],
+        "step_times": _step_times(found),
+        "compare": _comparable(found),
+    }
+    return render(request, "training/run.html", facts)
+
+
+@never_cache
+@require_safe
+@login_required
+def live(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Answer the live parts of a run's page, or 304 when nothing has changed.
+
+    The version is computed from a few columns before anything else is read. How old
+    the heartbeat is travels in a header, so that it can tick without a change.
+    """
+    project = enter(request, slug, Role.TRAINER)
+    found = _run(project, pk)
+    version = _version(found)
+    response: HttpResponse
+    if request.headers.get("If-None-Match") == version and found.is_active:
+        response = HttpResponse(status=304)
+    else:
+        response = render(request, "training/_live.html", _live_facts(found, version))
+    response["ETag"] = version
+    response["Concord-Heartbeat"] = _heartbeat(found)
+    return response
+
+
+def _version(run: Run) -> str:
+    newest = (
+        Run.objects.filter(pk=run.pk)
+        .values_list(Max("shown_samples"), Max("notes"), Max("checkpoints"))
+        .get()
+    )
+    facts = (
+        run.pk,
+        run.state,
+        run.step,
+        run.steps_total,
+        run.attempts,
+        run.token,
+        run.stop_requested,
+        run.events_offset,
+        run.log_tail,
+        run.error,
+        newest,
+        _is_silent(run),
+    )
+    return f'"{hashlib.sha256(repr(facts).encode()).hexdigest()[:20]}"'
+
+
+def _heartbeat(run: Run) -> str:
+    if not run.is_active or run.heartbeat_at is None:
+        return ""
+    age = (timezone.now() - run.heartbeat_at).total_seconds()
+    return f"heartbeat {duration_text(age)} ago"
+
+
+def _is_silent(run: Run) -> bool:
+    """Tell whether the worker has given no sign of life for too long."""
+    return (
+        run.is_active
+        and run.leased_until is not None
+        and run.leased_until < timezone.now()
+    )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sampled text for the page: blocks where it parses, and its scores."""
+
+    sample: RunSample
+    blocks: tuple[Block, ...]
+    scores: list[tuple[str, str, str]]
+
+
+def _live_facts(run: Run, version: str = "") -> dict[str, object]:
+    samples = list(RunSample.objects.filter(run=run).order_by("-pk")[:SAMPLES_SHOWN])
+    parents = list(
+        RunInput.objects.filter(run=run)
+        .select_related("checkpoint__run")
+        .order_by("pk")
+    )
+    checkpoints = list(
+        Checkpoint.objects.filter(run=run).defer("manifest").order_by("-step", "-pk")
+    )
+    children = list(
+        Run.objects.filter(run_inputs__checkpoint__run=run)
+        .distinct()
+        .order_by("-pk")[:6]
+    )
+    tables = evaluation_tables(run.result)
+    return {
+        "run": run,
+        "run_name": run_name(run),
+        "version": version or _version(run),
+        "pace": _pace(run),
+        "percent": min(100, 100 * run.step // run.steps_total)
+        if run.steps_total
+        else 0,
+        "heartbeat": _heartbeat(run),
+        "is_silent": _is_silent(run),
+        "parents": [(each, run_name(each.checkpoint.run)) for each in parents],
+        "children": [(each, run_name(each)) for each in children],
+        "notes": RunNote.objects.filter(run=run).order_by("-pk")[:NOTES_SHOWN],
+        "samples": [_shown(each) for each in samples],
+        "checkpoints": checkpoints[:12],
+        "more_checkpoints": max(0, len(checkpoints) - 12),
+        "figures": plain_figures(run.result) if run.is_final else [],
+        "tables": tables,
+        "next_stages": _next_stages(run, checkpoints),
+        "is_waiting_long": run.state == RunState.QUEUED
+        and (timezone.now() - run.created_at).total_seconds() > 60,
+    }
+
+
+def _shown(sample: RunSample) -> Shown:
+    text = sample.text
+    # What follows an observation goes on inside the thinking of the turn before.
+    inside = not text.startswith("<<think>>") and (
+        "<</think>>" in text or "<<action>>" in text
+    )
+    scores = []
+    for name, value in sample.scores.items():
+        tone = ""
+        if isinstance(value, bool) or (value in (0, 1) and "format" in name):
+            tone = "good" if value else "bad"
+        scores.append((words(name), number_text(value), tone))
+    return Shown(sample, blocks_of_text(text, inside_thinking=inside), scores)
+
+
+def _pace(run: Run) -> dict[str, str]:
+    """Return seconds per step and what is left, from the newest steps' times."""
+    if run.is_final:
+        if run.started_at and run.ended_at:
+            took = (run.ended_at - run.started_at).total_seconds()
+            return {"took": duration_text(took)}
+        return {}
+    recent = Metric.objects.filter(run=run, step__gt=run.step - 40).aggregate(
+        first=Min("at"), last=Max("at"), low=Min("step"), high=Max("step")
+    )
+    if not recent["last"] or recent["high"] == recent["low"]:
+        return {}
+    seconds = (recent["last"] - recent["first"]).total_seconds()
+    each = seconds / (recent["high"] - recent["low"])
+    left = each * max(0, run.steps_total - run.step)
+    text = (
+        f"{each:.1f} s a step"
+        if each >= 0.1
+        else f"{1 / max(each, 1e-6):.0f} steps a second"
+    )
+    return {"each": text, "left": duration_text(left)}
+
+
+def _step_times(run: Run) -> list[dict[str, object]]:
+    """Return the parts of a step's time as rectangles of a 100-wide drawing."""
+    parts: list[dict[str, object]] = []
+    x = 0.0
+    for place, (name, share) in enumerate(charts.step_times(run)):
+        parts.append(
+            {
+                "name": name,
+                "percent": round(100 * share),
+                "x": f"{x:.2f}",
+                "width": f"{100 * share:.2f}",
+                "tone": place % 5,
+            }
+        )
+        x += 100 * share
+    return parts
+
+
+def _next_stages(run: Run, checkpoints: list[Checkpoint]) -> list[dict[str, str]]:
+    if run.state != RunState.FINISHED:
+        return []
+    final = next((c for c in checkpoints if c.is_final), None)
+    stages: list[dict[str, str]] = []
+    for kind, role in NEXT_STAGES[run.kind]:
+        url = reverse("training:run-new", args=[run.project.slug, kind])
+        if role is not None and final is not None:
+            url += f"?{role}={final.pk}"
+        stages.append({"label": kind.label, "url": url})
+    return stages
+
+
+def _comparable(run: Run) -> list[tuple[int, str]]:
+    """Return the newest other runs of the same kind, for the compare button."""
+    others = (
+        Run.objects.filter(project=run.project_id, kind=run.kind)
+        .exclude(pk=run.pk)
+        .order_by("-pk")[:10]
+    )
+    return [(other.pk, run_name(other)) for other in others]
+
+
+@never_cache
+@require_safe
+@login_required
+def series(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
+    """Answer a run's curves after row ``after`` as JSON, or all of them as CSV.
+
+    ``token`` tells the page whether its curves are of the same attempt; after a resume
+    it gets all of them again, with ``after`` 0.
+    """
+    project = enter(request, slug, Role.TRAINER)
+    found = _run(project, pk)
+    if request.GET.get("format") == "csv":
+        return _csv(found)
+    asked = request.GET.get("after", "")
+    after = int(asked) if asked.isdecimal() and len(asked) < 19 else 0
+    if request.GET.get("token") != str(found.token):
+        after = 0
+    newest, curves = charts.series_after(found, after)
+    return JsonResponse(
+        {"token": found.token, "after": after, "newest": newest, "series": curves}
+    )
+
+
+class _Echo:
+    def write(self, text: str) -> str:
+        return text
+
+
+def _csv(run: Run) -> StreamingHttpResponse:
+    writer = csv.writer(_Echo())
+    rows = (
+        Metric.objects.filter(run=run)
+        .order_by("name", "step")
+        .values_list("name", "step", "value")
+        .iterator(chunk_size=5000)
+    )
+
+    def lines() -> Iterator[str]:
+        yield writer.writerow(["metric", "step", "value"])
+        for row in rows:
+            yield writer.writerow(row)
+
+    response = StreamingHttpResponse(lines(), content_type="text/csv")
+    response["Content-Disposition"] = f'attachment; filename="run-{run.pk}-metrics.csv"'
+    return response
+
+
+@require_POST
+@login_required
+def stop(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = enter(request, slug, Role.TRAINER)
+    try:
+        stop_run(run=_run(project, pk), user=_user(request))
+    except RunStateError as error:
+        messages.warning(request, str(error))
+    return redirect("training:run", slug, pk)
+
+
+@require_POST
+@login_required
+def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = enter(request, slug, Role.TRAINER)
+    try:
+        resume_run(run=_run(project, pk), user=_user(request))
+    except RunStateError as error:
+        messages.warning(request, str(error))
+    return redirect("training:run", slug, pk)
+
+
+# Comparing
+
+
+@require_safe
+@login_required
+def compare(request: HttpRequest, slug: str) -> HttpResponse:
+    """Draw the curves of several runs, one chart per metric."""
+    project = enter(request, slug, Role.TRAINER)
+    asked = [pk for pk in request.GET.getlist("run") if pk.isdecimal() and len(pk) < 19]
+    rows = Run.objects.filter(project=project).for_list()
+    found = list(rows.filter(pk__in=asked[:MOST_COMPARED]).order_by("pk"))
+    if len(found) < len(set(asked[:MOST_COMPARED])):
+        raise Http404("no such run")
+    if len(found) < 2:
+        messages.info(request, "Tick two runs or more to compare their curves.")
+        return redirect("training:runs", slug)
+    names = sorted(
+        Metric.objects.filter(run__in=found).values_list("name", flat=True).distinct()
+    )
+    drawn = charts.layout(found[0].kind, names)
+    single = [
+        {**chart, "title": _title(chart, each), "series": [each]}
+        for chart in drawn
+        for each in chart["series"]  # type: ignore[attr-defined]
+    ]
+    facts = {
+        "lines": [_line(run) for run in found],
+        "differences": _recipe_differences(found),
+        "names": [run_name(run) for run in found],
+        "layout": single,
+        "sources": [
+            {
+                "label": run_name(run),
+                "url": reverse("training:run-series", args=[slug, run.pk]),
+            }
+            for run in found
+        ],
+    }
+    return render(request, "training/compare.html", facts)
+
+
+def _title(chart: dict[str, object], series: dict[str, str]) -> str:
+    several = len(chart["series"]) > 1  # type: ignore[arg-type]
+    return f"{chart['title']}: {series['label']}" if several else str(chart["title"])
+
+
+def _recipe_differences(found: list[Run]) -> list[tuple[str, list[str]]]:
+    """Return the settings in which the runs differ, with the value of each run."""
+    settings = dict.fromkeys(name for run in found for name in run.recipe)
+    return [
+        (words(name), [number_text(run.recipe.get(name)) for run in found])
+        for name in settings
+        if len({repr(run.recipe.get(name)) for run in found}) > 1
+    ]
+
+
+def _run(project: Project, pk: int) -> Run:
+    """Return a run of the project that :func:`enter` has let the visitor into."""
+    return get_object_or_404(Run.objects.for_list().filter(Q(project=project)), pk=pk)
+
+
+def _user(request: HttpRequest) -> User:
+    assert request.user.is_authenticated
+    return request.user
