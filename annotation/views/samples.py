@@ -253,9 +253,10 @@ def export(request: HttpRequest, slug: str) -> StreamingHttpResponse | HttpRespo
 def import_(request: HttpRequest, slug: str) -> HttpResponse:
     """Take a file of samples; the good lines are kept, the others reported."""
     project = enter(request, slug, Role.CURATOR)
-    form = ImportForm(request.POST or None, request.FILES or None)
+    is_sent = request.method == "POST"
+    form = ImportForm(request.POST, request.FILES) if is_sent else ImportForm()
     report = None
-    if request.method == "POST" and form.is_valid():
+    if is_sent and form.is_valid():
         try:
             report = import_file(
                 project=project,
@@ -271,7 +272,7 @@ def import_(request: HttpRequest, slug: str) -> HttpResponse:
         "report": report,
         "refused": report.refused[:REFUSALS_SHOWN] if report else [],
     }
-    status = 422 if request.method == "POST" and form.errors else 200
+    status = 422 if is_sent and form.errors else 200
     return render(request, "annotation/import.html", facts, status=status)
 
 

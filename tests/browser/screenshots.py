@@ -34,16 +34,29 @@ def shoot(page, name: str, *, full: bool = False) -> None:
 
 
 def make_stage() -> Project:
-    project = make_project(name="Cake shop", slug="cake-shop", guideline="Compare what is done, not how it is said.\n\nThe order of plan steps counts.")
+    project = make_project(
+        name="Cake shop",
+        slug="cake-shop",
+        guideline="Compare what is done, not how it is said.\n\nThe order of plan steps counts.",
+    )
     fill(project, author=make_user("tara"))
     lena = make_user("lena")
-    content = {**CAKE, "contexts": [{"existing": project.contexts.get(title="The cake shop").pk}]}
+    content = {
+        **CAKE,
+        "contexts": [{"existing": project.contexts.get(title="The cake shop").pk}],
+    }
     turns = [dict(turn) for turn in CAKE["turns"]]
     turns[1]["response"] = turns[1]["response"].replace("<</action>>", "")
-    Draft.objects.create(project=project, author=lena, content=content | {"turns": turns}, version=3)
+    Draft.objects.create(
+        project=project, author=lena, content=content | {"turns": turns}, version=3
+    )
     back = Sample.objects.filter(project=project, status="submitted").first()
     Sample.objects.filter(pk=back.pk).update(author=lena)
-    return_sample(sample=back, user=make_user("rita"), comment="The plan in turn 1 skips the confirmation that the guideline asks for.")
+    return_sample(
+        sample=back,
+        user=make_user("rita"),
+        comment="The plan in turn 1 skips the confirmation that the guideline asks for.",
+    )
     return project
 
 

@@ -11,10 +11,10 @@ import random
 from django.contrib.auth.models import User
 
 from actions.demo import derive, generate
+from actions.json_values import dump_json
 from annotation.interchange import import_file, save_sample
 from annotation.models import Pair, Project, Sample
 from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
-from actions.json_values import dump_json
 
 CAKE = {
     "id": "cake-for-saturday",

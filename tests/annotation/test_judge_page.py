@@ -1,0 +1,383 @@
+"""The Judge page: what it shows, what it records, whom it lets in."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from actions.grammar import parse
+from annotation.judging import claim_slot
+from annotation.models import Judgment, Project, Skip, Slot, Verdict
+from tests.cast import (
+    LABEL,
+    SAMPLED,
+    make_judgment,
+    make_pair,
+    make_project,
+    make_sample,
+    make_user,
+    sign_in,
+)
+
+pytestmark = pytest.mark.django_db
+
+SWAPPED = (
+    "<<think>>The user wants a cake.\nPlan:\n1. Order the cake.\n2. Find a bakery.\n"
+    '<<action>>{"name": "Find shops", "parameters": {"kind": "bakery"}}<</action>>'
+)
+HTMX = {"HTTP_HX_REQUEST": "true"}
+
+
+class Fields(HTMLParser):
+    """The fields of the judging form as a browser without JavaScript sends them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.sent: dict[str, list[str]] = {}
+        self.offered: dict[str, list[str]] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        a = dict(attributes)
+        name = a.get("name")
+        if tag != "input" or not name:
+            return
+        if a.get("type") in ("checkbox", "radio"):
+            self.offered.setdefault(name, []).append(a["value"])
+            if "checked" not in a:
+                return
+        self.sent.setdefault(name, []).append(a.get("value", ""))
+
+
+@pytest.fixture
+def project() -> Project:
+    return make_project(name="Cakes", slug="cakes")
+
+
+@pytest.fixture
+def lena(client: Client):
+    return sign_in(client, make_user("lena"))
+
+
+def fields_of(client: Client) -> dict[str, list[str]]:
+    return Fields(client.get("/p/cakes/judge/").content.decode()).sent
+
+
+def decide(client: Client, **changes):
+    sent = {name: values[-1] for name, values in fields_of(client).items()}
+    return client.post("/p/cakes/judge/", {**sent, **changes})
+
+
+def test_shows_the_pair_and_leases_it(client, project, lena):
+    pair = make_pair(project=project)
+    page = client.get("/p/cakes/judge/").content.decode()
+    assert "A cake, please." in page
+    assert "bakery" in page
+    assert "florist" in page
+    assert f'data-pair="{pair.pk}"' in page
+    assert Slot.objects.get(state="leased").holder == lena
+
+
+def test_is_blind(client, project, lena):
+    """No word of where the response came from, not even in the source."""
+    from annotation.pairing import ResponseRow, receive_responses
+    from tests.browser.stage import PRODUCER
+
+    sample = make_sample(project=project)
+    receive_responses(
+        project=project,
+        producer=PRODUCER,
+        responses=[ResponseRow(sample.external_id, 0, 0, SAMPLED)],
+    )
+    page = client.get("/p/cakes/judge/").content.decode().casefold()
+    assert "florist" in page
+    for word in ("policy", "checkpoint", "producer", "score", "/runs/"):
+        assert word not in page
+
+
+def test_records_consistent_and_goes_on(client, project, lena):
+    make_pair(project=project)
+    response = decide(client, verdict="1", seconds="3.5", units="plan/1")
+    assert (response.status_code, response["Location"]) == (303, "/p/cakes/judge/")
+    judgment = Judgment.objects.get()
+    assert (judgment.verdict, judgment.labeler, judgment.seconds_spent) == (
+        1,
+        lena,
+        3.5,
+    )
+    assert judgment.units_that_differ == []
+
+
+def test_accepts_the_proposal_with_zero(client, project, lena):
+    make_pair(project=project)
+    sent = fields_of(client)
+    assert sent["units"] == ["action/1/parameters/kind"]
+    assert sent["reasons"] == ["parameter"]
+    client.post("/p/cakes/judge/", {**sent, "verdict": "0"})
+    judgment = Judgment.objects.get()
+    assert judgment.verdict == Verdict.INCONSISTENT
+    assert judgment.units_that_differ == ["action/1/parameters/kind"]
+    assert judgment.reasons == ["parameter"]
+
+
+def test_htmx_gets_the_next_pair_as_a_fragment(client, project, lena):
+    make_pair(project=project)
+    second = make_pair(project=project)
+    sent = fields_of(client)
+    response = client.post(
+        "/p/cakes/judge/", {**sent, "verdict": "1"}, headers={"HX-Request": "true"}
+    )
+    page = response.content.decode()
+    assert response.status_code == 200
+    assert "<html" not in page
+    assert f'data-pair="{second.pk}"' in page
+    assert "1 today" in page
+    assert 'hx-swap-oob="true"' in page
+
+
+def test_asks_once_when_the_step_order_differs(client, project, lena):
+    make_pair(project=project, sampled=SWAPPED)
+    response = decide(client, verdict="1")
+    assert response.status_code == 422
+    assert "order_confirmed" in Fields(response.content.decode()).offered
+    assert not Judgment.objects.exists()
+    decide(client, verdict="1", order_confirmed="1")
+    assert Judgment.objects.get().order_confirmed
+
+
+def test_draws_crossings_and_names_them(client, project, lena):
+    make_pair(project=project, sampled=SWAPPED)
+    page = client.get("/p/cakes/judge/").content.decode()
+    assert page.count('<path class="x"') == 2
+    assert "label step 1 is sampled step 2" in page
+
+
+def test_a_text_outside_the_grammar_is_shown_as_it_is(client, project, lena):
+    make_pair(project=project, sampled="<<think>>Half a <<action>>{broken")
+    page = client.get("/p/cakes/judge/").content.decode()
+    assert "Not in the response grammar" in page
+    assert "Half a &lt;&lt;action&gt;&gt;{broken" in page
+    assert Fields(page).sent["units"] == ["format"]
+
+
+@pytest.mark.parametrize(
+    "sampled",
+    [
+        "<<think>>" + "word " * 20_000 + "<</think>>" + "answer " * 3000,
+        "<<think>>Plan:\n"
+        + "".join(f"{n}. Do {n}\n" for n in range(1, 6000))
+        + "<</think>>Ok",
+        "<<think>>" + "x" * 100_000,
+    ],
+    ids=["words", "steps", "unparseable"],
+)
+def test_a_text_of_100_kb_gives_a_page(client, project, lena, sampled):
+    make_pair(project=project, sampled=sampled)
+    response = client.get("/p/cakes/judge/")
+    assert response.status_code == 200
+    assert len(response.content) < 600_000
+
+
+def test_late_judgment_is_kept_and_said(client, project, lena):
+    pair = make_pair(project=project, slots=1)
+    sent = fields_of(client)
+    Slot.objects.update(leased_until="2020-01-01T00:00Z")
+    make_judgment(pair, make_user("luis"), 1)
+    response = client.post("/p/cakes/judge/", {**sent, "verdict": "1"}, follow=True)
+    assert "does not count" in response.content.decode()
+    assert Judgment.objects.get(labeler=lena).is_extra
+
+
+def test_the_same_post_twice_counts_once(client, project, lena):
+    make_pair(project=project)
+    make_pair(project=project)
+    sent = fields_of(client) | {"verdict": "1"}
+    for _ in range(2):
+        assert client.post("/p/cakes/judge/", sent).status_code == 303
+    assert Judgment.objects.count() == 1
+
+
+def test_skip_needs_a_reason(client, project, lena):
+    make_pair(project=project)
+    sent = fields_of(client)
+    response = client.post("/p/cakes/judge/skip/", {**sent, "reason": ""})
+    assert response.status_code == 422
+    assert "Say why" in response.content.decode()
+    client.post("/p/cakes/judge/skip/", {**sent, "more": "half a sentence"})
+    assert Skip.objects.get().reason == "I cannot tell: half a sentence"
+
+
+def test_undo_brings_the_pair_back(client, project, lena):
+    pair = make_pair(project=project)
+    make_pair(project=project)
+    decide(client, verdict="1")
+    response = client.post("/p/cakes/judge/undo/", follow=True)
+    page = response.content.decode()
+    assert f'data-pair="{pair.pk}"' in page
+    assert "Taken back" in page
+    assert not Judgment.objects.current().exists()
+
+
+def test_undo_of_nothing_says_so(client, project, lena):
+    make_pair(project=project)
+    page = client.post("/p/cakes/judge/undo/", follow=True).content.decode()
+    assert "nothing to undo" in page
+
+
+def test_release_gives_the_pair_back(client, project, lena):
+    make_pair(project=project, slots=1)
+    sent = fields_of(client)
+    client.post("/p/cakes/judge/release/", sent)
+    assert Slot.objects.get().state == "open"
+
+
+def test_extending_a_lost_lease_is_a_conflict(client, project, lena):
+    make_pair(project=project)
+    sent = fields_of(client)
+    assert client.post("/p/cakes/judge/extend/", sent).status_code == 204
+    client.post("/p/cakes/judge/release/", sent)
+    assert client.post("/p/cakes/judge/extend/", sent).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("all done", "All done"),
+        ("all leased", "someone’s hands"),
+        ("nothing for you", "Nothing left for you"),
+        ("paused", "Judging is paused"),
+    ],
+)
+def test_nothing_to_do_has_four_answers(client, project, lena, kind, words):
+    if kind == "all leased":
+        make_pair(project=project, slots=1)
+        claim_slot(project=project, user=make_user("luis"))
+    elif kind == "nothing for you":
+        sample = make_sample(project=project, author=lena)
+        make_pair(project=project, turn=sample.turns.get())
+    elif kind == "paused":
+        make_pair(project=project)
+        Project.objects.update(is_paused=True)
+    page = client.get("/p/cakes/judge/").content.decode()
+    assert words in page
+    assert f'data-nothing="{kind}"' in page
+
+
+def test_history_and_contexts_only_of_pairs_one_has_met(client, project, lena):
+    sample = make_sample(
+        project=project,
+        turns=(("user", "Hello.", "Good morning."), ("user", "A cake, please.", LABEL)),
+    )
+    pair = make_pair(project=project, turn=sample.turns.get(position=1))
+    address = f"/p/cakes/judge/context/{pair.pk}/"
+    assert client.get(address).status_code == 404
+    client.get("/p/cakes/judge/")
+    page = client.get(address).content.decode()
+    assert "Good morning." in page
+    assert "<html" in page
+    assert (
+        "<html"
+        not in client.get(address, headers={"HX-Request": "true"}).content.decode()
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slot": ""},
+        {"slot": "x"},
+        {"slot": str(10**30)},
+        {"slot": "-1"},
+        {"token": "1.5"},
+        {"token": str(2**63)},
+        {"verdict": ""},
+        {"verdict": "2"},
+        {"verdict": "١"},
+        {"seconds": "nan"},
+        {"seconds": "1e400"},
+        {"reasons": "because"},
+        {"verdict": "0", "units": "plan/0", "reasons": ["content"]},
+        {"verdict": "0", "units": "a\0b", "reasons": ["content"]},
+        {"verdict": "0", "units": ["x" * 5000], "reasons": ["content"]},
+        {"verdict": "0", "units": [], "reasons": []},
+        {"verdict": "0", "units": [f"plan/{n}" for n in range(1, 900)]},
+    ],
+)
+def test_bad_input_gets_a_message_and_the_pair_again(client, project, lena, changes):
+    pair = make_pair(project=project)
+    sent = fields_of(client) | {"verdict": "1"} | changes
+    response = client.post("/p/cakes/judge/", sent)
+    page = response.content.decode()
+    assert response.status_code == 422
+    assert f'data-pair="{pair.pk}"' in page
+    assert 'class="notice message error"' in page
+    assert not Judgment.objects.exists()
+
+
+def test_an_empty_post_is_no_error_of_ours(client, project, lena):
+    make_pair(project=project)
+    for deed in ("", "skip/", "undo/", "release/", "extend/"):
+        assert client.post(f"/p/cakes/judge/{deed}").status_code in (302, 303, 422)
+    for judgment in ("x", "9" * 40, "-1", "\0"):
+        response = client.post("/p/cakes/judge/undo/", {"judgment": judgment})
+        assert response.status_code == 303
+
+
+def test_what_was_filled_in_comes_back(client, project, lena):
+    make_pair(project=project)
+    sent = fields_of(client)
+    response = client.post(
+        "/p/cakes/judge/",
+        {**sent, "verdict": "0", "units": ["thinking"], "reasons": ["because"]},
+    )
+    back = Fields(response.content.decode()).sent
+    assert back["units"] == ["thinking"]
+    assert back["verdict"] == ["0"]
+
+
+def test_stranger_gets_404(client, project):
+    sign_in(client, make_user("sam"))
+    assert client.get("/p/cakes/judge/").status_code == 404
+    for deed in ("", "skip/", "undo/", "release/", "extend/"):
+        assert client.post(f"/p/cakes/judge/{deed}").status_code == 404
+
+
+def test_insider_without_the_role_gets_403(client, project):
+    sign_in(client, make_user("tara"))
+    response = client.get("/p/cakes/judge/")
+    assert response.status_code == 403
+    assert "Not yours to do" in response.content.decode()
+
+
+def test_not_signed_in_goes_to_the_sign_in_page(client, project):
+    response = client.get("/p/cakes/judge/")
+    assert (response.status_code, response["Location"]) == (
+        302,
+        "/accounts/login/?next=/p/cakes/judge/",
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pair_costs_eight_queries(client, project, lena):
+    for _ in range(3):
+        make_pair(project=project)
+    decide(client, verdict="1")
+    Slot.objects.filter(state="leased").update(
+        state="open", holder=None, leased_at=None, leased_until=None
+    )
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        page = client.get("/p/cakes/judge/").content.decode()
+    statements = [q["sql"] for q in queries if not re.match("BEGIN|COMMIT", q["sql"])]
+    assert "data-pair" in page
+    assert len(statements) <= 8, "\n".join(statements)
+
+
+def test_the_label_of_the_cast_is_in_the_grammar():
+    assert parse(LABEL).plan is not None
