@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from django.db.models import Count, F, Max, Window
+from django.db.models import Count, F, Max, Sum, Window
 from django.db.models.functions import RowNumber
 
 from training.models import Metric, Run, RunKind
@@ -71,33 +71,50 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
     RunKind.POLICY: (
         Chart(
             "Reward model and truth",
-            "held out, share consistent",
-            ("held_out/reward_model*", "held_out/truth*", "held_out/score*"),
+            "held out, mean with 95 % interval",
+            ("heldout/rm_score", "heldout/truth"),
         ),
-        Chart(
-            "Rewards",
-            "format and consistency, mean",
-            ("reward/*", "format_reward", "consistency_reward"),
-            smooth=True,
-        ),
-        Chart("Divergence from the initial policy", "nats per token", ("kl", "kl/*")),
-        Chart("Response length", "tokens", ("length", "length/*", "*response_length*")),
+        Chart("Reward", "mean of all responses", ("reward/*",), smooth=True),
+        Chart("Divergence from the initial policy", "nats per token", ("kl",)),
+        Chart("Response length", "tokens", ("response_tokens",), smooth=True),
         Chart(
             "Groups without signal",
             "share, all rewards equal",
-            ("groups_without_signal", "*without_signal*"),
+            ("groups_without_signal", "groups_without_signal/kept"),
         ),
+        Chart("Entropy", "nats per token", ("entropy",)),
+        Chart("Held-out share", "", ("heldout/format", "heldout/rm_accepted")),
+    ),
+    RunKind.DRAW: (
+        Chart("Identical to the label", "share", ("*/identical",)),
+        Chart("Breaks the grammar", "share", ("*/format_errors",)),
+        Chart("Distinct answers", "share", ("*/distinct",)),
     ),
 }
 
-HIDDEN = ("*/count", "*/picked_on", "time/*", "seconds/*", "*/parameters")
+# Counts and parts that have a place of their own on the page. A metric's ``/low`` and
+# ``/high`` become the band around its curve.
+HIDDEN = (
+    "*/count",
+    "*/picked_on",
+    "*/parameters",
+    "*/low",
+    "*/high",
+    "seconds/*",
+    "seconds_per_step",
+    "responses",
+    "turns_per_response",
+)
 
 
 def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
     """Return the charts for the metrics a run has, as the page's script reads them.
 
-    Metrics no chart of the kind asks for get one each, at the end.
+    Metrics no chart of the kind asks for get one each, at the end. An evaluation has
+    figures but no course, so it gets none.
     """
+    if kind == RunKind.EVALUATE:
+        return []
     rest = sorted(n for n in names if not _matches(n, HIDDEN))
     drawn: list[dict[str, object]] = []
     for chart in CHARTS.get(kind, ()):
@@ -184,13 +201,14 @@ def series_after(run: Run, row: int) -> tuple[int, dict[str, list[list[float]]]]
 
 
 def step_times(run: Run) -> list[tuple[str, float]]:
-    """Return the shares of a step's time by part, from its newest ``time/…`` metrics."""
-    newest = {
-        name.removeprefix("time/"): value
-        for name, value in Metric.objects.filter(run=run, name__startswith="time/")
-        .order_by("step")
-        .values_list("name", "value")
-        .iterator()
-    }
-    whole = sum(newest.values())
-    return [(_words(n), v / whole) for n, v in newest.items()] if whole > 0 else []
+    """Return the parts of a run's time as shares, from its ``seconds/…`` metrics."""
+    parts = list(
+        Metric.objects.filter(run=run, name__startswith="seconds/")
+        .values_list("name")
+        .annotate(spent=Sum("value"))
+        .order_by("-spent")
+    )
+    whole = sum(spent for _, spent in parts)
+    if whole <= 0:
+        return []
+    return [(_words(name.removeprefix("seconds/")), v / whole) for name, v in parts]

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from training.events import Json
 
 
+TABLES = ("policies", "by_split", "by_situation")
+
+
 @dataclass(frozen=True)
 class Figure:
     """One value, with its interval and the number of cases where they are known."""
@@ -61,8 +64,7 @@ def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
     """Return the single values of a run's result, nested names joined."""
     return [
         (words(name), number_text(value))
-        for name, value in _flat(result)
-        if not name.startswith("evaluation")
+        for name, value in _flat({k: v for k, v in result.items() if k not in TABLES})
     ]
 
 
@@ -75,39 +77,51 @@ def _flat(result: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, J
 
 
 def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
-    """Return the tables of an evaluation: all held-out samples, then each situation.
+    """Return the tables of an evaluation: all held-out samples, then each part of them.
 
     Reads ``{"policies": {policy: {metric: {"value", "low", "high", "n"}}},
-    "by_situation": {situation: {policy: {metric: …}}}}`` and passes over what is not.
+    "by_split": {policy: {split: {metric: …}}}, "by_situation": …}`` and passes over
+    what is not there.
     """
-    evaluation = result.get("evaluation")
-    if not isinstance(evaluation, dict):
-        return []
     tables: list[Table] = []
-    policies = evaluation.get("policies")
-    if isinstance(policies, dict):
-        tables.append(_table("All held-out samples", policies))
-    for group in ("by_split", "by_situation", "by_scenario"):
-        parts = evaluation.get(group)
-        if isinstance(parts, dict):
-            tables += [
-                _table(words(name).capitalize(), each)
-                for name, each in parts.items()
-                if isinstance(each, dict)
-            ]
+    policies = _objects(result.get("policies"))
+    tables.append(_table("All held-out samples", policies))
+    for group in ("by_split", "by_situation"):
+        by_policy = {n: _objects(v) for n, v in _objects(result.get(group)).items()}
+        parts = dict.fromkeys(part for found in by_policy.values() for part in found)
+        tables += [
+            _table(
+                words(part).capitalize(),
+                {name: found.get(part, {}) for name, found in by_policy.items()},
+            )
+            for part in parts
+        ]
+    errors = {name: _objects_or_values(m.get("errors")) for name, m in policies.items()}
+    tables.append(_table("Turns with an error, by kind", errors))
     return [table for table in tables if table.rows]
 
 
-def _table(title: str, policies: Mapping[str, Json]) -> Table:
-    measured = {n: m for n, m in policies.items() if isinstance(m, dict)}
-    metrics = dict.fromkeys(name for m in measured.values() for name in m)
+def _objects(value: Json) -> dict[str, dict[str, Json]]:
+    if not isinstance(value, dict):
+        return {}
+    return {name: each for name, each in value.items() if isinstance(each, dict)}
+
+
+def _objects_or_values(value: Json) -> dict[str, Json]:
+    return value if isinstance(value, dict) else {}
+
+
+def _table(title: str, policies: Mapping[str, Mapping[str, Json]]) -> Table:
+    metrics = dict.fromkeys(
+        name for measured in policies.values() for name in measured if name != "errors"
+    )
     return Table(
         title,
-        tuple(words(name).capitalize() for name in measured),
+        tuple(words(name).capitalize() for name in policies),
         tuple(
             (
                 words(metric).capitalize(),
-                tuple(_figure(m.get(metric)) for m in measured.values()),
+                tuple(_figure(m.get(metric)) for m in policies.values()),
             )
             for metric in metrics
         ),

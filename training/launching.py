@@ -52,8 +52,16 @@ INPUTS: dict[str, tuple[Takes, ...]] = {
     ),
     RunKind.POLICY: (
         Takes(InputRole.POLICY, True, "The policy to improve."),
-        Takes(InputRole.INITIAL, True, "The reference of the KL term."),
-        Takes(InputRole.REWARD, True, "The reward model that scores the answers."),
+        Takes(
+            InputRole.INITIAL,
+            False,
+            "The reference of the KL term; without one, the policy as it starts.",
+        ),
+        Takes(
+            InputRole.REWARD,
+            False,
+            "Scores the answers; only the oracle as consistency source needs none.",
+        ),
     ),
     RunKind.EVALUATE: (
         Takes(InputRole.POLICY, True, "The policy to measure."),
@@ -113,6 +121,11 @@ def start_run(
     except RecipeError as error:
         problems[error.field] = f"Expected {error.expected}, found {error.found}."
     problems |= _problems_with_inputs(project, kind, inputs)
+    if (
+        settings.get("consistency_source") == "reward model"
+        and InputRole.REWARD.value not in inputs
+    ):
+        problems[InputRole.REWARD] = "This run needs one. Train a reward model first."
     if problems:
         raise LaunchRefusedError(problems)
     try:
@@ -149,7 +162,7 @@ def _problems_with_inputs(
         checkpoint = inputs.get(role)
         if checkpoint is None:
             if takes.required:
-                problems[role] = "This run needs one. " + _how_to_get(role)
+                problems[role] = "This run needs one. Run supervised fine-tuning first."
             continue
         if checkpoint.project_id != project.pk:
             problems[role] = "This checkpoint belongs to another project."
@@ -162,12 +175,6 @@ def _problems_with_inputs(
             except NotWholeError as error:
                 problems[role] = f"It is not whole on disk: {error.why}."
     return problems
-
-
-def _how_to_get(role: str) -> str:
-    if role == InputRole.REWARD:
-        return "Train a reward model first."
-    return "Run supervised fine-tuning first."
 
 
 def stop_run(*, run: Run, user: User | None) -> Run:
@@ -273,7 +280,7 @@ def default_inputs(project: Project, kind: str) -> dict[str, Checkpoint]:
 
 @dataclass(frozen=True)
 class HeldOutTruth:
-    """What a policy run measured on held-out samples: its parent's share, its own."""
+    """The share a policy run measured consistent, held out: at its start, at its end."""
 
     before: float
     after: float
@@ -286,7 +293,7 @@ class HeldOutTruth:
 def held_out_truth(checkpoint: Checkpoint) -> HeldOutTruth | None:
     """Return what the checkpoint's run says of its held-out truth, if it says so."""
     result = checkpoint.run.result
-    before, after = result.get("truth_before"), result.get("truth_after")
+    before, after = result.get("truth_at_start"), result.get("truth")
     if isinstance(before, int | float) and isinstance(after, int | float):
         return HeldOutTruth(float(before), float(after))
     return None

@@ -220,8 +220,11 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
         return self.filter(run__kind=RunKind.REWARD)
 
     def final(self) -> CheckpointQuerySet:
-        """Return the checkpoints finished runs ended with."""
-        return self.filter(is_final=True, run__state=RunState.FINISHED)
+        """Return the checkpoints runs ended with, by their programs' word.
+
+        A policy run that stopped itself has one too.
+        """
+        return self.filter(is_final=True)
 
     def for_list(self) -> CheckpointQuerySet:
         """Return the checkpoints with what a line of the list shows, in one query."""

@@ -255,11 +255,14 @@ def receive_outputs(run: Run) -> dict[str, Json]:
     if run.kind == "evaluate":
         text = _read_output(run, "evaluation.json")
         try:
-            return {"evaluation": events.storable(json.loads(text))}
+            found = events.storable(json.loads(text))
         except ValueError as error:
             raise OutputError(
                 f"outputs/evaluation.json is not JSON: {error}"
             ) from error
+        if not isinstance(found, dict):
+            raise OutputError("outputs/evaluation.json is not a JSON object")
+        return found
     if not Checkpoint.objects.filter(run=run, is_final=True).exists():
         raise OutputError("The program finished without a whole final checkpoint.")
     return {}

@@ -89,10 +89,14 @@ class Chart {
     const tables = this.lines.map(({ source, name }) => data[source].get(name) ?? [[], []]);
     this.figure.hidden = tables.every(([steps]) => steps.length === 0);
     if (this.figure.hidden) return;
-    this.table = uPlot.join(tables);
-    const drawn = this.spec.smooth
+    const edges = this.lines.map(({ source, name }) => ["high", "low"].map((edge) => data[source].get(`${name}/${edge}`)));
+    this.banded = edges.some(([high]) => high);
+    const none = [[], []];
+    const all = uPlot.join([...tables, ...(this.banded ? edges.flat().map((edge) => edge ?? none) : [])]);
+    this.table = all.slice(0, 1 + tables.length);
+    const drawn = this.spec.smooth && !this.banded
       ? [this.table[0], ...this.table.slice(1).flatMap((v) => [v, smoothed(v)])]
-      : this.table;
+      : all;
     this.say(null);
     if (this.u) {
       this.u.setData(drawn);
@@ -110,14 +114,25 @@ class Chart {
       ticks: { show: false },
       grid: { stroke: colour("--line-2"), width: 1 },
     };
+    const smooth = this.spec.smooth && !this.banded;
     const series = this.lines.flatMap((line) => {
       const stroke = colour(line.tone);
       const points = { show: (u, i) => (this.table[i] ?? []).filter((v) => v != null).length < 12, size: 5, fill: stroke };
       const bold = { stroke, width: 2, spanGaps: true, points };
-      if (!this.spec.smooth) return [bold];
+      if (!smooth) return [bold];
       return [{ stroke: `${stroke}55`, width: 1, spanGaps: true, points: { show: false } }, { ...bold, points: { show: false } }];
     });
+    const bands = [];
+    if (this.banded) {
+      for (const line of this.lines) {
+        const at = 1 + series.length;
+        const edge = { stroke: "transparent", width: 0, spanGaps: true, points: { show: false } };
+        series.push(edge, edge);
+        bands.push({ series: [at, at + 1], fill: `${colour(line.tone)}22` });
+      }
+    }
     return {
+      bands,
       width: this.plot.clientWidth || 300,
       height: HEIGHT,
       padding: [6, 6, 0, 0],

@@ -103,7 +103,7 @@ def test_a_policy_worse_on_held_out_truth_is_refused_unless_forced_with_a_reason
             project=project,
             kind="policy",
             state="finished",
-            result={"truth_before": 0.5, "truth_after": 0.4},
+            result={"truth_at_start": 0.5, "truth": 0.4},
         )
     )
     address = f"/p/cakes/checkpoints/{worse.pk}/promote/"

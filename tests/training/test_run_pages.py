@@ -341,12 +341,17 @@ def test_evaluation_results_are_tables_with_intervals(client, project, tara):
         project=project,
         kind="evaluate",
         state="finished",
-        result={"evaluation": {"policies": {"current": {"turns_right": value}}}},
+        result={
+            "policies": {"policy": {"turns_right": value, "errors": {"answer": 3}}},
+            "by_split": {"policy": {"held-out": {"turns_right": value}}},
+        },
     )
     text = client.get(f"/p/cakes/runs/{run.pk}/").content.decode()
     assert "Turns right" in text
     assert "0.400 to 0.610" in text
     assert "n = 150" in text
+    assert "Held-out</h2>" in text
+    assert "by kind</h2>" in text
 
 
 def test_compare_draws_two_runs_and_shows_what_differs(client, project, tara):

@@ -154,13 +154,17 @@ def _headline(run: Run) -> str:
     """Return the one figure that says most about a finished run."""
     result = run.result
     for name, label in (
-        ("truth_after", "held-out truth"),
+        ("truth", "held-out truth"),
+        ("held_out_turns_right", "held-out turns right"),
         ("held_out_loss", "held-out loss"),
         ("judged/accuracy", "judged accuracy"),
         ("loss", "loss"),
     ):
         if isinstance(result.get(name), int | float):
             return f"{label} {number_text(result[name])}"
+    policy = result.get("policies", {}).get("policy", {}).get("tasks_complete")
+    if isinstance(policy, dict):
+        return f"tasks complete {number_text(policy.get('value'))}"
     received = result.get("received")
     if isinstance(received, dict):
         slots = sum(each.get("slots", 0) for each in received.values())
@@ -491,9 +495,9 @@ def _step_times(run: Run) -> list[dict[str, object]]:
 
 
 def _next_stages(run: Run, checkpoints: list[Checkpoint]) -> list[dict[str, str]]:
-    if run.state != RunState.FINISHED:
-        return []
     final = next((c for c in checkpoints if c.is_final), None)
+    if not run.is_final or (final is None and run.state != RunState.FINISHED):
+        return []
     stages: list[dict[str, str]] = []
     for kind, role in NEXT_STAGES[run.kind]:
         url = reverse("training:run-new", args=[run.project.slug, kind])
