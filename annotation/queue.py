@@ -40,7 +40,7 @@ EXTENSIONS: Final = 6
 
 # How far the first slot for a person must have moved before their cursor is rewritten.
 # Smaller writes more, larger reads more; benchmarks/claim.py shows both.
-CURSOR_STRIDE: Final = 16
+CURSOR_STRIDE: Final = 8
 
 # A slot that is free but locked by another claim at this instant is tried again.
 TRIES: Final = 6
@@ -157,22 +157,29 @@ _FROM_CURSOR: Final = f"""
 
 _FREE: Final = "(s.state = 'open' OR s.leased_until <= statement_timestamp())"
 
-# The claim: one statement. ``picked`` yields its levels in the order ``level`` makes
-# them and stops at the first hit, so LIMIT 1 is the highest priority. ``touched`` is
-# empty when another tab met the pair at the same instant; then nothing is leased.
-# ``water`` is the first slot the person could ever have, free or held by another: the
-# cursor goes up to it and never past it, so a lease that ends, a skip or a claim that
-# is rolled back needs no message to anyone's cursor.
+# The claim: one statement. ``water`` is, per level, the first slot the person could ever
+# have, free or held by another. The cursor goes up to it and never past it, so a lease
+# that ends, a skip or a claim that is rolled back needs no message to anyone's cursor.
+# ``picked`` reads its levels in the order ``level`` made them and stops at the first
+# hit, so LIMIT 1 is the highest priority. ``touched`` is empty when another tab met the
+# pair at the same instant; then nothing is leased.
 CLAIM: Final = f"""
 {_LEVELS},
+water AS MATERIALIZED (
+    SELECT start.priority, start.place AS old_place, coalesce((
+        SELECT s.place - 1 {_FROM_CURSOR}
+        ORDER BY s.place LIMIT 1
+    ), here.queue_tail) AS place
+    FROM start, here
+    WHERE NOT here.is_paused
+),
 picked AS (
-    SELECT found.id, found.pair_id, start.priority
-    FROM start CROSS JOIN LATERAL (
+    SELECT found.id, found.pair_id
+    FROM water AS start CROSS JOIN LATERAL (
         SELECT s.id, s.pair_id {_FROM_CURSOR} AND {_FREE}
         ORDER BY s.place LIMIT 1
         FOR NO KEY UPDATE OF s SKIP LOCKED
     ) found
-    WHERE NOT (SELECT is_paused FROM here)
     LIMIT 1
 ),
 touched AS (
@@ -189,14 +196,6 @@ leased AS (
     FROM picked, touched, here
     WHERE slot.id = picked.id AND touched.pair_id = picked.pair_id
     RETURNING slot.id
-),
-water AS (
-    SELECT start.priority, start.place AS old_place, coalesce((
-        SELECT s.place - 1 {_FROM_CURSOR}
-        ORDER BY s.place LIMIT 1
-    ), here.queue_tail) AS place
-    FROM start, here
-    WHERE start.priority >= coalesce((SELECT priority FROM picked), 0)
 ),
 moved AS (
     INSERT INTO annotation_queuecursor AS c (project_id, user_id, priority, place)

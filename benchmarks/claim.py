@@ -1,0 +1,328 @@
+"""What a claim costs: pages touched and milliseconds at several sizes, and the throughput.
+
+    python -m benchmarks.claim [--pairs 20000 100000] [--processes 4] [--seconds 5]
+
+Run it while Concord runs, or with DATABASE_URL set: it makes a database of its own on
+that server and drops it again.
+Pages are Postgres's own count, EXPLAIN (ANALYZE, BUFFERS), of the claim's one statement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import django
+
+DATABASE = "concord_benchmark_claim"
+REPEATS = 15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--stride", type=int, help="instead of queue.CURSOR_STRIDE")
+    options = parser.parse_args()
+    set_up(DATABASE, create=True)
+    from annotation import queue
+
+    queue.CURSOR_STRIDE = options.stride or queue.CURSOR_STRIDE
+    try:
+        for pairs in options.pairs:
+            measure_cost(pairs)
+        measure_throughput(max(options.pairs), options.processes, options.seconds)
+    finally:
+        drop(DATABASE)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def set_up(name: str, *, create: bool) -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    django.setup()
+    from django.core.management import call_command
+    from django.db import connection
+
+    connection.settings_dict["OPTIONS"].pop("pool", None)
+    if create:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {name}")
+            cursor.execute(f"CREATE DATABASE {name}")
+        connection.close()
+    connection.settings_dict["NAME"] = name
+    if create:
+        call_command("migrate", verbosity=0)
+
+
+def drop(name: str) -> None:
+    from django.db import connection
+
+    connection.close()
+    connection.settings_dict["NAME"] = "postgres"
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def sql(statement: str, **values: object) -> list[tuple[Any, ...]]:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        return cursor.fetchall() if cursor.description else []
+
+
+def fill(pairs: int) -> int:
+    """Make a project with ``pairs`` pairs of two open slots; return its key.
+
+    Ten pairs share a turn, as when ten answers were drawn for each.
+    """
+    sql("TRUNCATE auth_user, annotation_project, annotation_producer CASCADE")
+    sql(
+        """INSERT INTO annotation_project (name, slug, overlap, overlap_limit,
+             lease_seconds, is_paused, confirm_step_order, guideline,
+             guideline_version, queue_tail, created_at)
+           VALUES ('b', 'b', 2, 2, 600, false, false, '', 1, %(tail)s, now())""",
+        tail=2 * pairs,
+    )
+    ((project,),) = sql("SELECT id FROM annotation_project")
+    sql(
+        """INSERT INTO annotation_sample (project_id, external_id, scenario, situation,
+             status, split, return_comment, meta, content_hash, created_at, updated_at)
+           SELECT %(project)s, n, '', 'normal', 'approved', '', '', '{}', n, now(),
+             now()
+           FROM generate_series(1, %(samples)s) n""",
+        project=project,
+        samples=pairs // 10,
+    )
+    sql(
+        """INSERT INTO annotation_turn
+             (sample_id, position, input_kind, input_text, response)
+           SELECT id, 0, 'user', 'Hi.', repeat('word ', 100) FROM annotation_sample"""
+    )
+    sql(
+        """INSERT INTO annotation_pair (project_id, turn_id, label_text, sampled_text,
+             content_hash, source, created_at)
+           SELECT %(project)s, turn.id, response, response || n, n, 'people', now()
+           FROM annotation_turn turn, generate_series(1, 10) n ORDER BY turn.id, n""",
+        project=project,
+    )
+    sql(
+        """INSERT INTO annotation_slot
+             (project_id, pair_id, ordinal, round, priority, place, state, token)
+           SELECT %(project)s, id, ordinal, 1, 0,
+             row_number() OVER (ORDER BY id, ordinal), 'open', 0
+           FROM annotation_pair, generate_series(1, 2) ordinal""",
+        project=project,
+    )
+    return int(project)
+
+
+def make_people(count: int) -> list[int]:
+    rows = sql(
+        """INSERT INTO auth_user (username, password, is_superuser, first_name,
+             last_name, email, is_staff, is_active, date_joined)
+           SELECT 'person ' || n || clock_timestamp(), '', false, '', '', '', false,
+             true, now()
+           FROM generate_series(1, %(count)s) n RETURNING id""",
+        count=count,
+    )
+    return [int(row[0]) for row in rows]
+
+
+def vacuum() -> None:
+    sql("VACUUM ANALYZE")
+
+
+def pages_of(plan: dict[str, Any]) -> int:
+    """Return the pages of a plan, with the writing parts that end after it."""
+    pages = int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+    for part in plan.get("Plans", []):
+        if part.get("Subplan Name") == "CTE moved":
+            pages += int(part["Shared Hit Blocks"]) + int(part["Shared Read Blocks"])
+    return pages
+
+
+def explain(project: int, user: int, *, keep: bool = False) -> tuple[int, float, bool]:
+    """Claim once; return pages, milliseconds, and whether there was a slot."""
+    from django.db import transaction
+
+    from annotation import queue
+
+    with transaction.atomic():
+        before = sql("SELECT count(*) FROM annotation_slot WHERE state = 'leased'")
+        ((plans,),) = sql(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {queue.CLAIM}",
+            project=project,
+            user=user,
+            stride=queue.CURSOR_STRIDE,
+        )
+        after = sql("SELECT count(*) FROM annotation_slot WHERE state = 'leased'")
+        if not keep:
+            transaction.set_rollback(True)
+    plan = json.loads(plans) if isinstance(plans, str) else plans
+    return pages_of(plan[0]["Plan"]), plan[0]["Execution Time"], before != after
+
+
+def report(pairs: int, case: str, claim: Callable[[], tuple[int, float, bool]]) -> None:
+    runs = [claim() for _ in range(REPEATS)]
+    pages = [run[0] for run in runs]
+    times = [run[1] for run in runs]
+    found = "a pair" if runs[-1][2] else "nothing"
+    say(
+        f"{pairs:>8,}  {case:<52} {statistics.median(pages):>8,.0f} {max(pages):>9,} "
+        f"{statistics.median(times):>8.2f}  {found}"
+    )
+
+
+def touch(user: int, condition: str) -> None:
+    sql(
+        f"""INSERT INTO annotation_touch (pair_id, user_id, at)
+            SELECT id, %(user)s, now() FROM annotation_pair p WHERE {condition}""",
+        user=user,
+    )
+
+
+def measure_cost(pairs: int) -> None:
+    project = fill(pairs)
+    new, half, all_met, leases, author = make_people(5)
+    middle = "p.id <= (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY id) FROM annotation_pair)"
+    touch(half, middle)
+    touch(all_met, "true")
+    touch(leases, "true")
+    vacuum()
+    say(f"\n{'pairs':>8}  {'who claims':<52} {'pages':>8} {'most':>9} {'ms':>8}  finds")
+    report(pairs, "a new person", lambda: explain(project, new))
+    report(
+        pairs,
+        "who met the first half, first claim ever",
+        lambda: explain(project, half),
+    )
+    explain(project, half, keep=True)
+    report(pairs, "the same, with a cursor", lambda: explain(project, half, keep=True))
+    report(
+        pairs, "who met everything, first claim ever", lambda: explain(project, all_met)
+    )
+    explain(project, all_met, keep=True)
+    report(
+        pairs, "the same, with a cursor", lambda: explain(project, all_met, keep=True)
+    )
+
+    people = make_people(200)
+    for user in people:
+        explain(project, user, keep=True)
+    fresh = make_people(1)[0]
+    report(
+        pairs,
+        "a new person, 200 others hold the first slots",
+        lambda: explain(project, fresh),
+    )
+
+    # Everything is done but the last hundred slots.
+    finish(project, keep=100)
+    vacuum()
+    last = make_people(1)[0]
+    report(
+        pairs,
+        "a new person, all done but the last 100 slots",
+        lambda: explain(project, last),
+    )
+
+    sql("UPDATE annotation_sample SET author_id = %(user)s", user=author)
+    project = refill(project)
+    vacuum()
+    report(
+        pairs,
+        "who wrote every sample, first claim ever",
+        lambda: explain(project, author),
+    )
+    explain(project, author, keep=True)
+    report(
+        pairs, "the same, with a cursor", lambda: explain(project, author, keep=True)
+    )
+
+
+def finish(project: int, *, keep: int) -> None:
+    """Fill all slots but the last ``keep``: closed stands for done here, both leave."""
+    sql(
+        """UPDATE annotation_slot SET state = 'closed', holder_id = NULL,
+             leased_at = NULL, leased_until = NULL
+           WHERE place <= (SELECT max(place) FROM annotation_slot) - %(keep)s""",
+        keep=keep,
+    )
+
+
+def refill(project: int) -> int:
+    sql(
+        """UPDATE annotation_slot SET state = 'open', holder_id = NULL,
+             leased_at = NULL, leased_until = NULL"""
+    )
+    return project
+
+
+def work(user: int, start: float, seconds: float, results: Any) -> None:
+    """Claim and judge as one person until the time is over."""
+    set_up(DATABASE, create=False)
+    from django.contrib.auth.models import User
+
+    from annotation import judging
+    from annotation.models import Project
+
+    person, project = User.objects.get(pk=user), Project.objects.get()
+    time.sleep(max(0.0, start - time.time()))
+    count, claiming = 0, 0.0
+    while time.time() < start + seconds:
+        before = time.perf_counter()
+        found = judging.claim_slot(project=project, user=person)
+        claiming += time.perf_counter() - before
+        if not isinstance(found, judging.Claim):
+            break
+        judging.record_judgment(
+            slot_id=found.slot.pk, token=found.token, user=person, verdict=1
+        )
+        count += 1
+    results.put((count, claiming))
+
+
+def measure_throughput(pairs: int, processes: int, seconds: float) -> None:
+    from django.db import connection
+
+    fill(pairs)
+    people = make_people(processes)
+    vacuum()
+    connection.close()
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    start = time.time() + 2 + processes
+    crew = [
+        context.Process(target=work, args=(user, start, seconds, results))
+        for user in people
+    ]
+    for process in crew:
+        process.start()
+    counted = [results.get() for _ in crew]
+    for process in crew:
+        process.join()
+    total = sum(count for count, _ in counted)
+    claiming = sum(spent for _, spent in counted)
+    say(
+        f"\n{processes} people at once, {pairs:,} pairs: {total / seconds:,.0f} claims and "
+        f"as many judgments a second; a claim takes {1000 * claiming / total:.1f} ms, "
+        f"a judgment {1000 * (processes * seconds - claiming) / total:.1f} ms "
+        "(five and twelve statements, all in Python's account)."
+    )
+
+
+if __name__ == "__main__":
+    main()
