@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from actions.demo import oracle
+from actions.demo.facts import FactsError
 from actions.format_check import check_token_ids
 from actions.grammar import FormatError, Response, parse
 from actions.json_values import json_equal
 from actions.plans import THRESHOLD, align_plans
-from training.engine.conversations import Encoder, Sample
+from training.engine.conversations import Encoder, Sample, Turn
 from training.engine.generation import (
     Sampled,
     Sampling,
@@ -141,14 +142,14 @@ def measure(given: Answer) -> Measured:
     consistent: bool | None = None
     errors: tuple[str, ...] = ()
     units: Mapping[str, bool] = {}
-    if turn.has_facts:
-        verdict = oracle.judge(turn.document, given.text)
+    verdict = oracle_verdict(turn, given.text)
+    if verdict is not None:
         consistent = verdict.consistent and given.format_error is None
         errors = tuple(verdict.errors)
         units = verdict.units
         if given.format_error is not None and not errors:
             errors = ("format",)
-    label = parse(turn.response, inside_thinking=turn.inside_thinking)
+    label = parsed_label(turn)
     found: Response | None = None
     if given.format_error is None:
         found = parse(given.text, inside_thinking=turn.inside_thinking)
@@ -162,10 +163,28 @@ def measure(given: Answer) -> Measured:
     )
 
 
+def oracle_verdict(turn: Turn, text: str) -> oracle.OracleVerdict | None:
+    """Return the oracle's verdict on a text, or None where the turn has no facts of it."""
+    if not turn.has_facts:
+        return None
+    try:
+        return oracle.judge(turn.document, text)
+    except FactsError:  # facts of somebody else's
+        return None
+
+
+def parsed_label(turn: Turn) -> Response | None:
+    """Return the label response parsed, or None where it breaks the grammar."""
+    try:
+        return parse(turn.response, inside_thinking=turn.inside_thinking)
+    except FormatError:
+        return None
+
+
 def _same_plan(
-    label: Response, found: Response | None, units: Mapping[str, bool]
+    label: Response | None, found: Response | None, units: Mapping[str, bool]
 ) -> bool | None:
-    if label.plan is None:
+    if label is None or label.plan is None:
         return None
     if found is None or found.plan is None:
         return False
@@ -183,16 +202,16 @@ def _same_plan(
     )
 
 
-def _same_names(label: Response, found: Response | None) -> bool | None:
-    if not label.actions:
+def _same_names(label: Response | None, found: Response | None) -> bool | None:
+    if label is None or not label.actions:
         return None
     return found is not None and [call.name for call in found.actions] == [
         call.name for call in label.actions
     ]
 
 
-def _same_parameters(label: Response, found: Response | None) -> bool | None:
-    if not label.actions:
+def _same_parameters(label: Response | None, found: Response | None) -> bool | None:
+    if label is None or not label.actions:
         return None
     if found is None or len(found.actions) != len(label.actions):
         return False

@@ -1,0 +1,304 @@
+"""Draw sampled responses for people to judge.
+
+G responses to each chosen turn from the current policy, and as many from the initial
+policy, so that people see where the policy came from as well as where it is (section
+3.2 of the paper). History is the label's.
+
+* Turns: ``random``, or ``hard first``: by the largest surprisal, max −log π(token), of
+  the label's tokens under the current policy. One surprising token is enough to fail.
+* A response that ends in an action call is executed: when it makes the label's call, the
+  recorded observation is replayed; otherwise the demo's simulator answers, where the
+  sample has one; otherwise there is no observation.
+* A response that equals the label byte for byte is marked ``identical``: it is
+  consistent by itself and no person is asked. Equal responses among the G are all kept,
+  each with its index, since how often a policy says something is part of its behaviour.
+
+``outputs/responses.jsonl`` grows turn by turn. A run that is started again keeps the
+turns that are whole and draws the rest: what is drawn for a turn depends on the seed,
+the role and the turn only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from actions.demo import simulators
+from actions.executor import Executor, Limits
+from actions.grammar import ActionCall, parse
+from actions.json_values import json_equal
+from training.engine.conversations import Encoder, lengths_summary, read_samples
+from training.engine.generation import Sampling
+from training.engine.measuring import (
+    Answer,
+    Asked,
+    answer,
+    ask,
+    longest_prompt,
+    parsed_label,
+)
+from training.engine.models import Place, load_policy, prepare
+from training.engine.recipes import DrawRecipe
+from training.engine.rundir import (
+    Ending,
+    RunDirectory,
+    RunError,
+    run_program,
+    step_random,
+)
+
+CHUNK = 64  # turns drawn between two looks at the wish to stop
+
+
+def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
+    """Draw from the policies in ``inputs``; see the module's docstring."""
+    place = prepare(recipe)
+    samples = read_samples(run.need_data("train"))
+    models = {"current": load_policy(run.need_input("policy"), place)}
+    if recipe.initial_too and "initial" in run.inputs:
+        models["initial"] = load_policy(run.inputs["initial"], place)
+
+    model, tokenizer = models["current"]
+    longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
+    encoder = Encoder(tokenizer)
+    asked, left_out = ask(encoder, samples, longest)
+    lengths = lengths_summary([len(a.prompt) for a in (*asked, *left_out)])
+    run.log(
+        f"{lengths['count']} turns of {len(samples)} samples; prompts have "
+        f"{lengths['median']} tokens (median), 95 % within {lengths['p95']}, "
+        f"{lengths['max']} at most"
+    )
+    if left_out:
+        run.log(
+            f"{len(left_out)} turns are left out: their prompts are longer than "
+            f"{longest} tokens",
+            "warning",
+        )
+    if not asked:
+        found = f"none of {len(left_out)} turns"
+        raise RunError("recipe: `max_prompt_tokens`", "room for some prompt", found)
+    chosen = choose(asked, recipe, model, encoder, place)
+
+    output = run.outputs / "responses.jsonl"
+    done = keep_whole_turns(output, recipe.responses_per_turn)
+    counts: Counter[str] = Counter()
+    total = len(chosen) * len(models)
+    with output.open("a", encoding="utf-8") as file:
+        for part, (role, (model, tokenizer)) in enumerate(models.items()):
+            encoder = Encoder(tokenizer)
+            assert isinstance(tokenizer.pad_token_id, int)
+            sampling = Sampling(
+                recipe.temperature,
+                recipe.top_p,
+                recipe.max_new_tokens,
+                encoder.frame.stop_ids,
+                tokenizer.pad_token_id,
+                recipe.batch_tokens,
+            )
+            for start in range(0, len(chosen), CHUNK):
+                run.progress(part * len(chosen) + start, total)
+                if run.stop_requested:
+                    return Ending("stopped", dict(counts))
+                chunk = [
+                    Asked(a.sample, a.turn, encoder.encode(a.sample).prompt(a.turn))
+                    for a in chosen[start : start + CHUNK]
+                    if (role, a.sample.id, a.turn) not in done
+                ]
+                seed = step_random(recipe.seed, role, start).getrandbits(31)
+                drawn = answer(
+                    model,
+                    tokenizer,
+                    chunk,
+                    sampling,
+                    place=place,
+                    seed=seed,
+                    per_turn=recipe.responses_per_turn,
+                )
+                for group in drawn:
+                    rows = [row_of(given, role, recipe) for given in group]
+                    file.writelines(
+                        json.dumps(row, ensure_ascii=False) + "\n" for row in rows
+                    )
+                    counts.update(counted(rows, role))
+                file.flush()
+                os.fsync(file.fileno())
+                if drawn:
+                    report(run, part * len(chosen) + start, drawn[0][0], counts, role)
+    run.progress(total, total)
+    values: dict[str, object] = {
+        **counts,
+        "turns": len(chosen),
+        "done_before": len(done),
+    }
+    values["turns_too_long"] = len(left_out)
+    return Ending("finished", values)
+
+
+# Which turns
+
+
+def choose(
+    asked: Sequence[Asked],
+    recipe: DrawRecipe,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    place: Place,
+) -> list[Asked]:
+    """Return the turns to answer, by the recipe's choice."""
+    count = min(recipe.turns or len(asked), len(asked))
+    mixed = list(asked)
+    step_random(recipe.seed, "turns").shuffle(mixed)
+    if recipe.choice == "hard first" and count < len(mixed):
+        hardness = surprisal(model, encoder, mixed, place)
+        order = sorted(range(len(mixed)), key=lambda i: -hardness[i])
+        mixed = [mixed[i] for i in order]
+    return mixed[:count]
+
+
+@torch.inference_mode()
+def surprisal(
+    model: PreTrainedModel, encoder: Encoder, asked: Sequence[Asked], place: Place
+) -> list[float]:
+    """Return for each turn the largest −log π(token) over the tokens of its label."""
+    model.train(False)
+    # A conversation holds all its turns: it is read once, and up to the last one asked.
+    last: dict[str, Asked] = {}
+    for item in asked:
+        if item.sample.id not in last or last[item.sample.id].turn < item.turn:
+            last[item.sample.id] = item
+    hardest: dict[tuple[str, int], float] = {}
+    for item in last.values():
+        encoded = encoder.encode(item.sample, turns=range(item.turn + 1))
+        ids = torch.tensor([encoded.ids], device=place.device)
+        with place.autocast():
+            logits = model(input_ids=ids).logits[0, :-1].float()
+        lost = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+        for turn, (start, end) in zip(encoded.turns, encoded.spans, strict=True):
+            hardest[item.sample.id, turn] = float(lost[start - 1 : end - 1].max())
+    return [hardest[item.sample.id, item.turn] for item in asked]
+
+
+# What comes of a response
+
+
+def row_of(given: Answer, role: str, recipe: DrawRecipe) -> dict[str, object]:
+    """Return the output row of one sampled response."""
+    turn = given.sample.turns[given.turn]
+    observation, source = observe(given, recipe)
+    return {
+        "sample": given.sample.id,
+        "turn": given.turn,
+        "index": given.index,
+        "role": role,
+        "text": given.text,
+        "format_error": str(given.format_error) if given.format_error else "",
+        "observation": observation,
+        "observation_source": source,
+        "identical": given.text == turn.response,
+    }
+
+
+def observe(given: Answer, recipe: DrawRecipe) -> tuple[str, str]:
+    """Return the observation of the response's action call, and where it is from."""
+    call = last_call(given)
+    if call is None:
+        return "", ""
+    turns = given.sample.turns
+    label = parsed_label(turns[given.turn])
+    following = turns[given.turn + 1] if given.turn + 1 < len(turns) else None
+    if (
+        label is not None
+        and label.ends_with_action
+        and following is not None
+        and following.kind == "observation"
+        and same_call(call, label.actions[-1])
+    ):
+        return following.text, "recorded"
+    if not turns[given.turn].has_facts:
+        return "", ""
+    executor = Executor(
+        given.sample.definitions,
+        simulators.handlers(given.sample.document, turn=given.turn),
+        Limits(seconds=recipe.action_seconds),
+    )
+    return executor.execute(call).text, "simulator"
+
+
+def last_call(given: Answer) -> ActionCall | None:
+    """Return the call that ends a well-formed response, if one does."""
+    if given.format_error is not None:
+        return None
+    inside = given.sample.turns[given.turn].inside_thinking
+    response = parse(given.text, inside_thinking=inside)
+    return response.actions[-1] if response.ends_with_action else None
+
+
+def same_call(one: ActionCall, other: ActionCall) -> bool:
+    """Say whether two calls name the same action with equal parameters."""
+    return one.name == other.name and json_equal(
+        dict(one.parameters), dict(other.parameters)
+    )
+
+
+def counted(rows: Sequence[dict[str, object]], role: str) -> Counter[str]:
+    """Return the counts that the run reports, of some rows."""
+    return Counter(
+        {
+            f"{role}/responses": len(rows),
+            f"{role}/format_errors": sum(bool(row["format_error"]) for row in rows),
+            f"{role}/identical": sum(bool(row["identical"]) for row in rows),
+            f"{role}/distinct": len({row["text"] for row in rows}),
+            f"{role}/observed": sum(bool(row["observation_source"]) for row in rows),
+        }
+    )
+
+
+def report(
+    run: RunDirectory, step: int, shown: Answer, counts: Counter[str], role: str
+) -> None:
+    """Show one drawn response and the shares so far."""
+    turn = shown.sample.turns[shown.turn]
+    run.sample(step, prompt=turn.text, text=shown.text, label=turn.response)
+    responses = max(1, counts[f"{role}/responses"])
+    run.metrics(
+        step,
+        {
+            f"{role}/{name}": counts[f"{role}/{name}"] / responses
+            for name in ("format_errors", "identical", "distinct")
+        },
+    )
+
+
+def keep_whole_turns(output: Path, per_turn: int) -> set[tuple[str, str, int]]:
+    """Drop turns that a killed attempt left unfinished; return (role, sample, turn)s.
+
+    The file is written anew and moved into place, so a crash here loses nothing.
+    """
+    if not output.exists():
+        return set()
+    rows: dict[tuple[str, str, int], list[str]] = {}
+    for line in output.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the torn last line
+            continue
+        rows.setdefault((row["role"], row["sample"], row["turn"]), []).append(line)
+    whole = {key: lines for key, lines in rows.items() if len(lines) == per_turn}
+    kept = output.with_suffix(".kept")
+    kept.write_text(
+        "".join(line + "\n" for lines in whole.values() for line in lines),
+        encoding="utf-8",
+    )
+    kept.replace(output)
+    return set(whole)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("draw", DrawRecipe, draw))

@@ -1,0 +1,329 @@
+"""Measure policies on held-out samples.
+
+Every role in ``inputs`` except ``reward`` names a policy; all of them answer the same
+turns. History is *teacher-forced*: the turns before are the label's, so a task is
+complete here when each of its turns is right by itself. That is easier than holding a
+whole conversation, where a wrong turn spoils what follows.
+
+For each policy, on all samples, by situation and by split:
+
+    format_valid       responses that pass the format check
+    plan_order         plans with the label's steps in the label's order
+    action_name        action calls with the label's name
+    action_parameters  action calls with the label's parameters, value by value
+    turns_right        turns that the oracle calls consistent (where it can judge)
+    tasks_complete     samples all of whose turns the oracle calls consistent
+    rm_consistent      turns that the reward model calls consistent (where one is given)
+    rm_agreement       turns on which reward model and oracle say the same
+
+The interval beside a figure is a percentile bootstrap over *samples*, not turns: turns
+of one conversation stand or fall together, and counting them as independent would make
+the interval too narrow.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from training.engine.conversations import Encoder, Sample, lengths_summary, read_samples
+from training.engine.generation import Sampling
+from training.engine.measuring import (
+    Answer,
+    Asked,
+    Measured,
+    answer,
+    ask,
+    longest_prompt,
+    measure,
+    parsed_label,
+)
+from training.engine.models import Place, load_policy, prepare
+from training.engine.recipes import EvaluateRecipe
+from training.engine.rundir import (
+    Ending,
+    RunDirectory,
+    RunError,
+    run_program,
+    step_random,
+)
+from training.engine.scoring import Pair, RewardModel, load_reward_model
+
+CHUNK = 256  # turns answered between two looks at the wish to stop
+
+
+@dataclass(frozen=True)
+class Row:
+    """One turn as answered and measured; ``rm`` is the reward model's probability."""
+
+    answer: Answer
+    measured: Measured
+    rm: float | None
+    rm_consistent: bool | None
+
+
+def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
+    """Measure every policy in ``inputs``; see the module's docstring."""
+    place = prepare(recipe)
+    samples = read_samples(run.need_data("held_out"))
+    if not samples:
+        raise RunError("data.held_out", "at least one sample", "an empty file")
+    if recipe.samples and recipe.samples < len(samples):
+        random = step_random(recipe.seed, "samples")
+        samples = random.sample(samples, recipe.samples)
+    roles = sorted(role for role in run.inputs if role != "reward")
+    if not roles:
+        raise RunError("run.json: `inputs`", "at least one policy", "none")
+    reward = None
+    if "reward" in run.inputs:
+        reward = load_reward_model(run.inputs["reward"], place.device)
+
+    policies: dict[str, dict[str, object]] = {}
+    by_situation: dict[str, dict[str, object]] = {}
+    by_split: dict[str, dict[str, object]] = {}
+    for number, role in enumerate(roles):
+        answered = answer_all(run, recipe, role, samples, place, (number, len(roles)))
+        if answered is None:
+            return Ending("stopped", {})
+        answers, left_out = answered
+        rows = judged(answers, reward)
+        figures = summary(rows, left_out, samples, recipe)
+        policies[role] = {**figures, "errors": dict(error_counts(rows))}
+        by_situation[role] = grouped(rows, left_out, samples, recipe, situation_of)
+        by_split[role] = grouped(rows, left_out, samples, recipe, split_of)
+        run.metrics(
+            number + 1,
+            {f"{role}/{name}": figure["value"] for name, figure in figures.items()},
+        )
+        show(run, number + 1, rows)
+    found: dict[str, object] = {
+        "policies": policies,
+        "by_situation": by_situation,
+        "by_split": by_split,
+        "samples": len(samples),
+        "history": "teacher-forced",
+        "interval": f"{recipe.confidence:.0%} bootstrap over samples",
+    }
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    (run.outputs / "evaluation.json").write_text(text + "\n")
+    return Ending("finished", found)
+
+
+def answer_all(
+    run: RunDirectory,
+    recipe: EvaluateRecipe,
+    role: str,
+    samples: Sequence[Sample],
+    place: Place,
+    part: tuple[int, int],
+) -> tuple[list[Answer], list[Asked]] | None:
+    """Return one policy's answers and the turns left out; None when asked to stop."""
+    model, tokenizer = load_policy(run.inputs[role], place)
+    encoder = Encoder(tokenizer)
+    longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
+    asked, left_out = ask(encoder, samples, longest)
+    lengths = lengths_summary([len(item.prompt) for item in asked])
+    run.log(
+        f"{role}: {len(asked)} turns of {len(samples)} samples; prompts have "
+        f"{lengths['median']} tokens (median), {lengths['max']} at most"
+    )
+    if left_out:
+        run.log(
+            f"{role}: {len(left_out)} turns are left out, their prompts are longer than "
+            f"{longest} tokens; their samples do not count as complete",
+            "warning",
+        )
+    assert isinstance(tokenizer.pad_token_id, int)
+    sampling = Sampling(
+        recipe.temperature,
+        recipe.top_p,
+        recipe.max_new_tokens,
+        encoder.frame.stop_ids,
+        tokenizer.pad_token_id,
+        recipe.batch_tokens,
+    )
+    # Neighbours in length share a batch; the order of the answers does not matter.
+    asked.sort(key=lambda item: len(item.prompt))
+    answers: list[Answer] = []
+    for start in range(0, len(asked), CHUNK):
+        if run.stop_requested:
+            return None
+        run.progress(part[0] * len(asked) + start, part[1] * len(asked))
+        chunk = asked[start : start + CHUNK]
+        seed = step_random(recipe.seed, role, start).getrandbits(31)
+        drawn = answer(model, tokenizer, chunk, sampling, place=place, seed=seed)
+        answers += [group[0] for group in drawn]
+    run.progress((part[0] + 1) * len(asked), part[1] * len(asked))
+    return answers, left_out
+
+
+def judged(answers: Sequence[Answer], reward: RewardModel | None) -> list[Row]:
+    """Return each answer with what grammar, label, oracle and reward model say."""
+    scores: dict[int, float] = {}
+    threshold = 0.5
+    if reward is not None:
+        threshold = reward.settings.threshold
+        numbers = [
+            number
+            for number, given in enumerate(answers)
+            if parsed_label(given.sample.turns[given.turn]) is not None
+        ]
+        pairs = [pair_of(answers[number]) for number in numbers]
+        for number, score in zip(numbers, reward.score(pairs), strict=True):
+            valid = answers[number].format_error is None
+            scores[number] = score.probability if valid else 0.0
+    return [
+        Row(
+            given,
+            measure(given),
+            scores.get(number),
+            scores[number] >= threshold if number in scores else None,
+        )
+        for number, given in enumerate(answers)
+    ]
+
+
+def pair_of(given: Answer) -> Pair:
+    """Return the pair of the label response and the answer."""
+    turn = given.sample.turns[given.turn]
+    return Pair(label=turn.response, sampled=given.text, input_kind=turn.kind)
+
+
+# Figures
+
+Verdicts = dict[str, list[bool]]  # by sample id, what one metric said
+
+METRICS: dict[str, Callable[[Row], bool | None]] = {
+    "format_valid": lambda row: row.measured.format_valid,
+    "plan_order": lambda row: row.measured.plan_order,
+    "action_name": lambda row: row.measured.action_name,
+    "action_parameters": lambda row: row.measured.action_parameters,
+    "turns_right": lambda row: row.measured.consistent,
+    "rm_consistent": lambda row: row.rm_consistent,
+    "rm_agreement": lambda row: (
+        None
+        if row.rm_consistent is None or row.measured.consistent is None
+        else row.rm_consistent == row.measured.consistent
+    ),
+}
+
+
+def summary(
+    rows: Sequence[Row],
+    left_out: Sequence[Asked],
+    samples: Sequence[Sample],
+    recipe: EvaluateRecipe,
+) -> dict[str, dict[str, float]]:
+    """Return every metric that applies: value, interval, number of verdicts."""
+    figures: dict[str, dict[str, float]] = {}
+    for name, ask_row in METRICS.items():
+        verdicts: Verdicts = {}
+        for row in rows:
+            verdict = ask_row(row)
+            if verdict is not None:
+                verdicts.setdefault(row.answer.sample.id, []).append(verdict)
+        if verdicts:
+            figures[name] = with_interval(verdicts, recipe)
+    complete = tasks_complete(rows, left_out, samples)
+    if complete:
+        figures["tasks_complete"] = with_interval(complete, recipe)
+    return figures
+
+
+def tasks_complete(
+    rows: Sequence[Row], left_out: Sequence[Asked], samples: Sequence[Sample]
+) -> Verdicts:
+    """Return for each sample the oracle can judge whether all its turns are right."""
+    right: Counter[str] = Counter()
+    for row in rows:
+        right[row.answer.sample.id] += bool(row.measured.consistent)
+    judged_turns = Counter(
+        row.answer.sample.id for row in rows if row.measured.consistent is not None
+    )
+    for asked in left_out:
+        judged_turns[asked.sample.id] += asked.sample.turns[asked.turn].has_facts
+    return {
+        sample.id: [right[sample.id] == len(sample.turns)]
+        for sample in samples
+        if judged_turns[sample.id] == len(sample.turns)
+    }
+
+
+def with_interval(verdicts: Verdicts, recipe: EvaluateRecipe) -> dict[str, float]:
+    """Return the share of True with a percentile bootstrap interval over samples."""
+    sums = torch.tensor([float(sum(v)) for v in verdicts.values()])
+    counts = torch.tensor([float(len(v)) for v in verdicts.values()])
+    generator = torch.Generator().manual_seed(recipe.seed)
+    drawn = torch.randint(len(sums), (recipe.resamples, len(sums)), generator=generator)
+    shares = sums[drawn].sum(1) / counts[drawn].sum(1)
+    tail = (1 - recipe.confidence) / 2
+    low, high = torch.quantile(shares, torch.tensor([tail, 1 - tail])).tolist()
+    return {
+        "value": float(sums.sum() / counts.sum()),
+        "low": low,
+        "high": high,
+        "n": int(counts.sum()),
+    }
+
+
+def situation_of(sample: Sample) -> str:
+    """Return the situation a sample is tagged with."""
+    return sample.situation or "none"
+
+
+def split_of(sample: Sample) -> str:
+    """Return the split of a sample: held-out or held-out-unseen."""
+    return sample.split or "none"
+
+
+def grouped(
+    rows: Sequence[Row],
+    left_out: Sequence[Asked],
+    samples: Sequence[Sample],
+    recipe: EvaluateRecipe,
+    group_of: Callable[[Sample], str],
+) -> dict[str, object]:
+    """Return the summary of every group of samples."""
+    return {
+        group: summary(
+            [row for row in rows if group_of(row.answer.sample) == group],
+            [asked for asked in left_out if group_of(asked.sample) == group],
+            [sample for sample in samples if group_of(sample) == group],
+            recipe,
+        )
+        for group in sorted({group_of(sample) for sample in samples})
+    }
+
+
+def error_counts(rows: Sequence[Row]) -> Counter[str]:
+    """Return how many answers show each of the oracle's kinds of error."""
+    return Counter(kind for row in rows for kind in row.measured.errors)
+
+
+def show(run: RunDirectory, step: int, rows: Sequence[Row]) -> None:
+    """Show a few answers on the run's page, wrong ones first."""
+    ordered = sorted(rows, key=lambda row: row.measured.consistent is not False)
+    for row in ordered[:4]:
+        turn = row.answer.sample.turns[row.answer.turn]
+        scores: dict[str, object] = {
+            "format_valid": row.measured.format_valid,
+            "consistent": row.measured.consistent,
+            "reward_model": row.rm,
+            "errors": ", ".join(row.measured.errors),
+        }
+        run.sample(
+            step,
+            prompt=turn.text,
+            text=row.answer.text,
+            label=turn.response,
+            scores=scores,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("evaluate", EvaluateRecipe, evaluate))
