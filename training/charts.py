@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from django.db.models import Count, F, Max, Sum, Window
 from django.db.models.functions import RowNumber
 
+from training.figures import capitalized, words
 from training.models import Metric, Run, RunKind
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             ("heldout/rm_score", "heldout/truth"),
         ),
         Chart("Reward", "mean of all responses", ("reward/*",), smooth=True),
-        Chart("Divergence from the initial policy", "nats per token", ("kl",)),
+        Chart("KL to the initial policy", "nats per token", ("kl",)),
         Chart("Response length", "tokens", ("response_tokens",), smooth=True),
         Chart(
             "Groups without signal",
@@ -134,10 +135,10 @@ def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
         group, _, last = name.rpartition("/")
         drawn.append(
             {
-                "title": _words(last).capitalize(),
-                "unit": _words(group),
+                "title": capitalized(words(last)),
+                "unit": words(group),
                 "smooth": False,
-                "series": [{"name": name, "label": _words(last)}],
+                "series": [{"name": name, "label": words(last)}],
             }
         )
     return drawn
@@ -150,17 +151,13 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 def _short(name: str, names: list[str]) -> str:
     """Return what tells a metric from its neighbours in the same chart."""
     if len(names) == 1:
-        return _words(name.rpartition("/")[2])
+        return words(name.rpartition("/")[2])
     parts = [n.split("/") for n in names]
-    while len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
+    while all(parts) and len({p[0] for p in parts}) == 1:
         parts = [p[1:] for p in parts]
-    while len({p[-1] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
+    while all(parts) and len({p[-1] for p in parts}) == 1:
         parts = [p[:-1] for p in parts]
-    return _words(" ".join(parts[names.index(name)]))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("/", ", ")
+    return words(" ".join(parts[names.index(name)])) or "all"
 
 
 def metric_names(run: Run) -> list[str]:
@@ -211,4 +208,4 @@ def step_times(run: Run) -> list[tuple[str, float]]:
     whole = sum(spent for _, spent in parts)
     if whole <= 0:
         return []
-    return [(_words(name.removeprefix("seconds/")), v / whole) for name, v in parts]
+    return [(words(name.removeprefix("seconds/")), v / whole) for name, v in parts]

@@ -11,6 +11,17 @@ if TYPE_CHECKING:
     from training.events import Json
 
 
+# jsonb keeps no order of keys, so the order of an evaluation's measures is told here.
+ORDER = (
+    "tasks_complete",
+    "turns_right",
+    "plan_order",
+    "action_name",
+    "action_parameters",
+    "format_valid",
+    "rm_consistent",
+    "rm_agreement",
+)
 TABLES = ("policies", "by_split", "by_situation")
 
 
@@ -55,9 +66,25 @@ def number_text(value: Json) -> str:
     return ", ".join(f"{words(name)} {number_text(v)}" for name, v in value.items())
 
 
+SPELLED = {"kl": "KL", "lora": "LoRA", "auc": "AUC", "ece": "ECE", "rm": "RM"}
+
+
 def words(name: str) -> str:
-    """Return a metric's name as words."""
-    return name.replace("_", " ").replace("/", ", ")
+    """Return the name of a metric or setting as words, with the field's spellings."""
+    spaced = name.replace("_", " ").replace("/", ", ")
+    return " ".join(SPELLED.get(word, word) for word in spaced.split(" "))
+
+
+def capitalized(text: str) -> str:
+    """Return ``text`` with a capital at its start and the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def setting_text(value: Json) -> str:
+    """Return a setting as a person would write it: ``0.01``, not ``0.010``."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return number_text(value) if value != "" else "–"
 
 
 def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
@@ -91,7 +118,7 @@ def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
         parts = dict.fromkeys(part for found in by_policy.values() for part in found)
         tables += [
             _table(
-                words(part).capitalize(),
+                capitalized(words(part)),
                 {name: found.get(part, {}) for name, found in by_policy.items()},
             )
             for part in parts
@@ -112,15 +139,16 @@ def _objects_or_values(value: Json) -> dict[str, Json]:
 
 
 def _table(title: str, policies: Mapping[str, Mapping[str, Json]]) -> Table:
-    metrics = dict.fromkeys(
-        name for measured in policies.values() for name in measured if name != "errors"
+    metrics = sorted(
+        {name for measured in policies.values() for name in measured} - {"errors"},
+        key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name),
     )
     return Table(
         title,
-        tuple(words(name).capitalize() for name in policies),
+        tuple(capitalized(words(name)) for name in policies),
         tuple(
             (
-                words(metric).capitalize(),
+                capitalized(words(metric)),
                 tuple(_figure(m.get(metric)) for m in policies.values()),
             )
             for metric in metrics

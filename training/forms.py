@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from django import forms
 
 from training.engine.recipes import RECIPES
+from training.figures import capitalized, words
 from training.launching import INPUTS, default_inputs
 from training.models import Checkpoint, InputRole, RunKind, RunState
 
@@ -173,8 +174,8 @@ def chosen_inputs(
 def _field_of(
     name: str, wanted: object, default: object, about: Mapping[str, Any]
 ) -> forms.Field:
-    label = name.replace("_", " ").capitalize()
-    if unit := about.get("unit"):
+    label = capitalized(words(name))
+    if (unit := about.get("unit")) and unit not in label.lower():
         label += f" ({unit})"
     common: dict[str, Any] = {
         "label": label,

@@ -40,6 +40,12 @@ class JudgeStage extends HTMLElement {
 
     this.hiddenSince = 0;
     this.secondsHidden = 0;
+    this.isActive = false;
+    for (const name of ["keydown", "pointerdown", "pointermove", "scroll"]) {
+      listen(document, name, () => (this.isActive = true), { passive: true, capture: true });
+    }
+    const third = (Number(this.form.dataset.leaseSeconds) * 1000) / 3;
+    this.extending = setInterval(() => this.extendLease(), Math.max(third, 5000));
     this.showMarks();
     // Two frames: the first is about to be painted, the second follows that paint.
     requestAnimationFrame(() =>
@@ -54,6 +60,7 @@ class JudgeStage extends HTMLElement {
     this.stops?.abort();
     this.lost?.remove();
     clearTimeout(this.retry);
+    clearInterval(this.extending);
   }
 
   // --- what is chosen -------------------------------------------------------------
@@ -357,6 +364,26 @@ class JudgeStage extends HTMLElement {
     }
     clearTimeout(this.retry);
     this.retry = setTimeout(() => this.isConnected && this.send(), RETRY_SECONDS * 1000);
+  }
+
+  /** Keep the pair while somebody works on it, and no longer. */
+  async extendLease() {
+    if (!this.isActive || document.hidden || this.busy) return;
+    this.isActive = false;
+    const fields = new FormData(this.form);
+    const body = new URLSearchParams();
+    for (const name of ["csrfmiddlewaretoken", "slot", "token"]) body.set(name, fields.get(name));
+    try {
+      const answer = await fetch(this.form.dataset.extend, { method: "POST", body });
+      if (answer.status === 409 && this.isConnected) {
+        clearInterval(this.extending);
+        toast("This pair has passed on to someone else. You may still decide; it would be kept as an extra.", {
+          level: "warning",
+        });
+      }
+    } catch {
+      // Offline: the next deed says so, and a late judgment is kept all the same.
+    }
   }
 
   onVisibility() {

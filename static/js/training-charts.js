@@ -20,8 +20,8 @@ export function short(value) {
   if (size >= 1e6) return `${(value / 1e6).toPrecision(3)} M`;
   if (size >= 1e4) return `${(value / 1e3).toPrecision(3)} k`;
   if (size >= 100 || Number.isInteger(value)) return String(Math.round(value));
-  if (size >= 0.01) return value.toPrecision(3);
-  return value === 0 ? "0" : value.toExponential(1).replace("e-", "e−");
+  if (size >= 1e-4) return String(Number(value.toPrecision(3)));
+  return value.toExponential(1).replace("e-", "e−");
 }
 
 /** Exponential running mean with the bias of its start taken out. */
@@ -135,7 +135,7 @@ class Chart {
       bands,
       width: this.plot.clientWidth || 300,
       height: HEIGHT,
-      padding: [6, 6, 0, 0],
+      padding: [6, 12, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: this.sync }, points: { size: 6 } },
       scales: { x: { time: false }, y: { range: (u, low, high) => this.range(low, high) } },

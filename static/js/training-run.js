@@ -2,7 +2,7 @@
 // page are swapped, and let the heartbeat tick on answers without a change.
 
 const KEPT = ["run-told", "run-kept"];
-let open = new Set();
+let open = new Map();
 let scrolled = null;
 
 function remember() {
@@ -30,4 +30,4 @@ document.addEventListener("htmx:afterRequest", (event) => {
   const said = event.detail.xhr?.getResponseHeader("Concord-Heartbeat");
   if (heartbeat && said) heartbeat.textContent = said;
 });
-document.getElementById("log")?.addEventListener("toggle", restore);
+restore();

@@ -36,7 +36,7 @@ from training.models import (
     RunKind,
     Snapshot,
 )
-from training.views.runs import NEXT_STAGES, run_name
+from training.views.runs import NEXT_STAGES, parents_of, recipe_lines, run_name
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -136,25 +136,12 @@ def _checkpoint_page(
         "run": found.run,
         "run_name": run_name(found.run),
         "badges": _badges(project).get(found.pk, []),
-        "parents": [
-            (each, run_name(each.checkpoint.run))
-            for each in RunInput.objects.filter(run=found.run).select_related(
-                "checkpoint__run"
-            )
-        ],
+        "parents": parents_of(found.run),
         "judgments_learned": _judgments_learned(found),
-        "children": [
-            (each, run_name(each.run))
-            for each in RunInput.objects.filter(checkpoint=found)
-            .select_related("run")
-            .order_by("-pk")[:30]
-        ],
+        "children": _children(found),
         "answers": _answers(found),
         "figures": plain_figures(found.manifest.get("metrics", {})),
-        "recipe": [
-            (words(name), number_text(value))
-            for name, value in found.manifest.get("recipe", {}).items()
-        ],
+        "recipe": recipe_lines(found.run.kind, found.manifest.get("recipe", {})),
         "files": [_file(found, name, digest) for name, digest in sorted(files.items())],
         "is_on_disk": (found.directory / "manifest.json").is_file(),
         "truth": held_out_truth(found),
@@ -174,6 +161,15 @@ def _checkpoint_page(
         facts,
         status=409 if refusal else 200,
     )
+
+
+def _children(checkpoint: Checkpoint) -> list[tuple[Run, str, str]]:
+    """Return the newest runs that started from a checkpoint, with what it was there."""
+    roles: dict[Run, list[str]] = {}
+    rows = RunInput.objects.filter(checkpoint=checkpoint).select_related("run")
+    for each in rows.order_by("-run_id", "pk")[:60]:
+        roles.setdefault(each.run, []).append(each.get_role_display().lower())
+    return [(run, run_name(run), " and ".join(names)) for run, names in roles.items()]
 
 
 def _judgments_learned(checkpoint: Checkpoint) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,10 +29,12 @@ from annotation.views.door import enter
 from training import charts
 from training.engine.recipes import RECIPES
 from training.figures import (
+    capitalized,
     duration_text,
     evaluation_tables,
     number_text,
     plain_figures,
+    setting_text,
     words,
 )
 from training.forms import NewRunForm, RunFilterForm, chosen_inputs
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from annotation.blocks import Block
+    from training.events import Json
 
 PAGE = 40
 SAMPLES_SHOWN = 6
@@ -94,6 +98,29 @@ NEXT_STAGES: dict[str, tuple[tuple[RunKind, InputRole | None], ...]] = {
 def run_name(run: Run) -> str:
     """Return what people call a run: ``Policy 12``."""
     return f"{SHORT[RunKind(run.kind)]} {run.pk}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    name: str
+    value: str
+    is_advanced: bool
+    is_default: bool
+
+
+def recipe_lines(kind: str, recipe: dict[str, Json]) -> list[Setting]:
+    """Return the settings of a recipe in the order of its dataclass."""
+    fields = {field.name: field for field in dataclasses.fields(RECIPES[kind])}
+    known = [name for name in fields if name in recipe]
+    return [
+        Setting(
+            capitalized(words(name)),
+            setting_text(recipe[name]),
+            name in fields and bool(fields[name].metadata.get("advanced")),
+            name in fields and fields[name].default == recipe[name],
+        )
+        for name in [*known, *(name for name in recipe if name not in fields)]
+    ]
 
 
 # The list
@@ -314,7 +341,7 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     found = _run(project, pk)
     names = charts.metric_names(found)
     facts = _live_facts(found) | {
-        "recipe": [(words(n), number_text(v)) for n, v in found.recipe.items()],
+        "recipe": recipe_lines(found.kind, found.recipe),
         "layout": charts.layout(found.kind, names),
         "sources": [
             {
@@ -400,11 +427,6 @@ class Shown:
 
 def _live_facts(run: Run, version: str = "") -> dict[str, object]:
     samples = list(RunSample.objects.filter(run=run).order_by("-pk")[:SAMPLES_SHOWN])
-    parents = list(
-        RunInput.objects.filter(run=run)
-        .select_related("checkpoint__run")
-        .order_by("pk")
-    )
     checkpoints = list(
         Checkpoint.objects.filter(run=run).defer("manifest").order_by("-step", "-pk")
     )
@@ -424,7 +446,7 @@ def _live_facts(run: Run, version: str = "") -> dict[str, object]:
         else 0,
         "heartbeat": _heartbeat(run),
         "is_silent": _is_silent(run),
-        "parents": [(each, run_name(each.checkpoint.run)) for each in parents],
+        "parents": parents_of(run),
         "children": [(each, run_name(each)) for each in children],
         "notes": RunNote.objects.filter(run=run).order_by("-pk")[:NOTES_SHOWN],
         "samples": [_shown(each) for each in samples],
@@ -436,6 +458,27 @@ def _live_facts(run: Run, version: str = "") -> dict[str, object]:
         "is_waiting_long": run.state == RunState.QUEUED
         and (timezone.now() - run.created_at).total_seconds() > 60,
     }
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A checkpoint a run started from, and what for."""
+
+    checkpoint: Checkpoint
+    run_name: str
+    roles: str
+
+
+def parents_of(run: Run) -> list[Parent]:
+    """Return the checkpoints a run started from, each once with all its roles."""
+    roles: dict[Checkpoint, list[str]] = {}
+    rows = RunInput.objects.filter(run=run).select_related("checkpoint__run")
+    for each in rows.order_by("pk"):
+        roles.setdefault(each.checkpoint, []).append(each.get_role_display().lower())
+    return [
+        Parent(checkpoint, run_name(checkpoint.run), " and ".join(names))
+        for checkpoint, names in roles.items()
+    ]
 
 
 def _shown(sample: RunSample) -> Shown:
@@ -636,7 +679,7 @@ def _recipe_differences(found: list[Run]) -> list[tuple[str, list[str]]]:
     """Return the settings in which the runs differ, with the value of each run."""
     settings = dict.fromkeys(name for run in found for name in run.recipe)
     return [
-        (words(name), [number_text(run.recipe.get(name)) for run in found])
+        (words(name), [setting_text(run.recipe.get(name)) for run in found])
         for name in settings
         if len({repr(run.recipe.get(name)) for run in found}) > 1
     ]
