@@ -491,6 +491,16 @@ class PolicyRecipe:
             max=16.0,
         ),
     )
+    least_spread: float = field(
+        default=0.1,
+        metadata=_about(
+            "A group whose rewards (0 to 1 each, weighted) have a smaller standard "
+            "deviation counts as without signal.",
+            min=0.0,
+            max=10.0,
+            advanced=True,
+        ),
+    )
     temperature: float = field(
         default=1.0, metadata=_about("Sampling temperature.", min=0.01, max=10.0)
     )

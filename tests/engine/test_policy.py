@@ -1,0 +1,591 @@
+"""The policy program: rollouts, rewards, the gate, the watch, and whole micro runs."""
+
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from actions.demo import derive
+from actions.tags import OBSERVATION_CLOSE, OBSERVATION_OPEN
+from tests.engine.micro import (
+    demo_rows,
+    events,
+    make_run,
+    micro_policy,
+    micro_tokenizer,
+)
+from tests.engine.test_scoring import micro_reward_model
+from training.engine import policy
+from training.engine.conversations import Encoder, read_samples, sample_from_json
+from training.engine.generation import Sampled, Sampling
+from training.engine.measuring import Answer, ask
+from training.engine.models import Place, save_policy
+from training.engine.policy import (
+    Episode,
+    Looked,
+    Rewarded,
+    Rewards,
+    Rollouts,
+    gain,
+    level,
+)
+from training.engine.recipes import PolicyRecipe, RewardRecipe
+from training.engine.rundir import RunDirectory, read_manifest, run_program
+from training.engine.scoring import (
+    RewardModel,
+    RewardSettings,
+    Score,
+    save_reward_model,
+)
+from training.engine.verdicts import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
+
+# transformers, TRL and torch warn about settings of their own that they are renaming.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+CPU = Place(torch.device("cpu"), half=False)
+GOOD = {SEEN_ORDERS: 0.95, UNSEEN_ORDERS: 0.95, BAD_CAUGHT: 0.9}
+
+
+# A policy that answers right about half of the time, so that there is something to learn
+
+
+def toy_rows():
+    """Two demo samples cut to their first turn, without contexts to read."""
+    rows = []
+    for row in demo_rows():
+        turn = row["turns"][0]
+        if '"openings"' in str(turn).replace("'", '"') and len(rows) < 2:
+            rows.append({**row, "contexts": [], "turns": [turn]})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Return a policy that was taught each label and one error beside it."""
+    torch.manual_seed(0)
+    tokenizer = micro_tokenizer()
+    model = micro_policy(tokenizer)
+    encoder = Encoder(tokenizer)
+    rng = random.Random(0)
+    texts = []
+    for row in toy_rows():
+        turn = row["turns"][0]
+        wrong, _ = derive.corrupted(turn, rng, "action name")
+        texts += [(row, turn["response"]), (row, wrong)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        for row, text in texts:
+            encoded = encoder.encode(sample_from_json(row), responses=[text])
+            ids, labels = torch.tensor([encoded.ids]), torch.tensor([encoded.labels])
+            (model(input_ids=ids, labels=labels).loss / len(texts)).backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("toy")
+    save_policy(model, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """Return a checkpoint of an untrained reward model whose manifest passes the gate."""
+    return save_judge(tmp_path_factory.mktemp("judge"), GOOD)
+
+
+def save_judge(folder, metrics):
+    make_run(folder, "reward")
+    run = RunDirectory(folder)
+    run.read()
+    model = micro_reward_model()
+
+    def write(at):
+        settings = RewardSettings("interleaved", "unit")
+        save_reward_model(at, model.reader.classifier, model.tokenizer, settings)
+
+    manifest = run.save_checkpoint(
+        1, write, kind="reward", recipe=RewardRecipe(), metrics=metrics
+    )
+    run.close()
+    return manifest.path
+
+
+def run_policy(folder, start, reward=None, rows=None, resume=None, **recipe):
+    settings = {
+        "steps": 4,
+        "prompts_per_step": 2,
+        "responses_per_prompt": 4,
+        "micro_batch": 8,
+        "draw_more": 1.0,
+        "max_new_tokens": 90,
+        "evaluate_every": 2,
+        "precision": "fp32",
+        "warmup_steps": 0,
+        **recipe,
+    }
+    inputs = {"policy": start, **({"reward": reward} if reward else {})}
+    rows = toy_rows() if rows is None else rows
+    data = {"train": rows, "held_out": rows}
+    make_run(folder, "policy", settings, inputs, data, resume)
+    return run_program("policy", PolicyRecipe, policy.main, [str(folder)])
+
+
+def result(folder):
+    return events(folder, "result")[-1]
+
+
+# Rewards
+
+
+def given(row, text, turn=0, error=None, ids=(1, 2)):
+    sampled = Sampled(list(ids), [-0.5] * len(ids), True)
+    return Answer(sample_from_json(row), turn, 0, text, error, sampled)
+
+
+def test_the_oracle_rewards_what_says_the_same_and_nothing_ill_formed():
+    row = toy_rows()[0]
+    turn = row["turns"][0]
+    wrong, _ = derive.corrupted(turn, random.Random(0), "parameter")
+    rewards = Rewards(PolicyRecipe(consistency_source="oracle"), None)
+    broken = given(row, turn["response"], error=ValueError("cut off"))
+    found = rewards([given(row, turn["references"][0]), given(row, wrong), broken])
+    assert found == [Rewarded(1.0, 1.0), Rewarded(1.0, 0.0), Rewarded(0.0, 0.0)]
+
+
+def test_a_reward_that_does_not_apply_is_none():
+    row = toy_rows()[0]
+    turn = {k: v for k, v in row["turns"][0].items() if k != "facts"}
+    rewards = Rewards(PolicyRecipe(consistency_source="oracle"), None)
+    assert rewards([given({**row, "turns": [turn]}, turn["response"])]) == [
+        Rewarded(1.0, None)
+    ]
+
+
+def judged(threshold=0.5, **recipe):
+    model = SimpleNamespace(settings=RewardSettings("interleaved", "unit", threshold))
+    model.accepts = lambda score: RewardModel.accepts(model, score)
+    return Rewards(PolicyRecipe(**recipe), model)
+
+
+def score(logit):
+    return Score(logit, 1 / (1 + math.exp(-logit)), {})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("logit", [0.0, 0.5, 0.625, 1.0]),
+        ("verdict", [0.0, 1.0, 1.0, 1.0]),
+        ("probability", [1 / (1 + math.exp(9)), 0.5, 1 / (1 + math.exp(-1)), 1.0]),
+    ],
+)
+def test_the_consistency_reward_is_the_clipped_logit_the_verdict_or_the_probability(
+    value, expected
+):
+    rewards = judged(consistency_value=value, logit_limit=4.0)
+    found = rewards.of_scores([score(x) for x in (-9.0, 0.0, 1.0, 30.0)])
+    assert found == pytest.approx(expected)
+
+
+def test_the_logit_is_taken_relative_to_the_threshold():
+    rewards = judged(threshold=1 / (1 + math.exp(-2)), logit_limit=4.0)
+    assert rewards.of_scores([score(2.0)]) == pytest.approx([0.5])
+
+
+def test_the_best_of_label_and_references_counts():
+    row = toy_rows()[0]
+    turn = row["turns"][0]
+    model = micro_reward_model()
+    one = given(row, turn["references"][0])
+    alone = Rewards(PolicyRecipe(), model).scores([one])[0]
+    best = Rewards(PolicyRecipe(best_of_references=True), model).scores([one])[0]
+    assert best.logit >= alone.logit
+    assert best.logit == max(
+        s.logit
+        for s in model.score(
+            [
+                policy.Pair(label, one.text, "user")
+                for label in (turn["response"], *turn["references"])
+            ]
+        )
+    )
+
+
+# Rollouts
+
+
+def make_rollouts(rows, **recipe):
+    tokenizer = micro_tokenizer()
+    encoder = Encoder(tokenizer)
+    asked, _ = ask(encoder, [sample_from_json(row) for row in rows], 4096)
+    recipe = PolicyRecipe(**{"responses_per_prompt": 4, "draw_more": 1.0, **recipe})
+    sampling = Sampling(1.0, 1.0, 20, encoder.frame.stop_ids, tokenizer.pad_token_id)
+    return Rollouts(recipe, asked, encoder, sampling, CPU, Rewards(recipe, None), 0)
+
+
+def answer_with_labels(encoder):
+    """Return an ``answer`` that gives the label of every turn asked."""
+
+    def answer(model, tokenizer, asked, sampling, *, place, seed, per_turn=1):
+        return [
+            [
+                Answer(
+                    item.sample,
+                    item.turn,
+                    index,
+                    text := item.sample.turns[item.turn].response,
+                    None,
+                    Sampled(
+                        ids := list(encoder.response_ids(text)), [-0.1] * len(ids), True
+                    ),
+                )
+                for index in range(per_turn)
+            ]
+            for item in asked
+        ]
+
+    return answer
+
+
+def normal_row():
+    return next(row for row in demo_rows() if row["situation"] == "normal")
+
+
+def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
+    row = normal_row()
+    rollouts = make_rollouts([row], follow_actions=True)
+    monkeypatch.setattr(policy, "answer", answer_with_labels(rollouts.encoder))
+    first = rollouts.asked[0]
+    episode = rollouts.respond(None, [first], 0)[0][0]
+    turns = row["turns"]
+    kinds = [turn["input"]["kind"] for turn in turns]
+    followed = next((n for n, k in enumerate(kinds) if n and k == "user"), len(kinds))
+    assert len(episode.answers) == followed > 1
+    # The sequence is the conversation as it is trained on, and the mask is its labels'.
+    encoded = rollouts.encoder.encode(sample_from_json(row), turns=range(followed))
+    assert first.prompt + episode.ids == encoded.ids
+    assert [m == 1 for m in episode.mask] == [
+        label != -100 for label in encoded.labels[len(first.prompt) :]
+    ]
+    hidden = [i for i, m in zip(episode.ids, episode.mask, strict=True) if not m]
+    text = rollouts.encoder.tokenizer.decode(hidden)
+    assert text.startswith(OBSERVATION_OPEN)
+    assert text.endswith(OBSERVATION_CLOSE)
+    assert text.count(OBSERVATION_OPEN) == followed - 1
+
+
+def test_without_following_an_episode_is_one_response(monkeypatch):
+    rollouts = make_rollouts([normal_row()])
+    monkeypatch.setattr(policy, "answer", answer_with_labels(rollouts.encoder))
+    episode = rollouts.respond(None, [rollouts.asked[0]], 0)[0][0]
+    assert len(episode.answers) == 1
+    assert set(episode.mask) == {1}
+
+
+def test_groups_without_signal_are_dropped_first(monkeypatch):
+    rollouts = make_rollouts(demo_rows()[:6], draw_more=4.0, least_spread=0.05)
+    monkeypatch.setattr(policy, "answer", answer_with_labels(rollouts.encoder))
+
+    def rewards(answers):
+        return [
+            Rewarded(1.0, 1.0 if a.turn else float(a.index % 2))  # first turns differ
+            for a in answers
+        ]
+
+    rollouts.rewards = rewards
+    groups = rollouts.draw(None, 3, step=0)
+    assert len(groups) == 3
+    spreads = [rollouts.spread(group) for group in groups]
+    available = rollouts.figures["groups_without_signal"]
+    assert 0 < available < 1
+    assert sum(s > 0.05 for s in spreads) == min(3, round(12 * (1 - available)))
+
+
+def test_a_group_without_signal_that_is_kept_pushes_nothing():
+    episodes = [Episode(None, rewarded=[Rewarded(1.0, v)]) for v in (0.5, 0.52, 0.51)]
+    level(episodes)
+    assert len({episode.consistency for episode in episodes}) == 1
+    assert episodes[0].consistency == pytest.approx(0.51)
+
+
+def test_the_turns_of_a_step_depend_on_its_number_only(monkeypatch):
+    rollouts = make_rollouts(demo_rows())
+    monkeypatch.setattr(policy, "answer", answer_with_labels(rollouts.encoder))
+    rollouts.rewards = lambda answers: [Rewarded(1.0, 1.0)] * len(answers)
+
+    def drawn(step):
+        return [
+            (g[0].asked.sample.id, g[0].asked.turn)
+            for g in rollouts.draw(None, 4, step)
+        ]
+
+    assert drawn(3) == drawn(3) != drawn(4)
+
+
+# Truth and score
+
+
+def test_the_gain_is_paired_and_its_interval_resamples_whole_samples():
+    before = Looked(0, 0.5, 0.5, (True, False, True, False), (0, 0, 1, 1))
+    after = Looked(8, 0.6, 0.75, (True, True, True, False), (0, 0, 1, 1))
+    found = gain(before, after)
+    assert found["gain"] == 0.25
+    assert found["gain/low"] == 0.0
+    assert found["gain/high"] == 0.5
+    assert gain(before, before) == {"gain": 0, "gain/low": 0, "gain/high": 0}
+
+
+# The gate
+
+
+def test_a_reward_model_below_its_gate_stops_the_run_before_it_starts(tmp_path, toy):
+    weak = save_judge(tmp_path / "weak", {**GOOD, BAD_CAUGHT: 0.63})
+    assert run_policy(tmp_path / "run", toy, weak) == 1
+    assert result(tmp_path / "run")["error"] == (
+        "GateError: the reward model misses its gate: share of bad held-out answers "
+        "caught is 0.630, wanted at least 0.85"
+    )
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_an_override_starts_it_and_stays_in_the_record(tmp_path, toy):
+    weak = save_judge(tmp_path / "weak", {**GOOD, BAD_CAUGHT: 0.63})
+    status = run_policy(
+        tmp_path / "run", toy, weak, steps=1, gate_override="a rehearsal"
+    )
+    assert status == 0
+    gate = result(tmp_path / "run")["values"]["gate"]
+    assert gate["passed"] is False
+    assert gate["override"] == "a rehearsal"
+    assert len(gate["misses"]) == 1
+    logged = [event["message"] for event in events(tmp_path / "run", "log")]
+    assert any("overridden: a rehearsal" in message for message in logged)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"micro_batch": 3},
+            "recipe: `micro_batch`: expected a divisor of prompts_per_step × "
+            "responses_per_prompt = 8, found 3",
+        ),
+        (
+            {"evaluate_every": 3, "updates_per_draw": 2},
+            "recipe: `evaluate_every`: expected a multiple of updates_per_draw = 2, "
+            "found 3",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(tmp_path, toy, settings, message):
+    status = run_policy(tmp_path, toy, consistency_source="oracle", **settings)
+    assert status == 1
+    assert result(tmp_path)["error"] == message
+
+
+# Whole runs
+
+
+def test_the_reward_rises_on_a_toy_task(tmp_path, toy):
+    status = run_policy(
+        tmp_path,
+        toy,
+        consistency_source="oracle",
+        steps=12,
+        responses_per_prompt=8,
+        micro_batch=16,
+        learning_rate=1e-3,
+        kl_weight=0.001,
+        evaluate_every=12,
+        draw_more=1.0,
+    )
+    assert status == 0
+    curve = [
+        event["values"]["reward/consistency"]
+        for event in events(tmp_path, "metrics")
+        if "reward/consistency" in event["values"]
+    ]
+    assert len(curve) == 12
+    assert 0.1 < curve[0] < 0.9
+    assert sum(curve[-3:]) / 3 > sum(curve[:3]) / 3 + 0.15
+
+
+def test_observations_get_no_gradient_and_every_own_token_does(
+    tmp_path, toy, monkeypatch
+):
+    seen = []
+
+    class Spy(policy.GRPOTrainer):
+        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+            logps, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            if logps.requires_grad:
+                logps.retain_grad()
+                self.logps = logps
+            return logps, *rest
+
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            batch = self._buffered_inputs[0]
+            mask = batch["completion_mask"] * batch["tool_mask"]
+            seen.append((mask, batch["advantages"], self.logps.grad))
+            return loss
+
+    monkeypatch.setattr(policy, "GRPOTrainer", Spy)
+    row = normal_row()
+    tokenizer = micro_tokenizer()
+    monkeypatch.setattr(policy, "answer", answer_with_labels(Encoder(tokenizer)))
+    monkeypatch.setattr(
+        Rewards,
+        "__call__",
+        lambda self, answers: [Rewarded(1.0, a.index / 4) for a in answers],
+    )
+    status = run_policy(
+        tmp_path,
+        toy,
+        rows=[row],
+        consistency_source="oracle",
+        steps=1,
+        follow_actions=True,
+        kl_weight=0.0,
+        least_spread=0.0,
+    )
+    assert status == 0
+    ((mask, advantages, gradient),) = seen
+    assert (mask == 0).any()
+    assert gradient[mask == 0].abs().max() == 0
+    pushed = advantages.abs() > 0.01
+    assert (gradient[pushed][mask[pushed] == 1].abs() > 0).all()
+
+
+def test_the_start_is_kept_when_nothing_was_better(tmp_path, toy, judge):
+    status = run_policy(tmp_path, toy, judge, learning_rate=0.0, steps=2)
+    assert status == 0
+    values = result(tmp_path)["values"]
+    assert values["chosen_step"] == 0
+    assert (values["gain"], values["gain/low"], values["gain/high"]) == (0, 0, 0)
+    last = events(tmp_path, "checkpoint")[-1]
+    assert (last["path"], last["final"]) == ("checkpoints/step-000000", True)
+    before = load_file(toy / "model.safetensors")
+    after = load_file(tmp_path / last["path"] / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in after)
+
+
+def test_score_and_truth_are_reported_together_at_every_look(tmp_path, toy, judge):
+    assert run_policy(tmp_path, toy, judge) == 0
+    looks = [
+        event["step"]
+        for event in events(tmp_path, "metrics")
+        if {"heldout/rm_score", "heldout/truth", "heldout/truth/low"}
+        <= set(event["values"])
+    ]
+    assert looks == [0, 2, 4]
+    steps = [e for e in events(tmp_path, "metrics") if "kl" in e["values"]]
+    assert [event["step"] for event in steps] == [1, 2, 3, 4]
+    assert steps[0]["values"]["kl"] == pytest.approx(0, abs=1e-5)
+    assert {
+        "reward/format",
+        "reward/consistency",
+        "groups_without_signal",
+        "clip_ratio",
+        "entropy",
+        "seconds/generation",
+        "seconds/scoring",
+        "seconds/update",
+    } <= set(steps[0]["values"])
+    shown = events(tmp_path, "sample")[0]
+    assert {"format", "consistency", "advantage"} == set(shown["scores"])
+    manifest = read_manifest(tmp_path / "checkpoints" / "step-000004")
+    assert set(manifest.metrics) == {"rm_score", "truth"}
+
+
+def test_the_alarm_stops_the_run_and_keeps_the_best(tmp_path, toy, judge, monkeypatch):
+    monkeypatch.setattr(
+        policy,
+        "parted",
+        lambda looks, **_: "they part" if looks[-1].step == 4 else None,
+    )
+    assert run_policy(tmp_path, toy, judge, steps=8) == 0
+    ended = result(tmp_path)
+    assert ended["state"] == "stopped"
+    assert ended["values"]["alarm"] == "they part"
+    assert ended["values"]["steps"] == 4
+    last = events(tmp_path, "checkpoint")[-1]
+    assert last["final"]
+    assert last["step"] == ended["values"]["chosen_step"]
+
+
+def test_without_facts_only_the_score_is_watched_and_it_says_so(tmp_path, toy, judge):
+    rows = [
+        {
+            **row,
+            "turns": [
+                {k: v for k, v in t.items() if k != "facts"} for t in row["turns"]
+            ],
+        }
+        for row in toy_rows()
+    ]
+    assert run_policy(tmp_path, toy, judge, rows=rows, steps=2) == 0
+    assert any("no truth" in event["message"] for event in events(tmp_path, "log"))
+    values = result(tmp_path)["values"]
+    assert values["chosen_step"] == 2
+    assert values["chosen_by"] == "the last step: no truth"
+    assert not any(
+        "heldout/truth" in event["values"] for event in events(tmp_path, "metrics")
+    )
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path, toy, method):
+    settings = {"consistency_source": "oracle", "learning_rate": 1e-3, "method": method}
+    assert run_policy(tmp_path / "whole", toy, **settings) == 0
+    half = tmp_path / "whole" / "checkpoints" / "step-000002"
+    assert run_policy(tmp_path / "resumed", toy, resume=str(half), **settings) == 0
+    end = "checkpoints/step-000004/model.safetensors"
+    whole, resumed = (load_file(tmp_path / run / end) for run in ("whole", "resumed"))
+    start = load_file(half / "model.safetensors")
+    assert any(not torch.equal(whole[name], start[name]) for name in whole)
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
+
+
+def test_lora_leaves_a_merged_plain_model_and_refers_to_its_start(tmp_path, toy):
+    settings = {"consistency_source": "oracle", "method": "lora", "steps": 2}
+    assert run_policy(tmp_path, toy, learning_rate=1e-2, **settings) == 0
+    kl = [e["values"]["kl"] for e in events(tmp_path, "metrics") if "kl" in e["values"]]
+    assert kl[0] == pytest.approx(0, abs=1e-5)
+    before = load_file(toy / "model.safetensors")
+    after = load_file(tmp_path / "checkpoints" / "step-000002" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_stopped_run_announces_nothing_final(tmp_path, toy):
+    tmp_path.joinpath("stop").touch()
+    assert run_policy(tmp_path, toy, consistency_source="oracle") == 0
+    assert result(tmp_path)["state"] == "stopped"
+    assert not any(event["final"] for event in events(tmp_path, "checkpoint"))
+
+
+def test_the_held_out_set_is_the_same_in_every_run(tmp_path):
+    make_run(tmp_path, "policy", data={"held_out": demo_rows(20, "held-out")})
+    samples = read_samples(tmp_path / "data" / "held_out.jsonl")
+    tokenizer = micro_tokenizer()
+    run = RunDirectory(tmp_path)
+    run.read()
+
+    def chosen(seed):
+        recipe = PolicyRecipe(seed=seed, held_out_samples=5)
+        sampling = Sampling(0.0, 1.0, 8, (0,), tokenizer.pad_token_id)
+        rewards = Rewards(recipe, None)
+        return policy.HeldOut(
+            recipe, run, Encoder(tokenizer), sampling, CPU, rewards, 4096
+        ).samples
+
+    assert chosen(1) == chosen(2)
+    assert len(set(chosen(1))) == 5 < len(samples)
+    run.close()
