@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.http import Http404
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 
 from annotation.models import Role
 from annotation.views.door import place_of
@@ -53,10 +53,7 @@ def place(request: HttpRequest) -> dict[str, object]:
     for name, label, role in PAGES:
         if not found.allows(role):
             continue
-        try:
-            url = reverse(name, args=[slug])
-        except NoReverseMatch:
-            continue
+        url = reverse(name, args=[slug])
         nav.append(
             NavItem(
                 url=url,
@@ -66,5 +63,7 @@ def place(request: HttpRequest) -> dict[str, object]:
             )
         )
         last_role = role
+    if user.is_staff:
+        nav.append(NavItem(reverse("admin:index"), "Admin", False, bool(nav)))
     roles = [label for role, label in Role.choices if role in found.roles]
     return {"project": found.project, "roles": roles, "nav": nav}

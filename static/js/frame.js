@@ -37,6 +37,21 @@ document.addEventListener("htmx:responseError", (event) => {
   toast(PER_STATUS[xhr.status] ?? fallback);
 });
 
+// Signing in again in another tab changes the token that a post must carry; the cookie has
+// the one that counts now, so a page that was open meanwhile goes on working.
+document.addEventListener("htmx:configRequest", (event) => {
+  const token = csrfToken();
+  if (!token || event.detail.verb === "get") return;
+  event.detail.headers["X-CSRFToken"] = token;
+  const { formData } = event.detail;
+  if (formData.has("csrfmiddlewaretoken")) formData.set("csrfmiddlewaretoken", token);
+});
+
+/** Return the token of the cookie, or "" where there is none. */
+export function csrfToken() {
+  return document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1] ?? "";
+}
+
 for (const name of ["htmx:sendError", "htmx:timeout"]) {
   document.addEventListener(name, (event) => {
     if (event.detail.elt?.closest("[data-own-errors]")) return;

@@ -5,7 +5,7 @@
 // Guards: nothing counts before the pair is painted; keys are dead while typing, in dialogs
 // and drawers, with modifier keys and on key repeat; one submission at a time.
 
-import { toast } from "./frame.js";
+import { csrfToken, toast } from "./frame.js";
 
 const RETRY_SECONDS = 3;
 
@@ -372,7 +372,8 @@ class JudgeStage extends HTMLElement {
     this.isActive = false;
     const fields = new FormData(this.form);
     const body = new URLSearchParams();
-    for (const name of ["csrfmiddlewaretoken", "slot", "token"]) body.set(name, fields.get(name));
+    for (const name of ["slot", "token"]) body.set(name, fields.get(name));
+    body.set("csrfmiddlewaretoken", csrfToken() || fields.get("csrfmiddlewaretoken"));
     try {
       const answer = await fetch(this.form.dataset.extend, { method: "POST", body });
       if (answer.status === 409 && this.isConnected) {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from django.template.loader import render_to_string
+from django.test import Client
 
 from annotation.models import Membership
 from tests.cast import PASSWORD, make_project, make_user, sign_in
@@ -107,3 +109,26 @@ def test_no_page_has_inline_script_or_style(client):
         assert "javascript:" not in page
         assert page.count("<script") == page.count("<script src=")
         assert "unsafe" not in response["Content-Security-Policy"]
+
+
+def test_a_stale_token_gets_a_page_that_says_so():
+    client = Client(enforce_csrf_checks=True)
+    response = client.post("/accounts/login/", {"username": "lena", "password": "x"})
+    assert response.status_code == 403
+    assert "This page is too old" in response.content.decode()
+
+
+def test_staff_find_the_django_admin(client):
+    make_project(slug="cakes")
+    ada = sign_in(client, make_user("ada"))
+    ada.is_staff = ada.is_superuser = True
+    ada.save()
+    page = client.get("/p/cakes/samples/").content.decode()
+    assert 'href="/admin/"' in page
+    for name in ("Judge", "Samples", "Runs", "Checkpoints"):
+        assert f">{name}</a>" in page
+
+
+def test_a_server_error_needs_no_context():
+    page = render_to_string("500.html")
+    assert "Something broke" in page

@@ -30,7 +30,6 @@ SWAPPED = (
     "<<think>>The user wants a cake.\nPlan:\n1. Order the cake.\n2. Find a bakery.\n"
     '<<action>>{"name": "Find shops", "parameters": {"kind": "bakery"}}<</action>>'
 )
-HTMX = {"HTTP_HX_REQUEST": "true"}
 
 
 class Fields(HTMLParser):
@@ -377,6 +376,17 @@ def test_a_pair_costs_eight_queries(client, project, lena):
     statements = [q["sql"] for q in queries if not re.match("BEGIN|COMMIT", q["sql"])]
     assert "data-pair" in page
     assert len(statements) <= 8, "\n".join(statements)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_decision_and_the_next_pair_cost_sixteen_queries(client, project, lena):
+    for _ in range(3):
+        make_pair(project=project)
+    sent = fields_of(client) | {"verdict": "1"}
+    with CaptureQueriesContext(connection) as queries:
+        client.post("/p/cakes/judge/", sent, headers={"HX-Request": "true"})
+    statements = [q["sql"] for q in queries if not re.match("BEGIN|COMMIT", q["sql"])]
+    assert len(statements) <= 16, "\n".join(statements)
 
 
 def test_the_label_of_the_cast_is_in_the_grammar():

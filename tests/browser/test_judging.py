@@ -1,0 +1,326 @@
+"""A labeler at the Judge page, by keyboard, in a real browser."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from annotation.models import Judgment, Project, Skip, Slot
+from tests.browser.stage import fill
+from tests.cast import PASSWORD, make_judgment, make_pair, make_project, make_user
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def project() -> Project:
+    return make_project(name="Cake shop", slug="cake-shop")
+
+
+def ready(page: Page) -> str:
+    """Wait until a pair is painted; return its number."""
+    page.wait_for_selector("judge-stage[data-painted] form.stage:not(.sending)")
+    return page.get_attribute("form.stage", "data-pair")
+
+
+def next_pair(page: Page, before: str) -> str:
+    page.wait_for_selector(f"form.stage:not([data-pair='{before}'])")
+    return ready(page)
+
+
+def marked(page: Page) -> list[str]:
+    return page.eval_on_selector_all(
+        "input[name=units]:checked", "boxes => boxes.map(box => box.value)"
+    )
+
+
+def test_judges_ten_pairs_by_keyboard_and_undoes_one(sign_in, project):
+    fill(project, count=12)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    for number in range(10):
+        if number % 2:
+            page.keyboard.press("0")
+            if not marked(page):
+                page.keyboard.press("1")
+            page.keyboard.press("Enter")
+        else:
+            page.keyboard.press("1")
+            if page.locator("#order[open]").count():
+                page.keyboard.press("y")
+        last, pair = pair, next_pair(page, pair)
+    assert Judgment.objects.count() == 10
+    expect(page.locator("#today")).to_have_text("10 today")
+    assert page.locator(".last .dot").count() == 10
+    page.keyboard.press("u")
+    assert next_pair(page, pair) == last
+    assert Judgment.objects.current().count() == 9
+    expect(page.locator(".notice")).to_contain_text("Taken back")
+    verdicts = [j.verdict for j in Judgment.objects.current().order_by("pk")]
+    assert verdicts == [1, 0, 1, 0, 1, 0, 1, 0, 1]
+    assert all(j.reasons for j in Judgment.objects.current().filter(verdict=0))
+    assert all(j.seconds_spent > 0 for j in Judgment.objects.current())
+
+
+def test_double_press_counts_once(sign_in, project):
+    for _ in range(3):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    # Both presses happen before the browser can hear from the server.
+    page.evaluate(
+        """() => { for (let i = 0; i < 2; i++) document.body.dispatchEvent(
+             new KeyboardEvent("keydown", { key: "1", bubbles: true })) }"""
+    )
+    next_pair(page, pair)
+    page.wait_for_timeout(300)
+    assert Judgment.objects.count() == 1
+
+
+def test_a_held_key_decides_nothing(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    ready(page)
+    page.evaluate(
+        """() => document.body.dispatchEvent(
+             new KeyboardEvent("keydown", { key: "1", bubbles: true, repeat: true }))"""
+    )
+    page.keyboard.press("Control+1")
+    page.wait_for_timeout(300)
+    assert not Judgment.objects.exists()
+
+
+def test_nothing_counts_before_the_pair_is_painted(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    page.evaluate(
+        """() => {
+             const stage = document.querySelector("judge-stage");
+             stage.replaceWith(stage.cloneNode(true));
+             htmx.process(document.querySelector("judge-stage"));
+             document.body.dispatchEvent(
+               new KeyboardEvent("keydown", { key: "1", bubbles: true }));
+           }"""
+    )
+    page.wait_for_timeout(300)
+    assert not Judgment.objects.exists()
+    page.keyboard.press("1")
+    next_pair(page, pair)
+    assert Judgment.objects.count() == 1
+
+
+def test_keys_are_dead_in_sheets_and_while_typing(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    ready(page)
+    page.keyboard.press("?")
+    page.keyboard.press("1")
+    page.keyboard.press("0")
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("s")
+    page.fill("#skip-more", "")
+    page.type("#skip-more", "10 jokes")
+    page.wait_for_timeout(200)
+    assert page.input_value("#skip-more") == "10 jokes"
+    assert not Judgment.objects.exists()
+    assert not page.locator("input[name=verdict]:checked").count()
+
+
+def test_skip_by_keyboard_needs_a_reason_and_goes_on(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    page.keyboard.press("s")
+    page.keyboard.press("3")
+    page.keyboard.press("Enter")
+    next_pair(page, pair)
+    assert Skip.objects.get().reason == "I lack the background"
+
+
+def test_zero_marks_the_proposal_and_x_changes_it(sign_in, project):
+    make_pair(project=project)
+    make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    page.keyboard.press("0")
+    assert marked(page) == ["action/1/parameters/kind"]
+    expect(
+        page.get_by_label("5Parameter", exact=True).or_(
+            page.locator("input[name=reasons][value=parameter]")
+        )
+    ).to_be_checked()
+    page.keyboard.press("k")
+    page.keyboard.press("x")
+    page.keyboard.press("x")
+    page.keyboard.press("k")
+    page.keyboard.press("x")
+    assert marked(page) == ["plan/2", "action/1/parameters/kind"]
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    next_pair(page, pair)
+    judgment = Judgment.objects.get()
+    assert judgment.units_that_differ == ["plan/2", "action/1/parameters/kind"]
+    assert set(judgment.reasons) == {"content", "logic", "parameter"}
+
+
+def test_a_click_on_a_unit_before_deciding_means_not_consistent(sign_in, project):
+    make_pair(project=project)
+    make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    ready(page)
+    page.locator(".steps li", has_text="Order the cake.").last.click()
+    assert marked(page) == ["plan/2"]
+    assert page.locator("input[name=verdict][value='0']").is_checked()
+    page.locator(".block.think").first.click()
+    assert marked(page) == ["thinking", "plan/2"]
+    page.locator(".block.think").first.click()
+    assert marked(page) == ["plan/2"]
+    page.keyboard.press("0")
+    assert marked(page) == ["action/1/parameters/kind"]
+    page.keyboard.press("Escape")
+    assert not page.locator("input[name=verdict]:checked").count()
+    assert not Judgment.objects.exists()
+
+
+def test_another_step_order_asks_once(sign_in, project):
+    fill(project, count=6)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    page.keyboard.press("1")
+    expect(page.locator("#order")).to_be_visible()
+    page.keyboard.press("1")
+    page.keyboard.press("Escape")
+    expect(page.locator("#order")).to_be_hidden()
+    assert not Judgment.objects.exists()
+    page.keyboard.press("1")
+    page.keyboard.press("y")
+    next_pair(page, pair)
+    assert Judgment.objects.get().order_confirmed
+
+
+def test_two_tabs_show_one_pair_and_the_second_is_told(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    other = page.context.new_page()
+    other.goto("/p/cake-shop/judge/")
+    assert ready(other) == pair
+    page.keyboard.press("1")
+    next_pair(page, pair)
+    other.keyboard.press("0")
+    other.keyboard.press("Enter")
+    next_pair(other, pair)
+    expect(other.locator(".notice")).to_contain_text("judged this pair already")
+    assert Judgment.objects.count() == 1
+
+
+def test_a_late_judgment_is_told(sign_in, project):
+    pair = make_pair(project=project, slots=1)
+    make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    shown = ready(page)
+    Slot.objects.filter(state="leased").update(leased_until="2020-01-01T00:00Z")
+    make_judgment(pair, make_user("luis"), 1)
+    page.keyboard.press("1")
+    next_pair(page, shown)
+    expect(page.locator(".notice")).to_contain_text("does not count")
+
+
+def test_a_lost_connection_keeps_the_decision_and_sends_it_once(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    page.expected_errors += ["ERR_INTERNET_DISCONNECTED", "htmx:"]
+    pair = ready(page)
+    page.context.set_offline(True)
+    page.keyboard.press("1")
+    expect(page.locator("#toasts")).to_contain_text("No connection")
+    page.context.set_offline(False)
+    next_pair(page, pair)
+    assert Judgment.objects.count() == 1
+    expect(page.locator("#toasts")).to_be_empty()
+
+
+def test_an_ended_session_keeps_the_decision_on_the_page(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    page.expected_errors += ["403", "htmx:"]
+    ready(page)
+    page.context.clear_cookies(name="sessionid")
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text(re.compile("[Ss]ign"))
+    assert marked(page) == ["action/1/parameters/kind"]
+    assert not Judgment.objects.exists()
+    # Signing in again in another tab is enough: the page goes on where it was.
+    other = page.context.new_page()
+    other.goto("/accounts/login/")
+    other.fill("#id_username", "lena")
+    other.fill("#id_password", PASSWORD)
+    other.click("button[type=submit]")
+    ready(other)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("form.stage:not(:has(input[name=verdict]:checked))")
+    assert Judgment.objects.get().units_that_differ == ["action/1/parameters/kind"]
+
+
+def test_the_lease_is_extended_while_somebody_works(sign_in, project):
+    make_pair(project=project)
+    Project.objects.update(lease_seconds=15)
+    page = sign_in(make_user("lena"))
+    ready(page)
+    before = Slot.objects.get(state="leased").leased_until
+    with page.expect_response("**/judge/extend/", timeout=15_000):
+        page.mouse.move(300, 300)
+        page.mouse.move(320, 320)
+    assert Slot.objects.get(state="leased").leased_until > before
+
+
+def test_drawers_show_history_and_contexts(sign_in, project):
+    fill(project, count=6)
+    page = sign_in(make_user("lena"))
+    ready(page)
+    page.keyboard.press("h")
+    expect(page.locator("#drawer")).to_contain_text(
+        "Hello, are you open on Sundays too?"
+    )
+    page.keyboard.press("Escape")
+    page.keyboard.press("c")
+    expect(page.locator("#contexts summary")).to_be_in_viewport()
+
+
+def test_it_works_without_javascript(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"), java_script_enabled=False)
+    first = page.get_attribute("form.stage", "data-pair")
+    page.locator(".verdicts .no").click()
+    page.locator("button.submit").click()
+    assert page.get_attribute("form.stage", "data-pair") != first
+    assert Judgment.objects.get().units_that_differ == ["action/1/parameters/kind"]
+    page.locator("button.undo").click()
+    assert page.get_attribute("form.stage", "data-pair") == first
+
+
+def test_nothing_is_wider_than_a_small_screen(sign_in, project):
+    fill(project, count=6)
+    page = sign_in(make_user("lena"), viewport={"width": 360, "height": 740})
+    ready(page)
+    page.keyboard.press("0")
+    for _ in range(3):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(150)
+    for address in ("write/", "work/"):
+        page.goto(f"/p/cake-shop/{address}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
