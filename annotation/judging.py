@@ -186,19 +186,20 @@ def record_judgment(
             .exclude(verdict=Verdict.WITHDRAWN)
             .first()
         )
-        if same_lease is not None:
-            if same_lease.labeler_id != user.pk:
-                raise LeaseLost(slot_id)
-            if same_lease.verdict != decision.verdict:
-                raise AlreadyJudged(same_lease)
-            return same_lease
-        if token < 1 or token > slot.token:
+        if same_lease is not None and same_lease.labeler_id != user.pk:
             raise LeaseLost(slot_id)
+        if same_lease is not None and same_lease.verdict == decision.verdict:
+            return same_lease
         before = Judgment.objects.filter(
             pair=pair, labeler=user, superseded_by__isnull=True
         ).first()
         if before is not None and before.verdict != Verdict.WITHDRAWN:
+            if before.slot_id == slot_id and before.verdict == decision.verdict:
+                return before
             raise AlreadyJudged(before)
+        is_held = slot.state == SlotState.LEASED and slot.holder_id == user.pk
+        if not 1 <= token <= slot.token or (same_lease is not None and not is_held):
+            raise LeaseLost(slot_id)
         if (
             decision.verdict == Verdict.CONSISTENT
             and pair.project.confirm_step_order
@@ -206,15 +207,12 @@ def record_judgment(
             and (steps := steps_turned_round(pair))
         ):
             raise OrderNotConfirmed(steps)
-        is_held = (
-            slot.state == SlotState.LEASED
-            and slot.holder_id == user.pk
-            and slot.token == token
-        )
         judgment = Judgment.objects.create(
             pair=pair,
             slot=slot,
-            token=token,
+            # A tab from before the person released or undid this very slot and got it
+            # again has an older token: what it posts counts for the lease they have.
+            token=slot.token if is_held else token,
             labeler=user,
             verdict=decision.verdict,
             reasons=decision.reasons,

@@ -148,6 +148,21 @@ class TestClaim:
         met = [claim(project, "lena", another=True).pair for _ in range(2)]
         assert met == [pairs[5], pairs[0]]
 
+    def test_finds_a_slot_its_person_released_behind_their_own_cursor(
+        self, monkeypatch
+    ):
+        monkeypatch.setattr("annotation.queue.CURSOR_STRIDE", 1)
+        project = make_project(overlap=1)
+        pairs = [make_pair(project=project) for _ in range(4)]
+        first = claim(project, "lena")
+        for _ in range(2):
+            judge(claim(project, "lena", another=True), "lena")
+        judging.release_slot(
+            slot_id=first.slot.pk, token=first.token, user=make_user("lena")
+        )
+        met = [claim(project, "lena", another=True).pair for _ in range(2)]
+        assert met == [pairs[0], pairs[3]]
+
     def test_has_a_person_meet_a_released_pair_again_but_not_a_skipped_one(self):
         project = make_project(overlap=1)
         pair = make_pair(project=project)
@@ -280,6 +295,33 @@ class TestRecord:
         with pytest.raises(judging.LeaseLost):
             judge(found, "luis")
         assert Judgment.objects.count() == 1
+
+    def test_counts_an_old_tab_of_a_person_who_has_the_slot_again(self):
+        pair = make_pair(slots=1)
+        lena = make_user("lena")
+        first = claim(pair.project, "lena")
+        judging.release_slot(slot_id=first.slot.pk, token=first.token, user=lena)
+        with pytest.raises(judging.LeaseLost):
+            judge(first, "lena")
+        again = claim(pair.project, "lena")
+        assert again.token > first.token
+        judgment = judge(first, "lena", 0)
+        assert (judgment.is_extra, judgment.token) == (False, again.token)
+        assert judge(again, "lena", 0) == judge(first, "lena", 0) == judgment
+        undone = judging.undo_judgment(project=pair.project, user=lena)
+        assert judge(again, "lena", 0) == judgment  # a double post of before the undo
+        assert judge(again, "lena", 1).token == undone.token
+        assert outcome(pair) == (1, "people")
+
+    def test_keeps_an_old_tab_out_of_another_persons_lease(self):
+        pair = make_pair(slots=1)
+        first = claim(pair.project, "lena")
+        run_out(first)
+        run_out(claim(pair.project, "luis"))
+        third = claim(pair.project, "leo")
+        assert judge(first, "lena", 0).is_extra
+        assert not judge(third, "leo", 1).is_extra
+        assert outcome(pair) == (1, "people")
 
     def test_refuses_a_token_of_the_future(self):
         pair = make_pair()
