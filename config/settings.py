@@ -17,7 +17,9 @@ DEBUG = env.flag("DEBUG")
 SECRET_KEY = env.secret("SECRET_KEY", "") or STATE.secret_key()
 DATA_DIR = env.path("CONCORD_DATA_DIR", STATE.home / "data")
 DEMO = env.flag("CONCORD_DEMO", True)  # an empty database gets the demo project
-ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", ["localhost", ".localhost", "127.0.0.1"])
+# The supervisor asks for /healthz under the name of this machine.
+HERE = ["localhost", ".localhost", "127.0.0.1", "[::1]"]
+ALLOWED_HOSTS = [*env.words("ALLOWED_HOSTS"), *HERE]
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
 
 DATABASE_POOL = env.integer("DATABASE_POOL", 12, minimum=1)
@@ -144,6 +146,8 @@ CELERY_TIMEZONE = TIME_ZONE
 
 # How often a run whose program or worker was killed is taken up before it fails.
 RUN_ATTEMPTS = env.integer("CONCORD_RUN_ATTEMPTS", 3, minimum=1)
+# How many programs one worker runs side by side; each may want a whole machine or GPU.
+RUNS_AT_ONCE = env.integer("CONCORD_RUNS_AT_ONCE", 1, minimum=1)
 
 # --- logging -------------------------------------------------------------------------
 

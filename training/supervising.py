@@ -571,6 +571,8 @@ class _Supervision:
                 if error:
                     _note(self.run, "error", error)
                 if state == RunState.FINISHED:
+                    # Programs do not count every step aloud, least of all the last.
+                    Run.objects.filter(pk=self.run.pk).update(step=F("steps_total"))
                     _promote_the_first(self.run)
 
         self.patiently(deed)

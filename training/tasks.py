@@ -6,18 +6,40 @@ start it twice.
 
 from __future__ import annotations
 
+import threading
+
 from celery import shared_task
 from celery.signals import worker_shutting_down
+from django.conf import settings
 
 from training import supervising
 from training.hints import send_hint
+from training.models import Run, RunState
+
+hands = threading.BoundedSemaphore(settings.RUNS_AT_ONCE)
 
 
 @shared_task(name="training.tasks.run_hint", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def run_hint(run_id: int) -> None:
-    """Claim the run, if it still waits, and see it to its end."""
-    if supervising.supervise(run_id) is supervising.Outcome.QUEUED_AGAIN:
-        send_hint(run_id)
+    """Claim the run, if it still waits, and see it to its end.
+
+    A worker that has its hands full lets the hint go: the run waits in its row, and
+    whoever is done with a run asks for the one that has waited longest.
+    """
+    if not hands.acquire(blocking=False):
+        return
+    try:
+        outcome = supervising.supervise(run_id)
+    finally:
+        hands.release()
+    if outcome is None:
+        return
+    waiting = Run.objects.filter(state=RunState.QUEUED)
+    if outcome is supervising.Outcome.LEFT_FOR_LATER:
+        waiting = waiting.exclude(pk=run_id)  # the reconciler comes back to it
+    oldest = waiting.order_by("created_at", "pk").first()
+    if oldest is not None:
+        send_hint(oldest.pk)
 
 
 @shared_task(name="training.tasks.reconcile", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]

@@ -270,17 +270,26 @@ def test_the_run_directory_says_all_the_program_needs(project):
     assert document["resume"] is None
 
 
-@pytest.mark.django_db(transaction=True)
-def test_the_task_hints_again_when_a_run_is_queued_again(project, sent, monkeypatch):
-    run = start(project)
-    sent.clear()
+def test_a_worker_done_with_a_run_asks_for_the_one_that_waited_longest(
+    project, sent, monkeypatch
+):
+    first, second = make_run(project=project), make_run(project=project)
     outcomes = iter(
         [Outcome.QUEUED_AGAIN, Outcome.LEFT_FOR_LATER, Outcome.FINISHED, None]
     )
     monkeypatch.setattr(supervising, "supervise", lambda pk: next(outcomes))
     for _ in range(4):
-        tasks.run_hint(run.pk)
-    assert [args for _, args, _ in sent] == [[run.pk]]
+        tasks.run_hint(first.pk)
+    assert [args for _, args, _ in sent] == [[first.pk], [second.pk], [first.pk]]
+
+
+def test_a_worker_with_its_hands_full_leaves_a_run_waiting(project, monkeypatch):
+    run = make_run(project=project)
+    monkeypatch.setattr(tasks, "hands", threading.BoundedSemaphore(1))
+    tasks.hands.acquire()
+    tasks.run_hint(run.pk)
+    run.refresh_from_db()
+    assert run.state == "queued"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -1,0 +1,114 @@
+"""The engine's own programs, supervised: tiny models, a few steps, real files."""
+
+import threading
+
+import pytest
+from django.db import connection
+
+from actions.demo import generate
+from annotation.interchange import save_sample
+from annotation.models import Pair, Slot
+from tests.cast import make_project
+from tests.training.conftest import wait_until
+from training import launching, supervising
+from training.models import Metric, Run
+from training.supervising import Outcome, Timing
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
+
+MICRO = {
+    "steps": 12,
+    "conversations_per_step": 2,
+    "width": 16,
+    "layers": 1,
+    "heads": 1,
+    "vocabulary": 512,
+    "checkpoint_every": 4,
+    "evaluate_every": 3,
+    "evaluate_turns": 2,
+    "device": "cpu",
+    "precision": "fp32",
+    "threads": 1,
+}
+TIMING = Timing(poll=0.1, beat=0.2, grace=30)
+
+
+@pytest.fixture
+def project():
+    project = make_project(overlap=1)
+    documents = [
+        *generate(seed=1, count=6),
+        *generate(seed=1, count=2, split="held-out"),
+    ]
+    for document in documents:
+        save_sample(
+            project=project, document={**document, "status": "approved"}, author=None
+        )
+    return project
+
+
+def run_through(project, kind, recipe, **inputs):
+    run = launching.start_run(
+        project=project, kind=kind, recipe=recipe, inputs=inputs, user=None
+    )
+    outcome = supervising.supervise(run.pk, timing=TIMING)
+    run.refresh_from_db()
+    assert outcome is Outcome.FINISHED, f"{run.error}\n{run.log_tail}"
+    return run
+
+
+def test_sft_then_draw_then_evaluate(project):
+    sft = run_through(project, "sft", MICRO)
+    assert {4, 8, 12} <= {c.step for c in sft.checkpoints.all()}
+    assert Metric.objects.filter(run=sft, name="loss").exists()
+    policy = launching.current_policy(project)
+    assert policy == sft.checkpoints.get(is_final=True)
+
+    draw = run_through(
+        project,
+        "draw",
+        {"turns": 2, "responses_per_turn": 2, "max_new_tokens": 12, "threads": 1},
+        policy=policy,
+    )
+    assert draw.result["received"]["current"]["responses"] == 4
+    assert Pair.objects.filter(project=project).exists()
+    assert Slot.objects.count() == draw.result["received"]["current"]["slots"]
+
+    evaluate = run_through(
+        project,
+        "evaluate",
+        {"max_new_tokens": 12, "resamples": 100, "threads": 1},
+        policy=policy,
+    )
+    assert 0 <= evaluate.result["policies"]["policy"]["format_valid"]["value"] <= 1
+
+
+def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
+    run = launching.start_run(
+        project=project,
+        kind="sft",
+        recipe={**MICRO, "steps": 4000},
+        inputs={},
+        user=None,
+    )
+
+    def work():
+        try:
+            supervising.supervise(run.pk, timing=TIMING)
+        finally:
+            connection.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 4, seconds=120)
+    launching.stop_run(run=run, user=None)
+    worker.join(60)
+    run.refresh_from_db()
+    assert run.state == "stopped", f"{run.error}\n{run.log_tail}"
+    kept = run.checkpoints.order_by("-step").first().step
+    Run.objects.filter(pk=run.pk).update(recipe={**run.recipe, "steps": kept + 1})
+    launching.resume_run(run=run, user=None)
+    assert supervising.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
+    run.refresh_from_db()
+    assert run.step == kept + 1
+    assert f"Resumed from checkpoint {kept}." in [n.message for n in run.notes.all()]
