@@ -38,13 +38,16 @@ def lint() -> Iterator[tuple[str, list[str]]]:
 def tests() -> Iterator[tuple[str, list[str]]]:
     yield (
         "pytest",
-        # The slow tests are left to `pytest -m slow` only where they need a GPU.
-        [f"{BIN}/pytest", "-n", "2", "-m", "not gpu and not browser"],
+        [
+            *(f"{BIN}/pytest", "-n", "2", "--dist", "worksteal", "--durations", "12"),
+            *("-m", "not gpu and not browser"),  # the slow ones too
+        ],
     )
 
 
 def main(parts: list[str]) -> int:
     home = Path(tempfile.mkdtemp(prefix="concord-checks-", dir="/tmp"))
+    home.chmod(0o711)  # root's Postgres runs as another user
     state = engines.State(home, throwaway=True)
     # The tests start servers of their own; the checks need them only for migrations.
     environment = {**os.environ, "SECRET_KEY": "for-checks-only"}

@@ -77,9 +77,10 @@ class State:
         return f"unix://{quote(str(self.sockets / VALKEY_SOCKET))}?db=0"
 
     def make(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        # Root's Postgres runs as another user and has to pass through.
-        self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        if not self.home.exists():
+            self.home.mkdir(parents=True, exist_ok=True)
+            # Root's Postgres runs as another user and has to pass through.
+            self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
         self.logs.mkdir(exist_ok=True)
 
     def private_place(self) -> Path:

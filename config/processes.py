@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,8 +53,6 @@ class Command:
 def start(command: Command, *, log: Path, cwd: Path) -> subprocess.Popen[bytes]:
     """Start the command in its own session, output appended to the log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
     account = command.account
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -107,6 +106,17 @@ def how_it_ended(status: int) -> str:
         return f"signal {signal.Signals(-status).name}"
     except ValueError:
         return f"signal {-status}"
+
+
+def trim(log: Path) -> None:
+    """Put a log aside as `.log.1` when it has grown large, while it is written.
+
+    The writer appends, so it goes on at the beginning of the emptied file; what it
+    writes between copying and emptying is lost.
+    """
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
 
 
 def tail(log: Path, lines: int = 5) -> list[str]:

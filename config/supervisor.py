@@ -61,6 +61,7 @@ class Supervisor:
         self.record = processes.Record(state.home / "children.json")
         self.children: list[Child] = []
         self.asked_to_stop = False
+        self.logs_due = 0.0
         self.environment = dict(os.environ)
         self.listener: socket.socket | None = None
         self._wake_in, self._wake_out = os.pipe()
@@ -353,6 +354,10 @@ class Supervisor:
     def _watch(self, seconds: float = 1.0) -> None:
         """Start what is due, then sleep until a child dies or a signal comes."""
         now = time.monotonic()
+        if now >= self.logs_due:
+            self.logs_due = now + 60
+            for child in self.children:
+                processes.trim(self._log(child.name))
         for child in self.children:
             if child.process is not None and child.process.poll() is not None:
                 self._note_death(child, child.process, now)

@@ -21,9 +21,16 @@ from tests.config.site import Site, alive, family
 pytestmark = pytest.mark.slow
 
 
+def make_state() -> State:
+    """A state directory that root's Postgres can reach; with a space in its name."""
+    home = Path(tempfile.mkdtemp(prefix="concord up-", dir="/tmp"))
+    home.chmod(0o711)
+    return State(home)
+
+
 @pytest.fixture(scope="module")
 def state():
-    state = State(Path(tempfile.mkdtemp(prefix="concord-up-", dir="/tmp")))
+    state = make_state()
     yield state
     state.remove()
 
@@ -38,7 +45,7 @@ def site(state):
 @pytest.fixture(scope="module")
 def second_state():
     """A state directory for the tests that end their supervisor, already prepared."""
-    state = State(Path(tempfile.mkdtemp(prefix="concord-up-", dir="/tmp")))
+    state = make_state()
     with Site(state, CONCORD_DEMO="0") as site:
         site.started()
     yield state
@@ -84,7 +91,7 @@ def test_a_second_start_reuses_everything(second_state):
 
 
 def test_the_first_start_shows_sign_ins_that_work_and_stores_no_password():
-    state = State(Path(tempfile.mkdtemp(prefix="concord-up-", dir="/tmp")))
+    state = make_state()
     try:
         with Site(state) as site:
             site.started()
