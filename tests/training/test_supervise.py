@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from tests.cast import make_user
@@ -180,8 +180,6 @@ def test_stop_writes_a_checkpoint_and_resume_goes_on_from_it():
 
 
 def supervise_in_thread(pk, steps, *extra):
-    from django.db import connection
-
     try:
         supervising.supervise(pk, command=tiny("--steps", steps, *extra), timing=QUICK)
     finally:
@@ -435,6 +433,24 @@ def test_reconcile_stops_a_run_whose_worker_vanished_while_stopping():
     run.refresh_from_db()
     assert run.state == "stopped"
     assert notes(run) == ["gpu-1:7 vanished while the run was stopping."]
+
+
+def test_a_run_outlives_the_loss_of_every_database_connection():
+    run = make_run()
+    worker = start_worker(run, tiny("--steps", 120))
+    for step in (10, 40):
+        wait_until(lambda step=step: Run.objects.get(pk=run.pk).step >= step)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            assert cursor.fetchone()[0] > 0
+    out, err = worker.communicate(timeout=60)
+    assert out.split("\n")[1] == "finished", err
+    run.refresh_from_db()
+    assert (run.attempts, run.step) == (1, 120)
+    assert Metric.objects.filter(run=run, name="loss").count() == 120
 
 
 def test_a_short_lease_is_renewed_while_the_run_is_held():
