@@ -27,7 +27,8 @@ ENOUGH_SHARED = 0.45
 
 Tone = Literal["", "yes", "no"]
 
-_WORD = re.compile(r"\s*(?:\w+(?:['’.,:-]\w+)*|[^\w\s])")
+# Blanks belong to the word after them, so that cutting loses no character.
+_WORD = re.compile(r"\s*(?:\w+(?:['’.,:-]\w+)*|[^\w\s])|\s+\Z")
 
 
 @dataclass(frozen=True)

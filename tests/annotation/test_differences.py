@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actions.tags import TAGS
@@ -103,6 +103,8 @@ def test_texts_over_the_limit_are_shown_whole_and_unmarked():
     assert len(left.pieces) == 1
 
 
+@settings(max_examples=500)
+@example("a b", "a c \n")
 @given(st.text(), st.text())
 def test_comparing_loses_no_character(label, sampled):
     left, right, _ = compare_words(label, sampled)
