@@ -103,7 +103,7 @@ def test_texts_over_the_limit_are_shown_whole_and_unmarked():
     assert len(left.pieces) == 1
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @example("a b", "a c \n")
 @given(st.text(), st.text())
 def test_comparing_loses_no_character(label, sampled):
