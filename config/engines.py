@@ -36,6 +36,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 SOCKET_PATH_BYTES = 107  # sun_path on Linux, without the closing zero byte
 POSTGRES_SOCKET = ".s.PGSQL.5432"
 VALKEY_SOCKET = "valkey.sock"
+LINUX = sys.platform == "linux"
 DATABASE = ROLE = "concord"
 # Tests throw their cluster away, so they may skip every wait for the disk.
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -282,6 +283,7 @@ class Postgres:
                 *("--builtin-locale", "C.UTF-8"),
                 *("--locale", "C"),
                 *(["--no-sync"] if self.state.throwaway else []),
+                *(["--sync-method", "syncfs"] if LINUX else []),
             ],
             env=self._environment(),
             user=self.account.uid if self.account else None,
@@ -326,6 +328,8 @@ class Postgres:
             "unix_socket_permissions": "0700",
             "max_connections": "200",
             "log_line_prefix": "%m [%p] ",
+            # After a crash one call flushes all files; one by one takes seconds.
+            **({"recovery_init_sync_method": "syncfs"} if LINUX else {}),
             **(NOT_DURABLE if self.state.throwaway else {}),
         }
         return Command(
