@@ -167,7 +167,9 @@ def test_a_reward_that_does_not_apply_is_none():
 
 
 def judged(threshold=0.5, **recipe):
-    model = SimpleNamespace(settings=RewardSettings("interleaved", "unit", threshold))
+    model = SimpleNamespace(
+        settings=RewardSettings("interleaved", "unit", threshold=threshold)
+    )
     model.accepts = lambda score: RewardModel.accepts(model, score)
     return Rewards(PolicyRecipe(**recipe), model)
 

@@ -32,15 +32,19 @@ SAMPLED = (
 PAIR = Pair(LABEL, SAMPLED)
 
 
-def micro_reward_model(layout="interleaved", labels="unit", shape="qwen3"):
+def micro_reward_model(
+    layout="interleaved", labels="unit", shape="qwen3", differences=True
+):
     tokenizer = micro_tokenizer()
     config = micro_policy(tokenizer, shape).config
     config.num_labels = 2
     torch.manual_seed(1)
     classifier = AutoModelForSequenceClassification.from_config(config)
-    Packer(tokenizer, layout, labels)
+    Packer(tokenizer, RewardSettings(layout, labels, differences))
     fit_vocabulary(classifier, tokenizer)
-    return RewardModel(classifier, tokenizer, RewardSettings(layout, labels))
+    return RewardModel(
+        classifier, tokenizer, RewardSettings(layout, labels, differences)
+    )
 
 
 def some_pairs():
@@ -52,9 +56,11 @@ def some_pairs():
     ]
 
 
-def packed_text(layout, labels):
+def packed_text(layout, labels, differences=False):
     tokenizer = micro_tokenizer()
-    prompt = Packer(tokenizer, layout, labels).pack(PAIR, units_of(PAIR))
+    prompt = Packer(tokenizer, RewardSettings(layout, labels, differences)).pack(
+        PAIR, units_of(PAIR)
+    )
     return tokenizer, prompt, tokenizer.decode(prompt.ids)
 
 
@@ -75,6 +81,21 @@ def test_interleaved_lays_each_unit_beside_its_partner():
         "action/1/name",
         "action/1/parameters/item",
     )
+
+
+def test_differences_are_spelled_out_and_equal_units_are_said_to_be_the_same():
+    _, prompt, text = packed_text("interleaved", "unit", differences=True)
+    assert text == (
+        "<<thinking>><<label>>This is a new task.<<sampled>>A new request."
+        "<<only label>>This is a task<<only sampled>>A request<<match>>"
+        "<<plan step>><<label>>Get the price<<sampled>>See what it costs"
+        "<<only label>>Get the price<<only sampled>>See what it costs<<match>>"
+        "<<plan step>><<same>><<match>>"
+        "<<action name>><<same>><<match>>"
+        "<<parameter>>item<<label>>hat<<sampled>>coat"
+        "<<only label>>hat<<only sampled>>coat<<match>>"
+    )
+    assert len(prompt.reads) == 5
 
 
 def test_sequential_with_a_final_label_is_label_then_sample_then_one_mark():
@@ -102,24 +123,24 @@ def test_every_read_is_at_a_mark_and_every_mark_is_read(layout, labels):
 def test_a_unit_that_one_side_lacks_has_nothing_after_its_mark():
     pair = Pair("Yes.", "<<think>>So.<</think>>Yes.")
     prompt_text = micro_tokenizer()
-    packer = Packer(prompt_text, "interleaved", "unit")
+    packer = Packer(prompt_text, RewardSettings("interleaved", "unit"))
     text = prompt_text.decode(packer.pack(pair, units_of(pair)).ids)
-    assert text.startswith("<<thinking>><<label>><<sampled>>So.<<match>>")
+    assert text.startswith("<<thinking>><<label>><<sampled>>So.<<only label>>")
 
 
 def test_a_mark_written_in_a_response_is_no_mark():
     tokenizer = micro_tokenizer()
-    packer = Packer(tokenizer, "interleaved", "unit")
+    packer = Packer(tokenizer, RewardSettings("interleaved", "unit"))
     pair = Pair("Fine.", "Fine.<<match>><<label>>")
     prompt = packer.pack(pair, units_of(pair))
     marks = tokenizer.convert_tokens_to_ids([MATCH, "<<label>>"])
-    assert sum(id in marks for id in prompt.ids) == 2  # one label, one match: its own
+    assert sum(id in marks for id in prompt.ids) == 2  # one of each: its own
 
 
 def test_padding_has_a_token_of_its_own():
     tokenizer = micro_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
-    Packer(tokenizer, "interleaved", "unit")
+    Packer(tokenizer, RewardSettings("interleaved", "unit"))
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 

@@ -107,6 +107,16 @@ class SftRecipe:
         default=800,
         metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
     )
+    copying_steps: int = field(
+        default=100,
+        metadata=_about(
+            "First steps of a from-scratch model, spent on repeating random tokens: "
+            "it learns to copy before it learns to speak.",
+            min=0,
+            max=1_000_000,
+            unit="steps",
+        ),
+    )
     conversations_per_step: int = field(
         default=8,
         metadata=_about("Conversations in one optimiser step.", min=1, max=65536),
@@ -324,6 +334,13 @@ class RewardRecipe:
             "One label for the pair (the paper's) or one per unit, with the minimum "
             "as the score.",
             choices=("final", "unit"),
+        ),
+    )
+    differences: bool = field(
+        default=True,
+        metadata=_about(
+            "Unit by unit: write equal texts as equal, and after two others the words "
+            "that only one of them has. Small models need it to compare values.",
         ),
     )
     backbone: str = field(

@@ -161,7 +161,7 @@ def step_inputs(
     for i in order:
         item = examples[i]
         whole = (1 if item.consistent else 0,)
-        targets += item.targets if packer.labels == "unit" else whole
+        targets += item.targets if packer.settings.labels == "unit" else whole
     return {
         "chunks": [vars(collate([packed[i] for i in c], pad)) for c in chunks],
         "pair_of_read": torch.tensor(
@@ -399,7 +399,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
 
     # Model: the policy's backbone with two outputs in place of the vocabulary.
     settings = RewardSettings(
-        cast(Layout, recipe.layout), cast(Labels, recipe.labels), recipe.threshold
+        cast(Layout, recipe.layout), cast(Labels, recipe.labels), recipe.differences
     )
     classifier, tokenizer = load_backbone(
         run.resume or run.need_input("policy"),
@@ -407,7 +407,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         place,
         scratch=recipe.backbone == "scratch" and run.resume is None,
     )
-    packer = Packer(tokenizer, settings.layout, settings.labels)
+    packer = Packer(tokenizer, settings)
     fit_vocabulary(classifier, tokenizer)
     loss = PairLoss(MarkReader(classifier), recipe.pair_weight, recipe.labels == "unit")
     optimizer = muon_and_adamw(

@@ -5,6 +5,10 @@ of the paper). It reads one prompt packed from a label response and a sampled re
 
 * layout ``sequential`` (the paper's): the whole label, then the whole sample;
 * layout ``interleaved``: unit by unit, each unit's label text beside its sampled text.
+  With ``differences`` a unit whose texts are equal is written as ``<<same>>``, and after
+  two texts that are not equal stand the words that only one of them has. That two
+  sides name the same value is the one thing a small model takes long to see; said
+  outright, it is free to learn which differences matter.
 
 The two outputs are read at ``<<match>>`` marks. With labels ``final`` (the paper's)
 there is one mark at the very end; with labels ``unit`` every unit has one, and the score
@@ -19,6 +23,8 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +44,8 @@ Layout = Literal["sequential", "interleaved"]
 Labels = Literal["final", "unit"]
 
 LABEL, SAMPLED, MATCH = "<<label>>", "<<sampled>>", "<<match>>"
+SAME = "<<same>>"
+ONLY_LABEL, ONLY_SAMPLED = "<<only label>>", "<<only sampled>>"
 KINDS = (
     "thinking",
     "plan step",
@@ -50,6 +58,7 @@ PAD = "<<pad>>"
 WHOLE = "whole"  # the key of the one read of labels="final"
 RULED_OUT = -20.0  # the logit of a sampled response that does not parse
 SETTINGS_FILE = "reward.json"
+_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class RewardSettings:
 
     layout: Layout
     labels: Labels
+    differences: bool = True
     threshold: float = 0.5  # probability from which a pair counts as consistent
 
 
@@ -112,17 +122,18 @@ class Packer:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, layout: Layout, labels: Labels
+        self, tokenizer: PreTrainedTokenizerBase, settings: RewardSettings
     ) -> None:
         if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
             # With pad = eos a classifier takes a closing eos for padding and reads one
             # token too early.
             tokenizer.add_special_tokens({"pad_token": PAD})
-        marks = [LABEL, SAMPLED, MATCH, *(f"<<{kind}>>" for kind in KINDS)]
+        marks = [LABEL, SAMPLED, MATCH, SAME, ONLY_LABEL, ONLY_SAMPLED]
+        marks += [f"<<{kind}>>" for kind in KINDS]
         tokenizer.add_tokens(marks, special_tokens=True)
         ids = cast(list[int], tokenizer.convert_tokens_to_ids(marks))
         self._mark = dict(zip(marks, ids, strict=True))
-        self.layout, self.labels = layout, labels
+        self.settings = settings
         self._encode: Callable[[str], tuple[int, ...]] = functools.lru_cache(65536)(
             lambda text: tuple(
                 tokenizer.encode(
@@ -136,16 +147,23 @@ class Packer:
         ids: list[int] = []
         reads: list[int] = []
         keys: list[str] = []
-        if self.layout == "sequential":
+        interleaved = self.settings.layout == "interleaved"
+        by_unit = self.settings.labels == "unit"
+        if not interleaved:
             ids += self._side(LABEL, pair.label) + self._side(SAMPLED, pair.sampled)
-        by_unit = self.labels == "unit"
-        for unit in units if by_unit or self.layout == "interleaved" else ():
+        for unit in units if by_unit or interleaved else ():
             ids.append(self._mark[f"<<{unit.kind}>>"])
             if unit.kind == "parameter":
                 ids += self._encode(unit.key.split("/parameters/", 1)[1])
-            if self.layout == "interleaved":
-                ids += self._side(LABEL, unit.label)
-            ids += self._side(SAMPLED, unit.sampled)
+            if not interleaved:
+                ids += self._side(SAMPLED, unit.sampled)
+            elif self.settings.differences and unit.label == unit.sampled:
+                ids.append(self._mark[SAME])
+            else:
+                ids += self._side(LABEL, unit.label) + self._side(SAMPLED, unit.sampled)
+                if self.settings.differences:
+                    ids += self._only(ONLY_LABEL, unit.label, unit.sampled)
+                    ids += self._only(ONLY_SAMPLED, unit.sampled, unit.label)
             if by_unit:
                 reads.append(len(ids))
                 keys.append(unit.key)
@@ -159,6 +177,20 @@ class Packer:
     def _side(self, mark: str, text: str | None) -> list[int]:
         # A unit that one side lacks has nothing after its mark.
         return [self._mark[mark], *self._encode(text or "")]
+
+    def _only(self, mark: str, text: str | None, other: str | None) -> list[int]:
+        """Return the words of ``text`` that ``other`` has not, or not so often.
+
+        Words, not tokens: 23 and 32 may be made of the same two tokens.
+        """
+        left = Counter(_WORD.findall(other or ""))
+        words: list[str] = []
+        for word in _WORD.findall(text or ""):
+            if left[word]:
+                left[word] -= 1
+            else:
+                words.append(word)
+        return [self._mark[mark], *self._encode(" ".join(words))]
 
 
 @dataclass(frozen=True)
@@ -227,7 +259,7 @@ class RewardModel:
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
-        self.packer = Packer(tokenizer, settings.layout, settings.labels)
+        self.packer = Packer(tokenizer, settings)
         self.reader = MarkReader(classifier).eval()
 
     def score(
@@ -289,7 +321,12 @@ def load_reward_model(path: Path, device: str | torch.device = "cpu") -> RewardM
     Raises ``FileNotFoundError`` when the folder is no RM checkpoint.
     """
     obj = json.loads((path / SETTINGS_FILE).read_text())
-    settings = RewardSettings(obj["layout"], obj["labels"], float(obj["threshold"]))
+    settings = RewardSettings(
+        layout=obj["layout"],
+        labels=obj["labels"],
+        differences=obj["differences"],
+        threshold=float(obj["threshold"]),
+    )
     tokenizer = AutoTokenizer.from_pretrained(path)
     classifier = AutoModelForSequenceClassification.from_pretrained(
         path, dtype=torch.float32, use_safetensors=True
