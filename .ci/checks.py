@@ -32,7 +32,7 @@ def lint() -> Iterator[tuple[str, list[str]]]:
     yield "mypy", [f"{BIN}/mypy"]
     makemigrations = [PYTHON, "manage.py", "makemigrations", "--check", "--dry-run"]
     yield "migrations", makemigrations
-    yield "deploy check", [PYTHON, "manage.py", "check", "--fail-level", "WARNING"]
+    yield "django check", [PYTHON, "manage.py", "check", "--fail-level", "WARNING"]
 
 
 def tests() -> Iterator[tuple[str, list[str]]]:

@@ -15,6 +15,9 @@ from config import engines, processes
 from config.engines import BASE_DIR, EngineError, State
 from tests.config.site import clean_environment
 
+# Many starts of both engines: ten seconds and more on a busy machine.
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root's special case")
 
 
