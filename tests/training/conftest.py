@@ -87,6 +87,7 @@ def start_worker(run, command=(), **timing):
             **database
         ).replace(":@", "@"),
         "CONCORD_DATA_DIR": str(settings.DATA_DIR),
+        "PGAPPNAME": "supervise_once",
     }
     timing = {"poll": 0.02, "lease": 30, "beat": 0.1, "grace": 3} | timing
     return subprocess.Popen(

@@ -435,7 +435,7 @@ def test_reconcile_stops_a_run_whose_worker_vanished_while_stopping():
     assert notes(run) == ["gpu-1:7 vanished while the run was stopping."]
 
 
-def test_a_run_outlives_the_loss_of_every_database_connection():
+def test_a_run_outlives_the_loss_of_its_worker_s_database_connections():
     run = make_run()
     worker = start_worker(run, tiny("--steps", 120))
     for step in (10, 40):
@@ -443,7 +443,7 @@ def test_a_run_outlives_the_loss_of_every_database_connection():
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                "WHERE application_name = 'supervise_once'"
             )
             assert cursor.fetchone()[0] > 0
     out, err = worker.communicate(timeout=60)
