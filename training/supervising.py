@@ -80,7 +80,7 @@ class Timing:
     """Seconds. ``beat`` renews the lease; ``grace`` lies between SIGTERM and SIGKILL."""
 
     poll: float = 0.5
-    lease: float = 60.0
+    lease: float = 30.0
     beat: float = 2.0
     grace: float = 60.0
     hint_again: float = 30.0
