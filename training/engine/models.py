@@ -20,6 +20,8 @@ from transformers import (
 from training.engine.conversations import ChatFrame
 from training.engine.tokens import add_tags, load_tokenizer
 
+SHARPNESS = 1.7
+
 
 class PlaceSettings(Protocol):
     """The settings every recipe has about where and how to compute."""
@@ -67,6 +69,9 @@ def build_small_model(
     """Return a Qwen3-shaped model (QK-norm, tied embeddings) with random weights.
 
     The normed queries and keys are what lets so small a model train at Muon's rates.
+    Norms of length √d limit attention scores to √d, which with narrow heads is too flat
+    to pick one token out of hundreds; starting the norms' gains at ``SHARPNESS`` lets
+    copying heads form at once.
     """
     if width % (2 * heads):
         raise ValueError(f"width {width} is not a multiple of twice the {heads} heads")
@@ -85,7 +90,12 @@ def build_small_model(
         bos_token_id=None,
         dtype="float32",
     )
-    return Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                parameter.fill_(SHARPNESS)
+    return model
 
 
 def load_policy(
