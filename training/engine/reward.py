@@ -513,12 +513,13 @@ def load_backbone(
     tokenizer = load_tokenizer(str(path))
     add_tags(tokenizer)
     if scratch:
-        config = build_small_model(
+        small = build_small_model(
             tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads
-        ).config
-        config.num_labels = 2
+        )
+        small.config.num_labels = 2
         build = AutoModelForSequenceClassification.from_config
-        classifier = build(config)  # type: ignore[no-untyped-call]
+        classifier = build(small.config)  # type: ignore[no-untyped-call]
+        classifier.base_model.load_state_dict(small.base_model.state_dict())
     else:
         classifier = AutoModelForSequenceClassification.from_pretrained(
             str(path),
