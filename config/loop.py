@@ -1,0 +1,550 @@
+"""The whole loop, headless, in one command: ``make loop`` (see README).
+
+Write → SFT → draw → judge → reward → policy → evaluate → promote → draw again, in a
+state directory of its own. A scripted trainer starts every run from the pages, and
+scripted labelers judge every pair on the Judge page: the same addresses, forms and
+checks as for people.
+
+On the demo data the labelers answer by the demo's oracle (the verdict and the units that
+differ). On other data nobody knows the truth, so they accept what the page proposes from
+the alignment: that exercises every stage and teaches the reward model no more than the
+alignment knows; the report says so.
+
+Exit status: 0, every stage ran and, on the demo data, the reward model passed its gate
+(balanced quads >= 0.9, bad answers caught >= 0.85) and what was promoted is not worse
+than the policy after supervised fine-tuning; 1, a stage failed; 2, every stage ran but
+one of those does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import engines
+from config.browsing import Browser, PageError
+from config.engines import BASE_DIR, State
+
+if TYPE_CHECKING:
+    from annotation.models import Project
+    from training.models import Checkpoint, Run
+
+LABELERS = ("lena", "luis")
+QUADS_GATE, CAUGHT_GATE = 0.9, 0.85
+LEAST_PAIRS = 300
+# What differs from the recipes' defaults, which are the demo's.
+DEMO: dict[str, dict[str, object]] = {
+    "sft": {},
+    "draw": {"turns": 160, "responses_per_turn": 4},
+    "reward": {},
+    "policy": {},
+    "evaluate": {},
+}
+# Real conversations: thousands of tokens each, and a model far too small for them. The
+# runs are short because what they show is that nothing is lost on the way.
+OTHER: dict[str, dict[str, object]] = {
+    "sft": {"steps": 30, "conversations_per_step": 2, "evaluate_turns": 4},
+    "draw": {"turns": 24, "responses_per_turn": 2, "max_new_tokens": 48},
+    "reward": {"steps": 20, "pairs_per_step": 8, "evaluate_turns": 12},
+    "policy": {
+        "steps": 2,
+        "prompts_per_step": 2,
+        "responses_per_prompt": 4,
+        "max_new_tokens": 48,
+        "held_out_samples": 2,
+        "gate_override": "conversations without facts: the stages are shown, no gate",
+    },
+    "evaluate": {"samples": 4, "max_new_tokens": 48},
+}
+
+
+class StageFailedError(Exception):
+    """A stage did not end as it should; the message says which and why."""
+
+
+@dataclass
+class Report:
+    """What the last page of output is made of."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    judged: Counter[str] = field(default_factory=Counter)
+    pairs: int = 0
+    runs: dict[str, Run] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        say(f"{name} …")
+        start = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - start
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)  # noqa: T201
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the whole loop, headless.")
+    parser.add_argument("--data", help="folder with conversations.jsonl and tools.json")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    folder = Path(options.data).resolve() if options.data else None
+    if folder and not (folder / "conversations.jsonl").is_file():
+        say(f"DATA: expected conversations.jsonl in {folder}, found none")
+        return 1
+    state = State(BASE_DIR / ".concord" / "loop")
+    try:
+        with site(state) as origin:
+            return loop(origin, folder, options.seed)
+    except (StageFailedError, PageError, engines.EngineError) as error:
+        say(f"failed: {error}")
+        return 1
+
+
+@contextlib.contextmanager
+def site(state: State) -> Iterator[str]:
+    """Run the whole product on a fresh state directory; yield its address."""
+    state.remove()
+    state.make()
+    environment = {
+        **os.environ,
+        "CONCORD_STATE_DIR": str(state.home),
+        "CONCORD_DEMO": "0",
+        "PORT": "0",
+    }
+    log = state.home / "supervisor.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "config.supervisor"],
+            cwd=BASE_DIR,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        origin = ""
+        for _ in range(1200):
+            if process.poll() is not None:
+                raise StageFailedError(f"the site did not start:\n{log.read_text()}")
+            for line in log.read_text().splitlines():
+                if "running at http" in line:
+                    origin = line.split("running at ", 1)[1].split()[0]
+            if origin:
+                break
+            time.sleep(0.1)
+        else:
+            raise StageFailedError(f"the site did not start in time (log: {log})")
+        os.environ.update(engines.urls(state, engines.embedded(state)))
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+        import django
+
+        django.setup()
+        yield origin
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+# --- the loop ------------------------------------------------------------------------
+
+
+def loop(origin: str, folder: Path | None, seed: int) -> int:
+    recipes = OTHER if folder else DEMO
+    report = Report()
+    start = time.monotonic()
+    with report.stage("write"):
+        project, passwords = set_up(folder, seed)
+    tara = Trainer(origin, project, passwords["tara"], recipes, seed)
+    with report.stage("sft"):
+        sft = tara.run("sft", report)
+        policy = last_checkpoint(sft)
+    checkpoints = list(sft.checkpoints.order_by("step"))
+    base = checkpoints[0] if checkpoints[0].step == 0 else None
+    earlier = [c for c in checkpoints if 0 < c.step < policy.step]
+    with report.stage("draw"):
+        # An earlier checkpoint's mistakes are others: the reward model needs both.
+        tara.run(
+            "draw", report, policy=policy, initial=earlier[-1] if earlier else None
+        )
+    with report.stage("judge"):
+        judge(origin, project, passwords, report)
+        report.pairs = project.pairs.filter(judgments__isnull=False).distinct().count()
+    with report.stage("reward"):
+        reward = last_checkpoint(tara.run("reward", report, policy=policy))
+    with report.stage("policy"):
+        rl = tara.run("policy", report, policy=policy, initial=policy, reward=reward)
+        learned = last_checkpoint(rl)
+    with report.stage("evaluate"):
+        tara.run("evaluate", report, policy=learned, initial=policy, reward=reward)
+        if base is not None:
+            tara.run("evaluate", report, name="evaluate base", policy=base)
+    with report.stage("promote"):
+        promoted = tara.promote(learned)
+    with report.stage("draw again"):
+        tara.run("draw", report, name="draw again", policy=promoted, initial=None)
+    report.seconds["total"] = time.monotonic() - start
+    return conclude(report, promoted == learned, has_truth=folder is None)
+
+
+def set_up(folder: Path | None, seed: int) -> tuple[Project, dict[str, str]]:
+    """Make the project, its people and its approved samples; return the passwords."""
+    from django.contrib.auth import get_user_model
+
+    from annotation.models import Membership, Project
+
+    name = f"Loop {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    slug = f"loop-{time.time_ns()}"
+    project = Project.objects.create(name=name, slug=slug)
+    passwords = {}
+    for username, role in [
+        *((labeler, "labeler") for labeler in LABELERS),
+        ("tara", "trainer"),
+    ]:
+        user, _ = get_user_model().objects.get_or_create(username=username)
+        passwords[username] = secrets.token_urlsafe(12)
+        user.set_password(passwords[username])
+        user.save()
+        Membership.objects.create(project=project, user=user, role=role)
+    if folder is None:
+        import_demo(project, seed)
+    else:
+        import_folder(project, folder)
+    return project, passwords
+
+
+def import_demo(project: Project, seed: int) -> None:
+    from actions.demo import generate
+    from actions.demo.generator import Split
+    from annotation.interchange import import_file
+
+    splits: tuple[tuple[Split, int], ...] = (
+        ("", 3000),
+        ("held-out", 90),
+        ("held-out-unseen", 90),
+    )
+    for split, count in splits:
+        lines = (json.dumps(s) for s in generate(seed=seed, count=count, split=split))
+        imported = import_file(project=project, format="concord", lines=lines)
+        say(f"  {split or 'training'}: {imported}")
+
+
+def import_folder(project: Project, folder: Path) -> None:
+    """Import a folder of chats, every fifth conversation held out."""
+    from annotation.interchange import import_file
+
+    tools = folder / "tools.json"
+    with (folder / "conversations.jsonl").open() as file:
+        lines = [line for line in file if line.strip()]
+    for split, part in (
+        ("", [line for n, line in enumerate(lines) if n % 5]),
+        ("held-out", lines[::5]),
+    ):
+        imported = import_file(
+            project=project,
+            format="openai-chat",
+            lines=part,
+            tools=tools if tools.is_file() else None,
+            split=split,
+            status="approved",
+        )
+        say(f"  {split or 'training'}: {imported}")
+
+
+class Trainer:
+    """The scripted trainer: starts runs from their pages and waits for their end."""
+
+    def __init__(
+        self,
+        origin: str,
+        project: Project,
+        password: str,
+        recipes: dict[str, dict[str, object]],
+        seed: int,
+    ) -> None:
+        self.browser = Browser(origin)
+        self.browser.sign_in("tara", password)
+        self.project = project
+        self.recipes = recipes
+        self.seed = seed
+
+    def run(
+        self,
+        kind: str,
+        report: Report,
+        *,
+        name: str = "",
+        **inputs: Checkpoint | None,
+    ) -> Run:
+        from training.models import FINAL_STATES, Run
+
+        page = self.browser.get(f"/p/{self.project.slug}/runs/new/{kind}/")
+        form = page.form_with("recipe_seed")
+        chosen: dict[str, object] = {
+            role: checkpoint.pk if checkpoint else ""
+            for role, checkpoint in inputs.items()
+        }
+        for setting, value in {**self.recipes[kind], "seed": self.seed}.items():
+            # A box that is not ticked is not sent.
+            chosen[f"recipe_{setting}"] = None if value is False else value
+        page = self.browser.submit(page, form, **chosen)
+        if page.status != 200 or page.errors():
+            raise StageFailedError(f"{kind} did not start: {page.errors()}")
+        number = int(page.address.rstrip("/").rsplit("/", 1)[1])
+        while (run := Run.objects.get(pk=number)).state not in FINAL_STATES:
+            time.sleep(0.5)
+        if run.state != "finished":
+            raise StageFailedError(f"{kind}: run {run.pk} {run.state}: {run.error}")
+        report.runs[name or kind] = run
+        return run
+
+    def promote(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Promote from the checkpoint's page; return the project's current policy."""
+        from training.launching import current_policy
+
+        page = self.browser.get(f"/p/{self.project.slug}/checkpoints/{checkpoint.pk}/")
+        for form in page.forms():
+            if form.action.endswith("/promote/"):
+                self.browser.submit(page, form, reason="best by held-out truth")
+        current = current_policy(self.project)
+        if current is None:
+            raise StageFailedError("promote: the project has no current policy")
+        return current
+
+
+def last_checkpoint(run: Run) -> Checkpoint:
+    checkpoint = run.checkpoints.filter(is_final=True).first()
+    if checkpoint is None:
+        raise StageFailedError(f"run {run.pk} left no final checkpoint")
+    return checkpoint
+
+
+def judge(
+    origin: str, project: Project, passwords: dict[str, str], report: Report
+) -> None:
+    """Let the labelers judge side by side until the queue has nothing for either."""
+    failures: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            Labeler(origin, project, name, passwords[name]).work(report.judged)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=[name]) for name in LABELERS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise StageFailedError(f"judge: {failures[0]}") from failures[0]
+
+
+class Labeler:
+    """The scripted labeler: reads a Judge page, decides, sends the page's own form."""
+
+    def __init__(self, origin: str, project: Project, name: str, password: str) -> None:
+        self.browser = Browser(origin)
+        self.browser.sign_in(name, password)
+        self.address = f"/p/{project.slug}/judge/"
+
+    def work(self, judged: Counter[str]) -> None:
+        from annotation.models import Slot
+
+        page = self.browser.get(self.address)
+        while True:
+            try:
+                form = page.form_with("slot", "token")
+            except PageError:
+                if page.status != 200:
+                    raise
+                return
+            slot = Slot.objects.select_related("pair__turn").get(
+                pk=int(form.values["slot"][0])
+            )
+            proposed = form.values.get("units", [])
+            verdict, units = decide(slot, proposed)
+            page = self.browser.submit(
+                page,
+                form,
+                verdict=verdict,
+                units=units,
+                reasons=[],
+                order_confirmed="1",
+                seconds="1",
+            )
+            judged["consistent" if verdict else "not consistent"] += 1
+
+
+def decide(slot: Any, proposed: list[str]) -> tuple[int, list[str]]:
+    """Return the verdict and the units that differ: by the oracle, where there is one."""
+    from actions.demo import oracle
+    from annotation.interchange import turn_to_json
+
+    pair = slot.pair
+    if pair.turn.facts is None:
+        return (0, proposed) if proposed else (1, [])
+    found = oracle.judge(turn_to_json(pair.turn), pair.sampled_text)
+    return int(found.consistent), [] if found.consistent else [
+        key for key, matches in found.units.items() if not matches
+    ]
+
+
+# --- the report ----------------------------------------------------------------------
+
+ROWS = (
+    ("tasks_complete", "tasks complete (oracle)"),
+    ("turns_right", "turns right (oracle)"),
+    ("plan_order", "plan order exact"),
+    ("action_name", "action name exact"),
+    ("action_parameters", "action parameters exact"),
+    ("format_valid", "format valid"),
+    ("rm_consistent", "turns right (reward model)"),
+    ("rm_agreement", "reward model agrees with oracle"),
+)
+Figures = dict[str, Any]
+
+
+def conclude(report: Report, promoted_is_new: bool, has_truth: bool) -> int:
+    """Print the tables; return the exit status."""
+    measured = report.runs["evaluate"].result["evaluation"]
+    columns: dict[str, Figures] = {}
+    if base := report.runs.get("evaluate base"):
+        columns["base"] = base.result["evaluation"]["policies"]["policy"]
+    columns["SFT"] = measured["policies"]["initial"]
+    columns["RL"] = measured["policies"]["policy"]
+    promoted = "RL" if promoted_is_new else "SFT"
+    parts = measured.get("by_split", {})
+
+    print_policies("all held-out samples", columns)
+    for split, roles in sorted(parts.items()):
+        print_policies(split, {"SFT": roles["initial"], "RL": roles["policy"]})
+    print_reward_model(report.runs["reward"].result)
+    print_rl(report.runs["policy"].result)
+    again = report.runs["draw again"]
+    write()
+    write(f"drawn again: {again.result}")
+    write(f"judgments through the pages: {dict(report.judged)}")
+    write()
+    write(
+        "seconds per stage: "
+        + ", ".join(f"{name} {seconds:.0f}" for name, seconds in report.seconds.items())
+    )
+    return verdict(report, columns, promoted, has_truth)
+
+
+def print_policies(title: str, columns: dict[str, Figures]) -> None:
+    write()
+    write(f"{title:<34}" + "".join(f"{name:>24}" for name in columns))
+    for key, words in ROWS:
+        cells = [figure(column.get(key)) for column in columns.values()]
+        if any(cell != "-" for cell in cells):
+            write(f"{words:<34}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def print_reward_model(result: Figures) -> None:
+    write()
+    write("reward model, held out")
+    for key, words in (
+        ("quads/seen/accuracy", "balanced quads, seen orders"),
+        ("quads/unseen/accuracy", "balanced quads, unseen orders"),
+        ("judged/bad_caught", "bad answers caught"),
+        ("judged/good_accepted", "good answers accepted"),
+        ("judged/accuracy", "accuracy on judged pairs"),
+        ("judged/auc", "AUC on judged pairs"),
+        ("judged/ece", "calibration error"),
+        ("judged/count", "judged pairs in these"),
+    ):
+        if isinstance(result.get(key), int | float):
+            write(f"  {words:<32}{result[key]:>10.3f}")
+    kinds = sorted(
+        key.removeprefix("judged/recall/")
+        for key in result
+        if key.startswith("judged/recall/") and not key.endswith("/count")
+    )
+    for kind in kinds:
+        caught = result[f"judged/recall/{kind}"]
+        of = result.get(f"judged/recall/{kind}/count")
+        if caught is not None:
+            write(f"  recall, {kind:<24}{caught:>10.3f}  of {of}")
+
+
+def print_rl(result: Figures) -> None:
+    write()
+    write("RL on its own held-out set")
+    for key in (
+        "chosen_step",
+        "truth_at_start",
+        "truth",
+        "gain",
+        "gain/low",
+        "gain/high",
+    ):
+        if key in result:
+            write(f"  {key:<32}{result[key]!s:>10.10}")
+    for key in ("gate", "alarm", "stopped_because"):
+        if result.get(key):
+            write(f"  {key}: {result[key]}")
+
+
+def verdict(
+    report: Report, columns: dict[str, Figures], promoted: str, has_truth: bool
+) -> int:
+    """Print what holds and what does not; return the exit status."""
+    if not has_truth:
+        write()
+        write(
+            "No oracle for this data: every stage ran; nothing is claimed about gain."
+        )
+        return 0
+    reward = report.runs["reward"].result
+    before = columns["SFT"]["tasks_complete"]["value"]
+    after = columns[promoted]["tasks_complete"]["value"]
+    gain = columns["RL"]["tasks_complete"]["value"] - before
+    claims = {
+        f"at least {LEAST_PAIRS} pairs judged": report.pairs >= LEAST_PAIRS,
+        f"balanced quads >= {QUADS_GATE}": min(
+            reward.get("quads/seen/accuracy") or 0.0,
+            reward.get("quads/unseen/accuracy") or 0.0,
+        )
+        >= QUADS_GATE,
+        f"bad answers caught >= {CAUGHT_GATE}": (reward.get("judged/bad_caught") or 0.0)
+        >= CAUGHT_GATE,
+        f"what was promoted ({promoted}) is not worse than SFT": after >= before,
+    }
+    write()
+    for claim, holds in claims.items():
+        write(f"{'yes' if holds else 'NO ':<4} {claim}")
+    write(f"RL - SFT on tasks complete: {100 * gain:+.1f} points")
+    return 0 if all(claims.values()) else 2
+
+
+def figure(cell: Figures | None) -> str:
+    if not cell or cell.get("value") is None:
+        return "-"
+    if cell.get("low") is None:
+        return f"{cell['value']:.3f}"
+    return f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+def write(text: str = "") -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
