@@ -313,7 +313,7 @@ class RewardRecipe:
 
     seed: int = field(default=1, metadata=_SEED)
     steps: int = field(
-        default=600,
+        default=300,
         metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
     )
     pairs_per_step: int = field(
@@ -458,7 +458,7 @@ class RewardRecipe:
         ),
     )
     evaluate_every: int = field(
-        default=200,
+        default=100,
         metadata=_about("Steps between held-out figures.", min=1, max=1_000_000),
     )
     evaluate_turns: int = field(
@@ -471,7 +471,7 @@ class RewardRecipe:
         ),
     )
     checkpoint_every: int = field(
-        default=300,
+        default=100,
         metadata=_about("Steps between checkpoints.", min=1, max=1_000_000),
     )
     precision: str = field(default="bf16", metadata=_PRECISION)
