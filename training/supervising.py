@@ -379,8 +379,8 @@ class _Supervision:
         _write_whole(directory / "run.json", json.dumps(document, indent=1) + "\n")
         (directory / "stop").unlink(missing_ok=True)
         with transaction.atomic():
-            update_held(run, step=start, program_state="", error="")
-            run.program_state = run.error = ""
+            update_held(run, step=start, program_state="", error="", result={})
+            run.program_state, run.error, run.result = "", "", {}
             # What lies beyond the resumed step is done again, maybe otherwise.
             Metric.objects.filter(run=run, step__gt=start).delete()
             RunSample.objects.filter(run=run, step__gt=start).delete()
