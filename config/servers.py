@@ -23,7 +23,11 @@ def database_settings(url: str, *, pool_size: int) -> dict[str, Any]:
             allowed="postgresql://user:password@host:port/database",
         )
     options: dict[str, Any] = dict(parse_qsl(parts.query))
-    host = options.pop("host", "") or unquote(parts.hostname or "")
+    # Not parts.hostname where it is a path: that one is in lower case.
+    bare = unquote(parts.netloc.rpartition("@")[2])
+    host = options.pop("host", "") or (
+        bare.removesuffix(":") if bare.startswith("/") else parts.hostname or ""
+    )
     port = options.pop("port", "") or str(parts.port or "")
     options.setdefault("connect_timeout", "5")
     # A page that waits the pool's usual 30 s for a dead database helps nobody.

@@ -21,13 +21,13 @@ def test_an_ordinary_database_address():
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://me@/concord?host=/run/post%20gres",
-        "postgresql://me@%2Frun%2Fpost%20gres/concord",
+        "postgresql://me@/concord?host=/run/Post%20gres",
+        "postgresql://me@%2Frun%2FPost%20gres/concord",
     ],
 )
 def test_a_database_behind_a_unix_socket(url):
     settings = database_settings(url, pool_size=7)
-    assert settings["HOST"] == "/run/post gres"
+    assert settings["HOST"] == "/run/Post gres"
     assert settings["NAME"] == "concord"
     assert settings["PORT"] == ""
 

@@ -83,9 +83,10 @@ def start_worker(run, command=(), **timing):
 
     database = connection.settings_dict
     environment = os.environ | {
-        "DATABASE_URL": "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(
-            **database
-        ).replace(":@", "@"),
+        # The host as libpq's parameter: it may be the directory of a unix socket.
+        "DATABASE_URL": (
+            "postgresql://{USER}:{PASSWORD}@/{NAME}?host={HOST}&port={PORT}"
+        ).format(**database),
         "CONCORD_DATA_DIR": str(settings.DATA_DIR),
         "PGAPPNAME": "supervise_once",
     }
