@@ -106,7 +106,11 @@ class RunDirectory:
         if not self.path.is_dir():
             raise RunError(str(path), "a run directory", "no such folder")
         self._lock = (self.path / "lock").open("a")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise
         self._stop = threading.Event()
         self._events = os.open(
             self.path / "events.jsonl", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644

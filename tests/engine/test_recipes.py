@@ -1,0 +1,76 @@
+"""Recipes: defaults, checks, and what the form is made from."""
+
+import dataclasses
+
+import pytest
+
+from training.engine.recipes import (
+    RECIPES,
+    RecipeError,
+    SftRecipe,
+    recipe_from_json,
+    recipe_to_json,
+)
+
+
+@pytest.mark.parametrize("program", RECIPES)
+def test_defaults_lie_in_their_own_ranges(program):
+    recipe = RECIPES[program]()
+    assert recipe_from_json(program, recipe_to_json(recipe)) == recipe
+
+
+@pytest.mark.parametrize("program", RECIPES)
+def test_every_setting_has_a_help_text_and_a_plain_type(program):
+    for item in dataclasses.fields(RECIPES[program]):
+        assert item.metadata["help"].endswith((".", ")"))
+        assert item.type in {"int", "float", "bool", "str", "tuple[str, ...]"}
+
+
+@pytest.mark.parametrize("program", RECIPES)
+def test_every_recipe_has_a_seed(program):
+    assert recipe_from_json(program, {"seed": 7}).seed == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"stepz": 3},
+            "recipe: `stepz`: expected a setting of sft, found an unknown name",
+        ),
+        ({"steps": "3"}, "recipe: `steps`: expected a whole number, found '3'"),
+        ({"steps": 3.5}, "recipe: `steps`: expected a whole number, found 3.5"),
+        ({"steps": True}, "recipe: `steps`: expected a whole number, found True"),
+        ({"steps": 0}, "recipe: `steps`: expected at least 1, found 0"),
+        (
+            {"learning_rate": 2},
+            "recipe: `learning_rate`: expected at most 1.0, found 2",
+        ),
+        (
+            {"learning_rate": float("nan")},
+            "recipe: `learning_rate`: expected a number, found nan",
+        ),
+        (
+            {"method": "half"},
+            "recipe: `method`: expected one of full, lora, found 'half'",
+        ),
+        ({"packing": 1}, "recipe: `packing`: expected true or false, found 1"),
+        (
+            ["steps"],
+            "recipe: `recipe`: expected an object of settings, found ['steps']",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_by_name(settings, message):
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_json("sft", settings)
+    assert str(caught.value) == message
+
+
+def test_unknown_programs_are_refused():
+    with pytest.raises(RecipeError, match="expected one of sft, draw"):
+        recipe_from_json("sing", {})
+
+
+def test_whole_floats_count_as_whole_numbers():
+    assert recipe_from_json("sft", {"steps": 5.0}) == SftRecipe(steps=5)
