@@ -422,23 +422,24 @@ Figures = dict[str, Any]
 
 def conclude(report: Report, promoted_is_new: bool, has_truth: bool) -> int:
     """Print the tables; return the exit status."""
-    measured = report.runs["evaluate"].result["evaluation"]
+    measured = report.runs["evaluate"].result
     columns: dict[str, Figures] = {}
     if base := report.runs.get("evaluate base"):
-        columns["base"] = base.result["evaluation"]["policies"]["policy"]
+        columns["base"] = base.result["policies"]["policy"]
     columns["SFT"] = measured["policies"]["initial"]
     columns["RL"] = measured["policies"]["policy"]
     promoted = "RL" if promoted_is_new else "SFT"
-    parts = measured.get("by_split", {})
-
     print_policies("all held-out samples", columns)
-    for split, roles in sorted(parts.items()):
-        print_policies(split, {"SFT": roles["initial"], "RL": roles["policy"]})
+    parts: dict[str, dict[str, Figures]] = measured["by_split"]
+    for split in sorted(parts["policy"]):
+        print_policies(
+            split, {"SFT": parts["initial"][split], "RL": parts["policy"][split]}
+        )
     print_reward_model(report.runs["reward"].result)
     print_rl(report.runs["policy"].result)
     again = report.runs["draw again"]
     write()
-    write(f"drawn again: {again.result}")
+    write(f"answers of the promoted policy in the queue: {again.result['received']}")
     write(f"judgments through the pages: {dict(report.judged)}")
     write()
     write(
