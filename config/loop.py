@@ -22,9 +22,9 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -34,9 +34,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import engines
+from config import engines, processes
 from config.browsing import Browser, PageError
 from config.engines import BASE_DIR, State
+from config.processes import Command
 
 if TYPE_CHECKING:
     from annotation.models import Project
@@ -56,18 +57,31 @@ DEMO: dict[str, dict[str, object]] = {
 # Real conversations: thousands of tokens each, and a model far too small for them. The
 # runs are short because what they show is that nothing is lost on the way.
 OTHER: dict[str, dict[str, object]] = {
-    "sft": {"steps": 30, "conversations_per_step": 2, "evaluate_turns": 4},
-    "draw": {"turns": 24, "responses_per_turn": 2, "max_new_tokens": 48},
+    "sft": {
+        "steps": 12,
+        "conversations_per_step": 2,
+        "copying_steps": 0,
+        "max_tokens": 16384,
+        "evaluate_turns": 4,
+        "checkpoint_every": 6,
+    },
+    "draw": {
+        "turns": 24,
+        "responses_per_turn": 2,
+        "max_new_tokens": 48,
+        "max_prompt_tokens": 16384,
+    },
     "reward": {"steps": 20, "pairs_per_step": 8, "evaluate_turns": 12},
     "policy": {
         "steps": 2,
         "prompts_per_step": 2,
         "responses_per_prompt": 4,
         "max_new_tokens": 48,
-        "held_out_samples": 2,
+        "max_prompt_tokens": 16384,
+        "held_out_samples": 1,
         "gate_override": "conversations without facts: the stages are shown, no gate",
     },
-    "evaluate": {"samples": 4, "max_new_tokens": 48},
+    "evaluate": {"samples": 2, "max_new_tokens": 48, "max_prompt_tokens": 16384},
 }
 
 
@@ -125,24 +139,23 @@ def site(state: State) -> Iterator[str]:
         "CONCORD_DEMO": "0",
         "PORT": "0",
     }
-    log = state.home / "supervisor.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "config.supervisor"],
-            cwd=BASE_DIR,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    log = state.logs / "supervisor.log"
+    command = Command(
+        name="supervisor",
+        argv=[sys.executable, "-m", "config.supervisor"],
+        environment=environment,
+        death_signal=signal.SIGTERM,  # it stops its children in order
+        grace=60,
+    )
+    process = processes.start(command, log=log, cwd=BASE_DIR)
     try:
         origin = ""
         for _ in range(1200):
+            told = log.read_text(encoding="utf-8")
             if process.poll() is not None:
-                raise StageFailedError(f"the site did not start:\n{log.read_text()}")
-            for line in log.read_text().splitlines():
-                if "running at http" in line:
-                    origin = line.split("running at ", 1)[1].split()[0]
-            if origin:
+                raise StageFailedError(f"the site did not start:\n{told}")
+            if found := re.search(r"running at (http\S+)", told):
+                origin = found[1]
                 break
             time.sleep(0.1)
         else:
@@ -154,11 +167,7 @@ def site(state: State) -> Iterator[str]:
         django.setup()
         yield origin
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        processes.stop(process, command)
 
 
 # --- the loop ------------------------------------------------------------------------
@@ -437,6 +446,8 @@ def conclude(report: Report, promoted_is_new: bool, has_truth: bool) -> int:
         )
     print_reward_model(report.runs["reward"].result)
     print_rl(report.runs["policy"].result)
+    if not has_truth:
+        print_what_the_runs_said(report)
     again = report.runs["draw again"]
     write()
     write(f"answers of the promoted policy in the queue: {again.result['received']}")
@@ -501,6 +512,20 @@ def print_rl(result: Figures) -> None:
     for key in ("gate", "alarm", "stopped_because"):
         if result.get(key):
             write(f"  {key}: {result[key]}")
+
+
+def print_what_the_runs_said(report: Report) -> None:
+    """Print token lengths, what was left out and why, as the programs told it."""
+    write()
+    for name, run in report.runs.items():
+        for note in run.notes.order_by("pk"):
+            write(f"{name}: {note.message}")
+        left_out = {
+            key: value
+            for key, value in run.result.items()
+            if "left_out" in key or "too_long" in key or "turns" in key
+        }
+        write(f"{name}: {left_out}")
 
 
 def verdict(
