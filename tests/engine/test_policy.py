@@ -421,7 +421,7 @@ def test_observations_get_no_gradient_and_every_own_token_does(
 ):
     seen = []
 
-    class Spy(policy.GRPOTrainer):
+    class Spy(policy.SharedPromptTrainer):
         def _get_per_token_logps_and_entropies(self, *args, **kwargs):
             logps, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
             if logps.requires_grad:
@@ -436,7 +436,7 @@ def test_observations_get_no_gradient_and_every_own_token_does(
             seen.append((mask, batch["advantages"], self.logps.grad))
             return loss
 
-    monkeypatch.setattr(policy, "GRPOTrainer", Spy)
+    monkeypatch.setattr(policy, "SharedPromptTrainer", Spy)
     row = normal_row()
     tokenizer = micro_tokenizer()
     monkeypatch.setattr(policy, "answer", answer_with_labels(Encoder(tokenizer)))

@@ -44,6 +44,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -75,6 +76,7 @@ from training.engine.optimizing import (
     save_optimizer,
     trapezoid,
 )
+from training.engine.prefixes import can_share, shared_logprobs
 from training.engine.recipes import PolicyRecipe
 from training.engine.rundir import (
     Ending,
@@ -424,6 +426,50 @@ def consistency_reward(
     return consistency_score
 
 
+class SharedPromptTrainer(GRPOTrainer):
+    """GRPO that computes the prompt of a group once (``prefixes``).
+
+    Everything else is TRL's. Several processes, pictures and models that cannot take
+    the mask keep TRL's own way.
+    """
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **others: object,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        plain = self.accelerator.unwrap_model(model)
+        if isinstance(plain, PeftModel):
+            plain = plain.get_base_model()
+        pictures = any(value is not None for value in others.values())
+        alone = self.accelerator.num_processes == 1
+        if pictures or compute_aux_loss or not alone or not can_share(plain):
+            found: tuple[Tensor, Tensor | None, Tensor | None] = (
+                super()._get_per_token_logps_and_entropies(
+                    model,
+                    input_ids,
+                    attention_mask,
+                    logits_to_keep,
+                    batch_size=batch_size,
+                    compute_entropy=compute_entropy,
+                    compute_aux_loss=compute_aux_loss,
+                    **others,
+                )
+            )
+            return found
+        with self.accelerator.autocast():
+            logprobs, entropies = shared_logprobs(
+                plain, input_ids, attention_mask, logits_to_keep, self.temperature
+            )
+        return logprobs, entropies if compute_entropy else None, None
+
+
 # The held-out watch
 
 
@@ -611,7 +657,8 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         recipe, asked, encoder, sampling(recipe.temperature), place, rewards, first
     )
     per_step = recipe.prompts_per_step * recipe.responses_per_prompt
-    trainer = GRPOTrainer(
+    micro = min(recipe.micro_batch or per_step, per_step)
+    trainer = SharedPromptTrainer(
         model=model,
         processing_class=tokenizer,
         reward_funcs=[format_reward, consistency_reward],
@@ -627,8 +674,8 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         args=GRPOConfig(
             output_dir=str(run.outputs),
             max_steps=max(1, recipe.steps - first),
-            per_device_train_batch_size=min(recipe.micro_batch, per_step),
-            gradient_accumulation_steps=per_step // min(recipe.micro_batch, per_step),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=per_step // micro,
             num_generations=recipe.responses_per_prompt,
             num_iterations=recipe.updates_per_draw,
             max_completion_length=recipe.max_new_tokens,
@@ -871,7 +918,7 @@ FIGURES = {
 def check_settings(recipe: PolicyRecipe) -> None:
     """Raise ``RunError`` for settings that do not go together."""
     per_step = recipe.prompts_per_step * recipe.responses_per_prompt
-    if per_step % min(recipe.micro_batch, per_step):
+    if per_step % min(recipe.micro_batch or per_step, per_step):
         raise RunError(
             "recipe: `micro_batch`",
             f"a divisor of prompts_per_step × responses_per_prompt = {per_step}",

@@ -500,7 +500,7 @@ class PolicyRecipe:
         metadata=_about("G: sampled responses in a group.", min=2, max=1024),
     )
     draw_more: float = field(
-        default=2.0,
+        default=1.25,
         metadata=_about(
             "Groups drawn for each group kept. Groups whose rewards are all equal "
             "teach nothing and are dropped first (DAPO's dynamic sampling).",
@@ -525,10 +525,11 @@ class PolicyRecipe:
     max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
     batch_tokens: int = field(default=65536, metadata=_BATCH_TOKENS)
     micro_batch: int = field(
-        default=32,
+        default=0,
         metadata=_about(
-            "Responses in one forward and backward pass (memory, not the result).",
-            min=1,
+            "Responses in one forward and backward pass; 0 takes the whole step, which "
+            "computes each group's prompt once. Smaller saves memory.",
+            min=0,
             max=65536,
             advanced=True,
         ),
