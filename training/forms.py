@@ -10,7 +10,7 @@ from django import forms
 
 from training.engine.recipes import RECIPES
 from training.figures import capitalized, words
-from training.launching import INPUTS, default_inputs
+from training.launching import INPUTS, LEAVES_A_POLICY, default_inputs
 from training.models import Checkpoint, InputRole, RunKind, RunState
 
 if TYPE_CHECKING:
@@ -91,6 +91,13 @@ class NewRunForm(forms.Form):
                         "invalid_choice": "This project has no such checkpoint.",
                     },
                 )
+
+        if kind in LEAVES_A_POLICY:
+            self.fields["draw_next"] = forms.BooleanField(
+                required=False,
+                label="Then draw answers",
+                help_text="When it has finished, its answers come to the Judge page.",
+            )
 
     @property
     def inputs(self) -> list[forms.BoundField]:

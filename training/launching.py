@@ -71,6 +71,10 @@ INPUTS: dict[str, tuple[Takes, ...]] = {
 }
 
 
+# The kinds whose model answers: its answers can be drawn as soon as it is there.
+LEAVES_A_POLICY = (RunKind.SFT, RunKind.POLICY)
+
+
 class LaunchRefusedError(Exception):
     """A run cannot start as asked; ``problems`` maps a field to what is wrong with it.
 
@@ -105,10 +109,12 @@ def start_run(
     recipe: Mapping[str, object],
     inputs: Mapping[str, Checkpoint],
     user: User | None,
+    draw_next: bool = False,
 ) -> Run:
     """Queue a run: check recipe and inputs, freeze the data, tell the workers.
 
-    Settings left out of ``recipe`` keep their defaults. Raises LaunchRefusedError.
+    Settings left out of ``recipe`` keep their defaults. ``draw_next`` has answers of
+    the finished model drawn for people to judge. Raises LaunchRefusedError.
     The snapshot is built before the rows of the run, in a transaction of its own: it
     reads all tables as of one moment and is kept when the rest fails.
     """
@@ -141,6 +147,7 @@ def start_run(
             recipe=settings,
             snapshot=snapshot,
             created_by=user,
+            draw_next=draw_next and kind in LEAVES_A_POLICY,
         )
         RunInput.objects.bulk_create(
             RunInput(run=run, checkpoint=checkpoint, role=role)
@@ -148,6 +155,39 @@ def start_run(
         )
         send_hint_on_commit(run.pk)
     return run
+
+
+def start_asked_draws() -> list[Run]:
+    """Start the draws that finished runs asked for; return them.
+
+    The flag is taken down first, by one conditional update, so that two callers never
+    start the same draw twice. A draw that cannot start is told on the run that asked.
+    """
+    draws: list[Run] = []
+    asked = Run.objects.filter(draw_next=True, state=RunState.FINISHED)
+    for run in asked.select_related("project", "created_by"):
+        if not asked.filter(pk=run.pk).update(draw_next=False):
+            continue
+        final = run.checkpoints.filter(is_final=True).order_by("-pk").first()
+        inputs = default_inputs(run.project, RunKind.DRAW)
+        if final is not None:
+            inputs[InputRole.POLICY] = final
+            if inputs.get(InputRole.INITIAL) == final:
+                del inputs[InputRole.INITIAL]  # one model need not answer twice
+        try:
+            draw = start_run(
+                project=run.project,
+                kind=RunKind.DRAW,
+                recipe={},
+                inputs=inputs,
+                user=run.created_by,
+            )
+        except LaunchRefusedError as error:
+            _note(run, f"The draw it asked for did not start: {error}", "warning")
+        else:
+            _note(run, f"Started run {draw.pk} to draw its answers.")
+            draws.append(draw)
+    return draws
 
 
 def _problems_with_inputs(

@@ -130,6 +130,10 @@ class Run(models.Model):
     state = models.CharField(
         max_length=8, choices=RunState.choices, default=RunState.QUEUED
     )
+    draw_next = models.BooleanField(
+        default=False,
+        help_text="When it has finished, draw answers of its model for people to judge.",
+    )
     stop_requested = models.BooleanField(default=False)
     worker = models.CharField(max_length=200, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True)

@@ -14,6 +14,7 @@ from django.conf import settings
 
 from training import supervising
 from training.hints import send_hint
+from training.launching import start_asked_draws
 from training.models import Run, RunState
 
 hands = threading.BoundedSemaphore(settings.RUNS_AT_ONCE)
@@ -34,6 +35,7 @@ def run_hint(run_id: int) -> None:
         hands.release()
     if outcome is None:
         return
+    start_asked_draws()
     waiting = Run.objects.filter(state=RunState.QUEUED)
     if outcome is supervising.Outcome.LEFT_FOR_LATER:
         waiting = waiting.exclude(pk=run_id)  # the reconciler comes back to it
@@ -46,6 +48,7 @@ def run_hint(run_id: int) -> None:
 def reconcile() -> None:
     """See :func:`training.supervising.reconcile`; runs every 15 seconds."""
     supervising.reconcile()
+    start_asked_draws()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -309,3 +309,35 @@ def test_two_equal_snapshots_at_once_are_one(project):
         thread.join()
     assert len(found) == 4
     assert len(set(found)) == 1
+
+
+# The draw that follows
+
+
+def finished_run(project, *, draw_next):
+    run = make_run(project=project, state="finished", draw_next=draw_next)
+    return run, make_checkpoint(run)
+
+
+def test_a_finished_run_that_asked_for_it_is_followed_by_one_draw(project, sent):
+    run, checkpoint = finished_run(project, draw_next=True)
+    (draw,) = launching.start_asked_draws()
+    assert draw.kind == "draw"
+    assert {i.role: i.checkpoint for i in draw.run_inputs.all()} == {
+        "policy": checkpoint
+    }
+    assert launching.start_asked_draws() == []
+    assert f"run {draw.pk}" in run.notes.get().message
+
+
+def test_a_run_that_did_not_ask_or_did_not_finish_is_not_followed(project, sent):
+    finished_run(project, draw_next=False)
+    make_run(project=project, state="failed", draw_next=True)
+    make_run(project=project, draw_next=True)
+    assert launching.start_asked_draws() == []
+
+
+def test_a_draw_that_cannot_start_is_told_on_the_run_that_asked(project, sent):
+    run = make_run(project=project, state="finished", draw_next=True)
+    assert launching.start_asked_draws() == []
+    assert "did not start" in run.notes.get().message

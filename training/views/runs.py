@@ -241,6 +241,7 @@ def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
                 recipe=form.recipe(),
                 inputs=form.checkpoints(),
                 user=_user(request),
+                draw_next=form.cleaned_data.get("draw_next", False),
             )
         except LaunchRefusedError as error:
             form.add_problems(error.problems)

@@ -26,7 +26,7 @@ PEOPLE = (
 )
 # Held out: plan orders that training has seen, and plan orders it has not.
 SAMPLES: tuple[tuple[Split, int], ...] = (
-    ("", 400),
+    ("", 1200),
     ("held-out", 60),
     ("held-out-unseen", 60),
 )

@@ -1,17 +1,22 @@
 """Bring the database, the static files and the demo up to date, if they are not."""
 
 import hashlib
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
 
 import django
-from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+
+from annotation.management.commands.seed_demo import SLUG
+from annotation.models import Project, Role
+from training.launching import start_run
+from training.models import RunKind
 
 
 class Command(BaseCommand):
@@ -49,11 +54,29 @@ class Command(BaseCommand):
 
     def seed_the_demo(self) -> None:
         """Seed a database that has no project; one deleted on purpose stays away."""
-        project = apps.get_model("annotation", "Project")
-        if project._default_manager.exists():
+        if Project.objects.exists():
             return
         self.progress("writing the demo project")
         call_command("seed_demo", stdout=self.stdout)
+        self.start_the_first_run()
+
+    def start_the_first_run(self) -> None:
+        """Train the demo's first policy and draw its answers: something to judge."""
+        if importlib.util.find_spec("torch") is None:
+            return  # a web machine; the trainers' machines are elsewhere
+        project = Project.objects.get(slug=SLUG)
+        start_run(
+            project=project,
+            kind=RunKind.SFT,
+            recipe={},
+            inputs={},
+            user=project.memberships.get(role=Role.TRAINER).user,
+            draw_next=True,
+        )
+        self.stdout.write(
+            "\nThe demo's first policy is being trained (a few minutes; see Runs). "
+            "Its answers then wait on the Judge page."
+        )
 
 
 def static_fingerprint() -> str:
