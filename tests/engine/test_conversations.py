@@ -9,9 +9,11 @@ from tests.engine.test_tokens import plain_tokenizer
 from training.engine.conversations import (
     IGNORED,
     Encoder,
+    read_samples,
     sample_from_json,
     windows,
 )
+from training.engine.rundir import RunError
 from training.engine.tokens import add_tags
 
 CHATML = (
@@ -174,7 +176,7 @@ def test_windows_learn_every_turn_once_or_name_it(longest):
         whole = encoder.encode(sample)
         found, left_out = windows(encoder, sample, longest)
         assert all(len(window.ids) <= longest for window in found)
-        learned = {turn: 0 for turn in range(len(sample.turns))}
+        learned = dict.fromkeys(range(len(sample.turns)), 0)
         for window in found:
             for turn, (start, end) in zip(window.turns, window.spans, strict=True):
                 if window.labels[start] != IGNORED:
@@ -185,9 +187,6 @@ def test_windows_learn_every_turn_once_or_name_it(longest):
 
 
 def test_a_sample_that_is_not_one_is_named(tmp_path):
-    from training.engine.conversations import read_samples
-    from training.engine.rundir import RunError
-
     path = tmp_path / "train.jsonl"
     path.write_text('{"id": "a", "turns": []}\n')
     with pytest.raises(

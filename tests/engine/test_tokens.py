@@ -8,10 +8,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from actions.tags import TAGS
-from tests.engine.micro import demo_samples, micro_tokenizer, trained_tokenizer
+from tests.engine.micro import (
+    demo_samples,
+    micro_tokenizer,
+    tokenizer_texts,
+    trained_tokenizer,
+)
 from training.engine.conversations import ChatFrame
 from training.engine.models import Place, load_policy, save_policy
-from training.engine.tokens import add_tags, tag_ids
+from training.engine.tokens import add_tags, tag_ids, train_tokenizer
 
 CPU = Place(torch.device("cpu"), half=False)
 
@@ -49,6 +54,11 @@ def test_the_demo_comes_back_unchanged():
     for sample in demo_samples():
         for turn in sample.turns:
             assert texts(tokenizer, turn.response) == turn.response
+
+
+def test_the_same_texts_give_the_same_tokenizer():
+    one, other = (train_tokenizer(tokenizer_texts(), 900) for _ in range(2))
+    assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
 
 
 def test_a_word_is_the_same_token_in_prose_and_in_json():

@@ -24,6 +24,7 @@ checkpoint ``step-000000``, to be measured against.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import sys
 import time
@@ -82,9 +83,9 @@ from training.engine.rundir import (
     run_program,
     step_random,
 )
-from training.engine.tokens import train_tokenizer
+from training.engine.tokens import embedding_weights, train_tokenizer
 
-LOG_EVERY = 10
+LOG_EVERY = 10  # steps
 COPIED_TOKENS = 128
 
 
@@ -115,7 +116,8 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         learner.named_parameters(),
         muon_rate=recipe.muon_learning_rate,
         adamw_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
+        # Decay would move the rows that get no gradient.
+        weight_decay=recipe.weight_decay if recipe.method == "full" else 0.0,
         muon=recipe.optimizer == "muon" and recipe.method == "full",
     )
     if run.resume:
@@ -137,6 +139,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     values: dict[str, object] = {}
     tokens_before, time_before = 0, time.monotonic()
     stopped = False
+    log_every = min(LOG_EVERY, recipe.steps - first)
 
     def before(step: int) -> None:
         torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(63))
@@ -152,10 +155,11 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         )
         tokens_before, time_before = course.tokens, now
         run.metrics(step, values)
-        run.progress(step, recipe.steps)
 
     def after(step: int) -> bool:
         nonlocal stopped, time_before
+        if step % log_every == 0 or step == recipe.steps:
+            run.progress(step, recipe.steps)
         if some_held_out and step % recipe.evaluate_every == 0:
             started = time.monotonic()
             loss = held_out_loss(learner, some_held_out, pad, place)
@@ -195,7 +199,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
                 bf16=place.half,
                 use_cpu=place.device.type == "cpu",
                 seed=recipe.seed,
-                logging_steps=LOG_EVERY,
+                logging_steps=log_every,
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
@@ -274,16 +278,16 @@ def with_adapters(
     """Return what is trained (the model, or adapters on it) and the steps done.
 
     Under LoRA the rows of tokens that the base did not have are trained too: a tag that
-    starts as an average word cannot be learned by adapters of the layers above it.
+    starts as an average word cannot be learned by adapters of the layers above it. The
+    other rows get no gradient. (peft's trainable tokens do not work with the fused head
+    of TRL 1.16.)
     """
     state: dict[str, int] = {}
     if run.resume:
         state = json.loads((run.resume / "trainer" / "state.json").read_text())
     if recipe.method == "full":
         return model, state.get("step", 0)
-    layers = {"embed_tokens": new_tokens(model, tokenizer)}
-    if not model.config.tie_word_embeddings:
-        layers["lm_head"] = layers["embed_tokens"]
+    new = new_tokens(model, tokenizer)
     learner = get_peft_model(
         model,
         LoraConfig(
@@ -291,9 +295,14 @@ def with_adapters(
             lora_alpha=recipe.lora_alpha,
             target_modules="all-linear",
             task_type="CAUSAL_LM",
-            trainable_token_indices=layers if layers["embed_tokens"] else None,
         ),
     )
+    for weight in embedding_weights(model):
+        if new and not weight.requires_grad:  # tied embeddings come twice
+            rows = torch.zeros(len(weight), 1, device=weight.device)
+            rows[new] = 1.0
+            weight.requires_grad_(True)
+            weight.register_hook(functools.partial(torch.mul, rows))  # type: ignore[no-untyped-call]
     if run.resume:
         load_trained(
             learner, load_file(str(run.resume / "trainer/weights.safetensors"))
@@ -303,11 +312,9 @@ def with_adapters(
 
 def new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids whose embedding rows are all alike: added, never trained."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    ids = sorted(tokenizer.added_tokens_decoder)
-    last = weight[len(tokenizer) - 1]
-    return [id for id in ids if torch.equal(weight[id], last)] if ids else []
+    weight = embedding_weights(model)[0]
+    alike = (weight == weight[len(tokenizer) - 1]).all(dim=1).nonzero().flatten()
+    return alike.tolist() if len(alike) > 1 else []
 
 
 def merged(learner: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -13,8 +13,8 @@ in prose or after a quote in JSON, since a small model copies what it can recogn
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from itertools import chain
 
 import torch
 from tokenizers import (
@@ -80,17 +80,24 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
             decoders.Replace(_MARK, ""),
         ]
     )
-    tokenizer.add_tokens(_tag_tokens())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(
-        chain(texts, _every_byte_inside_a_word()),
+        texts,
         trainers.BpeTrainer(
             vocab_size=vocabulary - len(TAGS) - 5,
             min_frequency=2,
             show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            initial_alphabet=alphabet,
             continuing_subword_prefix=_MARK_AS_BYTE,
+            # Without this the trainer knows the marked form of a byte only where it saw
+            # one, so an unforeseen character would vanish; and it numbers them in the
+            # order of a hash table, so the same data would give other tokens each time.
+            special_tokens=[_MARK_AS_BYTE + letter for letter in alphabet],
         ),
     )
+    trained = json.loads(tokenizer.to_str())
+    trained["added_tokens"] = []  # they were special to the trainer only
+    tokenizer = Tokenizer.from_str(json.dumps(trained))
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
@@ -101,20 +108,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     fast.add_tokens(_tag_tokens())
     fast.chat_template = CHAT_TEMPLATE
     return fast
-
-
-def _every_byte_inside_a_word() -> list[str]:
-    """Return texts that make every byte of UTF-8 known as a first and a later piece.
-
-    The trainer learns the marked form of a byte only where it has seen it; without this
-    an unforeseen character would vanish.
-    """
-    points = chain(
-        range(0x800),
-        (lead << 12 | 0x800 for lead in range(16) if lead != 13),
-        (0xD000, 0x10000, 0x40000, 0x80000, 0xC0000, 0x100000),
-    )
-    return [chr(point) * 2 for point in points]
 
 
 def _tag_tokens() -> list[AddedToken]:
@@ -155,28 +148,29 @@ def _grow(model: PreTrainedModel, size: int, known: int) -> None:
 
     Many models have spare rows beyond the tokenizer's length: those are used first.
     """
+    if size > embedding_weights(model)[0].shape[0]:
+        model.resize_token_embeddings(size, mean_resizing=False)
+    if size > known:
+        with torch.no_grad():
+            for weight in embedding_weights(model):
+                weight[known:size] = weight[:known].mean(dim=0)
+
+
+def embedding_weights(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Return the weights that have a row per token: of the input and of the head.
+
+    Tied embeddings come twice; a model without a head gives one.
+    """
     layers: list[torch.nn.Module | None] = [
         model.get_input_embeddings(),
         model.get_output_embeddings(),  # type: ignore[no-untyped-call]
     ]
-    if size > _weight(layers[0]).shape[0]:
-        model.resize_token_embeddings(size, mean_resizing=False)
-        layers = [
-            model.get_input_embeddings(),
-            model.get_output_embeddings(),  # type: ignore[no-untyped-call]
-        ]
-    with torch.no_grad():
-        for layer in layers:
-            if layer is not None and size > known:
-                weight = _weight(layer)
-                weight[known:size] = weight[:known].mean(dim=0)
-
-
-def _weight(layer: torch.nn.Module | None) -> torch.Tensor:
-    assert layer is not None
-    weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight
+    weights: list[torch.Tensor] = []
+    for layer in layers:
+        if layer is not None:
+            assert isinstance(layer.weight, torch.Tensor)
+            weights.append(layer.weight)
+    return weights
 
 
 def _is_one_token(tokenizer: PreTrainedTokenizerBase, tag: AddedToken) -> bool:

@@ -1,0 +1,313 @@
+"""SFT: what is learned, in which order, and that a resumed run is the same run."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.engine.micro import (
+    demo_rows,
+    demo_samples,
+    events,
+    make_run,
+    micro_policy,
+    micro_tokenizer,
+    save_micro_policy,
+)
+from tests.engine.test_tokens import plain_tokenizer
+from training.engine import sft
+from training.engine.conversations import IGNORED, Encoder
+from training.engine.models import Place, load_policy
+from training.engine.recipes import SftRecipe
+from training.engine.rundir import run_program, verify_checkpoint
+from training.engine.tokens import tag_ids
+
+# peft asks for a name that transformers is about to drop.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+CPU = Place(torch.device("cpu"), half=False)
+SMALL = {
+    "steps": 6,
+    "copying_steps": 2,
+    "conversations_per_step": 2,
+    "width": 32,
+    "layers": 1,
+    "heads": 2,
+    "vocabulary": 900,
+    "evaluate_turns": 2,
+    "answer_tokens": 4,
+    "evaluate_every": 4,
+    "checkpoint_every": 2,
+    "warmup_steps": 2,
+}
+
+
+def data():
+    return {"train": demo_rows(12), "held_out": demo_rows(3, "held-out", 2)}
+
+
+def run_sft(folder, recipe=None, inputs=None, resume=None, rows=None):
+    make_run(folder, "sft", {**SMALL, **(recipe or {})}, inputs, rows or data(), resume)
+    return run_program("sft", SftRecipe, sft.train, [str(folder)])
+
+
+def weights(checkpoint):
+    return load_file(str(checkpoint / "model.safetensors"))
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft") / "run"
+    assert run_sft(folder) == 0
+    return folder
+
+
+def test_a_run_from_scratch_leaves_base_and_policy(whole_run):
+    steps = [event["step"] for event in events(whole_run, "checkpoint")]
+    assert steps == [0, 2, 4, 6]
+    assert [e["final"] for e in events(whole_run, "checkpoint")] == [False] * 3 + [True]
+    (result,) = events(whole_run, "result")
+    assert result["state"] == "finished"
+    assert result["values"]["held_out_turns"] == 2
+    assert result["values"]["turns_left_out"] == 0
+    assert events(whole_run, "progress")[-1]["step"] == 6
+    losses = [e["values"] for e in events(whole_run, "metrics")]
+    assert any("held_out_loss" in values for values in losses)
+    assert not list(whole_run.rglob("*.bin")) + list(whole_run.rglob("*.pt"))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(whole_run, tmp_path):
+    folder = tmp_path / "run"
+    make_run(folder, "sft", SMALL, None, data(), "checkpoints/step-000002")
+    (folder / "checkpoints").mkdir()
+    source = whole_run / "checkpoints" / "step-000002"
+    source_copy = folder / "checkpoints" / "step-000002"
+    source_copy.mkdir()
+    for path in source.rglob("*"):
+        target = source_copy / path.relative_to(source)
+        if path.is_dir():
+            target.mkdir()
+        else:
+            target.write_bytes(path.read_bytes())
+    assert run_program("sft", SftRecipe, sft.train, [str(folder)]) == 0
+    for step in ("step-000004", "step-000006"):
+        assert_same(
+            weights(whole_run / "checkpoints" / step),
+            weights(folder / "checkpoints" / step),
+        )
+        assert_same(
+            load_file(
+                str(whole_run / f"checkpoints/{step}/trainer/optimizer.safetensors")
+            ),
+            load_file(
+                str(folder / f"checkpoints/{step}/trainer/optimizer.safetensors")
+            ),
+        )
+
+
+def test_a_stop_file_leaves_a_checkpoint_to_resume_from(tmp_path):
+    folder = tmp_path / "run"
+    make_run(folder, "sft", SMALL, None, data())
+    (folder / "stop").touch()
+    assert run_program("sft", SftRecipe, sft.train, [str(folder)]) == 0
+    assert events(folder, "result")[-1]["state"] == "stopped"
+    last = events(folder, "checkpoint")[-1]
+    assert last["step"] == 1
+    verify_checkpoint(folder / last["path"])
+    assert json.loads((folder / last["path"] / "trainer/state.json").read_text()) == {
+        "step": 1
+    }
+
+
+def test_micro_batches_leave_the_gradient_as_it_is(tmp_path):
+    recipe = {"micro_batch": 1, "steps": 1, "precision": "fp32"}
+    found = []
+    for name, size in (("split", 1), ("whole", 0)):
+        assert run_sft(tmp_path / name, {**recipe, "micro_batch": size}) == 0
+        values = events(tmp_path / name, "metrics")[-1]["values"]
+        found.append([values["loss"], values["gradient_norm"]])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["llama", "qwen3"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_any_causal_language_model_is_a_base(shape, method, tmp_path):
+    base = save_micro_policy(tmp_path / "base", shape)
+    recipe = {"method": method, "base": str(base), "steps": 2, "lora_rank": 4}
+    assert run_sft(tmp_path / "run", recipe) == 0
+    final = tmp_path / "run/checkpoints/step-000002"
+    assert {path.suffix for path in final.iterdir()} <= {
+        ".safetensors",
+        ".json",
+        ".jinja",
+        "",
+    }
+    model, tokenizer = load_policy(final, CPU)
+    before, _ = load_policy(base, CPU)
+    assert type(model) is type(before)
+    changed = [
+        name
+        for (name, new), old in zip(
+            model.named_parameters(), before.parameters(), strict=True
+        )
+        if not torch.equal(new, old)
+    ]
+    assert any("mlp" in name for name in changed)
+    assert tag_ids(tokenizer)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_lora_trains_the_rows_of_new_tokens_only(tied, tmp_path):
+    tokenizer = plain_tokenizer()
+    known = len(tokenizer)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=known,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            tie_word_embeddings=tied,
+        )
+    )
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = {"method": "lora", "base": str(tmp_path / "base"), "steps": 4}
+    assert run_sft(tmp_path / "run", recipe) == 0
+    trained, _ = load_policy(tmp_path / "run/checkpoints/step-000004", CPU)
+    started, _ = load_policy(tmp_path / "base", CPU)
+    for layer in ("get_input_embeddings", "get_output_embeddings"):
+        new = getattr(trained, layer)().weight
+        old = getattr(started, layer)().weight
+        assert torch.equal(new[:known], old[:known])
+        assert not torch.equal(new[known:], old[known:])
+
+
+def test_a_resumed_lora_run_equals_an_uninterrupted_one(tmp_path):
+    base = save_micro_policy(tmp_path / "base")
+    recipe = {"method": "lora", "base": str(base), "steps": 4}
+    assert run_sft(tmp_path / "run", recipe) == 0
+    whole = weights(tmp_path / "run/checkpoints/step-000004")
+    for path in (tmp_path / "run/checkpoints/step-000004").rglob("*"):
+        if path.is_file():
+            path.unlink()  # no longer whole: it is written anew
+    assert run_sft(tmp_path / "run", recipe, resume="checkpoints/step-000002") == 0
+    assert_same(whole, weights(tmp_path / "run/checkpoints/step-000004"))
+
+
+def test_observations_get_no_gradient():
+    """The gradient at an observation's own logits is exactly zero."""
+    tokenizer = micro_tokenizer()
+    model = micro_policy(tokenizer)
+    encoder = Encoder(tokenizer)
+    sample = next(
+        s for s in demo_samples() if any(t.kind == "observation" for t in s.turns)
+    )
+    encoded = encoder.encode(sample)
+    batch = sft.padded([encoded], tokenizer.pad_token_id)
+    logits = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+    ).logits
+    logits.retain_grad()
+    torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+    ).backward()
+    gradient = logits.grad[0, :-1].abs().sum(-1)
+    learned = torch.tensor([label != IGNORED for label in encoded.labels[1:]])
+    assert (gradient[~learned] == 0).all()
+    assert (gradient[learned] > 0).all()
+    tags = tag_ids(tokenizer)
+    opened = encoded.ids.index(tags["<<observation>>"])
+    closed = encoded.ids.index(tags["<</observation>>"])
+    assert not learned[opened - 1 : closed].any()
+
+
+@pytest.mark.parametrize("shape", ["qwen3", "llama"])
+def test_packed_equals_unpacked(shape):
+    tokenizer = micro_tokenizer()
+    model = micro_policy(tokenizer, shape).eval()
+    encoder = Encoder(tokenizer)
+    batch = [encoder.encode(sample) for sample in demo_samples()[:4]]
+
+    def logprobs(inputs):
+        labels = inputs.pop("labels")[:, 1:]
+        with torch.no_grad():
+            logits = model(**inputs, use_cache=False).logits[:, :-1]
+        found = -torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), reduction="none"
+        )
+        return found[labels.flatten() != IGNORED]
+
+    apart = logprobs(sft.padded(batch, tokenizer.pad_token_id))
+    together = logprobs(sft.packed(batch))
+    assert len(apart) == sum(label != IGNORED for e in batch for label in e.labels)
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+
+
+def make_course(**settings):
+    tokenizer = micro_tokenizer()
+    recipe = SftRecipe(**{"conversations_per_step": 4, **settings})
+    return sft.Course(Encoder(tokenizer), demo_samples(), recipe, 2048)
+
+
+def test_each_pass_takes_every_conversation_once():
+    course = make_course()
+    size = len(course.sequences)
+    for epoch in range(2):
+        places = range(epoch * size, (epoch + 1) * size)
+        assert sorted(course.at(place).sample for place in places) == sorted(
+            sample.id for sample in demo_samples()
+        )
+    assert course.order(0) != course.order(1)
+
+
+def test_the_order_depends_on_the_seed_and_the_place_alone():
+    one, other = make_course(), make_course()
+    assert one.at(40) == other.at(40)
+    assert [one.at(i) for i in range(45)] == [other.at(i) for i in range(45)]
+    assert make_course(seed=2).order(0) != one.order(0)
+
+
+def test_references_take_turns_with_the_label():
+    course = make_course(references=True)
+    labels = make_course(references=False)
+    size = len(course.sequences)
+    ids = {e.sample: e.ids for e in map(labels.at, range(size))}
+    assert any(e.ids != ids[e.sample] for e in map(course.at, range(size)))
+
+
+def test_copying_learns_the_second_half_only():
+    tokenizer = micro_tokenizer()
+    recipe = SftRecipe(conversations_per_step=2)
+    course = sft.Course(Encoder(tokenizer), demo_samples(), recipe, 2048, 1)
+    encoded = course.at(1)
+    half = len(encoded.ids) // 2
+    assert encoded.ids[:half] == encoded.ids[half:] == encoded.labels[half:]
+    assert set(encoded.labels[:half]) == {IGNORED}
+    assert course.at(2).sample != "copying"
+
+
+def test_turns_too_long_are_counted_and_named(tmp_path):
+    assert run_sft(tmp_path / "run", {"max_tokens": 190, "steps": 1}) == 0
+    warnings = [e for e in events(tmp_path / "run", "log") if e["level"] == "warning"]
+    assert "turns are left out, each longer than 190 tokens" in warnings[0]["message"]
+    (result,) = events(tmp_path / "run", "result")
+    assert result["values"]["turns_left_out"] > 0
+
+
+def test_nothing_that_fits_is_an_error(tmp_path):
+    assert run_sft(tmp_path / "run", {"max_tokens": 32}) == 1
+    (result,) = events(tmp_path / "run", "result")
+    assert result["error"] == (
+        "recipe: `max_tokens`: expected room for some turn, found none of 12 samples"
+    )
