@@ -35,9 +35,7 @@ from training.engine.policy import (
 from training.engine.recipes import PolicyRecipe, RewardRecipe
 from training.engine.rundir import RunDirectory, read_manifest, run_program
 from training.engine.scoring import (
-    RewardModel,
     RewardSettings,
-    Score,
     save_reward_model,
 )
 from training.engine.verdicts import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
@@ -154,7 +152,10 @@ def test_the_oracle_rewards_what_says_the_same_and_nothing_ill_formed():
     rewards = Rewards(PolicyRecipe(consistency_source="oracle"), None)
     broken = given(row, turn["response"], error=ValueError("cut off"))
     found = rewards([given(row, turn["references"][0]), given(row, wrong), broken])
-    assert found == [Rewarded(1.0, 1.0), Rewarded(1.0, 0.0), Rewarded(0.0, 0.0)]
+    assert [(r.format, r.consistency) for r in found] == [(1, 1), (1, 0), (0, 0)]
+    assert [key for key, m in found[1].units.items() if not m] == [
+        "action/1/parameters/dish"
+    ]
 
 
 def test_a_reward_that_does_not_apply_is_none():
@@ -170,12 +171,7 @@ def judged(threshold=0.5, **recipe):
     model = SimpleNamespace(
         settings=RewardSettings("interleaved", "unit", threshold=threshold)
     )
-    model.accepts = lambda score: RewardModel.accepts(model, score)
     return Rewards(PolicyRecipe(**recipe), model)
-
-
-def score(logit):
-    return Score(logit, 1 / (1 + math.exp(-logit)), {})
 
 
 @pytest.mark.parametrize(
@@ -190,13 +186,13 @@ def test_the_consistency_reward_is_the_clipped_logit_the_verdict_or_the_probabil
     value, expected
 ):
     rewards = judged(consistency_value=value, logit_limit=4.0)
-    found = rewards.of_scores([score(x) for x in (-9.0, 0.0, 1.0, 30.0)])
+    found = [rewards.value(logit) for logit in (-9.0, 0.0, 1.0, 30.0)]
     assert found == pytest.approx(expected)
 
 
 def test_the_logit_is_taken_relative_to_the_threshold():
     rewards = judged(threshold=1 / (1 + math.exp(-2)), logit_limit=4.0)
-    assert rewards.of_scores([score(2.0)]) == pytest.approx([0.5])
+    assert rewards.value(2.0) == pytest.approx(0.5)
 
 
 def test_the_best_of_label_and_references_counts():
@@ -393,7 +389,8 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path, toy, settings, m
 # Whole runs
 
 
-def test_the_reward_rises_on_a_toy_task(tmp_path, toy):
+@pytest.mark.parametrize("credit", ["response", "unit"])
+def test_the_reward_rises_on_a_toy_task(tmp_path, toy, credit):
     status = run_policy(
         tmp_path,
         toy,
@@ -402,6 +399,7 @@ def test_the_reward_rises_on_a_toy_task(tmp_path, toy):
         responses_per_prompt=16,
         micro_batch=32,
         temperature=0.7,
+        credit=credit,
         learning_rate=1e-3,
         evaluate_every=10,
     )

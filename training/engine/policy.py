@@ -39,6 +39,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from datasets import Dataset
@@ -56,10 +57,19 @@ from transformers import (
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from actions.demo import oracle
 from actions.grammar import FormatError, parse
 from actions.json_values import json_equal
 from actions.tags import OBSERVATION_CLOSE, OBSERVATION_OPEN
+from actions.units import UnitPair
 from training.engine.conversations import Encoder, read_samples
+from training.engine.credit import (
+    STRUCTURE,
+    Piece,
+    token_owners,
+    unit_advantages,
+    unit_spans,
+)
 from training.engine.generation import Sampling
 from training.engine.measuring import (
     Answer,
@@ -85,7 +95,13 @@ from training.engine.rundir import (
     run_program,
     step_random,
 )
-from training.engine.scoring import Pair, RewardModel, Score, load_reward_model
+from training.engine.scoring import (
+    Pair,
+    RewardModel,
+    Score,
+    load_reward_model,
+    units_of,
+)
 from training.engine.verdicts import GateError, Look, gate_misses, parted
 
 SHOWN_EVERY, SHOWN = 4, 2  # steps between sampled texts on the run's page; how many
@@ -97,10 +113,14 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Rewarded:
-    """What one answer earned; None where a reward does not apply to its turn."""
+    """What one answer earned; None where a reward does not apply to its turn.
+
+    ``units`` says how well each unit matches, 0 to 1, where that is known.
+    """
 
     format: float
     consistency: float | None
+    units: Mapping[str, float] = field(default_factory=dict)
 
 
 class Rewards:
@@ -113,15 +133,28 @@ class Rewards:
     def __call__(self, answers: Sequence[Answer]) -> list[Rewarded]:
         """Return the rewards of ``answers``, in order."""
         if self.recipe.consistency_source == "oracle":
-            consistency = [_as_float(measure(given).consistent) for given in answers]
-        else:
-            consistency = list(self.of_scores(self.scores(answers)))
+            return [self._by_oracle(given) for given in answers]
+        scores = self.scores(answers)
         return [
-            Rewarded(0.0, 0.0 if value is not None else None)
-            if given.format_error is not None
-            else Rewarded(1.0, value)
-            for given, value in zip(answers, consistency, strict=True)
+            Rewarded(1.0, self.value(score.logit), self._units(score))
+            if given.format_error is None
+            else Rewarded(0.0, 0.0)
+            for given, score in zip(answers, scores, strict=True)
         ]
+
+    def _by_oracle(self, given: Answer) -> Rewarded:
+        turn = given.sample.turns[given.turn]
+        well_formed = float(given.format_error is None)
+        if not turn.has_facts:
+            return Rewarded(well_formed, None)
+        if not well_formed:
+            return Rewarded(0.0, 0.0)
+        verdict = oracle.judge(turn.document, given.text)
+        units = {key: float(matches) for key, matches in verdict.units.items()}
+        return Rewarded(1.0, float(verdict.consistent), units)
+
+    def _units(self, score: Score) -> dict[str, float]:
+        return {key: self.value(logit) for key, logit in score.units.items()}
 
     def scores(self, answers: Sequence[Answer]) -> list[Score]:
         """Return what the RM says of each answer: beside its label, or beside the best
@@ -146,30 +179,21 @@ class Rewards:
             best.append(max((next(scored) for _ in range(count)), key=_logit))
         return best
 
-    def of_scores(self, scores: Sequence[Score]) -> list[float]:
-        """Return the consistency reward of each score, 0 to 1."""
+    def value(self, logit: float) -> float:
+        """Return the consistency reward of a logit, 0 to 1."""
         assert self.model is not None
         threshold = min(max(self.model.settings.threshold, 1e-6), 1 - 1e-6)
-        middle = math.log(threshold / (1 - threshold))
+        above = logit - math.log(threshold / (1 - threshold))
+        if self.recipe.consistency_value == "verdict":
+            return float(above >= 0)
+        if self.recipe.consistency_value == "probability":
+            return 1 / (1 + math.exp(-logit))
         limit = self.recipe.logit_limit
-        values: list[float] = []
-        for score in scores:
-            if self.recipe.consistency_value == "verdict":
-                values.append(float(self.model.accepts(score)))
-            elif self.recipe.consistency_value == "probability":
-                values.append(score.probability)
-            else:
-                clipped = max(-limit, min(limit, score.logit - middle))
-                values.append((clipped + limit) / (2 * limit))
-        return values
+        return (max(-limit, min(limit, above)) + limit) / (2 * limit)
 
 
 def _logit(score: Score) -> float:
     return score.logit
-
-
-def _as_float(verdict: bool | None) -> float | None:
-    return None if verdict is None else float(verdict)
 
 
 # Rollouts
@@ -188,6 +212,7 @@ class Episode:
     logprobs: list[float] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # of each answer, in ids
     rewarded: list[Rewarded] = field(default_factory=list)
 
     def add(self, given: Answer) -> None:
@@ -196,6 +221,7 @@ class Episode:
         self.logprobs += given.sampled.logprobs
         self.mask += [1] * len(given.sampled.ids)
         self.answers.append(given)
+        self.starts.append(len(self.ids) - len(given.sampled.ids))
 
     def observe(self, ids: Sequence[int]) -> None:
         """Append an observation, which the policy did not write."""
@@ -240,20 +266,23 @@ class Rollouts:
         self.first = first
         self.figures: dict[str, float] = {}
         self.groups: list[Group] = []
+        # By token, for each completion of the last draw; with credit "unit" only.
+        self.advantages: list[list[float]] = []
 
     def __call__(
         self, prompts: Sequence[str], trainer: GRPOTrainer
     ) -> dict[str, list[object]]:
         """Return one completion for each prompt: G in a row belong to one turn."""
+        recipe = self.recipe
         step = self.first + trainer.state.global_step
         rank = trainer.accelerator.process_index
         # All that follows in this step (TRL shuffles, dropout) hangs on the step too.
-        torch.manual_seed(
-            step_random(self.recipe.seed, "torch", step, rank).getrandbits(62)
-        )
-        wanted = len(prompts) // self.recipe.responses_per_prompt
+        torch.manual_seed(step_random(recipe.seed, "torch", step, rank).getrandbits(62))
+        wanted = len(prompts) // recipe.responses_per_prompt
         model = trainer.accelerator.unwrap_model(trainer.model)
         self.groups = self.draw(model, wanted, step, rank)
+        if recipe.credit == "unit":
+            self.advantages = [row for g in self.groups for row in self.credit(g)]
         episodes = [episode for group in self.groups for episode in group]
         return {
             "prompt_ids": [episode.asked.prompt for episode in episodes],
@@ -318,6 +347,43 @@ class Rollouts:
         return self.recipe.format_weight * episode.format + (
             self.recipe.consistency_weight * (episode.consistency or 0.0)
         )
+
+    def credit(self, group: Group) -> list[list[float]]:
+        """Return the advantage of each token of each completion of a group."""
+        pieces = [[self._piece(e, i) for i in range(len(e.answers))] for e in group]
+        found = unit_advantages(pieces, least_spread=self.recipe.least_spread)
+        rows: list[list[float]] = []
+        for episode, of_answers in zip(group, found, strict=True):
+            row = [0.0] * len(episode.ids)
+            for start, values in zip(episode.starts, of_answers, strict=True):
+                row[start : start + len(values)] = values
+            rows.append(row)
+        return rows
+
+    def _piece(self, episode: Episode, number: int) -> Piece:
+        """Return whose tokens an answer's are. What has no place in it, a unit that is
+        missing, counts with the structure.
+        """
+        given, rewarded = episode.answers[number], episode.rewarded[number]
+        ids = given.sampled.ids
+        units: Sequence[UnitPair] | None = None
+        if rewarded.format:
+            turn = given.sample.turns[given.turn]
+            units = units_of(Pair(turn.response, given.text, turn.kind))
+        if units is None:
+            owners = (STRUCTURE,) * len(ids)
+            return Piece(given.turn, owners, {STRUCTURE: 0.0})
+        spans = unit_spans(units, given.text)
+        matches = {key: m for key, m in rewarded.units.items() if key in spans}
+        placeless = [m for key, m in rewarded.units.items() if key not in spans]
+        matches[STRUCTURE] = min(placeless, default=1.0)
+        owners = token_owners(ids, self._decode, spans)
+        return Piece(given.turn, owners, matches)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text = self.encoder.tokenizer.decode(list(ids), skip_special_tokens=False)
+        assert isinstance(text, str)
+        return text
 
     def respond(
         self, model: PreTrainedModel, chosen: Sequence[Asked], seed: int
@@ -432,6 +498,17 @@ class SharedPromptTrainer(GRPOTrainer):
     Everything else is TRL's. Several processes, pictures and models that cannot take
     the mask keep TRL's own way.
     """
+
+    def _generate_and_score_completions(
+        self, inputs: list[dict[str, object]]
+    ) -> dict[str, object]:
+        output: dict[str, object] = super()._generate_and_score_completions(inputs)
+        rollouts = self.rollout_func
+        if isinstance(rollouts, Rollouts) and rollouts.recipe.credit == "unit":
+            width = cast(Tensor, output["completion_ids"]).shape[1]
+            rows = [row + [0.0] * (width - len(row)) for row in rollouts.advantages]
+            output["advantages"] = torch.tensor(rows, device=self.accelerator.device)
+        return output
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -790,6 +867,8 @@ class Watch(TrainerCallback):
         self.step = first
         self.alarm = ""
         self.since = time.monotonic()
+        self.drew = True  # whether this step drew responses, or only learned again
+        self.spent: dict[str, float] = {}
         self.seconds = dict.fromkeys(
             ("generation", "scoring", "update", "evaluation"), 0.0
         )
@@ -818,8 +897,10 @@ class Watch(TrainerCallback):
             if theirs in (logs or {})
         }
         if told:  # not the summary after the last step
-            figures = {**self.rollouts.figures, **told, **self.spent}
-            self.run.metrics(self.first + state.global_step, figures)
+            drawn = self.rollouts.figures if self.drew else {}
+            self.run.metrics(
+                self.first + state.global_step, {**drawn, **told, **self.spent}
+            )
 
     def on_step_end(
         self,
@@ -830,6 +911,7 @@ class Watch(TrainerCallback):
     ) -> None:
         run, recipe = self.run, self.recipe
         step = self.step = self.first + state.global_step
+        self.drew = (state.global_step - 1) % recipe.updates_per_draw == 0
         self._count_seconds(time.monotonic() - self.since)
         run.progress(step, recipe.steps)
         if step % SHOWN_EVERY == 0:

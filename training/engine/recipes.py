@@ -558,6 +558,14 @@ class PolicyRecipe:
             choices=("logit", "probability", "verdict"),
         ),
     )
+    credit: str = field(
+        default="response",
+        metadata=_about(
+            "What an advantage belongs to: the whole response (GRPO as published), or "
+            "each unit, so that a wrong value blames its own tokens only.",
+            choices=("response", "unit"),
+        ),
+    )
     logit_limit: float = field(
         default=4.0,
         metadata=_about(
