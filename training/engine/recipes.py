@@ -488,7 +488,7 @@ class PolicyRecipe:
 
     seed: int = field(default=1, metadata=_SEED)
     steps: int = field(
-        default=24,
+        default=20,
         metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
     )
     prompts_per_step: int = field(
@@ -694,7 +694,7 @@ class PolicyRecipe:
         ),
     )
     evaluate_every: int = field(
-        default=8,
+        default=5,
         metadata=_about(
             "Steps between looks at the held-out set, each with a checkpoint.",
             min=1,
@@ -703,7 +703,7 @@ class PolicyRecipe:
         ),
     )
     held_out_samples: int = field(
-        default=60,
+        default=48,
         metadata=_about(
             "Held-out samples in the fixed set on which score and truth are watched; "
             "0 takes all.",
@@ -728,7 +728,7 @@ class PolicyRecipe:
             max=1000,
         ),
     )
-    precision: str = field(default="bf16", metadata=_PRECISION)
+    precision: str = field(default="fp32", metadata=_PRECISION)
     device: str = field(default="auto", metadata=_DEVICE)
     threads: int = field(default=0, metadata=_THREADS)
 
