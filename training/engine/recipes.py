@@ -83,7 +83,8 @@ _PROMPT_TOKENS = _about(
     unit="tokens",
 )
 _BATCH_TOKENS = _about(
-    "Token positions held by one batch of generation (memory and speed).",
+    "Token positions held by one batch of generation; small batches suit a "
+    "CPU's caches, a GPU wants 100,000 and more.",
     min=256,
     max=100_000_000,
     unit="tokens",
@@ -288,7 +289,7 @@ class DrawRecipe:
     )
     max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
     max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
-    batch_tokens: int = field(default=65536, metadata=_BATCH_TOKENS)
+    batch_tokens: int = field(default=16384, metadata=_BATCH_TOKENS)
     action_seconds: float = field(
         default=10.0,
         metadata=_about(
@@ -523,7 +524,7 @@ class PolicyRecipe:
     )
     max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
     max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
-    batch_tokens: int = field(default=65536, metadata=_BATCH_TOKENS)
+    batch_tokens: int = field(default=16384, metadata=_BATCH_TOKENS)
     micro_batch: int = field(
         default=0,
         metadata=_about(
@@ -752,7 +753,7 @@ class EvaluateRecipe:
     )
     max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
     max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
-    batch_tokens: int = field(default=65536, metadata=_BATCH_TOKENS)
+    batch_tokens: int = field(default=16384, metadata=_BATCH_TOKENS)
     resamples: int = field(
         default=1000,
         metadata=_about(
