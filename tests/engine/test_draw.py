@@ -1,0 +1,179 @@
+"""Draw: which turns, what is executed, what is marked, and nothing twice."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from tests.engine.micro import (
+    demo_rows,
+    events,
+    make_run,
+    save_micro_policy,
+)
+from training.engine import draw
+from training.engine.conversations import sample_from_json
+from training.engine.generation import Sampled
+from training.engine.measuring import Answer
+from training.engine.recipes import DrawRecipe
+from training.engine.rundir import run_program
+
+SMALL = {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policies")
+    return {
+        "policy": save_micro_policy(folder / "current", seed=1),
+        "initial": save_micro_policy(folder / "initial", seed=2),
+    }
+
+
+def run_draw(folder, policies, recipe=None, rows=None):
+    rows = {"train": rows or demo_rows(4)}
+    make_run(folder, "draw", {**SMALL, **(recipe or {})}, policies, rows)
+    return run_program("draw", DrawRecipe, draw.draw, [str(folder)])
+
+
+def responses(folder):
+    lines = (folder / "outputs/responses.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_both_policies_answer_the_same_turns(policies, tmp_path):
+    assert run_draw(tmp_path, policies) == 0
+    rows = responses(tmp_path)
+    assert len(rows) == 2 * 3 * 2
+    turns = {
+        role: {(r["sample"], r["turn"]) for r in rows if r["role"] == role}
+        for role in ("current", "initial")
+    }
+    assert turns["current"] == turns["initial"]
+    assert [r["index"] for r in rows[:4]] == [0, 1, 0, 1]
+    (result,) = events(tmp_path, "result")
+    assert result["values"]["current/responses"] == 6
+    assert result["values"]["turns_too_long"] == 0
+
+
+def test_the_current_policy_alone_is_enough(policies, tmp_path):
+    assert run_draw(tmp_path, {"policy": policies["policy"]}) == 0
+    assert {row["role"] for row in responses(tmp_path)} == {"current"}
+
+
+def test_a_run_without_a_policy_says_so(tmp_path):
+    assert run_draw(tmp_path, {}) == 1
+    (result,) = events(tmp_path, "result")
+    assert result["error"] == (
+        "run.json: `inputs.policy`: expected a checkpoint, found nothing"
+    )
+
+
+def test_the_same_seed_draws_the_same_and_another_does_not(policies, tmp_path):
+    drawn = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run_draw(tmp_path / name, policies, {"seed": seed}) == 0
+        drawn.append(responses(tmp_path / name))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_run_started_again_keeps_whole_turns_and_redraws_the_rest(policies, tmp_path):
+    assert run_draw(tmp_path, policies) == 0
+    output = tmp_path / "outputs/responses.jsonl"
+    whole = output.read_text()
+    lines = whole.splitlines(keepends=True)
+    output.write_text("".join(lines[:3]) + lines[3][:20])
+    assert run_program("draw", DrawRecipe, draw.draw, [str(tmp_path)]) == 0
+    assert output.read_text().startswith("".join(lines[:2]))
+    counts = Counter((r["role"], r["sample"], r["turn"]) for r in responses(tmp_path))
+    assert set(counts.values()) == {2}
+    assert len(counts) == 6
+    assert events(tmp_path, "result")[-1]["values"]["done_before"] == 1
+
+
+def test_a_stop_file_ends_the_run_between_turns(policies, tmp_path):
+    make_run(tmp_path, "draw", SMALL, policies, {"train": demo_rows(4)})
+    (tmp_path / "stop").touch()
+    assert run_program("draw", DrawRecipe, draw.draw, [str(tmp_path)]) == 0
+    assert events(tmp_path, "result")[-1]["state"] == "stopped"
+
+
+def test_turns_too_long_are_counted_not_cut(policies, tmp_path):
+    recipe = {"max_prompt_tokens": 150, "turns": 0}
+    assert run_draw(tmp_path, policies, recipe) == 0
+    (result,) = events(tmp_path, "result")
+    total = sum(len(row["turns"]) for row in demo_rows(4))
+    assert result["values"]["turns"] + result["values"]["turns_too_long"] == total
+    assert result["values"]["turns_too_long"] > 0
+    (warning,) = [e for e in events(tmp_path, "log") if e["level"] == "warning"]
+    assert "prompts are longer than 150 tokens" in warning["message"]
+
+
+def test_hard_first_takes_the_turns_that_surprise_most(policies, tmp_path):
+    for name, turns in (("few", 3), ("all", 0)):
+        recipe = {"choice": "hard first", "turns": turns, "initial_too": False}
+        assert run_draw(tmp_path / name, policies, recipe) == 0
+    few = {(r["sample"], r["turn"]) for r in responses(tmp_path / "few")}
+    assert len(few) == 3
+    everything = {(r["sample"], r["turn"]) for r in responses(tmp_path / "all")}
+    assert few < everything
+
+
+# What is executed
+
+
+def given_answer(sample, turn, text):
+    return Answer(sample, turn, 0, text, None, Sampled([], [], True))
+
+
+@pytest.fixture
+def calling():
+    """Return a sample with an action call whose observation is recorded, and the turn."""
+    for row in demo_rows():
+        sample = sample_from_json(row)
+        for number, turn in enumerate(sample.turns[:-1]):
+            if (
+                '"parameters": {"' in turn.response
+                and sample.turns[number + 1].kind == "observation"
+            ):
+                return sample, number
+    raise AssertionError
+
+
+def test_the_labels_own_call_replays_the_recorded_observation(calling):
+    sample, turn = calling
+    respaced = sample.turns[turn].response.replace('": ', '":  ')
+    for text in (sample.turns[turn].response, respaced):
+        row = draw.row_of(given_answer(sample, turn, text), "current", DrawRecipe())
+        assert row["observation"] == sample.turns[turn + 1].text
+        assert row["observation_source"] == "recorded"
+
+
+def test_another_call_is_answered_by_the_simulator(calling):
+    sample, turn = calling
+    text = '<<action>>{"name": "Fly away", "parameters": {}}<</action>>'
+    if not sample.turns[turn].inside_thinking:
+        text = "<<think>>" + text
+    row = draw.row_of(given_answer(sample, turn, text), "current", DrawRecipe())
+    assert row["observation"].startswith('Error: there is no action "Fly away"')
+    assert row["observation_source"] == "simulator"
+
+
+def test_without_facts_another_call_is_not_answered(calling):
+    sample, turn = calling
+    row = json.loads(json.dumps(sample.document))
+    for item in row["turns"]:
+        item.pop("facts", None)
+    bare = sample_from_json(row)
+    text = '<<think>><<action>>{"name": "Fly away", "parameters": {}}<</action>>'
+    drawn = draw.row_of(given_answer(bare, turn, text), "current", DrawRecipe())
+    assert (drawn["observation"], drawn["observation_source"]) == ("", "")
+
+
+def test_only_the_very_label_is_marked_identical(calling):
+    sample, turn = calling
+    label = sample.turns[turn].response
+    respaced = label.replace('": ', '":  ')
+    for text, identical in ((label, True), (respaced, False)):
+        row = draw.row_of(given_answer(sample, turn, text), "current", DrawRecipe())
+        assert row["identical"] is identical

@@ -1,0 +1,169 @@
+"""Evaluate: honest figures from known answers, intervals by sample."""
+
+import json
+
+import pytest
+import torch
+
+from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
+from training.engine import evaluate
+from training.engine.conversations import sample_from_json
+from training.engine.evaluate import judged, summary, with_interval
+from training.engine.generation import Sampled
+from training.engine.measuring import Answer, Asked, measure
+from training.engine.recipes import EvaluateRecipe
+from training.engine.rundir import run_program
+
+RECIPE = EvaluateRecipe()
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return [sample_from_json(row) for row in demo_rows(18)]
+
+
+def answers_of(samples, change=lambda sample, turn, text: text):
+    return [
+        Answer(
+            sample,
+            number,
+            0,
+            change(sample, number, turn.response),
+            None,
+            Sampled([], [], True),
+        )
+        for sample in samples
+        for number, turn in enumerate(sample.turns)
+    ]
+
+
+def test_labels_as_answers_are_right_in_every_metric(samples):
+    figures = summary(judged(answers_of(samples), None), [], samples, RECIPE)
+    assert set(figures) == {
+        "format_valid",
+        "plan_order",
+        "action_name",
+        "action_parameters",
+        "turns_right",
+        "tasks_complete",
+    }
+    assert {figure["value"] for figure in figures.values()} == {1.0}
+    assert figures["tasks_complete"]["n"] == len(samples)
+    assert figures["turns_right"]["n"] == sum(len(s.turns) for s in samples)
+
+
+def test_references_as_answers_are_right_too(samples):
+    def reword(sample, turn, text):
+        return (*sample.turns[turn].references, text)[0]
+
+    figures = summary(judged(answers_of(samples, reword), None), [], samples, RECIPE)
+    assert figures["turns_right"]["value"] == 1.0
+    assert figures["plan_order"]["value"] == 1.0
+
+
+def test_one_wrong_turn_spoils_one_task(samples):
+    def spoil(sample, turn, text):
+        return "I do not know." if (sample is samples[3] and turn == 0) else text
+
+    figures = summary(judged(answers_of(samples, spoil), None), [], samples, RECIPE)
+    assert figures["tasks_complete"]["value"] == pytest.approx(17 / 18)
+    turns = figures["turns_right"]
+    assert turns["value"] == pytest.approx(1 - 1 / turns["n"])
+    assert turns["low"] < turns["value"] < turns["high"] == 1.0
+
+
+def test_a_turn_left_out_keeps_its_task_from_being_complete(samples):
+    answers = [a for a in answers_of(samples) if (a.sample, a.turn) != (samples[0], 0)]
+    left_out = [Asked(samples[0], 0, [])]
+    figures = summary(judged(answers, None), left_out, samples, RECIPE)
+    assert figures["tasks_complete"]["n"] == len(samples)
+    assert figures["tasks_complete"]["value"] == pytest.approx(17 / 18)
+
+
+def test_swapped_steps_and_wrong_parameters_are_counted_apart(samples):
+    sample, number = next(
+        (s, n)
+        for s in samples
+        for n, t in enumerate(s.turns)
+        if "\n2. " in t.response and "<<action>>" in t.response
+    )
+    label = sample.turns[number].response
+    first = label.split("\n1. ")[1].split("\n")[0]
+    second = label.split("\n2. ")[1].split("\n")[0]
+    swapped = (
+        label.replace(f"1. {first}", "1. @")
+        .replace(f"2. {second}", f"2. {first}")
+        .replace("1. @", f"1. {second}")
+    )
+    found = measure(Answer(sample, number, 0, swapped, None, Sampled([], [], True)))
+    assert found.plan_order is False
+    assert (found.action_name, found.action_parameters) == (True, True)
+    assert found.consistent is False
+    assert "plan order" in found.errors
+
+
+def test_turns_without_facts_have_no_truth(samples):
+    row = json.loads(json.dumps(samples[0].document))
+    for turn in row["turns"]:
+        turn.pop("facts")
+    bare = [sample_from_json(row)]
+    figures = summary(judged(answers_of(bare), None), [], bare, RECIPE)
+    assert "turns_right" not in figures
+    assert "tasks_complete" not in figures
+    assert figures["format_valid"]["value"] == 1.0
+
+
+def test_somebody_elses_facts_are_no_truth(samples):
+    row = json.loads(json.dumps(samples[0].document))
+    for turn in row["turns"]:
+        turn["facts"] = {"mine": 1}
+    bare = sample_from_json(row)
+    assert measure(answers_of([bare])[0]).consistent is None
+
+
+def test_the_interval_is_over_samples_not_turns():
+    alike = {str(i): [i % 2 == 0] * 10 for i in range(20)}
+    mixed = {str(i): [True, False] * 5 for i in range(20)}
+    one, other = with_interval(alike, RECIPE), with_interval(mixed, RECIPE)
+    assert one["value"] == other["value"] == 0.5
+    assert one["high"] - one["low"] > 0.3
+    assert other["high"] == other["low"] == 0.5
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(1)
+    covered = 0
+    for _ in range(200):
+        drawn = (torch.rand(60, generator=generator) < 0.7).tolist()
+        found = with_interval({str(i): [v] for i, v in enumerate(drawn)}, RECIPE)
+        covered += found["low"] <= 0.7 <= found["high"]
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_a_whole_run_measures_every_policy(tmp_path):
+    inputs = {
+        "base": save_micro_policy(tmp_path / "base", seed=1),
+        "current": save_micro_policy(tmp_path / "current", seed=2),
+    }
+    rows = [*demo_rows(2, "held-out", 5), *demo_rows(2, "held-out-unseen", 6)]
+    run = make_run(
+        tmp_path / "run", "evaluate", {"max_new_tokens": 4}, inputs, {"held_out": rows}
+    )
+    assert run_program("evaluate", EvaluateRecipe, evaluate.evaluate, [str(run)]) == 0
+    found = json.loads((run / "outputs/evaluation.json").read_text())
+    assert set(found["policies"]) == {"base", "current"}
+    assert set(found["by_split"]["base"]) == {"held-out", "held-out-unseen"}
+    assert found["history"] == "teacher-forced"
+    turns = found["policies"]["base"]["format_valid"]
+    assert turns["n"] == sum(len(row["turns"]) for row in rows)
+    (result,) = events(run, "result")
+    assert result["values"]["policies"] == found["policies"]
+
+
+def test_a_stop_file_ends_the_run(tmp_path):
+    inputs = {"current": save_micro_policy(tmp_path / "current")}
+    rows = {"held_out": demo_rows(2, "held-out", 5)}
+    run = make_run(tmp_path / "run", "evaluate", {}, inputs, rows)
+    (run / "stop").touch()
+    assert run_program("evaluate", EvaluateRecipe, evaluate.evaluate, [str(run)]) == 0
+    assert events(run, "result")[-1]["state"] == "stopped"
