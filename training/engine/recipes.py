@@ -501,7 +501,7 @@ class PolicyRecipe:
         metadata=_about("G: sampled responses in a group.", min=2, max=1024),
     )
     draw_more: float = field(
-        default=1.25,
+        default=1.5,
         metadata=_about(
             "Groups drawn for each group kept. Groups whose rewards are all equal "
             "teach nothing and are dropped first (DAPO's dynamic sampling).",
@@ -520,7 +520,7 @@ class PolicyRecipe:
         ),
     )
     temperature: float = field(
-        default=1.0, metadata=_about("Sampling temperature.", min=0.01, max=10.0)
+        default=0.7, metadata=_about("Sampling temperature.", min=0.01, max=10.0)
     )
     max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
     max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
@@ -597,7 +597,7 @@ class PolicyRecipe:
         ),
     )
     learning_rate: float = field(
-        default=4e-4, metadata=_about("Peak rate of AdamW.", min=0.0, max=1.0)
+        default=3e-4, metadata=_about("Peak rate of AdamW.", min=0.0, max=1.0)
     )
     warmup_steps: int = field(
         default=2,
