@@ -91,6 +91,10 @@ COPIED_TOKENS = 128
 
 def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     """Train a policy on ``data.train``; see the module's docstring."""
+    micro = recipe.micro_batch or recipe.conversations_per_step
+    if recipe.conversations_per_step % micro:
+        found = f"{micro}, which does not divide {recipe.conversations_per_step}"
+        raise RunError("recipe: `micro_batch`", "an even part of a step", found)
     place = prepare(recipe)
     samples = read_samples(run.need_data("train"))
     held_out = read_samples(run.data["held_out"]) if "held_out" in run.data else []
@@ -139,7 +143,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     values: dict[str, object] = {}
     tokens_before, time_before = 0, time.monotonic()
     stopped = False
-    log_every = min(LOG_EVERY, recipe.steps - first)
+    log_every = max(1, min(LOG_EVERY, recipe.steps - first))
 
     def before(step: int) -> None:
         torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(63))
@@ -147,14 +151,16 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     def logged(step: int, logs: dict[str, float]) -> None:
         nonlocal tokens_before, time_before
         now = time.monotonic()
-        values.update(loss=logs["loss"], gradient_norm=logs.get("grad_norm"))
-        values["learning_rate"] = logs.get("learning_rate")
-        values["token_accuracy"] = logs.get("mean_token_accuracy")
-        values["tokens_per_second"] = (course.tokens - tokens_before) / (
-            now - time_before
-        )
+        fresh: dict[str, object] = {
+            "loss": logs["loss"],
+            "gradient_norm": logs.get("grad_norm"),
+            "learning_rate": logs.get("learning_rate"),
+            "token_accuracy": logs.get("mean_token_accuracy"),
+            "tokens_per_second": (course.tokens - tokens_before) / (now - time_before),
+        }
         tokens_before, time_before = course.tokens, now
-        run.metrics(step, values)
+        run.metrics(step, fresh)
+        values.update(fresh)
 
     def after(step: int) -> bool:
         nonlocal stopped, time_before
@@ -180,10 +186,6 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
             step, write, kind="policy", recipe=recipe, metrics=metrics, final=final
         )
 
-    micro = recipe.micro_batch or recipe.conversations_per_step
-    if recipe.conversations_per_step % micro:
-        found = f"{micro}, which does not divide {recipe.conversations_per_step}"
-        raise RunError("recipe: `micro_batch`", "an even part of a step", found)
     run.progress(first, recipe.steps)
     if first < recipe.steps:
         trainer = SFTTrainer(
