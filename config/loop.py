@@ -48,8 +48,8 @@ QUADS_GATE, CAUGHT_GATE = 0.9, 0.85
 LEAST_PAIRS = 300
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
-    "sft": {},
-    "draw": {"turns": 160, "responses_per_turn": 4},
+    "sft": {"steps": 600, "checkpoint_every": 150},
+    "draw": {"turns": 240, "responses_per_turn": 2},
     "reward": {},
     "policy": {},
     "evaluate": {},
@@ -187,17 +187,33 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
     base = checkpoints[0] if checkpoints[0].step == 0 else None
     earlier = [c for c in checkpoints if 0 < c.step < policy.step]
     with report.stage("draw"):
-        # An earlier checkpoint's mistakes are others: the reward model needs both.
+        # Earlier checkpoints make other mistakes: the reward model needs to see both.
         tara.run(
-            "draw", report, policy=policy, initial=earlier[-1] if earlier else None
+            "draw", report, policy=policy, initial=earlier.pop() if earlier else None
         )
+        if earlier:
+            tara.run(
+                "draw",
+                report,
+                name="draw early",
+                policy=earlier[-1],
+                initial=earlier[0],
+            )
     with report.stage("judge"):
         judge(origin, project, passwords, report)
         report.pairs = project.pairs.filter(judgments__isnull=False).distinct().count()
     with report.stage("reward"):
         reward = last_checkpoint(tara.run("reward", report, policy=policy))
     with report.stage("policy"):
-        rl = tara.run("policy", report, policy=policy, initial=policy, reward=reward)
+        missed = gate_missed(reward.run.result) if folder is None else ""
+        rl = tara.run(
+            "policy",
+            report,
+            policy=policy,
+            initial=policy,
+            reward=reward,
+            recipe={"gate_override": f"{missed}; go on, to show it"} if missed else {},
+        )
         learned = last_checkpoint(rl)
     with report.stage("evaluate"):
         tara.run("evaluate", report, policy=learned, initial=policy, reward=reward)
@@ -298,6 +314,7 @@ class Trainer:
         report: Report,
         *,
         name: str = "",
+        recipe: dict[str, object] | None = None,
         **inputs: Checkpoint | None,
     ) -> Run:
         from training.models import FINAL_STATES, Run
@@ -308,7 +325,8 @@ class Trainer:
             role: checkpoint.pk if checkpoint else ""
             for role, checkpoint in inputs.items()
         }
-        for setting, value in {**self.recipes[kind], "seed": self.seed}.items():
+        settings = {**self.recipes[kind], **(recipe or {}), "seed": self.seed}
+        for setting, value in settings.items():
             # A box that is not ticked is not sent.
             chosen[f"recipe_{setting}"] = None if value is False else value
         page = self.browser.submit(page, form, **chosen)
@@ -317,7 +335,8 @@ class Trainer:
         number = int(page.address.rstrip("/").rsplit("/", 1)[1])
         while (run := Run.objects.get(pk=number)).state not in FINAL_STATES:
             time.sleep(0.5)
-        if run.state != "finished":
+        # A policy run that its own alarm stopped has kept its best checkpoint.
+        if run.state != "finished" and not run.result.get("alarm"):
             raise StageFailedError(f"{kind}: run {run.pk} {run.state}: {run.error}")
         report.runs[name or kind] = run
         return run
@@ -498,7 +517,9 @@ def print_reward_model(result: Figures) -> None:
 
 def print_rl(result: Figures) -> None:
     write()
-    write("RL on its own held-out set")
+    watched = len(result.get("held_out_samples", []))
+    write(f"RL on the {watched} held-out samples by which its best step was chosen")
+    write("  (they are among the samples of the tables above)")
     for key in (
         "chosen_step",
         "truth_at_start",
@@ -542,15 +563,10 @@ def verdict(
     before = columns["SFT"]["tasks_complete"]["value"]
     after = columns[promoted]["tasks_complete"]["value"]
     gain = columns["RL"]["tasks_complete"]["value"] - before
+    missed = gate_missed(reward)
     claims = {
         f"at least {LEAST_PAIRS} pairs judged": report.pairs >= LEAST_PAIRS,
-        f"balanced quads >= {QUADS_GATE}": min(
-            reward.get("quads/seen/accuracy") or 0.0,
-            reward.get("quads/unseen/accuracy") or 0.0,
-        )
-        >= QUADS_GATE,
-        f"bad answers caught >= {CAUGHT_GATE}": (reward.get("judged/bad_caught") or 0.0)
-        >= CAUGHT_GATE,
+        missed or "the reward model passed its gate": not missed,
         f"what was promoted ({promoted}) is not worse than SFT": after >= before,
     }
     write()
@@ -558,6 +574,21 @@ def verdict(
         write(f"{'yes' if holds else 'NO ':<4} {claim}")
     write(f"RL - SFT on tasks complete: {100 * gain:+.1f} points")
     return 0 if all(claims.values()) else 2
+
+
+def gate_missed(reward: Figures) -> str:
+    """Return which bounds of the gate the reward model misses; empty when it passes."""
+    bounds = {
+        "quads/seen/accuracy": QUADS_GATE,
+        "quads/unseen/accuracy": QUADS_GATE,
+        "judged/bad_caught": CAUGHT_GATE,
+    }
+    missed = [
+        f"{name} is {reward.get(name)}, wanted at least {bound}"
+        for name, bound in bounds.items()
+        if (reward.get(name) or 0.0) < bound
+    ]
+    return "the reward model misses its gate: " + ", ".join(missed) if missed else ""
 
 
 def figure(cell: Figures | None) -> str:

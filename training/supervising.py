@@ -424,6 +424,9 @@ class _Supervision:
             "PYTHONUNBUFFERED": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            # A thread that waits for its fellows sleeps. Spinning, two programs on two
+            # cores keep each other from working: a tenth of the speed was measured.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
         with (self.run.directory / "log.txt").open("ab") as log:
             self.child = subprocess.Popen(
