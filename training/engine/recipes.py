@@ -105,7 +105,7 @@ class SftRecipe:
         ),
     )
     steps: int = field(
-        default=800,
+        default=600,
         metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
     )
     copying_steps: int = field(
