@@ -49,10 +49,11 @@ LEAST_PAIRS = 300
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {"steps": 600, "checkpoint_every": 150},
-    "draw": {"turns": 240, "responses_per_turn": 2},
+    # The longest label response has 70 tokens; a cut one fails the format check.
+    "draw": {"turns": 240, "responses_per_turn": 2, "max_new_tokens": 128},
     "reward": {},
-    "policy": {},
-    "evaluate": {},
+    "policy": {"max_new_tokens": 128},
+    "evaluate": {"max_new_tokens": 128},
 }
 # Real conversations: thousands of tokens each, and a model far too small for them. The
 # runs are short because what they show is that nothing is lost on the way.
@@ -222,7 +223,14 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
     with report.stage("promote"):
         promoted = tara.promote(learned)
     with report.stage("draw again"):
-        tara.run("draw", report, name="draw again", policy=promoted, initial=None)
+        tara.run(
+            "draw",
+            report,
+            name="draw again",
+            recipe={"seed": seed + 1},  # other turns and answers than before
+            policy=promoted,
+            initial=None,
+        )
     report.seconds["total"] = time.monotonic() - start
     return conclude(report, promoted == learned, has_truth=folder is None)
 
@@ -325,7 +333,7 @@ class Trainer:
             role: checkpoint.pk if checkpoint else ""
             for role, checkpoint in inputs.items()
         }
-        settings = {**self.recipes[kind], **(recipe or {}), "seed": self.seed}
+        settings = {"seed": self.seed, **self.recipes[kind], **(recipe or {})}
         for setting, value in settings.items():
             # A box that is not ticked is not sent.
             chosen[f"recipe_{setting}"] = None if value is False else value
