@@ -200,7 +200,14 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
     with report.stage("evaluate"):
         tara.run("evaluate", report, policy=learned, initial=policy, reward=reward)
         if base is not None:
-            tara.run("evaluate", report, name="evaluate base", policy=base)
+            tara.run(
+                "evaluate",
+                report,
+                name="evaluate base",
+                policy=base,
+                initial=None,
+                reward=reward,
+            )
     with report.stage("promote"):
         promoted = tara.promote(learned)
     with report.stage("draw again"):
