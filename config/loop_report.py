@@ -62,7 +62,7 @@ def conclude(report: Report, promoted_is_new: bool, has_truth: bool) -> int:
             split, {"SFT": parts["initial"][split], "RL": parts["policy"][split]}
         )
     print_reward_model(report.runs["reward"].result)
-    print_rl(report.runs["policy"].result)
+    print_rl(report.runs["policy"])
     if not has_truth:
         print_what_the_runs_said(report)
     again = report.runs["draw again"]
@@ -113,7 +113,8 @@ def print_reward_model(result: Figures) -> None:
             write(f"  recall, {kind:<24}{caught:>10.3f}  of {of}")
 
 
-def print_rl(result: Figures) -> None:
+def print_rl(run: Run) -> None:
+    result = run.result
     write()
     watched = len(result.get("held_out_samples", []))
     write(f"RL on the {watched} held-out samples by which its best step was chosen")
@@ -128,7 +129,14 @@ def print_rl(result: Figures) -> None:
     ):
         if key in result:
             write(f"  {key:<32}{result[key]!s:>10.10}")
-    for key in ("gate", "alarm", "stopped_because"):
+    looks: dict[int, dict[str, float]] = {}
+    for name in ("heldout/rm_score", "heldout/truth"):
+        for step, value in run.metrics.filter(name=name).values_list("step", "value"):
+            looks.setdefault(step, {})[name] = value
+    for step, look in sorted(looks.items()):
+        told = ", ".join(f"{name[8:]} {value:.3f}" for name, value in look.items())
+        write(f"  step {step}: {told}")
+    for key in ("gate", "alarm"):
         if result.get(key):
             write(f"  {key}: {result[key]}")
 
