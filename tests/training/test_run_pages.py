@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_policy, make_run
+from training import figures
 from training.models import Metric, Run, RunNote, RunSample, RunState
 
 pytestmark = pytest.mark.django_db
@@ -392,3 +393,8 @@ def test_text_of_a_program_cannot_become_markup(client, project, tara):
     assert "<script>alert(1)" not in text
     layout = text.split('id="chart-layout" type="application/json">')[1]
     assert evil in json.dumps(json.loads(layout.split("</script>")[0]))
+
+
+def test_a_long_list_in_a_result_is_counted_not_spelled_out():
+    assert figures.number_text([1, 2, 3]) == "1, 2, 3"
+    assert figures.number_text([f"demo-{n}" for n in range(48)]) == "48 in all"
