@@ -304,6 +304,8 @@ class JudgeStage extends HTMLElement {
   }
 
   onOrderAnswered(event) {
+    // The event comes a task after the sheet closed: fast hands may have asked again.
+    if (event.target.open) return;
     if (event.target.returnValue === "yes") {
       const field = document.createElement("input");
       field.type = "hidden";

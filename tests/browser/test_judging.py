@@ -201,6 +201,7 @@ def test_another_step_order_asks_once(sign_in, project):
     expect(page.locator("#order")).to_be_hidden()
     assert not Judgment.objects.exists()
     page.keyboard.press("1")
+    expect(page.locator("#order")).to_be_visible()
     page.keyboard.press("y")
     next_pair(page, pair)
     assert Judgment.objects.get().order_confirmed
