@@ -14,7 +14,11 @@ from django.contrib import admin
 
 from annotation.models import (
     Adjudication,
+    Comment,
     Draft,
+    GuidelineExample,
+    GuidelineReading,
+    GuidelineVersion,
     Judgment,
     Membership,
     Pair,
@@ -26,6 +30,7 @@ from annotation.models import (
     Sample,
     SampleContext,
     SampledResponse,
+    SampleVersion,
     Skip,
     Slot,
     ThinkingContext,
@@ -77,7 +82,7 @@ class ProjectAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ["is_paused"]
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
-    readonly_fields = ["queue_tail", "created_at"]
+    readonly_fields = ["guideline_version", "queue_tail", "created_at"]
     inlines = [MembershipInline]
 
 
@@ -270,3 +275,36 @@ class AdjudicationAdmin(Lookup):
     list_filter = ["verdict"]
     list_select_related = ["curator"]
     search_fields = ["=pair__id"]
+
+
+@admin.register(SampleVersion)
+class SampleVersionAdmin(Lookup):
+    list_display = ["sample", "number", "editor", "why", "created_at"]
+    list_select_related = ["sample", "editor"]
+
+
+@admin.register(Comment)
+class CommentAdmin(Lookup):
+    list_display = ["id", "sample", "position", "anchor", "author", "resolved_at"]
+    list_select_related = ["sample", "author"]
+
+
+@admin.register(GuidelineVersion)
+class GuidelineVersionAdmin(Lookup):
+    list_display = ["project", "version", "change", "author", "created_at"]
+    list_filter = ["project"]
+    list_select_related = ["project", "author"]
+
+
+@admin.register(GuidelineReading)
+class GuidelineReadingAdmin(Lookup):
+    list_display = ["project", "user", "version", "at"]
+    list_filter = ["project"]
+    list_select_related = ["project", "user"]
+
+
+@admin.register(GuidelineExample)
+class GuidelineExampleAdmin(Lookup):
+    list_display = ["project", "pair", "verdict", "pinned_by"]
+    list_filter = ["project"]
+    list_select_related = ["project", "pair", "pinned_by"]

@@ -12,6 +12,7 @@ from training.models import (
     Checkpoint,
     Metric,
     Promotion,
+    Proposal,
     Run,
     RunInput,
     RunNote,
@@ -97,3 +98,10 @@ class RunNoteAdmin(Lookup):
     list_filter = ["level"]
     list_select_related = ["run"]
     search_fields = ["=run__id", "message"]
+
+
+@admin.register(Proposal)
+class ProposalAdmin(Lookup):
+    list_display = ["id", "draft", "turn", "asked_by", "checkpoint", "state"]
+    list_filter = ["state"]
+    list_select_related = ["draft", "asked_by", "checkpoint"]

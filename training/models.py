@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import Q
 from django.urls import reverse
 
-from annotation.models import Judgment, Project, Sample
+from annotation.models import Draft, Judgment, Project, Sample
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -373,6 +373,45 @@ class RunSample(models.Model):
 
     def __str__(self) -> str:
         return f"sample at step {self.step} of run {self.run_id}"
+
+
+class ProposalState(models.TextChoices):
+    ASKED = "asked", "Asked"
+    READY = "ready", "Ready"
+    FAILED = "failed", "Failed"
+
+
+class Proposal(models.Model):
+    """A response that a person asked a policy to write into their draft."""
+
+    draft = models.ForeignKey(Draft, on_delete=models.CASCADE, related_name="proposals")
+    turn = models.PositiveSmallIntegerField(help_text="Counted from 0.")
+    asked_by = models.ForeignKey(USER, on_delete=models.CASCADE, related_name="+")
+    checkpoint = models.ForeignKey(
+        "Checkpoint", on_delete=models.CASCADE, related_name="proposals"
+    )
+    document = models.JSONField(
+        help_text="Concord JSONL up to the turn, its input last; no response yet."
+    )
+    state = models.CharField(
+        max_length=6, choices=ProposalState.choices, default=ProposalState.ASKED
+    )
+    text = models.TextField(blank=True)
+    error = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    answered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(state__in=ProposalState.values),
+                name="proposal_state_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"proposal {self.pk} for turn {self.turn + 1} of draft {self.draft_id}"
 
 
 class RunNote(models.Model):

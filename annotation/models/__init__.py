@@ -1,8 +1,14 @@
-"""The rows of the application, in three files.
+"""The rows of the application, in four files.
 
-``projects`` imports no other; ``samples`` imports ``projects``; ``pairs`` imports both.
+``projects`` imports no other; ``samples`` imports ``projects``; ``pairs`` imports both;
+``guidelines`` imports ``projects`` and ``pairs``.
 """
 
+from annotation.models.guidelines import (
+    GuidelineExample,
+    GuidelineReading,
+    GuidelineVersion,
+)
 from annotation.models.pairs import (
     Adjudication,
     Judgment,
@@ -32,6 +38,7 @@ from annotation.models.projects import (
     text_hash,
 )
 from annotation.models.samples import (
+    Comment,
     Draft,
     InputKind,
     ReferenceResponse,
@@ -39,6 +46,7 @@ from annotation.models.samples import (
     SampleContext,
     SampleQuerySet,
     SampleStatus,
+    SampleVersion,
     Scope,
     Situation,
     ThinkingContext,
@@ -48,7 +56,11 @@ from annotation.models.samples import (
 __all__ = [
     "USER",
     "Adjudication",
+    "Comment",
     "Draft",
+    "GuidelineExample",
+    "GuidelineReading",
+    "GuidelineVersion",
     "InputKind",
     "Judgment",
     "JudgmentQuerySet",
@@ -69,6 +81,7 @@ __all__ = [
     "SampleContext",
     "SampleQuerySet",
     "SampleStatus",
+    "SampleVersion",
     "SampledResponse",
     "Scope",
     "Situation",

@@ -341,6 +341,10 @@ class Slot(models.Model):
     token = models.PositiveBigIntegerField(
         default=0, help_text="Fencing token: grows when the slot changes hands."
     )
+    is_ahead = models.BooleanField(
+        default=False,
+        help_text="Leased ahead of its showing, for a short time, by a page's prefetch.",
+    )
     judgment = models.OneToOneField(
         "Judgment",
         null=True,
@@ -490,6 +494,10 @@ class Judgment(models.Model):
         default=list, blank=True, help_text="Keys of actions.units.UnitPair."
     )
     order_confirmed = models.BooleanField(default=False)
+    sides_swapped = models.BooleanField(
+        null=True,
+        help_text="In calibration: was the label on the right? Null outside of it.",
+    )
     seconds_spent = models.FloatField(default=0)
     guideline_version = models.PositiveIntegerField(default=1)
     is_extra = models.BooleanField(

@@ -66,8 +66,36 @@ class Project(models.Model):
         default=True,
         help_text="Ask once when 'consistent' is chosen though the step order differs.",
     )
-    guideline = models.TextField(blank=True)
-    guideline_version = models.PositiveIntegerField(default=1)
+    daily_goal = models.PositiveSmallIntegerField(
+        default=60, help_text="Judgments a labeler aims at in a day; 0 shows no goal."
+    )
+    break_after_minutes = models.PositiveSmallIntegerField(
+        default=50,
+        help_text="After so many minutes of judging a pause is suggested; 0 never.",
+    )
+    minimum_dwell_seconds = models.FloatField(
+        default=2.0,
+        validators=[MinValueValidator(0)],
+        help_text="Quicker judgments are told apart in the figures, never refused.",
+    )
+    calibration_percent = models.PositiveSmallIntegerField(
+        default=0,
+        validators=[MaxValueValidator(100)],
+        help_text=(
+            "Share of pairs shown without saying which side is the label, half of them "
+            "with the sides swapped, to measure whether the side sways the judgment."
+        ),
+    )
+    reveal_after = models.BooleanField(
+        default=False,
+        help_text="Show what an answer came from once it has been judged.",
+    )
+    guideline = models.TextField(
+        blank=True,
+        editable=False,
+        help_text="Markdown; the newest GuidelineVersion's text.",
+    )
+    guideline_version = models.PositiveIntegerField(default=1, editable=False)
     queue_tail = models.PositiveBigIntegerField(
         default=0,
         editable=False,
@@ -87,6 +115,14 @@ class Project(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(lease_seconds__gte=1), name="project_lease_has_length"
+            ),
+            models.CheckConstraint(
+                condition=Q(calibration_percent__lte=100),
+                name="project_calibration_is_a_share",
+            ),
+            models.CheckConstraint(
+                condition=Q(minimum_dwell_seconds__gte=0),
+                name="project_dwell_not_negative",
             ),
         ]
 

@@ -168,6 +168,14 @@ class Turn(models.Model):
     facts = models.JSONField(
         null=True, blank=True, help_text="What the demo's oracle judges by; else null."
     )
+    proposal = models.JSONField(
+        null=True,
+        blank=True,
+        help_text=(
+            "When a policy proposed the response: its checkpoint, digest and the text "
+            "as proposed, before the person edited it. Else null."
+        ),
+    )
 
     class Meta:
         ordering = ["position"]
@@ -203,6 +211,75 @@ class ReferenceResponse(models.Model):
 
     def __str__(self) -> str:
         return f"reference {self.position} of turn {self.turn_id}"
+
+
+class SampleVersion(models.Model):
+    """A sample as it stood after a change: what was written, by whom and why."""
+
+    sample = models.ForeignKey(
+        Sample, on_delete=models.CASCADE, related_name="versions", db_index=False
+    )
+    number = models.PositiveIntegerField(help_text="1 for the first.")
+    document = models.JSONField(help_text="Concord JSONL.")
+    editor = models.ForeignKey(
+        USER, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    why = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["sample", "number"], name="sampleversion_number_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(number__gte=1), name="sampleversion_counts_from_one"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"version {self.number} of sample {self.sample_id}"
+
+
+class Comment(models.Model):
+    """A curator's word on a place of a sample; open until someone resolves it."""
+
+    sample = models.ForeignKey(
+        Sample, on_delete=models.CASCADE, related_name="comments"
+    )
+    author = models.ForeignKey(USER, on_delete=models.PROTECT, related_name="comments")
+    position = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="The turn, from 0; null for the whole sample."
+    )
+    anchor = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="The place in the turn: 'input', 'block/2', 'plan/3', …; or all of it.",
+    )
+    quote = models.CharField(
+        max_length=300, blank=True, help_text="What stood there when it was written."
+    )
+    text = models.TextField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    resolved_at = models.DateTimeField(null=True, blank=True)
+    resolved_by = models.ForeignKey(
+        USER, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(text=""), name="comment_has_text"),
+            models.CheckConstraint(
+                condition=Q(resolved_at__isnull=True, resolved_by__isnull=True)
+                | Q(resolved_at__isnull=False, resolved_by__isnull=False),
+                name="comment_resolved_by_someone",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"comment {self.pk} on sample {self.sample_id}"
 
 
 class Draft(models.Model):

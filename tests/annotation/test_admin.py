@@ -7,7 +7,11 @@ from django.utils import timezone
 
 from annotation import judging
 from annotation.models import (
+    Comment,
     Draft,
+    GuidelineExample,
+    GuidelineReading,
+    GuidelineVersion,
     Judgment,
     Membership,
     Pair,
@@ -15,6 +19,7 @@ from annotation.models import (
     QueueCursor,
     ReferenceResponse,
     SampleContext,
+    SampleVersion,
     ThinkingContext,
     Touch,
 )
@@ -24,6 +29,7 @@ from training.models import (
     Checkpoint,
     Metric,
     Promotion,
+    Proposal,
     Run,
     RunInput,
     RunNote,
@@ -58,7 +64,11 @@ def make_one_of_everything():
     SampleContext.objects.create(sample=sample, context=context, position=0)
     turn = sample.turns.get()
     ReferenceResponse.objects.create(turn=turn, position=0, text="Done.", author=lena)
-    Draft.objects.create(project=project, author=lena, sample=sample)
+    draft = Draft.objects.create(project=project, author=lena, sample=sample)
+    SampleVersion.objects.create(sample=sample, number=1, document={}, editor=lena)
+    Comment.objects.create(sample=sample, author=rita, text="Why this step?")
+    GuidelineVersion.objects.create(project=project, version=1, text="Compare.")
+    GuidelineReading.objects.create(project=project, user=lena, version=1)
     run = Run.objects.create(
         project=project, kind="draw", recipe={}, created_by=make_user("tara")
     )
@@ -70,6 +80,9 @@ def make_one_of_everything():
         project=project, run=run, step=1, path="p", digest="d" * 64, manifest={}
     )
     RunInput.objects.create(run=run, checkpoint=checkpoint, role="policy")
+    Proposal.objects.create(
+        draft=draft, turn=0, asked_by=lena, checkpoint=checkpoint, document={}
+    )
     Promotion.objects.create(
         project=project, checkpoint=checkpoint, promoted_by=rita, reason="Better."
     )
@@ -93,6 +106,9 @@ def make_one_of_everything():
         slot_id=found.slot.pk, token=found.token, user=lena, reason="Torn."
     )
     judging.adjudicate(pair=pair, curator=rita, verdict=1)
+    GuidelineExample.objects.create(
+        project=project, pair=pair, verdict=1, pinned_by=rita
+    )
     QueueCursor.objects.get_or_create(
         project=project, user=lena, priority=0, defaults={"place": 1}
     )
@@ -164,7 +180,10 @@ def test_an_admin_makes_a_project_with_its_people(client, root):
         "overlap_limit": 3,
         "lease_seconds": 60,
         "confirm_step_order": "on",
-        "guideline_version": 1,
+        "daily_goal": 60,
+        "break_after_minutes": 50,
+        "minimum_dwell_seconds": 2,
+        "calibration_percent": 0,
         "memberships-TOTAL_FORMS": 1,
         "memberships-INITIAL_FORMS": 0,
         "memberships-0-user": make_user("lena").pk,

@@ -1,0 +1,13 @@
+// The words of the page's language. Django's catalogue (jsi18n/) sets them up before any
+// module runs; without it the words stay English.
+
+const catalogue = () => globalThis.django ?? {};
+
+export const gettext = (text) => catalogue().gettext?.(text) ?? text;
+
+export const ngettext = (one, many, count) =>
+  catalogue().ngettext?.(one, many, count) ?? (count === 1 ? one : many);
+
+/** Put values into a text's named places: fill("%(n)s left", {n: 3}). */
+export const fill = (text, values) =>
+  text.replace(/%\((\w+)\)s/g, (place, name) => (name in values ? String(values[name]) : place));
