@@ -27,7 +27,7 @@ check: setup  ## Check style, types, imports and migrations
 
 format: setup  ## Format the code and the templates
 	@$(RUN) -m ruff check --quiet --fix-only . ; $(RUN) -m ruff format .
-	@git ls-files -z 'templates/*.html' | xargs -0 -r $(RUN) -m djade
+	@git ls-files -z 'templates/*.html' | xargs -0 -r .venv/bin/djade --target-version 5.2
 
 migrations: setup  ## Write migrations for changed models: NAME=add_colour
 	@exec $(RUN) -m config.engines $(RUN) manage.py makemigrations $(if $(NAME),--name $(NAME))

@@ -16,10 +16,22 @@ from django.db.models import F, Func
 
 from actions.builtins import LocalContext
 from actions.definitions import parse_definition
+from actions.tags import JSON
 from actions.words import STOP_WORDS, raw_words
 from annotation.models import Project, Scope, ThinkingContext
 
 MAX_WORDS = 32
+
+
+def context_to_json(context: ThinkingContext) -> dict[str, JSON]:
+    """Return a context as it stands in Concord JSONL."""
+    return {
+        "scope": context.scope,
+        "title": context.title,
+        "background": context.background,
+        "guideline": context.guideline,
+        "actions": context.actions,
+    }
 
 
 class _ActionsVector(SearchVectorCombinable, Func):

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -208,6 +208,25 @@ def supervise(
     supervision = _Supervision(run, list(program), timing, shutdown or SHUTDOWN)
     with supervision.heart:
         return supervision.see_through()
+
+
+def program_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what a program of the engine finds in its environment: no secrets."""
+    # A thread that waits for its fellows sleeps, unless the environment says else.
+    # Spinning, two programs on two cores ran at a tenth of their speed.
+    sleeping = {"OMP_WAIT_POLICY": "PASSIVE"}
+    inherited = {
+        key: value
+        for key, value in given.items()
+        if key not in SECRETS and not key.endswith("_FILE")
+    }
+    return {
+        **sleeping,
+        **inherited,
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 class _Heart(threading.Thread):
@@ -415,22 +434,7 @@ class _Supervision:
         The leash is its standard input: when this process dies, even by SIGKILL, the
         pipe ends and the program ends itself. It gets no secrets of the server.
         """
-        # A thread that waits for its fellows sleeps, unless the environment says else.
-        # Spinning, two programs on two cores ran at a tenth of their speed.
-        sleeping = {"OMP_WAIT_POLICY": "PASSIVE"}
-        inherited = {
-            key: value
-            for key, value in os.environ.items()
-            if key not in SECRETS and not key.endswith("_FILE")
-        }
-        environment = {
-            **sleeping,
-            **inherited,
-            "CONCORD_LEASH": "1",
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
+        environment = program_environment(os.environ) | {"CONCORD_LEASH": "1"}
         with (self.run.directory / "log.txt").open("ab") as log:
             self.child = subprocess.Popen(
                 [*self.command, str(self.run.directory)],

@@ -16,6 +16,7 @@ from training import supervising
 from training.hints import send_hint
 from training.launching import start_asked_draws
 from training.models import Run, RunState
+from training.proposing import answer_proposal
 
 hands = threading.BoundedSemaphore(settings.RUNS_AT_ONCE)
 
@@ -49,6 +50,12 @@ def reconcile() -> None:
     """See :func:`training.supervising.reconcile`; runs every 15 seconds."""
     supervising.reconcile()
     start_asked_draws()
+
+
+@shared_task(name="training.tasks.propose", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
+def propose(proposal_id: int) -> None:
+    """See :func:`training.proposing.answer_proposal`."""
+    answer_proposal(proposal_id)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from training.views import checkpoints, runs
+from training.views import checkpoints, proposals, runs
 
 app_name = "training"
 urlpatterns = [
@@ -27,6 +27,19 @@ urlpatterns = [
         "p/<slug:slug>/checkpoints/<int:pk>/download/",
         checkpoints.download,
         name="checkpoint-download",
+    ),
+    path(
+        "p/<slug:slug>/write/<int:pk>/propose/",
+        proposals.propose,
+        name="draft-propose",
+    ),
+    path(
+        "p/<slug:slug>/proposals/<int:pk>/", proposals.proposal, name="draft-proposal"
+    ),
+    path(
+        "p/<slug:slug>/proposals/<int:pk>/use/",
+        proposals.use,
+        name="draft-proposal-use",
     ),
     path("p/<slug:slug>/snapshots/<int:pk>/", checkpoints.snapshot, name="snapshot"),
 ]

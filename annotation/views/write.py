@@ -23,6 +23,7 @@ from django.views.decorators.http import (
 
 from actions.definitions import DefinitionError
 from actions.json_values import JSONError
+from annotation.contexts import context_to_json
 from annotation.drafting import (
     Content,
     change_content,
@@ -129,11 +130,9 @@ def draft(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     deed = request.POST.get("do", "save")
     content = change_content(content, deed)
     try:
-        draft = save_draft(draft=draft, version=_version(request), content=content)
+        draft = save_draft(draft=draft, version=version_of(request), content=content)
     except StaleDraft as conflict:
-        return _editor(
-            request, project, conflict.draft, content, conflict=conflict, status=409
-        )
+        return show_conflict(request, project, conflict, content)
     if deed == "submit":
         return _submit(request, project, draft)
     place = deed.partition(":")[0]
@@ -152,7 +151,7 @@ def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     content = content_from_post(request.POST, draft.content)
     conflict = None
     try:
-        draft = save_draft(draft=draft, version=_version(request), content=content)
+        draft = save_draft(draft=draft, version=version_of(request), content=content)
     except StaleDraft as stale:
         conflict, draft = stale, stale.draft
     facts = _facts(project, draft, content) | {
@@ -175,7 +174,7 @@ def _submit(request: HttpRequest, project: Project, draft: Draft) -> HttpRespons
     user = _user(request)
     external_id = draft.sample.external_id if draft.sample else f"written-{draft.pk}"
     known = {
-        context.pk: _context_json(context)
+        context.pk: context_to_json(context)
         for context in ThinkingContext.objects.filter(
             project=project, pk__in=existing_contexts(draft.content)
         )
@@ -198,16 +197,6 @@ def _submit(request: HttpRequest, project: Project, draft: Draft) -> HttpRespons
     return redirect("annotation:write", project.slug)
 
 
-def _context_json(context: ThinkingContext) -> dict[str, JSON]:
-    return {
-        "scope": context.scope,
-        "title": context.title,
-        "background": context.background,
-        "guideline": context.guideline,
-        "actions": context.actions,
-    }
-
-
 def _mine(request: HttpRequest, project: Project, pk: int) -> Draft:
     return get_object_or_404(
         Draft.objects.select_related("sample"),
@@ -217,10 +206,19 @@ def _mine(request: HttpRequest, project: Project, pk: int) -> Draft:
     )
 
 
-def _version(request: HttpRequest) -> int:
+def version_of(request: HttpRequest) -> int:
     """Return the version the page began from; nonsense is older than everything."""
     text = request.POST.get("version", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+
+
+def show_conflict(
+    request: HttpRequest, project: Project, conflict: StaleDraft, content: Content
+) -> HttpResponse:
+    """Show what was posted and what the server has, when another save came between."""
+    return _editor(
+        request, project, conflict.draft, content, conflict=conflict, status=409
+    )
 
 
 def _editor(

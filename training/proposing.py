@@ -1,0 +1,217 @@
+"""Proposals: a promoted policy writes the next response of a person's draft.
+
+The row is asked for by a page and answered by a worker, which starts
+``training.engine.propose`` for it. Nothing of it reaches the draft until the person
+takes it over, and then the draft says so (``proposal`` of the turn).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from celery import current_app
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from kombu.exceptions import OperationalError
+
+from actions.definitions import DefinitionError
+from actions.json_values import JSONError
+from annotation.contexts import context_to_json
+from annotation.drafting import Content, document_of, existing_contexts
+from annotation.models import Draft, ThinkingContext
+from training.launching import current_policy
+from training.manifests import NotWholeError, read_whole
+from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
+from training.supervising import program_environment
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+    from actions.tags import JSON
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS: Final = 120
+"""How long the program may take before the proposal fails."""
+
+GIVE_UP: Final = timedelta(seconds=3 * ANSWER_SECONDS)
+"""How long a page waits for a worker to answer."""
+
+one_at_a_time = threading.Lock()
+
+
+class ProposalRefused(Exception):
+    """No policy can be asked for this; the text says why."""
+
+
+def ask_proposal(*, draft: Draft, content: Content, turn: int, user: User) -> Proposal:
+    """Ask the current policy for the response to ``turn`` (from 0) of the draft.
+
+    ``content`` is the draft as the page has it, saved or not. A proposal that is still
+    on its way for this draft is asked for no longer. Raises ProposalRefused.
+    """
+    policy = current_policy(draft.project)
+    if policy is None:
+        raise ProposalRefused(
+            _("No policy has been promoted in this project yet: there is none to ask.")
+        )
+    document = _document(draft, content, turn)
+    with transaction.atomic():
+        Proposal.objects.filter(draft=draft, state=ProposalState.ASKED).update(
+            state=ProposalState.FAILED,
+            error=_("Another proposal was asked for."),
+            answered_at=timezone.now(),
+        )
+        proposal = Proposal.objects.create(
+            draft=draft,
+            turn=turn,
+            asked_by=user,
+            checkpoint=policy,
+            document=document,
+        )
+        transaction.on_commit(partial(_send, proposal.pk))
+    return proposal
+
+
+def answer_proposal(
+    proposal_id: int, *, command: Sequence[str] | None = None
+) -> Proposal | None:
+    """Have the policy write the response; None when the proposal is no longer wanted.
+
+    Whatever goes wrong is written into the row, for the person who waits.
+    """
+    wanted = Proposal.objects.filter(pk=proposal_id, state=ProposalState.ASKED)
+    with one_at_a_time:
+        proposal = wanted.select_related("checkpoint").first()
+        if proposal is None:
+            return None
+        text, error = _run(proposal, command)
+    wanted.update(
+        state=ProposalState.FAILED if error else ProposalState.READY,
+        text=text,
+        error=error,
+        answered_at=timezone.now(),
+    )
+    return Proposal.objects.get(pk=proposal_id)
+
+
+def is_overdue(proposal: Proposal) -> bool:
+    """Say whether no worker has taken the proposal up in reasonable time."""
+    return (
+        proposal.state == ProposalState.ASKED
+        and timezone.now() - proposal.created_at > GIVE_UP
+    )
+
+
+def take_over(content: Content, proposal: Proposal) -> Content:
+    """Return ``content`` with the proposed text as the turn's response, marked as such."""
+    turns = content.get("turns")
+    turns = [*turns] if isinstance(turns, list) else []
+    if proposal.turn < len(turns) and isinstance(one := turns[proposal.turn], dict):
+        origin: dict[str, JSON] = {
+            "checkpoint": proposal.checkpoint_id,
+            "digest": proposal.checkpoint.digest,
+            "text": proposal.text,
+        }
+        turns[proposal.turn] = {**one, "response": proposal.text, "proposal": origin}
+    return content | {"turns": turns}
+
+
+def _document(draft: Draft, content: Content, turn: int) -> dict[str, JSON]:
+    known = {
+        context.pk: context_to_json(context)
+        for context in ThinkingContext.objects.filter(
+            project=draft.project_id, pk__in=existing_contexts(content)
+        )
+    }
+    try:
+        document = document_of(content, known, f"draft-{draft.pk}")
+    except (JSONError, DefinitionError) as error:
+        raise ProposalRefused(
+            _("The actions of a new context cannot be read: %(error)s")
+            % {"error": error}
+        ) from error
+    turns = document["turns"]
+    if not isinstance(turns, list) or not 0 <= turn < len(turns):
+        raise ProposalRefused(_("The draft has no turn %(n)s.") % {"n": turn + 1})
+    kept = [{**one} for one in turns[: turn + 1] if isinstance(one, dict)]
+    for number, one in enumerate(kept, start=1):
+        given = one.get("input")
+        is_last = number == len(kept)
+        says = given.get("text") if isinstance(given, Mapping) else ""
+        if is_last and not str(says or "").strip():
+            raise ProposalRefused(
+                _("Turn %(n)s has no input yet: there is nothing to answer.")
+                % {"n": number}
+            )
+        if not is_last and not str(one.get("response") or "").strip():
+            raise ProposalRefused(
+                _("Turn %(n)s has no response yet; the policy reads it as history.")
+                % {"n": number}
+            )
+    kept[-1]["response"] = ""
+    return document | {"turns": [*kept]}
+
+
+def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
+    """Return the text and "", or "" and what went wrong."""
+    checkpoint = proposal.checkpoint
+    try:
+        read_whole(checkpoint.directory, digest=checkpoint.digest)
+    except NotWholeError as error:
+        return "", _("The policy's files are not whole: %(why)s.") % {"why": error.why}
+    program = command or [sys.executable, "-m", "training.engine.propose"]
+    # A run may be using the device for all it is worth; it must not run out of memory.
+    is_busy = Run.objects.filter(state__in=ACTIVE_STATES).exists()
+    wish = {"seed": proposal.pk, "device": "cpu" if is_busy else "auto"}
+    request = {"document": proposal.document, "settings": wish}
+    try:
+        ended = subprocess.run(
+            [*program, str(checkpoint.directory)],
+            input=json.dumps(request, ensure_ascii=False),
+            capture_output=True,
+            check=False,
+            cwd=settings.BASE_DIR,
+            encoding="utf-8",
+            env=program_environment(os.environ),
+            timeout=ANSWER_SECONDS,
+        )
+        if ended.returncode == 0:
+            return str(json.loads(ended.stdout)["text"]), ""
+    except subprocess.TimeoutExpired:
+        return "", _("The policy took longer than %(n)s seconds.") % {
+            "n": ANSWER_SECONDS
+        }
+    except (OSError, ValueError, KeyError) as error:
+        logger.exception("Proposal %s failed.", proposal.pk)
+        return "", _("The program could not be run: %(error)s") % {"error": error}
+    last = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[
+        -1
+    ]
+    logger.warning("Proposal %s failed: %s", proposal.pk, ended.stderr[-2000:])
+    return "", last[:500]
+
+
+def _send(proposal_id: int) -> None:
+    try:
+        current_app.send_task(
+            "training.tasks.propose", args=[proposal_id], queue="default", retry=False
+        )
+    except (OperationalError, OSError):
+        logger.warning("The broker did not take proposal %s.", proposal_id)
+        Proposal.objects.filter(pk=proposal_id).update(
+            state=ProposalState.FAILED,
+            error=_("The broker cannot be reached; try again in a moment."),
+            answered_at=timezone.now(),
+        )
