@@ -1,7 +1,9 @@
 """A pair as the rows of the Judge page: what stands beside what, and what differs.
 
 Made from the two texts alone, with no database and no HTML, so the page cannot show
-where an answer came from. Words are compared up to ``WORDS`` a side and only marked
+where an answer came from. The first text stands left: the label, or in calibration
+(:mod:`annotation.calibration`) any of the two; then no word says which it is, and the
+rows follow from left and right alone. Words are compared up to ``WORDS`` a side and only marked
 where the texts share enough for the marks to help; longer texts are shown whole and
 unmarked. Rows beyond ``UNITS`` units are left out in favour of the two whole texts.
 """
@@ -13,6 +15,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Literal
+
+from django.utils.translation import get_language, gettext, ngettext
 
 from actions.grammar import ActionCall, FormatError, Observation, Response, parse
 from actions.json_values import dump_json
@@ -145,6 +149,7 @@ class PairView:
     units: tuple[Unit, ...]
     order_differs: bool
     is_cut: bool
+    is_blind: bool = False
 
     @property
     def proposed_reasons(self) -> tuple[str, ...]:
@@ -195,14 +200,25 @@ def _marked(text: str, change: Literal["del", "ins"]) -> list[Piece]:
     return [Piece(blanks), Piece(word, change)] if blanks else [Piece(word, change)]
 
 
-@lru_cache(maxsize=128)
 def view_of_pair(
-    label_text: str, sampled_text: str, *, inside_thinking: bool
+    label_text: str, sampled_text: str, *, inside_thinking: bool, is_blind: bool = False
 ) -> PairView:
     """Return the rows of a pair; cached, because k people see each pair.
 
-    Any two texts give a view: one outside the grammar is shown as it is.
+    Any two texts give a view: one outside the grammar is shown as it is. ``is_blind``
+    names the sides A and B; the first text stands left either way.
     """
+    return _view(label_text, sampled_text, inside_thinking, is_blind, get_language())
+
+
+@lru_cache(maxsize=256)
+def _view(
+    label_text: str,
+    sampled_text: str,
+    inside_thinking: bool,
+    is_blind: bool,
+    language: str | None,
+) -> PairView:
     try:
         label = parse(label_text, inside_thinking=inside_thinking)
         sampled = parse(sampled_text, inside_thinking=inside_thinking)
@@ -223,23 +239,34 @@ def view_of_pair(
         if pair.kind == "plan step":
             while end < len(shown) and shown[end].kind == "plan step":
                 end += 1
-            rows.append(_plan_row(shown[position:end], units, alignment))
+            rows.append(_plan_row(shown[position:end], units, alignment, is_blind))
         elif pair.kind == "action name":
             while end < len(shown) and shown[end].kind == "parameter":
                 end += 1
-            rows.append(_action_row(shown[position:end], units, label, sampled))
+            rows.append(
+                _action_row(shown[position:end], units, label, sampled, is_blind)
+            )
         else:
             if pair.kind == "answer":
                 rows += _observation_rows(label, sampled)
-            rows.append(_text_row(pair, units))
+            rows.append(_text_row(pair, units, is_blind))
         position = end
     is_cut = len(pairs) > len(shown)
     if is_cut:
+        left, right = (
+            gettext("The whole label response"),
+            gettext("The whole sampled response"),
+        )
+        if is_blind:
+            left, right = (
+                gettext("The whole response A"),
+                gettext("The whole response B"),
+            )
         rows.append(
             RawRow(
                 None,
-                (Block("raw", text=label_text, error="The whole label response"),),
-                (Block("raw", text=sampled_text, error="The whole sampled response"),),
+                (Block("raw", text=label_text, error=left),),
+                (Block("raw", text=sampled_text, error=right),),
             )
         )
     return PairView(
@@ -247,12 +274,14 @@ def view_of_pair(
         units=tuple(units.values()),
         order_differs=bool(alignment.inversions),
         is_cut=is_cut,
+        is_blind=is_blind,
     )
 
 
 def _raw_view(label_text: str, sampled_text: str, inside_thinking: bool) -> PairView:
     """Show a pair of which a side breaks the grammar; a bad label has no units either."""
-    unit = Unit(1, "format", differs=True, reason="content", title="the format")
+    title = gettext("the format")
+    unit = Unit(1, "format", differs=True, reason="content", title=title)
     try:
         label = parse(label_text, inside_thinking=inside_thinking)
     except FormatError:
@@ -261,7 +290,7 @@ def _raw_view(label_text: str, sampled_text: str, inside_thinking: bool) -> Pair
         pair = unit_pairs_of_text(label, sampled_text, inside_thinking=inside_thinking)[
             0
         ]
-        unit = Unit(1, pair.key, pair.differs, pair.reason or "", "the format")
+        unit = Unit(1, pair.key, pair.differs, pair.reason or "", title)
     row = RawRow(
         unit,
         blocks_of_text(label_text, inside_thinking=inside_thinking),
@@ -274,40 +303,51 @@ def _title(pair: UnitPair) -> str:
     place = pair.key.split("/")
     match pair.kind:
         case "plan step":
-            return f"plan step {place[1]}"
+            return gettext("plan step %(number)s") % {"number": place[1]}
         case "parameter":
-            return f"parameter {'/'.join(place[3:])}"
+            return gettext("parameter %(name)s") % {"name": "/".join(place[3:])}
+        case "thinking":
+            return gettext("the thinking")
+        case "action name":
+            return gettext("the action name")
+        case "use of result":
+            return gettext("the use of result")
+        case "answer":
+            return gettext("the answer")
         case _:
-            return f"the {pair.kind}"
+            return gettext("the format")
 
 
 def _alignment(label: Response, sampled: Response) -> PlanAlignment:
     return align_plans(label.plan or Plan(()), sampled.plan or Plan(()))
 
 
-def _text_row(pair: UnitPair, units: dict[str, Unit]) -> TextRow:
+def _text_row(pair: UnitPair, units: dict[str, Unit], is_blind: bool) -> TextRow:
     kind: Literal["thinking", "answer"] = (
         "answer" if pair.kind == "answer" else "thinking"
     )
-    title = {"use of result": "Use of result", "answer": "Answer"}.get(
-        pair.kind, "Thinking"
-    )
+    title = {
+        "use of result": gettext("Use of result"),
+        "answer": gettext("Answer"),
+    }.get(pair.kind, gettext("Thinking"))
     label = None if pair.label is None else pair.label.strip()
     sampled = None if pair.sampled is None else pair.sampled.strip()
     mid, tone = "", ""
     left = right = None
     if label is None:
-        mid, tone, right = "extra", "no", Passage((Piece(sampled or ""),))
+        mid = gettext("only in B") if is_blind else gettext("extra")
+        tone, right = "no", Passage((Piece(sampled or ""),))
     elif sampled is None:
-        mid, tone, left = "missing", "no", Passage((Piece(label),))
+        mid = gettext("only in A") if is_blind else gettext("missing")
+        tone, left = "no", Passage((Piece(label),))
     else:
         left, right, share = compare_words(label, sampled)
         if share == 1.0 and label == sampled:
-            mid, tone = "same text", "yes"
+            mid, tone = gettext("same text"), "yes"
         elif pair.differs:
-            mid, tone = "differs", "no"
+            mid, tone = gettext("differs"), "no"
         else:
-            mid = "other words"
+            mid = gettext("other words")
     return TextRow(
         title,
         kind,
@@ -324,15 +364,19 @@ def _observation_rows(label: Response, sampled: Response) -> list[Row]:
     ours = [node.text for node in label.thinking if isinstance(node, Observation)]
     theirs = [node.text for node in sampled.thinking if isinstance(node, Observation)]
     rows: list[Row] = []
+    title = gettext("Observation")
     for i in range(min(max(len(ours), len(theirs)), UNITS)):
         left = Passage((Piece(ours[i]),)) if i < len(ours) else None
         right = Passage((Piece(theirs[i]),)) if i < len(theirs) else None
-        rows.append(TextRow("Observation", "observation", None, left, right, "", ""))
+        rows.append(TextRow(title, "observation", None, left, right, "", ""))
     return rows
 
 
 def _plan_row(
-    pairs: tuple[UnitPair, ...], units: dict[str, Unit], alignment: PlanAlignment
+    pairs: tuple[UnitPair, ...],
+    units: dict[str, Unit],
+    alignment: PlanAlignment,
+    is_blind: bool,
 ) -> PlanRow:
     label_row: dict[int, int] = {}
     sampled_row: dict[int, int] = {}
@@ -361,6 +405,14 @@ def _plan_row(
             )
         steps.append(StepRow(units[pair.key], left, right))
 
+    if is_blind:
+        turned = gettext("step %(a)s of A is step %(b)s of B")
+        alone_left = gettext("step %(step)s of A has no partner")
+        alone_right = gettext("step %(step)s of B has no partner")
+    else:
+        turned = gettext("label step %(a)s is sampled step %(b)s")
+        alone_left = gettext("label step %(step)s has no partner")
+        alone_right = gettext("sampled step %(step)s has no partner")
     connectors: list[Connector] = []
     said: list[str] = []
     for i, j, _ in alignment.matched:
@@ -369,15 +421,15 @@ def _plan_row(
             kind: Literal["", "x"] = "x" if (i, j) in crossing else ""
             connectors.append(Connector(f"M0 {y1} C36 {y1} 48 {y2} 84 {y2}", kind))
             if kind:
-                said.append(f"label step {i + 1} is sampled step {j + 1}")
+                said.append(turned % {"a": i + 1, "b": j + 1})
     for i in alignment.missing:
         if i in label_row:
             connectors.append(Connector(f"M0 {_middle(label_row[i])} h34", "lone"))
-            said.append(f"label step {i + 1} has no partner")
+            said.append(alone_left % {"step": i + 1})
     for j in alignment.extra:
         if j in sampled_row:
             connectors.append(Connector(f"M84 {_middle(sampled_row[j])} h-34", "lone"))
-            said.append(f"sampled step {j + 1} has no partner")
+            said.append(alone_right % {"step": j + 1})
     # Crossings are drawn last, over the quiet lines.
     connectors.sort(key=lambda connector: connector.kind == "x")
     return PlanRow(
@@ -386,7 +438,7 @@ def _plan_row(
         sampled_count=len(sampled_row),
         connectors=tuple(connectors),
         height=10 * len(pairs),
-        description="; ".join(said) or "the steps stand in the same order",
+        description="; ".join(said) or gettext("the steps stand in the same order"),
     )
 
 
@@ -403,6 +455,7 @@ def _action_row(
     units: dict[str, Unit],
     label: Response,
     sampled: Response,
+    is_blind: bool,
 ) -> ActionRow:
     name, parameters = pairs[0], pairs[1:]
     number = int(name.key.split("/")[1]) - 1
@@ -411,15 +464,17 @@ def _action_row(
     differing = sum(pair.differs for pair in parameters)
     tone: Tone = "no"
     if name.label is None:
-        mid = "extra action"
+        mid = gettext("only in B") if is_blind else gettext("extra action")
     elif name.sampled is None:
-        mid = "no action"
+        mid = gettext("only in A") if is_blind else gettext("no action")
     elif name.differs:
-        mid = "other action"
+        mid = gettext("other action")
     elif differing:
-        mid = "1 value differs" if differing == 1 else f"{differing} values differ"
+        mid = ngettext(
+            "%(count)s value differs", "%(count)s values differ", differing
+        ) % {"count": differing}
     else:
-        mid, tone = "same call", "yes"
+        mid, tone = gettext("same call"), "yes"
     return ActionRow(
         unit=units[name.key],
         label=name.label,

@@ -19,6 +19,7 @@ from actions.grammar import FormatError, parse
 from actions.plans import Plan, align_plans, extract_plan
 from actions.units import unit_pairs_of_text
 from annotation.access import Forbidden, require_role
+from annotation.calibration import reasons_from_sides, sides_swapped
 from annotation.models import (
     Adjudication,
     InputKind,
@@ -164,7 +165,8 @@ def record_judgment(
     again returns the judgment that is there.
 
     A verdict 0 needs reasons or units that differ; units alone bring their reasons. A
-    verdict 1 has neither, whatever the form still carried.
+    verdict 1 has neither, whatever the form still carried. In calibration ``reasons``
+    are those of the sides as the person saw them; they are kept as of the label.
 
     Raises InvalidJudgment, OrderNotConfirmed, AlreadyJudged, and LeaseLost when the
     slot never was this person's or they gave it back.
@@ -178,6 +180,8 @@ def record_judgment(
         )
         if pair is None or not Touch.objects.filter(pair=pair, user=user).exists():
             raise LeaseLost(slot_id)
+        swapped = sides_swapped(project=pair.project, pair=pair, user_id=user.pk)
+        reasons = reasons_from_sides(reasons, swapped=swapped)
         decision = _decide(pair, verdict, reasons, units_that_differ)
         _check_seconds(seconds_spent)
         slot = Slot.objects.select_for_update(no_key=True).get(pk=slot_id)
@@ -218,6 +222,7 @@ def record_judgment(
             reasons=decision.reasons,
             units_that_differ=decision.units,
             order_confirmed=order_confirmed,
+            sides_swapped=swapped,
             seconds_spent=seconds_spent,
             guideline_version=pair.project.guideline_version,
             is_extra=not is_held,

@@ -27,7 +27,7 @@ from django.views.decorators.http import (
 )
 
 from annotation.blocks import Block, blocks_of_text
-from annotation.differences import view_of_pair
+from annotation.calibration import reason_choices, view_for
 from annotation.forms import JudgmentForm, SkipForm, SlotForm
 from annotation.judging import (
     UNDO_DEPTH,
@@ -50,7 +50,6 @@ from annotation.models import (
     Judgment,
     Pair,
     Project,
-    Reason,
     Role,
     Sample,
     SampleContext,
@@ -356,11 +355,9 @@ def _show(
 
 def _pair_facts(claim: Claim, chosen: Chosen, *, asks_order: bool) -> dict[str, object]:
     pair, turn = claim.pair, claim.pair.turn
-    view = view_of_pair(
-        pair.label_text,
-        pair.sampled_text,
-        inside_thinking=turn.input_kind == InputKind.OBSERVATION,
-    )
+    slot = claim.slot
+    assert slot.holder_id is not None
+    view = view_for(project=slot.project, pair=pair, user_id=slot.holder_id)
     picked = view.proposed_reasons if chosen.units is None else chosen.reasons
     return {
         "claim": claim,
@@ -372,7 +369,7 @@ def _pair_facts(claim: Claim, chosen: Chosen, *, asks_order: bool) -> dict[str, 
         "asks_order": asks_order,
         "reasons": [
             {"value": value, "label": label, "is_chosen": value in picked}
-            for value, label in Reason.choices
+            for value, label in reason_choices(is_blind=view.is_blind)
         ],
         "skip_reasons": SKIP_REASONS,
         "last": [],

@@ -1,0 +1,140 @@
+"""Calibration: does the side a response stands on, or its name, sway the judgment?
+
+A share of the pairs is shown as "response A" and "response B", half of them with the
+label on the right. Which pairs, and how they stand, follows from the pair and the person
+by a hash: a reload, a second tab and the judgment that arrives see the same arrangement,
+and no form field says it. Changing ``Project.calibration_percent`` while a pair is on
+somebody's screen moves only that pair in or out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from django.db.models import Avg, Case, Count, F, OuterRef, Q, Subquery, When
+from django.utils.translation import gettext_lazy as _
+
+from actions.grammar import FormatError, parse
+from annotation.differences import PairView, view_of_pair
+from annotation.models import InputKind, Judgment, Pair, Project, Reason, Verdict
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+    from django.utils.functional import _StrPromise
+
+# On a page that does not name the sides these reasons are told by side; a form that
+# comes back from it uses "missing step" for a step that only the left side has.
+_BY_SIDE: Final = {
+    Reason.MISSING_STEP: _("Step only in A"),
+    Reason.EXTRA_STEP: _("Step only in B"),
+}
+_TURNED: Final[dict[str, str]] = {
+    Reason.MISSING_STEP: Reason.EXTRA_STEP,
+    Reason.EXTRA_STEP: Reason.MISSING_STEP,
+}
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How the judgments of one arrangement came out.
+
+    ``consistent`` is the share of 1 among ``count``; ``agreement`` the share that equals
+    the pair's outcome among the ``final`` judgments whose pair has one. None means that
+    there is nothing to divide by.
+    """
+
+    sides_swapped: bool | None
+    count: int
+    consistent: float | None
+    final: int
+    agreement: float | None
+
+
+def sides_swapped(*, project: Project, pair: Pair, user_id: int) -> bool | None:
+    """Return whether ``user_id`` sees the label on the right; None outside calibration.
+
+    A pair of which a side breaks the grammar is never in it: that side would be known
+    for the sampled one.
+    """
+    digest = hashlib.sha256(f"calibration {pair.pk} {user_id}".encode()).digest()
+    number = int.from_bytes(digest[:8])
+    if number % 100 >= project.calibration_percent or not _is_well_formed(pair):
+        return None
+    return bool(number // 100 % 2)
+
+
+def view_for(*, project: Project, pair: Pair, user_id: int) -> PairView:
+    """Return the pair's rows as this person sees them, left and right."""
+    swapped = sides_swapped(project=project, pair=pair, user_id=user_id)
+    left, right = pair.label_text, pair.sampled_text
+    if swapped:
+        left, right = right, left
+    return view_of_pair(
+        left,
+        right,
+        inside_thinking=pair.turn.input_kind == InputKind.OBSERVATION,
+        is_blind=swapped is not None,
+    )
+
+
+def reason_choices(*, is_blind: bool) -> list[tuple[str, str | _StrPromise]]:
+    """Return the reasons of a page, with labels that do not name the sides if blind."""
+    by_side = _BY_SIDE if is_blind else {}
+    return [(reason.value, by_side.get(reason, reason.label)) for reason in Reason]
+
+
+def reasons_from_sides(reasons: Iterable[str], *, swapped: bool | None) -> list[str]:
+    """Turn the reasons of a page back: what only the left side has may be extra."""
+    if not swapped:
+        return list(reasons)
+    return [_TURNED.get(reason, reason) for reason in reasons]
+
+
+def arrangements(
+    *, project: Project, labeler: User | None = None, since: datetime | None = None
+) -> list[Arrangement]:
+    """Compare judgments with the sides named, unnamed, and unnamed and swapped.
+
+    In one query. Only judgments that count; agreement only with pairs that are final.
+    """
+    judgments = Judgment.objects.counted().filter(pair__project=project)
+    if labeler is not None:
+        judgments = judgments.filter(labeler=labeler)
+    if since is not None:
+        judgments = judgments.filter(created_at__gte=since)
+    outcome = Pair.objects.with_outcome().filter(pk=OuterRef("pair"))
+    is_final = Q(_outcome__isnull=False)
+    rows = (
+        judgments.annotate(_outcome=Subquery(outcome.values(final=F("outcome"))[:1]))
+        .order_by()
+        .values("sides_swapped")
+        .annotate(
+            count=Count("pk"),
+            consistent=Avg(
+                Case(When(verdict=Verdict.CONSISTENT, then=1.0), default=0.0)
+            ),
+            final=Count("pk", filter=is_final),
+            agreement=Avg(
+                Case(When(verdict=F("_outcome"), then=1.0), default=0.0),
+                filter=is_final,
+            ),
+        )
+    )
+    order = {None: 0, False: 1, True: 2}
+    return sorted(
+        (Arrangement(**row) for row in rows), key=lambda row: order[row.sides_swapped]
+    )
+
+
+def _is_well_formed(pair: Pair) -> bool:
+    is_inside = pair.turn.input_kind == InputKind.OBSERVATION
+    try:
+        for text in (pair.label_text, pair.sampled_text):
+            parse(text, inside_thinking=is_inside)
+    except FormatError:
+        return False
+    return True
