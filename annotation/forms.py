@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 from django.http import QueryDict
 
+from annotation.guidelines import CHANGE_LENGTH, NOTE_LENGTH, TEXT_LENGTH
 from annotation.models import Reason, SampleStatus, Situation
 
 BIGGEST = 2**63 - 1
@@ -79,6 +81,49 @@ class SampleFilterForm(forms.Form):
 
 class ReturnForm(forms.Form):
     comment = forms.CharField(max_length=5000)
+
+
+class GuidelineForm(forms.Form):
+    """A guideline being edited; its text keeps every blank and line end in it."""
+
+    LONGEST = TEXT_LENGTH
+    text = forms.CharField(max_length=TEXT_LENGTH, required=False, strip=False)
+    change = forms.CharField(max_length=CHANGE_LENGTH, required=False)
+    asks_to_reread = forms.BooleanField(required=False)
+    base_version = forms.IntegerField(min_value=1, max_value=2**31 - 1)
+
+    def clean_text(self) -> str:
+        """Take out the line ends that browsers add."""
+        return str(self.cleaned_data["text"]).replace("\r\n", "\n")
+
+
+class ReadingForm(forms.Form):
+    version = forms.IntegerField(min_value=1, max_value=2**31 - 1)
+
+
+class ExampleForm(forms.Form):
+    note = forms.CharField(max_length=NOTE_LENGTH, required=False)
+
+
+class VersionsForm(forms.Form):
+    """Two versions to compare."""
+
+    old = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+    new = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+
+    def chosen(self, numbers: Sequence[int]) -> tuple[int, int]:
+        """Return the two asked for, else the newest of ``numbers`` and the one before.
+
+        ``numbers`` are the known versions, the newest first; 0 stands for no version.
+        """
+        self.is_valid()
+        new: int | None = self.cleaned_data.get("new")
+        if new is None or new not in numbers:
+            new = numbers[0] if numbers else 0
+        old: int | None = self.cleaned_data.get("old")
+        if old is None or old not in numbers:
+            old = next((number for number in numbers if number < new), 0)
+        return old, new
 
 
 class ImportForm(forms.Form):

@@ -36,6 +36,7 @@ from annotation.sample_format import (
     check_sample,
     check_split,
 )
+from annotation.versions import record_change
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -172,11 +173,13 @@ def save_sample(
     author: User | None = None,
     status: str | None = None,
     sample: Sample | None = None,
+    why: str = "",
 ) -> Sample:
     """Check a Concord document and store it; raise :class:`SampleError`.
 
     ``status`` goes before the document's own, which goes before "submitted". With
-    ``sample`` given, that sample's content is replaced (its author stays); a turn that
+    ``sample`` given, that sample's content is replaced: its author stays, ``author`` is
+    the editor of the version that this makes, and ``why`` is kept with it. A turn that
     people have judged can be reworded, for pairs keep copies, but not taken away.
     """
     form = check_sample(dict(document))
@@ -191,7 +194,16 @@ def save_sample(
                 raise SampleError(
                     "id", "an id that is not in use", f'"{form.id}"'
                 ) from None
-        return _replace(sample, form, status)
+        # The lock makes two changes at once follow each other, versions included.
+        locked = Sample.objects.select_for_update(no_key=True, of=["self"])
+        sample = for_export(locked.select_related("project")).get(pk=sample.pk)
+        before = sample_to_json(sample)
+        changed = _replace(sample, form, status)
+        after = {**form.to_json(), "status": changed.status}
+        record_change(
+            sample=changed, before=before, after=after, editor=author, why=why
+        )
+        return changed
 
 
 def _replace(sample: Sample, form: SampleForm, status: str | None) -> Sample:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from annotation.views import home, judge, samples, work, write
+from annotation.views import guidelines, home, judge, samples, work, write
 
 app_name = "annotation"
 urlpatterns = [
@@ -14,7 +14,25 @@ urlpatterns = [
     path("p/<slug:slug>/judge/extend/", judge.extend, name="judge-extend"),
     path("p/<slug:slug>/judge/release/", judge.release, name="judge-release"),
     path("p/<slug:slug>/judge/context/<int:pk>/", judge.context, name="judge-context"),
-    path("p/<slug:slug>/guideline/", judge.guideline, name="guideline"),
+    path("p/<slug:slug>/guideline/", guidelines.guideline, name="guideline"),
+    path("p/<slug:slug>/guideline/edit/", guidelines.edit, name="guideline-edit"),
+    path(
+        "p/<slug:slug>/guideline/preview/",
+        guidelines.preview,
+        name="guideline-preview",
+    ),
+    path(
+        "p/<slug:slug>/guideline/history/",
+        guidelines.history,
+        name="guideline-history",
+    ),
+    path("p/<slug:slug>/guideline/read/", guidelines.read, name="guideline-read"),
+    path("p/<slug:slug>/guideline/pin/<int:pk>/", guidelines.pin, name="example-pin"),
+    path(
+        "p/<slug:slug>/guideline/unpin/<int:pk>/",
+        guidelines.unpin,
+        name="example-unpin",
+    ),
     path("p/<slug:slug>/write/", write.drafts, name="write"),
     path("p/<slug:slug>/write/new/", write.new, name="draft-new"),
     path("p/<slug:slug>/write/revise/<int:pk>/", write.revise, name="draft-revise"),

@@ -58,6 +58,7 @@ from annotation.models import (
     Verdict,
 )
 from annotation.views.door import enter
+from annotation.views.guidelines import guideline_to_read
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -246,17 +247,6 @@ def context(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     return _drawer(request, "annotation/judge_context.html", facts)
 
 
-@require_safe
-@login_required
-def guideline(request: HttpRequest, slug: str) -> HttpResponse:
-    project = enter(request, slug)
-    facts = {
-        "title": f"Guideline, version {project.guideline_version}",
-        "guideline": project.guideline,
-    }
-    return _drawer(request, "annotation/guideline.html", facts)
-
-
 def _drawer(
     request: HttpRequest, template: str, given: Mapping[str, object]
 ) -> HttpResponse:
@@ -330,6 +320,11 @@ def _show(
     status: int = 200,
 ) -> HttpResponse:
     """Show the pair in the person's hands, or why there is none."""
+    # Before a pair is handed out, and never in the middle of a decision.
+    if found is None and chosen is None:
+        words = notice.text if notice else ""
+        if page := guideline_to_read(request, project, words):
+            return page
     found = found or claim_slot(project=project, user=_user(request))
     facts: dict[str, Any] = {
         "is_fragment": bool(request.htmx),  # type: ignore[attr-defined]

@@ -1,0 +1,198 @@
+"""The guideline people judge by: publish a version, read it again, pin examples.
+
+A judgment names the version it was given under. A version that asks to be read again
+stands before the next pair of every labeler who has not confirmed it, or a later one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from django.db import transaction
+from django.db.models import Exists, Max, OuterRef
+from django.utils.translation import gettext
+
+from annotation.access import require_role
+from annotation.models import (
+    GuidelineExample,
+    GuidelineReading,
+    GuidelineVersion,
+    Judgment,
+    Pair,
+    Project,
+    Role,
+)
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+TEXT_LENGTH: Final = 50_000
+CHANGE_LENGTH: Final = 300
+NOTE_LENGTH: Final = 2000
+
+
+class GuidelineError(Exception):
+    """What was asked of a guideline cannot be done; the text says why."""
+
+
+class GuidelineConflict(GuidelineError):
+    """Another version was published since the editor began; nothing is overwritten."""
+
+    def __init__(self, project: Project, base_version: int) -> None:
+        self.project, self.base_version = project, base_version
+        super().__init__(
+            gettext(
+                "Version %(newest)s was published meanwhile; you began from version "
+                "%(base)s."
+            )
+            % {"newest": project.guideline_version, "base": base_version}
+        )
+
+
+class NothingChanged(GuidelineError):
+    """The text is word for word what is published."""
+
+    def __init__(self) -> None:
+        super().__init__(gettext("This is word for word the published guideline."))
+
+
+class InvalidGuideline(GuidelineError):
+    """A field is not what it must be."""
+
+
+class ExampleUnsettled(GuidelineError):
+    """A pair that people may still judge would tell them the verdict."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        super().__init__(
+            gettext("Pair %(pair)s has no final verdict yet, so it is no example.")
+            % {"pair": pair.pk}
+        )
+
+
+def publish_guideline(
+    *,
+    project: Project,
+    author: User,
+    text: str,
+    base_version: int,
+    change: str = "",
+    asks_to_reread: bool = True,
+) -> GuidelineVersion:
+    """Make ``text`` the guideline under the next version number.
+
+    The text it replaces is kept as a version too, if it never was. The author counts as
+    having read what they wrote. Raises Forbidden unless the author is a curator,
+    InvalidGuideline, NothingChanged, and GuidelineConflict when ``base_version`` is no
+    longer the newest.
+    """
+    require_role(project, author, Role.CURATOR, deed="Publishing a guideline")
+    if len(text) > TEXT_LENGTH:
+        raise InvalidGuideline(
+            gettext("The guideline may have %(limit)s characters; this has %(found)s.")
+            % {"limit": TEXT_LENGTH, "found": len(text)}
+        )
+    with transaction.atomic():
+        project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        if project.guideline_version != base_version:
+            raise GuidelineConflict(project, base_version)
+        if project.guideline == text:
+            raise NothingChanged
+        GuidelineVersion.objects.get_or_create(
+            project=project,
+            version=project.guideline_version,
+            defaults={"text": project.guideline, "asks_to_reread": False},
+        )
+        published = GuidelineVersion.objects.create(
+            project=project,
+            version=project.guideline_version + 1,
+            text=text,
+            change=change.strip()[:CHANGE_LENGTH],
+            asks_to_reread=asks_to_reread,
+            author=author,
+        )
+        project.guideline = text
+        project.guideline_version = published.version
+        project.save(update_fields=["guideline", "guideline_version"])
+        confirm_reading(project=project, user=author, version=published.version)
+        return published
+
+
+def confirm_reading(*, project: Project, user: User, version: int) -> None:
+    """Keep that ``user`` has read a version; saying it twice is no error."""
+    known = GuidelineVersion.objects.filter(project=project, version=version)
+    if not known.exists():
+        raise InvalidGuideline(
+            gettext("There is no guideline version %(version)s.") % {"version": version}
+        )
+    GuidelineReading.objects.get_or_create(project=project, user=user, version=version)
+
+
+def unread_guideline(*, project: Project, user: User) -> GuidelineVersion | None:
+    """Return the newest version that asks to be read and that ``user`` has not (1 query).
+
+    A later version that asks for nothing does not free anybody from reading an earlier
+    one that did; having read a later one does.
+    """
+    readings = GuidelineReading.objects.filter(
+        project=project, user=user, version__gte=OuterRef("version")
+    )
+    return (
+        GuidelineVersion.objects.filter(project=project, asks_to_reread=True)
+        .exclude(Exists(readings))
+        .order_by("-version")
+        .first()
+    )
+
+
+def last_known_version(*, project: Project, user: User) -> GuidelineVersion | None:
+    """Return the newest version the person has read or judged by, if it was kept."""
+    read = GuidelineReading.objects.filter(project=project, user=user)
+    judged = Judgment.objects.filter(labeler=user, pair__project=project)
+    versions = [
+        read.aggregate(last=Max("version"))["last"],
+        judged.aggregate(last=Max("guideline_version"))["last"],
+    ]
+    known = max((version for version in versions if version), default=0)
+    return GuidelineVersion.objects.filter(project=project, version=known).first()
+
+
+def pin_example(
+    *, project: Project, pair: Pair, curator: User, note: str = ""
+) -> GuidelineExample:
+    """Show a settled pair with the guideline; pinned again, its note is replaced.
+
+    Raises Forbidden unless the user is a curator, and ExampleUnsettled.
+    """
+    require_role(project, curator, Role.CURATOR, deed="Pinning an example")
+    found = Pair.objects.settled().filter(project=project, pk=pair.pk).first()
+    settled: int | None = getattr(found, "outcome", None)
+    if settled is None:
+        raise ExampleUnsettled(pair)
+    with transaction.atomic():
+        # The lock makes two pins at once take two places.
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        last = project.examples.aggregate(last=Max("position"))["last"]
+        example, _ = GuidelineExample.objects.update_or_create(
+            project=project,
+            pair=pair,
+            defaults={
+                "verdict": settled,
+                "note": note.strip()[:NOTE_LENGTH],
+                "pinned_by": curator,
+            },
+            create_defaults={
+                "verdict": settled,
+                "note": note.strip()[:NOTE_LENGTH],
+                "pinned_by": curator,
+                "position": 0 if last is None else last + 1,
+            },
+        )
+        return example
+
+
+def unpin_example(*, example: GuidelineExample, curator: User) -> None:
+    """Take an example off the guideline. Raises Forbidden unless a curator asks."""
+    require_role(example.project, curator, Role.CURATOR, deed="Unpinning an example")
+    example.delete()

@@ -1,0 +1,83 @@
+"""Every change of a sample's content is kept: what it said, who changed it, why."""
+
+import pytest
+
+from annotation.interchange import import_file, sample_to_json, save_sample
+from annotation.models import Sample, SampleVersion
+from tests.cast import make_project, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+def document(response="Yes.", **fields):
+    turn = {"input": {"kind": "user", "text": "A cake?"}, "response": response}
+    return {"id": "one", "turns": [turn]} | fields
+
+
+@pytest.fixture
+def sample():
+    return save_sample(
+        project=make_project(), document=document(), author=make_user("lena")
+    )
+
+
+def change(sample, response, name="rita", why=""):
+    return save_sample(
+        project=sample.project,
+        document=document(response),
+        author=make_user(name),
+        sample=sample,
+        why=why,
+    )
+
+
+def test_a_sample_that_never_changed_has_no_version(sample):
+    assert not SampleVersion.objects.exists()
+
+
+def test_an_import_writes_no_version():
+    lines = ['{"id": "a", "turns": [{"input": {"kind": "user", "text": "A"}, ']
+    import_file(
+        project=make_project(),
+        format="concord",
+        lines=[lines[0] + '"response": "B"}]}'],
+    )
+    assert Sample.objects.count() == 1
+    assert not SampleVersion.objects.exists()
+
+
+def test_the_first_change_keeps_what_stood_there_before_as_version_one(sample):
+    before = sample_to_json(sample)
+    change(sample, "No.", why="It is closed.")
+    first, second = sample.versions.all()
+    assert (first.number, first.editor, first.document) == (1, sample.author, before)
+    assert first.created_at == sample.created_at
+    assert (second.number, second.editor.username, second.why) == (
+        2,
+        "rita",
+        "It is closed.",
+    )
+    assert second.document["turns"][0]["response"] == "No."
+
+
+def test_the_author_stays_whoever_changes_it(sample):
+    assert change(sample, "No.").author == make_user("lena")
+
+
+def test_versions_are_numbered_one_after_the_other(sample):
+    for response in ("A.", "B.", "C."):
+        change(sample, response)
+    assert [v.number for v in sample.versions.all()] == [1, 2, 3, 4]
+
+
+def test_saving_the_same_again_is_no_version(sample):
+    change(sample, "Yes.")
+    assert not SampleVersion.objects.exists()
+
+
+def test_a_change_that_fails_leaves_no_version(sample):
+    from annotation.sample_format import SampleError
+
+    with pytest.raises(SampleError):
+        change(sample, "<<think>>never closed")
+    assert not SampleVersion.objects.exists()
