@@ -21,20 +21,15 @@ from tests.engine.test_scoring import micro_reward_model
 from training.engine import policy
 from training.engine.conversations import Encoder, read_samples, sample_from_json
 from training.engine.generation import Sampled, Sampling
+from training.engine.held_out import HeldOut, Looked, gain
 from training.engine.measuring import Answer, ask
 from training.engine.models import Place, save_policy
-from training.engine.policy import (
-    Episode,
-    Looked,
-    Rewarded,
-    Rewards,
-    Rollouts,
-    gain,
-    level,
-)
 from training.engine.recipes import PolicyRecipe, RewardRecipe
+from training.engine.rewards import Rewarded, Rewards
+from training.engine.rollouts import Episode, Rollouts, level
 from training.engine.rundir import RunDirectory, read_manifest, run_program
 from training.engine.scoring import (
+    Pair,
     RewardSettings,
     save_reward_model,
 )
@@ -207,7 +202,7 @@ def test_the_best_of_label_and_references_counts():
         s.logit
         for s in model.score(
             [
-                policy.Pair(label, one.text, "user")
+                Pair(label, one.text, "user")
                 for label in (turn["response"], *turn["references"])
             ]
         )
@@ -257,7 +252,9 @@ def normal_row():
 def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
     row = normal_row()
     rollouts = make_rollouts([row], follow_actions=True)
-    monkeypatch.setattr(policy, "answer", answer_with_labels(rollouts.encoder))
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
     first = rollouts.asked[0]
     episode = rollouts.respond(None, [first], 0)[0][0]
     turns = row["turns"]
@@ -279,7 +276,9 @@ def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
 
 def test_without_following_an_episode_is_one_response(monkeypatch):
     rollouts = make_rollouts([normal_row()])
-    monkeypatch.setattr(policy, "answer", answer_with_labels(rollouts.encoder))
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
     episode = rollouts.respond(None, [rollouts.asked[0]], 0)[0][0]
     assert len(episode.answers) == 1
     assert set(episode.mask) == {1}
@@ -287,7 +286,9 @@ def test_without_following_an_episode_is_one_response(monkeypatch):
 
 def test_groups_without_signal_are_dropped_first(monkeypatch):
     rollouts = make_rollouts(demo_rows()[:6], draw_more=4.0, least_spread=0.05)
-    monkeypatch.setattr(policy, "answer", answer_with_labels(rollouts.encoder))
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
 
     def rewards(answers):
         return [
@@ -313,7 +314,9 @@ def test_a_group_without_signal_that_is_kept_pushes_nothing():
 
 def test_the_turns_of_a_step_depend_on_its_number_only(monkeypatch):
     rollouts = make_rollouts(demo_rows())
-    monkeypatch.setattr(policy, "answer", answer_with_labels(rollouts.encoder))
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
     rollouts.rewards = lambda answers: [Rewarded(1.0, 1.0)] * len(answers)
 
     def drawn(step):
@@ -437,7 +440,9 @@ def test_observations_get_no_gradient_and_every_own_token_does(
     monkeypatch.setattr(policy, "SharedPromptTrainer", Spy)
     row = normal_row()
     tokenizer = micro_tokenizer()
-    monkeypatch.setattr(policy, "answer", answer_with_labels(Encoder(tokenizer)))
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(Encoder(tokenizer))
+    )
     monkeypatch.setattr(
         Rewards,
         "__call__",
@@ -581,7 +586,7 @@ def test_the_held_out_set_is_the_same_in_every_run(tmp_path):
         recipe = PolicyRecipe(seed=seed, held_out_samples=5)
         sampling = Sampling(0.0, 1.0, 8, (0,), tokenizer.pad_token_id)
         rewards = Rewards(recipe, None)
-        return policy.HeldOut(
+        return HeldOut(
             recipe, run, Encoder(tokenizer), sampling, CPU, rewards, 4096
         ).samples
 

@@ -23,7 +23,6 @@ checkpoint ``step-000000``, to be measured against.
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import sys
@@ -35,8 +34,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import PeftModel, get_peft_model
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -48,6 +46,7 @@ from transformers import (
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from training.engine.adapters import adapters, load_adapters, merged, save_adapters
 from training.engine.conversations import (
     IGNORED,
     Encoded,
@@ -292,12 +291,7 @@ def with_adapters(
     new = new_tokens(model, tokenizer)
     learner = get_peft_model(
         model,
-        LoraConfig(
-            r=recipe.lora_rank,
-            lora_alpha=recipe.lora_alpha,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
+        adapters(recipe.lora_rank, recipe.lora_alpha),
     )
     for weight in embedding_weights(model):
         if new and not weight.requires_grad:  # tied embeddings come twice
@@ -306,9 +300,7 @@ def with_adapters(
             weight.requires_grad_(True)
             weight.register_hook(functools.partial(torch.mul, rows))  # type: ignore[no-untyped-call]
     if run.resume:
-        load_trained(
-            learner, load_file(str(run.resume / "trainer/weights.safetensors"))
-        )
+        load_adapters(learner, run.resume / "trainer")
     return learner, state.get("step", 0)
 
 
@@ -317,15 +309,6 @@ def new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     weight = embedding_weights(model)[0]
     alike = (weight == weight[len(tokenizer) - 1]).all(dim=1).nonzero().flatten()
     return alike.tolist() if len(alike) > 1 else []
-
-
-def merged(learner: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return a model without adapters: the learner itself, or a merged copy of it."""
-    if not isinstance(learner, PeftModel):
-        return learner
-    model = copy.deepcopy(learner).merge_and_unload()
-    assert isinstance(model, PreTrainedModel)
-    return model
 
 
 # The order of the data
@@ -623,20 +606,7 @@ def save_trainer_state(
     save_optimizer(optimizer, folder)
     (folder / "state.json").write_text(json.dumps({"step": step}) + "\n")
     if isinstance(learner, PeftModel):
-        trained = {
-            name: parameter.detach().cpu().contiguous()
-            for name, parameter in learner.named_parameters()
-            if parameter.requires_grad
-        }
-        save_file(trained, str(folder / "weights.safetensors"))
-
-
-@torch.no_grad()
-def load_trained(learner: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
-    """Put the saved adapter weights in place; raise ``KeyError`` if one is missing."""
-    for name, parameter in learner.named_parameters():
-        if parameter.requires_grad:
-            parameter.copy_(tensors[name])
+        save_adapters(learner, folder)
 
 
 if __name__ == "__main__":

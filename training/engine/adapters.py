@@ -1,0 +1,48 @@
+"""Low-rank adapters (LoRA): fresh ones, merged ones, and their weights on disk."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+WEIGHTS = "weights.safetensors"
+
+
+def adapters(rank: int, alpha: int) -> LoraConfig:
+    """Return fresh adapters on all linear layers; they start as no change at all."""
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def merged(learner: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return a model without adapters: the learner itself, or a merged copy of it."""
+    if not isinstance(learner, PeftModel):
+        return learner
+    model = copy.deepcopy(learner).merge_and_unload()
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def save_adapters(learner: PeftModel, folder: Path) -> None:
+    """Write the trained weights."""
+    trained = {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in learner.named_parameters()
+        if parameter.requires_grad
+    }
+    save_file(trained, str(folder / WEIGHTS))
+
+
+@torch.no_grad()
+def load_adapters(learner: PeftModel, folder: Path) -> None:
+    """Put saved weights in place; raise ``KeyError`` if one is missing."""
+    tensors = load_file(str(folder / WEIGHTS))
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(tensors[name])

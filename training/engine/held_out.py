@@ -1,0 +1,146 @@
+"""The held-out watch of the policy program: reward model and truth side by side."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from training.engine.conversations import Encoder, read_samples
+from training.engine.generation import Sampling
+from training.engine.measuring import answer, ask, measure
+from training.engine.models import Place
+from training.engine.recipes import PolicyRecipe
+from training.engine.rewards import Rewards
+from training.engine.rollouts import mean
+from training.engine.rundir import RunDirectory, step_random
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One look at the fixed held-out set. ``right`` is the truth of each turn asked,
+    ``sample`` the number of its sample; both empty where no turn has facts.
+    """
+
+    step: int
+    rm_score: float | None
+    truth: float | None
+    right: tuple[bool, ...]
+    sample: tuple[int, ...]
+
+
+class HeldOut:
+    """The fixed set on which score and truth are watched, answered greedily."""
+
+    def __init__(
+        self,
+        recipe: PolicyRecipe,
+        run: RunDirectory,
+        encoder: Encoder,
+        sampling: Sampling,
+        place: Place,
+        rewards: Rewards,
+        longest: int,
+    ) -> None:
+        samples = read_samples(run.data["held_out"]) if "held_out" in run.data else []
+        # The same set in every run, so that runs can be compared.
+        if recipe.held_out_samples and len(samples) > recipe.held_out_samples:
+            samples = step_random(0, "held out").sample(
+                samples, recipe.held_out_samples
+            )
+        self.asked, left_out = ask(encoder, samples, longest)
+        if left_out:
+            run.log(f"{len(left_out)} held-out turns are too long to ask", "warning")
+        self.samples = [sample.id for sample in samples]
+        self.sampling, self.place, self.encoder = sampling, place, encoder
+        self.rewards, self.run = rewards, run
+        self.has_truth = any(a.sample.turns[a.turn].has_facts for a in self.asked)
+
+    def look(self, model: PreTrainedModel, step: int) -> Looked:
+        """Answer the set, report score and truth with their intervals, return them."""
+        started = time.monotonic()
+        groups = answer(
+            model,
+            self.encoder.tokenizer,
+            self.asked,
+            self.sampling,
+            place=self.place,
+            seed=0,
+        )
+        answers = [group[0] for group in groups]
+        numbers = {name: number for number, name in enumerate(self.samples)}
+        owners = [numbers[given.sample.id] for given in answers]
+        measured = [measure(given) for given in answers]
+        values: dict[str, object] = {
+            "heldout/format": mean([float(m.format_valid) for m in measured])
+        }
+        rm_score = truth = None
+        right: list[bool] = []
+        of_right: list[int] = []
+        for owner, found in zip(owners, measured, strict=True):
+            if found.consistent is not None:
+                right.append(found.consistent)
+                of_right.append(owner)
+        if self.rewards.model is not None:
+            scores = self.rewards.scores(answers)
+            valid = [m.format_valid for m in measured]
+            probabilities = [
+                score.probability if ok else 0.0
+                for score, ok in zip(scores, valid, strict=True)
+            ]
+            rm_score = mean(probabilities)
+            low, high = interval(probabilities, owners)
+            values |= {
+                "heldout/rm_score": rm_score,
+                "heldout/rm_score/low": low,
+                "heldout/rm_score/high": high,
+                "heldout/rm_accepted": mean(
+                    [
+                        float(ok and self.rewards.model.accepts(score))
+                        for score, ok in zip(scores, valid, strict=True)
+                    ]
+                ),
+            }
+        if right:
+            as_numbers = [float(verdict) for verdict in right]
+            truth = mean(as_numbers)
+            low, high = interval(as_numbers, of_right)
+            values |= {
+                "heldout/truth": truth,
+                "heldout/truth/low": low,
+                "heldout/truth/high": high,
+            }
+        values["seconds/evaluation"] = time.monotonic() - started
+        self.run.metrics(step, values)
+        return Looked(step, rm_score, truth, tuple(right), tuple(of_right))
+
+
+def interval(values: Sequence[float], owners: Sequence[int]) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean, resampling whole samples."""
+    sums: dict[int, float] = {}
+    counts: dict[int, int] = {}
+    for value, owner in zip(values, owners, strict=True):
+        sums[owner] = sums.get(owner, 0.0) + value
+        counts[owner] = counts.get(owner, 0) + 1
+    rows = [(sums[owner], counts[owner]) for owner in sums]
+    rng = random.Random(0)
+    means: list[float] = []
+    for _ in range(RESAMPLES):
+        drawn = rng.choices(rows, k=len(rows))
+        means.append(sum(row[0] for row in drawn) / sum(row[1] for row in drawn))
+    means.sort()
+    return means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1]
+
+
+def gain(before: Looked, after: Looked) -> dict[str, float]:
+    """Return the paired gain in held-out truth between two looks, with its interval."""
+    differences = [
+        float(b) - float(a) for a, b in zip(before.right, after.right, strict=True)
+    ]
+    low, high = interval(differences, after.sample)
+    return {"gain": mean(differences), "gain/low": low, "gain/high": high}

@@ -1,0 +1,313 @@
+"""Rollouts: which turns a step answers, how, and which groups of answers it keeps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from actions.grammar import FormatError, parse
+from actions.json_values import json_equal
+from actions.tags import OBSERVATION_CLOSE, OBSERVATION_OPEN
+from actions.units import UnitPair
+from training.engine.conversations import Encoder
+from training.engine.credit import (
+    STRUCTURE,
+    Piece,
+    token_owners,
+    unit_advantages,
+    unit_spans,
+)
+from training.engine.generation import Sampling
+from training.engine.measuring import Answer, Asked, answer
+from training.engine.models import Place
+from training.engine.recipes import PolicyRecipe
+from training.engine.rewards import Rewarded, Rewards
+from training.engine.rundir import step_random
+from training.engine.scoring import Pair, units_of
+
+
+@dataclass
+class Episode:
+    """One sampled completion: a response, or with ``follow_actions`` several.
+
+    ``mask`` is 1 for the policy's own tokens and 0 for observations; ``logprobs`` are 0
+    there.
+    """
+
+    asked: Asked
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # of each answer, in ids
+    rewarded: list[Rewarded] = field(default_factory=list)
+
+    def add(self, given: Answer) -> None:
+        """Append a response of the policy."""
+        self.ids += given.sampled.ids
+        self.logprobs += given.sampled.logprobs
+        self.mask += [1] * len(given.sampled.ids)
+        self.answers.append(given)
+        self.starts.append(len(self.ids) - len(given.sampled.ids))
+
+    def observe(self, ids: Sequence[int]) -> None:
+        """Append an observation, which the policy did not write."""
+        self.ids += ids
+        self.logprobs += [0.0] * len(ids)
+        self.mask += [0] * len(ids)
+
+    @property
+    def format(self) -> float:
+        """Mean format reward over the turns."""
+        return sum(r.format for r in self.rewarded) / len(self.rewarded)
+
+    @property
+    def consistency(self) -> float | None:
+        """Mean consistency reward over the turns that have one."""
+        known = [r.consistency for r in self.rewarded if r.consistency is not None]
+        return sum(known) / len(known) if known else None
+
+
+Group = list[Episode]
+
+
+class Rollouts:
+    """Draws the groups that a step learns from; called by ``GRPOTrainer``.
+
+    The prompts it is called with are placeholders, repeated G times: which turns are
+    answered is decided here, from the seed and the step.
+    """
+
+    def __init__(
+        self,
+        recipe: PolicyRecipe,
+        asked: Sequence[Asked],
+        encoder: Encoder,
+        sampling: Sampling,
+        place: Place,
+        rewards: Rewards,
+        first: int,
+    ) -> None:
+        self.recipe, self.asked, self.encoder = recipe, asked, encoder
+        self.sampling, self.place, self.rewards = sampling, place, rewards
+        self.first = first
+        self.figures: dict[str, float] = {}
+        self.groups: list[Group] = []
+        # By token, for each completion of the last draw; with credit "unit" only.
+        self.advantages: list[list[float]] = []
+
+    def __call__(
+        self, prompts: Sequence[str], trainer: GRPOTrainer
+    ) -> dict[str, list[object]]:
+        """Return one completion for each prompt: G in a row belong to one turn."""
+        recipe = self.recipe
+        step = self.first + trainer.state.global_step
+        rank = trainer.accelerator.process_index
+        # All that follows in this step (TRL shuffles, dropout) hangs on the step too.
+        torch.manual_seed(step_random(recipe.seed, "torch", step, rank).getrandbits(62))
+        wanted = len(prompts) // recipe.responses_per_prompt
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        self.groups = self.draw(model, wanted, step, rank)
+        if recipe.credit == "unit":
+            self.advantages = [row for g in self.groups for row in self.credit(g)]
+        episodes = [episode for group in self.groups for episode in group]
+        return {
+            "prompt_ids": [episode.asked.prompt for episode in episodes],
+            "completion_ids": [episode.ids for episode in episodes],
+            "logprobs": [episode.logprobs for episode in episodes],
+            "env_mask": [episode.mask for episode in episodes],
+            "format_score": [episode.format for episode in episodes],
+            "consistency_score": [episode.consistency for episode in episodes],
+        }
+
+    def draw(
+        self, model: PreTrainedModel, wanted: int, step: int, rank: int = 0
+    ) -> list[Group]:
+        """Return ``wanted`` groups, those with a signal first."""
+        recipe = self.recipe
+        rng = step_random(recipe.seed, "prompts", step, rank)
+        count = min(len(self.asked), math.ceil(wanted * recipe.draw_more))
+        chosen = rng.sample(self.asked, count)
+        while len(chosen) < wanted:  # fewer turns than groups: answer some twice
+            chosen.append(rng.choice(self.asked))
+        started = time.monotonic()
+        groups = self.respond(model, chosen, rng.getrandbits(62))
+        drawn = time.monotonic()
+        answers = [a for group in groups for e in group for a in e.answers]
+        rewarded = iter(self.rewards(answers))
+        for group in groups:
+            for episode in group:
+                episode.rewarded = [next(rewarded) for _ in episode.answers]
+        scored = time.monotonic()
+        silent = [self.spread(group) < recipe.least_spread for group in groups]
+        kept = sorted(range(len(groups)), key=lambda i: silent[i])[:wanted]
+        everything = [episode for group in groups for episode in group]
+        known = [c for e in everything if (c := e.consistency) is not None]
+        self.figures = {
+            # Over all that was drawn: the groups kept are chosen for their spread.
+            "reward/format": mean([episode.format for episode in everything]),
+            "reward/consistency": mean(known) if known else math.nan,
+            "groups_without_signal": mean([float(quiet) for quiet in silent]),
+            "groups_without_signal/kept": mean([float(silent[i]) for i in kept]),
+            "response_tokens": mean([float(sum(e.mask)) for e in everything]),
+            "responses": float(len(everything)),
+            "turns_per_response": mean([float(len(e.answers)) for e in everything]),
+            "cut_off": mean(
+                [float(not e.answers[-1].sampled.ended) for e in everything]
+            ),
+            "seconds/generation": drawn - started,
+            "seconds/scoring": scored - drawn,
+        }
+        for i in kept:
+            if silent[i]:
+                level(groups[i])
+        return [groups[i] for i in kept]
+
+    def spread(self, group: Group) -> float:
+        """Return the standard deviation of the group's weighted rewards."""
+        total = [self.reward(episode) for episode in group]
+        middle = mean(total)
+        return math.sqrt(mean([(value - middle) ** 2 for value in total]))
+
+    def reward(self, episode: Episode) -> float:
+        """Return the weighted sum that the trainer makes of the two rewards."""
+        return self.recipe.format_weight * episode.format + (
+            self.recipe.consistency_weight * (episode.consistency or 0.0)
+        )
+
+    def credit(self, group: Group) -> list[list[float]]:
+        """Return the advantage of each token of each completion of a group."""
+        pieces = [[self._piece(e, i) for i in range(len(e.answers))] for e in group]
+        found = unit_advantages(pieces, least_spread=self.recipe.least_spread)
+        rows: list[list[float]] = []
+        for episode, of_answers in zip(group, found, strict=True):
+            row = [0.0] * len(episode.ids)
+            for start, values in zip(episode.starts, of_answers, strict=True):
+                row[start : start + len(values)] = values
+            rows.append(row)
+        return rows
+
+    def _piece(self, episode: Episode, number: int) -> Piece:
+        """Return whose tokens an answer's are. What has no place in it, a unit that is
+        missing, counts with the structure.
+        """
+        given, rewarded = episode.answers[number], episode.rewarded[number]
+        ids = given.sampled.ids
+        units: Sequence[UnitPair] | None = None
+        if rewarded.format:
+            turn = given.sample.turns[given.turn]
+            units = units_of(Pair(turn.response, given.text, turn.kind))
+        if units is None:
+            owners = (STRUCTURE,) * len(ids)
+            return Piece(given.turn, owners, {STRUCTURE: 0.0})
+        spans = unit_spans(units, given.text)
+        matches = {key: m for key, m in rewarded.units.items() if key in spans}
+        placeless = [m for key, m in rewarded.units.items() if key not in spans]
+        matches[STRUCTURE] = min(placeless, default=1.0)
+        owners = token_owners(ids, self._decode, spans)
+        return Piece(given.turn, owners, matches)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text = self.encoder.tokenizer.decode(list(ids), skip_special_tokens=False)
+        assert isinstance(text, str)
+        return text
+
+    def respond(
+        self, model: PreTrainedModel, chosen: Sequence[Asked], seed: int
+    ) -> list[Group]:
+        """Return a group of episodes for each turn."""
+        groups: list[Group] = []
+        for asked, answers in zip(
+            chosen, self._answer(model, chosen, seed, self._size), strict=True
+        ):
+            groups.append([Episode(asked) for _ in answers])
+            for episode, given in zip(groups[-1], answers, strict=True):
+                episode.add(given)
+        if self.recipe.follow_actions:
+            going = [episode for group in groups for episode in group]
+            while going := [episode for episode in going if self._goes_on(episode)]:
+                seed += 1
+                further = [self._observed(episode) for episode in going]
+                for episode, (given,) in zip(
+                    going, self._answer(model, further, seed, 1), strict=True
+                ):
+                    episode.add(given)
+        return groups
+
+    @property
+    def _size(self) -> int:
+        return self.recipe.responses_per_prompt
+
+    def _answer(
+        self, model: PreTrainedModel, asked: Sequence[Asked], seed: int, count: int
+    ) -> list[list[Answer]]:
+        return answer(
+            model,
+            self.encoder.tokenizer,
+            asked,
+            self.sampling,
+            place=self.place,
+            seed=seed,
+            per_turn=count,
+        )
+
+    def _goes_on(self, episode: Episode) -> bool:
+        """Whether the last answer calls as the label does, and the sample goes on."""
+        given = episode.answers[-1]
+        turns = given.sample.turns
+        following = given.turn + 1
+        if given.format_error or following >= len(turns):
+            return False
+        if turns[following].kind != "observation":
+            return False
+        if len(episode.asked.prompt) + len(episode.ids) > self.recipe.max_prompt_tokens:
+            return False
+        return same_calls(given)
+
+    def _observed(self, episode: Episode) -> Asked:
+        """Append the recorded observation; return the next turn as a prompt."""
+        given = episode.answers[-1]
+        following = given.turn + 1
+        text = given.sample.turns[following].text
+        ids = self.encoder.text_ids(OBSERVATION_OPEN + text + OBSERVATION_CLOSE)
+        episode.observe(ids)
+        return Asked(given.sample, following, episode.asked.prompt + episode.ids)
+
+
+def same_calls(given: Answer) -> bool:
+    """Whether a well-formed answer makes the calls of its label."""
+    turn = given.sample.turns[given.turn]
+    try:
+        label = parse(turn.response, inside_thinking=turn.inside_thinking)
+        found = parse(given.text, inside_thinking=turn.inside_thinking)
+    except FormatError:
+        return False
+    return (
+        found.ends_with_action
+        and len(found.actions) == len(label.actions)
+        and all(
+            ours.name == theirs.name
+            and json_equal(dict(ours.parameters), dict(theirs.parameters))
+            for ours, theirs in zip(label.actions, found.actions, strict=True)
+        )
+    )
+
+
+def level(group: Group) -> None:
+    """Give all episodes of a group the same reward, so that none is pushed."""
+    values = [value for e in group if (value := e.consistency) is not None]
+    consistency = mean(values) if values else None
+    made = Rewarded(mean([episode.format for episode in group]), consistency)
+    for episode in group:
+        episode.rewarded = [made]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of at least one value."""
+    return sum(values) / len(values)
