@@ -5,10 +5,10 @@ RUN = .venv/bin/python
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup up manage test check format migrations loop clean
+.PHONY: help setup up manage test check format migrations translations loop clean
 
 help:  ## List these commands
-	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 setup:  ## Make .venv and install what is missing
 	@$(PYTHON) config/install.py
@@ -31,6 +31,9 @@ format: setup  ## Format the code and the templates
 
 migrations: setup  ## Write migrations for changed models: NAME=add_colour
 	@exec $(RUN) -m config.engines $(RUN) manage.py makemigrations $(if $(NAME),--name $(NAME))
+
+translations: setup  ## Bring the catalogues in locale/ up to date with the texts
+	@exec $(RUN) -m tests.catalogue
 
 loop: setup  ## The whole loop without a browser; DATA=… SEED=…
 	@exec $(RUN) -m config.loop $(if $(DATA),--data $(DATA)) $(if $(SEED),--seed $(SEED))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from django.http import Http404
 from django.urls import reverse
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Role
 from annotation.views.door import place_of
@@ -16,12 +18,12 @@ if TYPE_CHECKING:
 
 # (address name, label, role whose work it is); a role's pages stand together.
 PAGES = (
-    ("annotation:judge", "Judge", Role.LABELER),
-    ("annotation:write", "Write", Role.LABELER),
-    ("annotation:work", "My work", Role.LABELER),
-    ("annotation:samples", "Samples", Role.CURATOR),
-    ("training:runs", "Runs", Role.TRAINER),
-    ("training:checkpoints", "Checkpoints", Role.TRAINER),
+    ("annotation:judge", _("Judge"), Role.LABELER),
+    ("annotation:write", _("Write"), Role.LABELER),
+    ("annotation:work", _("My work"), Role.LABELER),
+    ("annotation:samples", _("Samples"), Role.CURATOR),
+    ("training:runs", _("Runs"), Role.TRAINER),
+    ("training:checkpoints", _("Checkpoints"), Role.TRAINER),
 )
 
 
@@ -57,13 +59,13 @@ def place(request: HttpRequest) -> dict[str, object]:
         nav.append(
             NavItem(
                 url=url,
-                label=label,
+                label=str(label),
                 is_current=request.path.startswith(url),
                 starts_group=last_role is not None and role != last_role,
             )
         )
         last_role = role
     if user.is_staff:
-        nav.append(NavItem(reverse("admin:index"), "Admin", False, bool(nav)))
-    roles = [label for role, label in Role.choices if role in found.roles]
+        nav.append(NavItem(reverse("admin:index"), gettext("Admin"), False, bool(nav)))
+    roles = [str(label) for role, label in Role.choices if role in found.roles]
     return {"project": found.project, "roles": roles, "nav": nav}

@@ -2,16 +2,20 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from django.views.i18n import JavaScriptCatalog
+from django.utils.translation import gettext_lazy as _
 
 from config.health import healthz
+from config.words import words
+
+admin.site.site_header = admin.site.site_title = _("Concord: administration")
+admin.site.index_title = _("Tables")
 
 urlpatterns = [
     path("healthz", healthz, name="healthz"),
     path("admin/", admin.site.urls),
     path("accounts/", include("django.contrib.auth.urls")),
     path("i18n/", include("django.conf.urls.i18n")),
-    path("jsi18n/", JavaScriptCatalog.as_view(), name="javascript-catalog"),
+    path("words/<slug:language>/<slug:digest>.js", words, name="words"),
     path("", include("annotation.urls")),
     path("", include("training.urls")),
 ]

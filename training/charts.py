@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 
 from django.db.models import Count, F, Max, Sum, Window
 from django.db.models.functions import RowNumber
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
-from training.figures import capitalized, words
+from training.figures import capitalized
 from training.models import Metric, Run, RunKind
+from training.wording import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from django.utils.functional import _StrPromise
 
 MOST_POINTS = 2000
 
@@ -26,30 +31,32 @@ class Chart:
     draws a running mean over a faint raw curve.
     """
 
-    title: str
-    unit: str
+    title: _StrPromise
+    unit: _StrPromise | str
     names: tuple[str, ...]
     smooth: bool = False
 
 
 CHARTS: dict[str, tuple[Chart, ...]] = {
     RunKind.SFT: (
-        Chart("Loss", "nats per token", ("loss", "held_out_loss")),
-        Chart("Token accuracy", "share of tokens", ("token_accuracy",)),
-        Chart("Learning rate", "AdamW part", ("learning_rate",)),
-        Chart("Gradient norm", "before clipping", ("gradient_norm",), smooth=True),
-        Chart("Speed", "tokens a second", ("tokens_per_second",), smooth=True),
+        Chart(_("Loss"), _("nats per token"), ("loss", "held_out_loss")),
+        Chart(_("Token accuracy"), _("share of tokens"), ("token_accuracy",)),
+        Chart(_("Learning rate"), _("AdamW part"), ("learning_rate",)),
+        Chart(
+            _("Gradient norm"), _("before clipping"), ("gradient_norm",), smooth=True
+        ),
+        Chart(_("Speed"), _("tokens a second"), ("tokens_per_second",), smooth=True),
     ),
     RunKind.REWARD: (
-        Chart("Loss", "nats", ("loss", "loss/*", "*_loss"), smooth=True),
+        Chart(_("Loss"), _("nats"), ("loss", "loss/*", "*_loss"), smooth=True),
         Chart(
-            "Balanced order quads",
-            "held out, share right",
+            _("Balanced order quads"),
+            _("held out, share right"),
             ("held_out/quads/*/accuracy",),
         ),
         Chart(
-            "Judged pairs",
-            "held out",
+            _("Judged pairs"),
+            _("held out"),
             (
                 "held_out/judged/accuracy",
                 "held_out/judged/auc",
@@ -57,39 +64,43 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
                 "held_out/judged/good_accepted",
             ),
         ),
-        Chart("Calibration error", "held out, judged pairs", ("held_out/judged/ece",)),
         Chart(
-            "Recall per kind of error",
-            "held out, derived changes",
+            _("Calibration error"),
+            _("held out, judged pairs"),
+            ("held_out/judged/ece",),
+        ),
+        Chart(
+            _("Recall per kind of error"),
+            _("held out, derived changes"),
             ("held_out/derived/recall/*",),
         ),
         Chart(
-            "Derived pairs",
-            "held out, share right",
+            _("Derived pairs"),
+            _("held out, share right"),
             ("held_out/derived/references_accepted", "held_out/derived/changes_caught"),
         ),
     ),
     RunKind.POLICY: (
         Chart(
-            "Reward model and truth",
-            "held out, mean with 95 % interval",
+            _("Reward model and truth"),
+            _("held out, mean with 95 % interval"),
             ("heldout/rm_score", "heldout/truth"),
         ),
-        Chart("Reward", "mean of all responses", ("reward/*",), smooth=True),
-        Chart("KL to the initial policy", "nats per token", ("kl",)),
-        Chart("Response length", "tokens", ("response_tokens",), smooth=True),
+        Chart(_("Reward"), _("mean of all responses"), ("reward/*",), smooth=True),
+        Chart(_("KL to the initial policy"), _("nats per token"), ("kl",)),
+        Chart(_("Response length"), _("tokens"), ("response_tokens",), smooth=True),
         Chart(
-            "Groups without signal",
-            "share, all rewards equal",
+            _("Groups without signal"),
+            _("share, all rewards equal"),
             ("groups_without_signal", "groups_without_signal/kept"),
         ),
-        Chart("Entropy", "nats per token", ("entropy",)),
-        Chart("Held-out share", "", ("heldout/format", "heldout/rm_accepted")),
+        Chart(_("Entropy"), _("nats per token"), ("entropy",)),
+        Chart(_("Held-out share"), "", ("heldout/format", "heldout/rm_accepted")),
     ),
     RunKind.DRAW: (
-        Chart("Identical to the label", "share", ("*/identical",)),
-        Chart("Breaks the grammar", "share", ("*/format_errors",)),
-        Chart("Distinct answers", "share", ("*/distinct",)),
+        Chart(_("Identical to the label"), _("share"), ("*/identical",)),
+        Chart(_("Breaks the grammar"), _("share"), ("*/format_errors",)),
+        Chart(_("Distinct answers"), _("share"), ("*/distinct",)),
     ),
 }
 
@@ -125,14 +136,14 @@ def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
         if mine:
             drawn.append(
                 {
-                    "title": chart.title,
-                    "unit": chart.unit,
+                    "title": str(chart.title),
+                    "unit": str(chart.unit),
                     "smooth": chart.smooth,
                     "series": [{"name": n, "label": _short(n, mine)} for n in mine],
                 }
             )
     for name in rest:
-        group, _, last = name.rpartition("/")
+        group, _slash, last = name.rpartition("/")
         drawn.append(
             {
                 "title": capitalized(words(last)),
@@ -157,7 +168,7 @@ def _short(name: str, names: list[str]) -> str:
         parts = [p[1:] for p in parts]
     while all(parts) and len({p[-1] for p in parts}) == 1:
         parts = [p[:-1] for p in parts]
-    return words(" ".join(parts[names.index(name)])) or "all"
+    return " ".join(words(part) for part in parts[names.index(name)]) or gettext("all")
 
 
 def metric_names(run: Run) -> list[str]:
@@ -205,7 +216,7 @@ def step_times(run: Run) -> list[tuple[str, float]]:
         .annotate(spent=Sum("value"))
         .order_by("-spent")
     )
-    whole = sum(spent for _, spent in parts)
+    whole = sum(spent for name, spent in parts)
     if whole <= 0:
         return []
     return [(words(name.removeprefix("seconds/")), v / whole) for name, v in parts]

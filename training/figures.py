@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from django.utils.formats import number_format
+from django.utils.translation import gettext
+
+from training.wording import words
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -48,9 +53,9 @@ def number_text(value: Json) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return gettext("yes") if value else gettext("no")
     if isinstance(value, int):
-        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+        return number_format(value, force_grouping=True)
     if isinstance(value, float):
         if value == 0:
             return "0"
@@ -63,18 +68,9 @@ def number_text(value: Json) -> str:
         return value
     if isinstance(value, list):
         if len(value) > 6:  # the ids of a held-out set, say: the run directory has them
-            return f"{len(value)} in all"
+            return gettext("%(count)d in all") % {"count": len(value)}
         return ", ".join(number_text(each) for each in value)
     return ", ".join(f"{words(name)} {number_text(v)}" for name, v in value.items())
-
-
-SPELLED = {"kl": "KL", "lora": "LoRA", "auc": "AUC", "ece": "ECE", "rm": "RM"}
-
-
-def words(name: str) -> str:
-    """Return the name of a metric or setting as words, with the field's spellings."""
-    spaced = name.replace("_", " ").replace("/", ", ")
-    return " ".join(SPELLED.get(word, word) for word in spaced.split(" "))
 
 
 def capitalized(text: str) -> str:
@@ -114,7 +110,7 @@ def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
     """
     tables: list[Table] = []
     policies = _objects(result.get("policies"))
-    tables.append(_table("All held-out samples", policies))
+    tables.append(_table(gettext("All held-out samples"), policies))
     for group in ("by_split", "by_situation"):
         by_policy = {n: _objects(v) for n, v in _objects(result.get(group)).items()}
         parts = dict.fromkeys(part for found in by_policy.values() for part in found)
@@ -126,7 +122,7 @@ def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
             for part in parts
         ]
     errors = {name: _objects_or_values(m.get("errors")) for name, m in policies.items()}
-    tables.append(_table("Turns with an error, by kind", errors))
+    tables.append(_table(gettext("Turns with an error, by kind"), errors))
     return [table for table in tables if table.rows]
 
 
@@ -164,7 +160,10 @@ def _figure(value: Json) -> Figure | None:
     low, high, cases = value.get("low"), value.get("high"), value.get("n")
     interval = ""
     if low is not None and high is not None:
-        interval = f"{number_text(low)} to {number_text(high)}"
+        interval = gettext("%(low)s to %(high)s") % {
+            "low": number_text(low),
+            "high": number_text(high),
+        }
     return Figure(
         number_text(value.get("value")),
         interval,
@@ -175,10 +174,19 @@ def _figure(value: Json) -> Figure | None:
 def duration_text(seconds: float) -> str:
     """Return a duration as people say it: ``3 min 10 s``, ``2 h 5 min``."""
     whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    parts = {
+        "seconds": whole % 60 if minutes else whole,
+        "minutes": minutes % 60,
+        "hours": hours % 24,
+        "days": days,
+    }
+    if days:
+        text = gettext("%(days)d d %(hours)d h")
+    elif hours:
+        text = gettext("%(hours)d h %(minutes)d min")
+    elif minutes:
+        text = gettext("%(minutes)d min %(seconds)d s")
+    else:
+        text = gettext("%(seconds)d s")
+    return text % parts

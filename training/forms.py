@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from django import forms
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from training.engine.recipes import RECIPES
-from training.figures import capitalized, words
+from training.figures import capitalized
 from training.launching import INPUTS, LEAVES_A_POLICY, default_inputs
-from training.models import Checkpoint, InputRole, RunKind, RunState
+from training.models import SHORT, Checkpoint, InputRole, RunKind, RunState
+from training.wording import help_of, words
 
 if TYPE_CHECKING:
     from annotation.models import Project
@@ -23,10 +26,10 @@ class RunFilterForm(forms.Form):
     """The filters of the list of runs."""
 
     kind = forms.ChoiceField(
-        choices=[("", "Any kind"), *RunKind.choices], required=False
+        choices=[("", _("Any kind")), *RunKind.choices], required=False
     )
     state = forms.ChoiceField(
-        choices=[("", "Any state"), *RunState.choices], required=False
+        choices=[("", _("Any state")), *RunState.choices], required=False
     )
     before = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
 
@@ -34,10 +37,14 @@ class RunFilterForm(forms.Form):
 class CheckpointFilterForm(forms.Form):
     """The filters of the list of checkpoints."""
 
-    KINDS = [("", "Any kind"), ("policy", "Policies"), ("reward", "Reward models")]
+    KINDS = [
+        ("", _("Any kind")),
+        ("policy", _("Policies")),
+        ("reward", _("Reward models")),
+    ]
 
     kind = forms.ChoiceField(choices=KINDS, required=False)
-    all = forms.BooleanField(required=False, label="Those on the way as well")
+    all = forms.BooleanField(required=False, label=_("Those on the way as well"))
     judgment = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
     before = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
 
@@ -85,18 +92,25 @@ class NewRunForm(forms.Form):
                     label=label,
                     help_text=takes.help,
                     initial=chosen.get(role),
-                    empty_label="Choose one" if takes.required else "None",
+                    empty_label=gettext("Choose one")
+                    if takes.required
+                    else gettext("None"),
                     error_messages={
-                        "required": f"This run needs a {label.lower()}.",
-                        "invalid_choice": "This project has no such checkpoint.",
+                        "required": gettext("This run needs a %(role)s.")
+                        % {"role": label.lower()},
+                        "invalid_choice": gettext(
+                            "This project has no such checkpoint."
+                        ),
                     },
                 )
 
         if kind in LEAVES_A_POLICY:
             self.fields["draw_next"] = forms.BooleanField(
                 required=False,
-                label="Then draw answers",
-                help_text="When it has finished, its answers come to the Judge page.",
+                label=gettext("Then draw answers"),
+                help_text=gettext(
+                    "When it has finished, its answers come to the Judge page."
+                ),
             )
 
     @property
@@ -152,9 +166,14 @@ class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg] # no []
 
     def label_from_instance(self, checkpoint: Checkpoint) -> str:
         run = checkpoint.run
-        kind = {"sft": "SFT", "reward": "Reward", "policy": "Policy"}.get(run.kind, "")
-        final = ", final" if checkpoint.is_final else ""
-        return f"{kind} run {run.pk}, step {checkpoint.step}{final}"
+        facts = {
+            "kind": SHORT[RunKind(run.kind)],
+            "run": run.pk,
+            "step": checkpoint.step,
+        }
+        if checkpoint.is_final:
+            return gettext("%(kind)s run %(run)d, step %(step)d, final") % facts
+        return gettext("%(kind)s run %(run)d, step %(step)d") % facts
 
 
 def _choosable(project: Project, role: str) -> Any:
@@ -182,11 +201,11 @@ def _field_of(
     name: str, wanted: object, default: object, about: Mapping[str, Any]
 ) -> forms.Field:
     label = capitalized(words(name))
-    if (unit := about.get("unit")) and unit not in label.lower():
-        label += f" ({unit})"
+    if (unit := about.get("unit")) and unit not in name:
+        label += f" ({gettext(unit)})"
     common: dict[str, Any] = {
         "label": label,
-        "help_text": about.get("help", ""),
+        "help_text": help_of(about),
         "initial": default,
     }
     choices = about.get("choices")
@@ -208,7 +227,8 @@ def _field_of(
             widget=forms.CheckboxSelectMultiple,
             **common,
         )
-    common["help_text"] = f"{common['help_text']} Separate several by commas."
+    apart = gettext("Separate several by commas.")
+    common["help_text"] = f"{common['help_text']} {apart}"
     common["initial"] = ", ".join(default) if isinstance(default, tuple) else ""
     return WordsField(required=False, **common)
 

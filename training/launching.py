@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Judgment, Project
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
@@ -28,6 +30,7 @@ from training.snapshots import NothingToTrainOnError, build_snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
+    from django.utils.functional import _StrPromise
 
 
 @dataclass(frozen=True)
@@ -36,37 +39,39 @@ class Takes:
 
     role: InputRole
     required: bool
-    help: str
+    help: _StrPromise
 
 
 INPUTS: dict[str, tuple[Takes, ...]] = {
     RunKind.SFT: (
-        Takes(InputRole.POLICY, False, "Go on from this one instead of from scratch."),
+        Takes(
+            InputRole.POLICY, False, _("Go on from this one instead of from scratch.")
+        ),
     ),
     RunKind.DRAW: (
-        Takes(InputRole.POLICY, True, "The policy whose answers people will judge."),
-        Takes(InputRole.INITIAL, False, "Also answers, for comparison."),
+        Takes(InputRole.POLICY, True, _("The policy whose answers people will judge.")),
+        Takes(InputRole.INITIAL, False, _("Also answers, for comparison.")),
     ),
     RunKind.REWARD: (
-        Takes(InputRole.POLICY, True, "The language model that learns to judge."),
+        Takes(InputRole.POLICY, True, _("The language model that learns to judge.")),
     ),
     RunKind.POLICY: (
-        Takes(InputRole.POLICY, True, "The policy to improve."),
+        Takes(InputRole.POLICY, True, _("The policy to improve.")),
         Takes(
             InputRole.INITIAL,
             False,
-            "The reference of the KL term; without one, the policy as it starts.",
+            _("The reference of the KL term; without one, the policy as it starts."),
         ),
         Takes(
             InputRole.REWARD,
             False,
-            "Scores the answers; only the oracle as consistency source needs none.",
+            _("Scores the answers; only the oracle as consistency source needs none."),
         ),
     ),
     RunKind.EVALUATE: (
-        Takes(InputRole.POLICY, True, "The policy to measure."),
-        Takes(InputRole.INITIAL, False, "Measured beside it."),
-        Takes(InputRole.REWARD, False, "Scores consistency besides the oracle."),
+        Takes(InputRole.POLICY, True, _("The policy to measure.")),
+        Takes(InputRole.INITIAL, False, _("Measured beside it.")),
+        Takes(InputRole.REWARD, False, _("Scores consistency besides the oracle.")),
     ),
 }
 
@@ -119,19 +124,26 @@ def start_run(
     reads all tables as of one moment and is kept when the rest fails.
     """
     if kind not in INPUTS:
-        raise LaunchRefusedError({"": f"There is no such kind of run: {kind!r}."})
+        raise LaunchRefusedError(
+            {"": gettext("There is no such kind of run: %(kind)r.") % {"kind": kind}}
+        )
     problems: dict[str, str] = {}
     settings: dict[str, object] = {}
     try:
         settings = recipe_to_json(recipe_from_json(kind, recipe))
     except RecipeError as error:
-        problems[error.field] = f"Expected {error.expected}, found {error.found}."
+        problems[error.field] = gettext("Expected %(expected)s, found %(found)s.") % {
+            "expected": error.expected,
+            "found": error.found,
+        }
     problems |= _problems_with_inputs(project, kind, inputs)
     if (
         settings.get("consistency_source") == "reward model"
         and InputRole.REWARD.value not in inputs
     ):
-        problems[InputRole.REWARD] = "This run needs one. Train a reward model first."
+        problems[InputRole.REWARD] = gettext(
+            "This run needs one. Train a reward model first."
+        )
     if problems:
         raise LaunchRefusedError(problems)
     try:
@@ -197,23 +209,31 @@ def _problems_with_inputs(
     taken = {takes.role.value: takes for takes in INPUTS[kind]}
     for role in inputs:
         if role not in taken:
-            problems[role] = f"A {kind} run takes no such checkpoint."
+            problems[role] = gettext("A %(kind)s run takes no such checkpoint.") % {
+                "kind": kind
+            }
     for role, takes in taken.items():
         checkpoint = inputs.get(role)
         if checkpoint is None:
             if takes.required:
-                problems[role] = "This run needs one. Run supervised fine-tuning first."
+                problems[role] = gettext(
+                    "This run needs one. Run supervised fine-tuning first."
+                )
             continue
         if checkpoint.project_id != project.pk:
-            problems[role] = "This checkpoint belongs to another project."
+            problems[role] = gettext("This checkpoint belongs to another project.")
         elif (checkpoint.run.kind == RunKind.REWARD) != (role == InputRole.REWARD):
             found = checkpoint.run.get_kind_display()
-            problems[role] = f"Not what this takes: it comes from a run “{found}”."
+            problems[role] = gettext(
+                "Not what this takes: it comes from a run “%(kind)s”."
+            ) % {"kind": found}
         else:
             try:
                 read_whole(checkpoint.directory, digest=checkpoint.digest)
             except NotWholeError as error:
-                problems[role] = f"It is not whole on disk: {error.why}."
+                problems[role] = gettext("It is not whole on disk: %(why)s.") % {
+                    "why": error.why
+                }
     return problems
 
 
@@ -225,7 +245,10 @@ def stop_run(*, run: Run, user: User | None) -> Run:
     with transaction.atomic():
         run = Run.objects.select_for_update().get(pk=run.pk)
         if run.is_final:
-            raise RunStateError(f"{run} has ended already: {run.get_state_display()}.")
+            raise RunStateError(
+                gettext("%(run)s has ended already: %(state)s.")
+                % {"run": run, "state": run.get_state_display()}
+            )
         if run.stop_requested:
             return run
         run.stop_requested = True
@@ -248,7 +271,10 @@ def resume_run(*, run: Run, user: User | None) -> Run:
         if run.state not in (RunState.STOPPED, RunState.FAILED):
             state = run.get_state_display().lower()
             raise RunStateError(
-                f"Only a stopped or failed run can be resumed; this one is {state}."
+                gettext(
+                    "Only a stopped or failed run can be resumed; this one is %(state)s."
+                )
+                % {"state": state}
             )
         run.state = RunState.QUEUED
         run.stop_requested = False
@@ -354,26 +380,33 @@ def promote(
     """
     if checkpoint.run.kind not in (RunKind.SFT, RunKind.POLICY):
         raise PromotionRefusedError(
-            "Only a policy can be promoted, this is a reward model.", can_force=False
+            gettext("Only a policy can be promoted, this is a reward model."),
+            can_force=False,
         )
     try:
         read_whole(checkpoint.directory, digest=checkpoint.digest)
     except NotWholeError as error:
         raise PromotionRefusedError(
-            f"The checkpoint is not whole on disk: {error.why}.", can_force=False
+            gettext("The checkpoint is not whole on disk: %(why)s.")
+            % {"why": error.why},
+            can_force=False,
         ) from error
     truth = held_out_truth(checkpoint)
     is_worse = truth is not None and truth.is_worse
     if truth is not None and is_worse and not force:
         raise PromotionRefusedError(
-            f"Its run measured it worse on held-out samples than what it started from: "
-            f"{truth.after:.3f} after {truth.before:.3f}. "
-            "To promote it all the same, say why.",
+            gettext(
+                "Its run measured it worse on held-out samples than what it started "
+                "from: %(after).3f after %(before).3f. "
+                "To promote it all the same, say why."
+            )
+            % {"after": truth.after, "before": truth.before},
             can_force=True,
         )
     if is_worse and not reason.strip():
         raise PromotionRefusedError(
-            "A promotion in spite of a worse result needs a reason.", can_force=True
+            gettext("A promotion in spite of a worse result needs a reason."),
+            can_force=True,
         )
     return Promotion.objects.create(
         project=checkpoint.project,

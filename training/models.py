@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Draft, Judgment, Project, Sample
 
@@ -20,21 +21,31 @@ USER = settings.AUTH_USER_MODEL
 
 
 class RunKind(models.TextChoices):
-    SFT = "sft", "Supervised fine-tuning"
-    DRAW = "draw", "Draw responses"
-    REWARD = "reward", "Reward model"
-    POLICY = "policy", "Policy (RL)"
-    EVALUATE = "evaluate", "Evaluate"
+    SFT = "sft", _("Supervised fine-tuning")
+    DRAW = "draw", _("Draw responses")
+    REWARD = "reward", _("Reward model")
+    POLICY = "policy", _("Policy (RL)")
+    EVALUATE = "evaluate", _("Evaluate")
+
+
+# What people call the runs of a kind: ``Policy 12``.
+SHORT = {
+    RunKind.SFT: _("SFT"),
+    RunKind.DRAW: _("Draw"),
+    RunKind.REWARD: _("Reward"),
+    RunKind.POLICY: _("Policy"),
+    RunKind.EVALUATE: _("Evaluate"),
+}
 
 
 class RunState(models.TextChoices):
-    QUEUED = "queued", "Queued"
-    STARTING = "starting", "Starting"
-    RUNNING = "running", "Running"
-    STOPPING = "stopping", "Stopping"
-    FINISHED = "finished", "Finished"
-    FAILED = "failed", "Failed"
-    STOPPED = "stopped", "Stopped"
+    QUEUED = "queued", _("Queued")
+    STARTING = "starting", _("Starting")
+    RUNNING = "running", _("Running")
+    STOPPING = "stopping", _("Stopping")
+    FINISHED = "finished", _("Finished")
+    FAILED = "failed", _("Failed")
+    STOPPED = "stopped", _("Stopped")
 
 
 ACTIVE_STATES = [RunState.STARTING, RunState.RUNNING, RunState.STOPPING]
@@ -272,9 +283,9 @@ class Checkpoint(models.Model):
 
 
 class InputRole(models.TextChoices):
-    POLICY = "policy", "Policy"
-    INITIAL = "initial", "Initial policy"
-    REWARD = "reward", "Reward model"
+    POLICY = "policy", _("Policy")
+    INITIAL = "initial", _("Initial policy")
+    REWARD = "reward", _("Reward model")
 
 
 class RunInput(models.Model):
@@ -376,9 +387,9 @@ class RunSample(models.Model):
 
 
 class ProposalState(models.TextChoices):
-    ASKED = "asked", "Asked"
-    READY = "ready", "Ready"
-    FAILED = "failed", "Failed"
+    ASKED = "asked", _("Asked")
+    READY = "ready", _("Ready")
+    FAILED = "failed", _("Failed")
 
 
 class Proposal(models.Model):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Prefetch, QuerySet
+from django.utils.translation import gettext
 
 from annotation.interchange import for_export, sample_to_json
 from annotation.models import (
@@ -163,8 +164,8 @@ def _write_files(
     files["train"].write(_sample_rows(approved.filter(split=""), rows, "train"))
     if not files["train"].rows:
         raise NothingToTrainOnError(
-            "There is no approved sample outside the held-out splits.",
-            "Import or write samples and approve them first.",
+            gettext("There is no approved sample outside the held-out splits."),
+            gettext("Import or write samples and approve them first."),
         )
     files["held_out"].write(_sample_rows(approved.exclude(split=""), rows, "held_out"))
     if with_judgments:
@@ -172,8 +173,8 @@ def _write_files(
         files["judgments"].write(_judged_rows(project, rows))
         if not rows.counts["judgments"]:
             raise NothingToTrainOnError(
-                "No pair has been judged to an outcome yet.",
-                "Draw responses and let labelers judge them first.",
+                gettext("No pair has been judged to an outcome yet."),
+                gettext("Draw responses and let labelers judge them first."),
             )
     return {name: file.facts() for name, file in files.items()}
 

@@ -13,6 +13,7 @@ from django.db import models
 from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Sum, Value, When
 from django.db.models.lookups import Exact, IsNull
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models.projects import USER, Project
 from annotation.models.samples import Turn
@@ -24,28 +25,28 @@ if TYPE_CHECKING:
 class Reason(models.TextChoices):
     """Why a pair is not consistent, in the order of their digit keys."""
 
-    CONTENT = "content", "Content"
-    LOGIC = "logic", "Logic"
-    STEP_ORDER = "step order", "Step order"
-    ACTION_NAME = "action name", "Action name"
-    PARAMETER = "parameter", "Parameter"
-    USE_OF_RESULT = "use of result", "Use of result"
-    MISSING_STEP = "missing step", "Missing step"
-    EXTRA_STEP = "extra step", "Extra step"
-    UNSAFE = "unsafe", "Unsafe"
+    CONTENT = "content", _("Content")
+    LOGIC = "logic", _("Logic")
+    STEP_ORDER = "step order", _("Step order")
+    ACTION_NAME = "action name", _("Action name")
+    PARAMETER = "parameter", _("Parameter")
+    USE_OF_RESULT = "use of result", _("Use of result")
+    MISSING_STEP = "missing step", _("Missing step")
+    EXTRA_STEP = "extra step", _("Extra step")
+    UNSAFE = "unsafe", _("Unsafe")
 
 
 class Verdict(models.IntegerChoices):
-    INCONSISTENT = 0, "Not consistent"
-    CONSISTENT = 1, "Consistent"
-    WITHDRAWN = 2, "Withdrawn"
+    INCONSISTENT = 0, _("Not consistent")
+    CONSISTENT = 1, _("Consistent")
+    WITHDRAWN = 2, _("Withdrawn")
 
 
 class SlotState(models.TextChoices):
-    OPEN = "open", "Open"
-    LEASED = "leased", "Leased"
-    DONE = "done", "Done"
-    CLOSED = "closed", "Closed: no longer needed"
+    OPEN = "open", _("Open")
+    LEASED = "leased", _("Leased")
+    DONE = "done", _("Done")
+    CLOSED = "closed", _("Closed: no longer needed")
 
 
 # Written out, not an enum expression: claim_slot's SQL repeats it word for word, which
@@ -54,14 +55,14 @@ WAITING_STATES = ["open", "leased"]
 
 
 class PairSource(models.TextChoices):
-    PEOPLE = "people", "Judged by people"
-    IDENTICAL = "identical", "Derived: byte-identical to the label response"
-    FORMAT = "format", "Derived: breaks the response grammar"
+    PEOPLE = "people", _("Judged by people")
+    IDENTICAL = "identical", _("Derived: byte-identical to the label response")
+    FORMAT = "format", _("Derived: breaks the response grammar")
 
 
 class PolicyRole(models.TextChoices):
-    CURRENT = "current", "Current policy"
-    INITIAL = "initial", "Initial policy"
+    CURRENT = "current", _("Current policy")
+    INITIAL = "initial", _("Initial policy")
 
 
 class Producer(models.Model):

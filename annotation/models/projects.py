@@ -10,6 +10,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
 from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -23,10 +24,10 @@ def text_hash(text: str) -> str:
 
 
 class Role(models.TextChoices):
-    LABELER = "labeler", "Labeler"
-    CURATOR = "curator", "Curator"
-    TRAINER = "trainer", "Trainer"
-    ADMIN = "admin", "Admin"
+    LABELER = "labeler", _("Labeler")
+    CURATOR = "curator", _("Curator")
+    TRAINER = "trainer", _("Trainer")
+    ADMIN = "admin", _("Admin")
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models.projects import USER, Project
 
@@ -15,30 +16,30 @@ if TYPE_CHECKING:
 
 
 class Scope(models.TextChoices):
-    GLOBAL = "global", "Global"
-    LOCAL = "local", "Local"
+    GLOBAL = "global", _("Global")
+    LOCAL = "local", _("Local")
 
 
 class Situation(models.TextChoices):
-    NORMAL = "normal", "Normal"
-    EXCEPTION = "exception", "Action-call exception"
-    INTERRUPTION = "interruption", "User interrupts the task"
-    NOISE = "noise", "User noise"
-    NESTED = "nested", "Nested task"
-    REFUSAL = "refusal", "Refusal"
+    NORMAL = "normal", _("Normal")
+    EXCEPTION = "exception", _("Action-call exception")
+    INTERRUPTION = "interruption", _("User interrupts the task")
+    NOISE = "noise", _("User noise")
+    NESTED = "nested", _("Nested task")
+    REFUSAL = "refusal", _("Refusal")
 
 
 class SampleStatus(models.TextChoices):
-    DRAFT = "draft", "Draft"
-    SUBMITTED = "submitted", "Submitted"
-    APPROVED = "approved", "Approved"
-    RETURNED = "returned", "Returned"
-    RETIRED = "retired", "Retired"
+    DRAFT = "draft", _("Draft")
+    SUBMITTED = "submitted", _("Submitted")
+    APPROVED = "approved", _("Approved")
+    RETURNED = "returned", _("Returned")
+    RETIRED = "retired", _("Retired")
 
 
 class InputKind(models.TextChoices):
-    USER = "user", "User prompt"
-    OBSERVATION = "observation", "Observation"
+    USER = "user", _("User prompt")
+    OBSERVATION = "observation", _("Observation")
 
 
 class ThinkingContext(models.Model):

@@ -1,6 +1,8 @@
 // What every page needs: say aloud when a request fails, so that nothing seems saved
 // that is not. Other modules listen to the same htmx events for what is their own.
 
+import { fill, gettext } from "./words.js";
+
 const toasts = document.getElementById("toasts");
 
 /** Show `text` until it is dismissed or, with `seconds`, until they have passed. */
@@ -14,7 +16,7 @@ export function toast(text, { level = "error", seconds = 0 } = {}) {
   const close = document.createElement("button");
   close.type = "button";
   close.className = "linkish";
-  close.textContent = "Close";
+  close.textContent = gettext("Close");
   close.addEventListener("click", () => box.remove());
   box.append(words, close);
   toasts.append(box);
@@ -23,18 +25,18 @@ export function toast(text, { level = "error", seconds = 0 } = {}) {
 }
 
 const PER_STATUS = {
-  400: "The server did not understand the request. Reload the page; what you entered is still here.",
-  403: "You may not do that here, or you have signed out in another tab. Reload the page to sign in again.",
-  404: "This is no longer there. Reload the page.",
-  409: "This was changed somewhere else. Reload the page to see the newest state.",
-  413: "That was too much text for one request.",
+  400: gettext("The server did not understand the request. Reload the page; what you entered is still here."),
+  403: gettext("You may not do that here, or you have signed out in another tab. Reload the page to sign in again."),
+  404: gettext("This is no longer there. Reload the page."),
+  409: gettext("This was changed somewhere else. Reload the page to see the newest state."),
+  413: gettext("That was too much text for one request."),
 };
 
 document.addEventListener("htmx:responseError", (event) => {
   const { xhr, elt } = event.detail;
   if (elt.closest("[data-own-errors]")) return;
-  const fallback = `The server answered with an error (${xhr.status}). Nothing was lost here; try again.`;
-  toast(PER_STATUS[xhr.status] ?? fallback);
+  const fallback = gettext("The server answered with an error (%(status)s). Nothing was lost here; try again.");
+  toast(PER_STATUS[xhr.status] ?? fill(fallback, { status: xhr.status }));
 });
 
 // Signing in again in another tab changes the token that a post must carry; the cookie has
@@ -55,7 +57,7 @@ export function csrfToken() {
 for (const name of ["htmx:sendError", "htmx:timeout"]) {
   document.addEventListener(name, (event) => {
     if (event.detail.elt?.closest("[data-own-errors]")) return;
-    toast("No connection to the server. Nothing was lost here; try again in a moment.");
+    toast(gettext("No connection to the server. Nothing was lost here; try again in a moment."));
   });
 }
 
@@ -65,7 +67,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const { xhr } = event.detail;
   if (xhr.responseURL && new URL(xhr.responseURL).pathname.startsWith("/accounts/login/")) {
     event.detail.shouldSwap = false;
-    toast("Your session has ended. Sign in again in another tab, then go on here.");
+    toast(gettext("Your session has ended. Sign in again in another tab, then go on here."));
     document.dispatchEvent(new CustomEvent("concord:signed-out"));
   }
 });

@@ -5,6 +5,8 @@
 // data-follows names the polled element whose data-version says whether there is more to
 // fetch; only what is new is fetched.
 
+import { fill, gettext } from "./words.js";
+
 const TONES = ["--accent", "--act", "--good", "--bad", "--obs", "--ink-3"];
 const HEIGHT = 132;
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -168,13 +170,13 @@ class Chart {
     if (this.single) {
       const when = document.createElement("span");
       when.className = "at";
-      when.textContent = index == null ? "" : `step ${steps[at]}`;
+      when.textContent = index == null ? "" : fill(gettext("step %(step)s"), { step: steps[at] });
       this.now.replaceChildren(short(values[0]), when);
       return;
     }
     const when = document.createElement("span");
     when.className = "at";
-    when.textContent = index == null ? "" : `step ${steps[at]}`;
+    when.textContent = index == null ? "" : fill(gettext("step %(step)s"), { step: steps[at] });
     this.now.replaceChildren(when);
     this.legend.replaceChildren(
       ...this.lines.map((line, i) => {

@@ -1,5 +1,5 @@
-// The words of the page's language. Django's catalogue (jsi18n/) sets them up before any
-// module runs; without it the words stay English.
+// The words of the page's language. Its catalogue (config/words.py) sets them up before any
+// module runs; English pages have none, and the words stay as they are in the code.
 
 const catalogue = () => globalThis.django ?? {};
 

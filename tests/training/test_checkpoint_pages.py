@@ -60,8 +60,8 @@ def test_lineage_is_shown_both_ways(client, project, tara):
     assert other not in learned
 
     page = client.get(f"/p/cakes/checkpoints/{sft.pk}/").content.decode()
-    assert "1 sampled responses" in page
-    assert "1 pairs, 1 judgments of them" in page
+    assert "1 sampled response " in page
+    assert "1 pair, 1 judgment of them" in page
     assert f"Policy {policy.run_id}" in page
     page = client.get(f"/p/cakes/checkpoints/{policy.pk}/").content.decode()
     assert "1 judgment behind it" in page

@@ -12,12 +12,13 @@ from django.db.models import Count, QuerySet
 from django.http import Http404, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.text import slugify
+from django.utils.translation import gettext
 from django.views.decorators.http import require_POST, require_safe
 
 from annotation.models import Judgment, Project, Role, SampledResponse
 from annotation.views.door import enter
 from training.archives import Archive
-from training.figures import number_text, plain_figures, words
+from training.figures import number_text, plain_figures
 from training.forms import CheckpointFilterForm, PromotionForm
 from training.launching import (
     PromotionRefusedError,
@@ -36,7 +37,14 @@ from training.models import (
     RunKind,
     Snapshot,
 )
-from training.views.runs import NEXT_STAGES, parents_of, recipe_lines, run_name
+from training.views.runs import (
+    NEXT_STAGES,
+    all_of,
+    parents_of,
+    recipe_lines,
+    run_name,
+)
+from training.wording import words
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -107,8 +115,8 @@ def _filtered(
 def _badges(project: Project) -> dict[int, list[str]]:
     badges: dict[int, list[str]] = {}
     for found, name in (
-        (current_policy(project), "current policy"),
-        (initial_policy(project), "initial policy"),
+        (current_policy(project), gettext("current policy")),
+        (initial_policy(project), gettext("initial policy")),
     ):
         if found is not None:
             badges.setdefault(found.pk, []).append(name)
@@ -131,11 +139,13 @@ def _checkpoint_page(
     project = enter(request, slug, Role.TRAINER)
     found = _checkpoint(project, pk)
     files = found.manifest.get("files", {})
+    badges = _badges(project).get(found.pk, [])
     facts = {
         "checkpoint": found,
         "run": found.run,
         "run_name": run_name(found.run),
-        "badges": _badges(project).get(found.pk, []),
+        "badges": badges,
+        "is_current": gettext("current policy") in badges,
         "parents": parents_of(found.run),
         "judgments_learned": _judgments_learned(found),
         "children": _children(found),
@@ -169,7 +179,7 @@ def _children(checkpoint: Checkpoint) -> list[tuple[Run, str, str]]:
     rows = RunInput.objects.filter(checkpoint=checkpoint).select_related("run")
     for each in rows.order_by("-run_id", "pk")[:60]:
         roles.setdefault(each.run, []).append(each.get_role_display().lower())
-    return [(run, run_name(run), " and ".join(names)) for run, names in roles.items()]
+    return [(run, run_name(run), all_of(names)) for run, names in roles.items()]
 
 
 def _judgments_learned(checkpoint: Checkpoint) -> int:
@@ -216,7 +226,7 @@ def promote_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         )
     except PromotionRefusedError as error:
         return _checkpoint_page(request, slug, pk, form, error)
-    messages.success(request, "This is now the current policy of the project.")
+    messages.success(request, gettext("This is now the current policy of the project."))
     return redirect("training:checkpoint", slug, pk)
 
 
@@ -235,6 +245,7 @@ def download(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
     response = StreamingHttpResponse(archive, content_type="application/x-tar")
     response["Content-Disposition"] = f'attachment; filename="{name}.tar"'
     response["Content-Length"] = str(archive.size)
+    response["Content-Encoding"] = "identity"  # weights do not get smaller
     return response
 
 

@@ -16,6 +16,7 @@ from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpRespon
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext, ngettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import (
     require_http_methods,
@@ -35,7 +36,6 @@ from training.figures import (
     number_text,
     plain_figures,
     setting_text,
-    words,
 )
 from training.forms import NewRunForm, RunFilterForm, chosen_inputs
 from training.launching import (
@@ -47,6 +47,7 @@ from training.launching import (
     stop_run,
 )
 from training.models import (
+    SHORT,
     Checkpoint,
     InputRole,
     Metric,
@@ -57,6 +58,7 @@ from training.models import (
     RunSample,
     RunState,
 )
+from training.wording import about, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,13 +74,6 @@ PAGE = 40
 SAMPLES_SHOWN = 6
 NOTES_SHOWN = 12
 MOST_COMPARED = 6
-SHORT = {
-    RunKind.SFT: "SFT",
-    RunKind.DRAW: "Draw",
-    RunKind.REWARD: "Reward",
-    RunKind.POLICY: "Policy",
-    RunKind.EVALUATE: "Evaluate",
-}
 # What usually comes after a kind of run: (kind, the role its checkpoint takes there).
 NEXT_STAGES: dict[str, tuple[tuple[RunKind, InputRole | None], ...]] = {
     RunKind.SFT: (
@@ -181,21 +176,24 @@ def _headline(run: Run) -> str:
     """Return the one figure that says most about a finished run."""
     result = run.result
     for name, label in (
-        ("truth", "held-out truth"),
-        ("held_out_turns_right", "held-out turns right"),
-        ("held_out_loss", "held-out loss"),
-        ("judged/accuracy", "judged accuracy"),
-        ("loss", "loss"),
+        ("truth", gettext("held-out truth %(value)s")),
+        ("held_out_turns_right", gettext("held-out turns right %(value)s")),
+        ("held_out_loss", gettext("held-out loss %(value)s")),
+        ("judged/accuracy", gettext("judged accuracy %(value)s")),
+        ("loss", gettext("loss %(value)s")),
     ):
         if isinstance(result.get(name), int | float):
-            return f"{label} {number_text(result[name])}"
+            return label % {"value": number_text(result[name])}
     policy = result.get("policies", {}).get("policy", {}).get("tasks_complete")
     if isinstance(policy, dict):
-        return f"tasks complete {number_text(policy.get('value'))}"
+        value = number_text(policy.get("value"))
+        return gettext("tasks complete %(value)s") % {"value": value}
     received = result.get("received")
     if isinstance(received, dict):
         slots = sum(each.get("slots", 0) for each in received.values())
-        return f"{number_text(slots)} judgments asked for"
+        return ngettext(
+            "%(count)s judgment asked for", "%(count)s judgments asked for", slots
+        ) % {"count": number_text(slots)}
     return ""
 
 
@@ -210,8 +208,8 @@ def _kinds() -> list[Kind]:
     return [
         Kind(
             kind.value,
-            kind.label,
-            (RECIPES[kind].__doc__ or "").split("\n")[0].rstrip("."),
+            str(kind.label),
+            about(kind)[0].rstrip(".。"),
         )
         for kind in RunKind
     ]
@@ -252,7 +250,7 @@ def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
         "kind": kind,
         "kinds": _kinds(),
         "label": RunKind(kind).label,
-        "about": RECIPES[kind].__doc__,
+        "about": about(kind),
         "data": _data_available(project),
         "missing": _missing(project, kind),
     }
@@ -294,8 +292,8 @@ def _missing(project: Project, kind: str) -> list[Missing]:
     if not Sample.objects.filter(project=project, split="").approved().exists():
         lacking.append(
             Missing(
-                "There is no approved sample to learn from.",
-                "Import or approve samples",
+                gettext("There is no approved sample to learn from."),
+                gettext("Import or approve samples"),
                 reverse("annotation:samples", args=[project.slug]),
             )
         )
@@ -305,8 +303,8 @@ def _missing(project: Project, kind: str) -> list[Missing]:
     ):
         lacking.append(
             Missing(
-                "No pair has been judged to an outcome yet.",
-                "Draw responses for labelers to judge",
+                gettext("No pair has been judged to an outcome yet."),
+                gettext("Draw responses for labelers to judge"),
                 reverse("training:run-new", args=[project.slug, RunKind.DRAW]),
             )
         )
@@ -315,16 +313,16 @@ def _missing(project: Project, kind: str) -> list[Missing]:
     if needs_policy and InputRole.POLICY.value not in given:
         lacking.append(
             Missing(
-                "The project has no policy yet.",
-                "Run supervised fine-tuning",
+                gettext("The project has no policy yet."),
+                gettext("Run supervised fine-tuning"),
                 reverse("training:run-new", args=[project.slug, RunKind.SFT]),
             )
         )
     if kind == RunKind.POLICY and InputRole.REWARD.value not in given:
         lacking.append(
             Missing(
-                "The project has no reward model yet.",
-                "Train a reward model",
+                gettext("The project has no reward model yet."),
+                gettext("Train a reward model"),
                 reverse("training:run-new", args=[project.slug, RunKind.REWARD]),
             )
         )
@@ -405,7 +403,7 @@ def _heartbeat(run: Run) -> str:
     if not run.is_active or run.heartbeat_at is None:
         return ""
     age = (timezone.now() - run.heartbeat_at).total_seconds()
-    return f"heartbeat {duration_text(age)} ago"
+    return gettext("heartbeat %(age)s ago") % {"age": duration_text(age)}
 
 
 def _is_silent(run: Run) -> bool:
@@ -477,9 +475,14 @@ def parents_of(run: Run) -> list[Parent]:
     for each in rows.order_by("pk"):
         roles.setdefault(each.checkpoint, []).append(each.get_role_display().lower())
     return [
-        Parent(checkpoint, run_name(checkpoint.run), " and ".join(names))
+        Parent(checkpoint, run_name(checkpoint.run), all_of(names))
         for checkpoint, names in roles.items()
     ]
+
+
+def all_of(names: list[str]) -> str:
+    """Return names as one: ``policy and initial policy``."""
+    return gettext(" and ").join(names)
 
 
 def _shown(sample: RunSample) -> Shown:
@@ -512,11 +515,11 @@ def _pace(run: Run) -> dict[str, str]:
     seconds = (recent["last"] - recent["first"]).total_seconds()
     each = seconds / (recent["high"] - recent["low"])
     left = each * max(0, run.steps_total - run.step)
-    text = (
-        f"{each:.1f} s a step"
-        if each >= 0.1
-        else f"{1 / max(each, 1e-6):.0f} steps a second"
-    )
+    if each >= 0.1:
+        text = gettext("%(seconds)s s a step") % {"seconds": f"{each:.1f}"}
+    else:
+        count = round(1 / max(each, 1e-6))
+        text = gettext("%(count)d steps a second") % {"count": count}
     return {"each": text, "left": duration_text(left)}
 
 
@@ -547,7 +550,7 @@ def _next_stages(run: Run, checkpoints: list[Checkpoint]) -> list[dict[str, str]
         url = reverse("training:run-new", args=[run.project.slug, kind])
         if role is not None and final is not None:
             url += f"?{role}={final.pk}"
-        stages.append({"label": kind.label, "url": url})
+        stages.append({"label": str(kind.label), "url": url})
     return stages
 
 
@@ -644,7 +647,9 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
     if len(found) < len(set(asked[:MOST_COMPARED])):
         raise Http404("no such run")
     if len(found) < 2:
-        messages.info(request, "Tick two runs or more to compare their curves.")
+        messages.info(
+            request, gettext("Tick two runs or more to compare their curves.")
+        )
         return redirect("training:runs", slug)
     names = sorted(
         Metric.objects.filter(run__in=found).values_list("name", flat=True).distinct()
@@ -673,7 +678,12 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
 
 def _title(chart: dict[str, object], series: dict[str, str]) -> str:
     several = len(chart["series"]) > 1  # type: ignore[arg-type]
-    return f"{chart['title']}: {series['label']}" if several else str(chart["title"])
+    if not several:
+        return str(chart["title"])
+    return gettext("%(chart)s: %(series)s") % {
+        "chart": chart["title"],
+        "series": series["label"],
+    }
 
 
 def _recipe_differences(found: list[Run]) -> list[tuple[str, list[str]]]:

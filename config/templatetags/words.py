@@ -1,0 +1,8 @@
+"""Where a page finds the words of its scripts."""
+
+from django import template
+
+from config.words import words_url
+
+register = template.Library()
+register.simple_tag(words_url)

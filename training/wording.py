@@ -1,0 +1,191 @@
+"""The words of the training programs on the pages, in the visitor's language.
+
+The engine imports no Django, so its texts are translated here, where they are shown:
+what a recipe says of its settings, and the names of settings and metrics, which are made
+into words. ``texts_of_the_engine`` lists them all for the catalogue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+
+from django.utils.translation import gettext
+
+from training.engine.recipes import RECIPES
+
+SPELLED = {"kl": "KL", "lora": "LoRA", "auc": "AUC", "ece": "ECE", "rm": "RM"}
+
+# Parts of the names that programs give their metrics and figures; others are shown as
+# the program wrote them.
+PARTS = [
+    "accuracy",
+    "action_name",
+    "action_parameters",
+    "all",
+    "auc",
+    "bad",
+    "bad_caught",
+    "bad_precision",
+    "by_rule",
+    "calibration",
+    "changes_caught",
+    "checkpoint",
+    "chosen_by",
+    "chosen_step",
+    "clip_ratio",
+    "consistency",
+    "count",
+    "cut_off",
+    "current",
+    "derived",
+    "distinct",
+    "ece",
+    "entropy",
+    "errors",
+    "evaluation",
+    "format",
+    "format_errors",
+    "format_score",
+    "format_valid",
+    "gain",
+    "generation",
+    "good_accepted",
+    "gradient_norm",
+    "groups_without_signal",
+    "held_out",
+    "held_out_format_valid",
+    "held_out_loss",
+    "held_out_samples",
+    "held_out_turns",
+    "held_out_turns_right",
+    "held_out_turns_too_long",
+    "heldout",
+    "high",
+    "identical",
+    "initial",
+    "interval",
+    "judged",
+    "judgments",
+    "judgments_held_out",
+    "kept",
+    "kl",
+    "learning_rate",
+    "left_out",
+    "looks",
+    "loss",
+    "low",
+    "misses",
+    "observation",
+    "oracle",
+    "order",
+    "pair",
+    "pairs",
+    "parameter",
+    "parameters",
+    "picked_on",
+    "plan_order",
+    "policies",
+    "policy",
+    "quads",
+    "quads_held_out",
+    "received",
+    "recall",
+    "reference",
+    "references",
+    "references_accepted",
+    "response_tokens",
+    "responses",
+    "reward",
+    "rm_accepted",
+    "rm_agreement",
+    "rm_consistent",
+    "rm_score",
+    "samples",
+    "scoring",
+    "seconds",
+    "seconds_per_step",
+    "seen",
+    "slots",
+    "steps",
+    "stopped",
+    "tasks_complete",
+    "threshold",
+    "token_accuracy",
+    "tokens",
+    "tokens_per_second",
+    "train",
+    "trained_on",
+    "truth",
+    "truth_at_start",
+    "turns",
+    "turns_left_out",
+    "turns_per_response",
+    "turns_right",
+    "turns_too_long",
+    "unit",
+    "units",
+    "unseen",
+    "update",
+    "whole",
+    "held-out",
+    "held-out-unseen",
+    "normal",
+    "exception",
+    "interruption",
+    "noise",
+    "nested",
+    "refusal",
+    "answer",
+    "action",
+    "extra_step",
+    "missing_step",
+    "step_order",
+    "wording",
+    "value",
+    "format_error",
+]
+
+
+def words(name: str) -> str:
+    """Return the name of a metric or setting as words, with the field's spellings."""
+    return ", ".join(_said(part) for part in name.split("/"))
+
+
+def _said(part: str) -> str:
+    text = _spelled(part)
+    return gettext(text) if text else ""
+
+
+def _spelled(part: str) -> str:
+    return " ".join(SPELLED.get(word, word) for word in part.replace("_", " ").split())
+
+
+def about(kind: str) -> list[str]:
+    """Return what a recipe says of itself, by paragraphs."""
+    return [gettext(paragraph) for paragraph in _paragraphs(kind)]
+
+
+def help_of(setting: Mapping[str, object]) -> str:
+    """Return the help text in the metadata of a recipe's field."""
+    text = setting.get("help")
+    return gettext(str(text)) if text else ""
+
+
+def texts_of_the_engine() -> Iterator[str]:
+    """Yield every text that the functions above may be asked to translate."""
+    for part in PARTS:
+        yield _spelled(part)
+    for kind, recipe in RECIPES.items():
+        yield from _paragraphs(kind)
+        for field in dataclasses.fields(recipe):
+            yield _spelled(field.name)
+            for name in ("help", "unit"):
+                if text := field.metadata.get(name):
+                    yield str(text)
+
+
+def _paragraphs(kind: str) -> list[str]:
+    text = inspect.cleandoc(RECIPES[kind].__doc__ or "")
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
