@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from annotation.views import guidelines, home, judge, samples, work, write
+from annotation.views import guidelines, home, judge, samples, session, work, write
 
 app_name = "annotation"
 urlpatterns = [
@@ -12,6 +12,12 @@ urlpatterns = [
     path("p/<slug:slug>/judge/skip/", judge.skip, name="judge-skip"),
     path("p/<slug:slug>/judge/undo/", judge.undo, name="judge-undo"),
     path("p/<slug:slug>/judge/extend/", judge.extend, name="judge-extend"),
+    path("p/<slug:slug>/judge/session/", session.session, name="judge-session"),
+    path(
+        "p/<slug:slug>/judge/session/close/",
+        session.close_notice,
+        name="judge-close-notice",
+    ),
     path("p/<slug:slug>/judge/release/", judge.release, name="judge-release"),
     path("p/<slug:slug>/judge/context/<int:pk>/", judge.context, name="judge-context"),
     path("p/<slug:slug>/guideline/", guidelines.guideline, name="guideline"),

@@ -548,7 +548,12 @@ class Judgment(models.Model):
                 condition=Q(seconds_spent__gte=0), name="judgment_seconds_not_negative"
             ),
         ]
-        indexes = [models.Index(fields=["labeler", "-id"], name="judgment_by_labeler")]
+        indexes = [
+            models.Index(fields=["labeler", "-id"], name="judgment_by_labeler"),
+            models.Index(
+                fields=["labeler", "created_at"], name="judgment_by_labeler_time"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.labeler_id}: {self.get_verdict_display()} for {self.pair_id}"

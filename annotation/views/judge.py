@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Count, OuterRef, Subquery, Value
-from django.db.models.functions import Coalesce, JSONObject
+from django.db.models.functions import Coalesce
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import (
     require_http_methods,
@@ -30,7 +28,6 @@ from annotation.blocks import Block, blocks_of_text
 from annotation.calibration import reason_choices, view_for
 from annotation.forms import JudgmentForm, SkipForm, SlotForm
 from annotation.judging import (
-    UNDO_DEPTH,
     AlreadyJudged,
     Claim,
     InvalidJudgment,
@@ -47,7 +44,6 @@ from annotation.judging import (
 )
 from annotation.models import (
     InputKind,
-    Judgment,
     Pair,
     Project,
     Role,
@@ -55,10 +51,11 @@ from annotation.models import (
     SampleContext,
     Touch,
     Turn,
-    Verdict,
 )
+from annotation.sessions import expression, reveal, session_from
 from annotation.views.door import enter
 from annotation.views.guidelines import guideline_to_read
+from annotation.views.session import closed_notices
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -87,14 +84,6 @@ class Chosen:
     units: list[str] | None = None
     reasons: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A square of the last-ten strip."""
-
-    word: str
-    mark: str
 
 
 @never_cache
@@ -328,11 +317,12 @@ def _show(
     found = found or claim_slot(project=project, user=_user(request))
     facts: dict[str, Any] = {
         "is_fragment": bool(request.htmx),  # type: ignore[attr-defined]
+        "is_stage": True,
         "notice": notice,
         "nothing": None,
     }
     if isinstance(found, NothingToDo):
-        facts |= {"nothing": found} | _past(project, _user(request))
+        facts |= {"nothing": found} | _past(request, project)
     else:
         # What was filled in belongs to the pair it was filled in for.
         same = chosen is not None and chosen.slot == found.slot.pk
@@ -341,7 +331,7 @@ def _show(
             chosen if chosen and same else Chosen(),
             asks_order=asks_order and same,
         )
-        facts |= _past(project, _user(request), found.pair.turn.sample_id)
+        facts |= _past(request, project, found.pair.turn.sample_id)
     template = (
         "annotation/_stage.html" if facts["is_fragment"] else "annotation/judge.html"
     )
@@ -367,57 +357,36 @@ def _pair_facts(claim: Claim, chosen: Chosen, *, asks_order: bool) -> dict[str, 
             for value, label in reason_choices(is_blind=view.is_blind)
         ],
         "skip_reasons": SKIP_REASONS,
-        "last": [],
     }
 
 
 def _past(
-    project: Project, user: User, sample_id: int | None = None
+    request: HttpRequest, project: Project, sample_id: int | None = None
 ) -> dict[str, object]:
-    """Return the strip of last decisions, today's count and the sample's counts.
+    """Return the person's session and the sample's counts.
 
-    One query for all of it, whatever the page shows.
+    One query for all of it, whatever the page shows; one more where the project
+    reveals what the pair before came from.
     """
-    mine = Judgment.objects.current().filter(labeler=user, pair__project=project)
-    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    strip = ArraySubquery(
-        mine.order_by("-pk").values(
-            one=JSONObject(verdict="verdict", is_extra="is_extra")
-        )[:UNDO_DEPTH]
-    )
-    today = Coalesce(
-        Subquery(
-            mine.filter(created_at__gte=midnight)
-            .order_by()
-            .values("labeler")
-            .annotate(n=Count("pk"))
-            .values("n")
-        ),
-        Value(0),
-    )
+    here = {"found": expression(project=project, user=_user(request))}
     row: dict[str, Any]
     if sample_id is None:
-        here = Project.objects.filter(pk=project.pk)
-        row = dict(here.values(strip=strip, today=today).get())
+        row = dict(Project.objects.filter(pk=project.pk).values(**here).get())
     else:
         row = dict(
             Sample.objects.filter(pk=sample_id)
             .values(
-                strip=strip,
-                today=today,
+                **here,
                 turn_count=_count(Turn),
                 context_count=_count(SampleContext),
             )
             .get()
         )
-    row["last"] = [
-        Decision(
-            word=Verdict(one["verdict"]).label.lower(),
-            mark="s" if one["is_extra"] else "" if one["verdict"] else "n",
-        )
-        for one in reversed(row.pop("strip"))
-    ]
-    return row
+    session = session_from(
+        row.pop("found"), project=project, closed=closed_notices(request)
+    )
+    revealed = reveal(project=project, session=session)
+    return {**row, "session": session, "revealed": revealed}
 
 
 def _count(model: type[Turn] | type[SampleContext]) -> Coalesce:

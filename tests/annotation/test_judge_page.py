@@ -135,7 +135,7 @@ def test_htmx_gets_the_next_pair_as_a_fragment(client, project, lena):
     assert response.status_code == 200
     assert "<html" not in page
     assert f'data-pair="{second.pk}"' in page
-    assert "1 today" in page
+    assert "1 of 60 today" in page
     assert 'hx-swap-oob="true"' in page
 
 

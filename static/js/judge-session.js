@@ -1,0 +1,88 @@
+// The session beside the Judge page's keyboard: the strip of last decisions as buttons that
+// arrow keys walk, closing a notice, and fetching the figures when a decision was recorded
+// in the background. Everything here is a form without this module.
+
+import { csrfToken } from "./frame.js";
+
+const squares = () => [...document.querySelectorAll("#last .square:not(:disabled)")];
+
+/** One square is in the tab order; the arrow keys move among all of them. */
+function choose(square, { focus = true } = {}) {
+  for (const one of squares()) one.tabIndex = one === square ? 0 : -1;
+  if (focus) square.focus();
+}
+
+function showName() {
+  const label = document.querySelector("#last .last-name");
+  if (!label) return;
+  const focused = document.activeElement?.closest("#last .square");
+  label.textContent = focused?.getAttribute("aria-label") ?? label.dataset.name;
+}
+
+function prepare() {
+  const last = squares().at(-1);
+  if (last) choose(last, { focus: false });
+}
+
+/** Typing, a sheet, a dialog or a request under way: keys belong to those. */
+function isElsewhere(target) {
+  return (
+    target.closest?.('textarea, select, [contenteditable], input:not([type="checkbox"], [type="radio"])') ||
+    document.querySelector(":popover-open, dialog[open], form.stage.sending")
+  );
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  const square = event.target.closest?.("#last .square");
+  if (square) onStripKey(event, square);
+  else if (event.shiftKey && event.key.toLowerCase() === "u" && !isElsewhere(event.target)) {
+    // Before judge.js, to which a U without Shift means the newest decision.
+    event.stopPropagation();
+    event.preventDefault();
+    const last = squares().at(-1);
+    if (last && !event.repeat) choose(last);
+  }
+}
+
+function onStripKey(event, square) {
+  const all = squares();
+  const at = all.indexOf(square);
+  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1 }[event.key];
+  if (to !== undefined) choose(all[Math.max(0, Math.min(to, all.length - 1))]);
+  else if (event.key === "Escape") square.blur();
+  else return;
+  event.stopPropagation();
+  event.preventDefault();
+}
+
+async function onSubmit(event) {
+  if (event.target.id !== "close-notice") return;
+  event.preventDefault();
+  const { submitter } = event;
+  const body = new URLSearchParams({ notice: submitter.value, csrfmiddlewaretoken: csrfToken() });
+  submitter.closest(".notice").remove();
+  try {
+    await fetch(event.target.action, { method: "POST", body, headers: { "X-Requested-With": "fetch" } });
+  } catch {
+    // Not kept, so it may be shown again: nothing is lost by that.
+  }
+}
+
+/** Fetch the figures by themselves; judge.js says so after a post it made on its own. */
+function refresh() {
+  const address = document.querySelector("#last")?.dataset.session;
+  if (address) globalThis.htmx?.ajax("GET", address, { swap: "none" });
+}
+
+let waiting = 0;
+document.addEventListener("concord:recorded", () => {
+  clearTimeout(waiting);
+  waiting = setTimeout(refresh, 300);
+});
+document.addEventListener("keydown", onKey, { capture: true });
+document.addEventListener("focusin", showName);
+document.addEventListener("focusout", () => setTimeout(showName));
+document.addEventListener("submit", onSubmit);
+for (const name of ["htmx:afterSwap", "htmx:oobAfterSwap"]) document.addEventListener(name, prepare);
+prepare();
