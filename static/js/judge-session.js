@@ -62,6 +62,7 @@ async function onSubmit(event) {
   const { submitter } = event;
   const body = new URLSearchParams({ notice: submitter.value, csrfmiddlewaretoken: csrfToken() });
   submitter.closest(".notice").remove();
+  JudgeFigures.newest.delete("session");
   try {
     await fetch(event.target.action, { method: "POST", body, headers: { "X-Requested-With": "fetch" } });
   } catch {
@@ -75,6 +76,23 @@ function refresh() {
   if (address) globalThis.htmx?.ajax("GET", address, { swap: "none" });
 }
 
+/** A pair fetched ahead brings figures of then: the newest seen so far take their place. */
+class JudgeFigures extends HTMLElement {
+  static newest = new Map();
+
+  connectedCallback() {
+    const { newest } = JudgeFigures;
+    const known = newest.get(this.id);
+    const at = Number(this.dataset.at);
+    if (known && known.at > at) {
+      this.dataset.at = known.at;
+      this.replaceChildren(...known.nodes.map((node) => node.cloneNode(true)));
+    } else newest.set(this.id, { at, nodes: [...this.childNodes].map((node) => node.cloneNode(true)) });
+    prepare();
+  }
+}
+customElements.define("judge-figures", JudgeFigures);
+
 let waiting = 0;
 document.addEventListener("concord:recorded", () => {
   clearTimeout(waiting);
@@ -84,5 +102,3 @@ document.addEventListener("keydown", onKey, { capture: true });
 document.addEventListener("focusin", showName);
 document.addEventListener("focusout", () => setTimeout(showName));
 document.addEventListener("submit", onSubmit);
-for (const name of ["htmx:afterSwap", "htmx:oobAfterSwap"]) document.addEventListener(name, prepare);
-prepare();

@@ -98,3 +98,20 @@ def test_figures_come_by_themselves_after_a_post_in_the_background(sign_in, proj
     page.evaluate("document.dispatchEvent(new CustomEvent('concord:recorded'))")
     expect(page.locator("#today")).to_contain_text("1 of 60 today")
     expect(page.locator("#last .square")).to_have_count(1)
+
+
+def test_a_pair_fetched_ahead_does_not_bring_back_old_figures(sign_in, project):
+    lena = make_user("lena")
+    make_judgment(make_pair(project=project), lena, 1)
+    make_pair(project=project)
+    page = sign_in(lena)
+    ready(page)
+    page.evaluate(
+        "window.before = document.querySelector('judge-figures#last').outerHTML"
+    )
+    make_judgment(make_pair(project=project, priority=9), lena, 0)
+    page.evaluate("document.dispatchEvent(new CustomEvent('concord:recorded'))")
+    expect(page.locator("#last .square")).to_have_count(2)
+    page.evaluate("document.querySelector('#last').outerHTML = window.before")
+    expect(page.locator("#last .square")).to_have_count(2)
+    expect(page.locator("#last .square[tabindex='0']")).to_have_count(1)
