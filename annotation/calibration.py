@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from django.db.models import Avg, Case, Count, F, OuterRef, Q, Subquery, When
+from django.db.models import Avg, Case, Count, F, Q, When
 from django.utils.translation import gettext_lazy as _
 
 from actions.grammar import FormatError, parse
@@ -43,8 +43,8 @@ class Arrangement:
     """How the judgments of one arrangement came out.
 
     ``consistent`` is the share of 1 among ``count``; ``agreement`` the share that equals
-    the pair's outcome among the ``final`` judgments whose pair has one. None means that
-    there is nothing to divide by.
+    the outcome among the ``final`` judgments: those whose pair has one that others had a
+    say in. None means that there is nothing to divide by.
     """
 
     sides_swapped: bool | None
@@ -52,6 +52,14 @@ class Arrangement:
     consistent: float | None
     final: int
     agreement: float | None
+
+    @property
+    def consistent_percent(self) -> int | None:
+        return None if self.consistent is None else round(100 * self.consistent)
+
+    @property
+    def agreement_percent(self) -> int | None:
+        return None if self.agreement is None else round(100 * self.agreement)
 
 
 def sides_swapped(*, project: Project, pair: Pair, user_id: int) -> bool | None:
@@ -106,10 +114,9 @@ def arrangements(
         judgments = judgments.filter(labeler=labeler)
     if since is not None:
         judgments = judgments.filter(created_at__gte=since)
-    outcome = Pair.objects.with_outcome().filter(pk=OuterRef("pair"))
-    is_final = Q(_outcome__isnull=False)
+    is_final = Q(final_verdict__isnull=False)
     rows = (
-        judgments.annotate(_outcome=Subquery(outcome.values(final=F("outcome"))[:1]))
+        judgments.with_final_verdict()
         .order_by()
         .values("sides_swapped")
         .annotate(
@@ -119,7 +126,7 @@ def arrangements(
             ),
             final=Count("pk", filter=is_final),
             agreement=Avg(
-                Case(When(verdict=F("_outcome"), then=1.0), default=0.0),
+                Case(When(verdict=F("final_verdict"), then=1.0), default=0.0),
                 filter=is_final,
             ),
         )

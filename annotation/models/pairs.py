@@ -470,6 +470,23 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
         """Return the judgments that fill a slot (late extras and old ones left out)."""
         return self.filter(fills__isnull=False)
 
+    def with_final_verdict(self) -> JudgmentQuerySet:
+        """Annotate ``final_verdict``: the pair's outcome if others had a say, or null.
+
+        On one's own word alone an outcome would agree with it always.
+        """
+        others = Judgment.objects.counted().filter(pair=OuterRef("pk"))
+        outcome = (
+            Pair.objects.with_outcome()
+            .filter(
+                Q(adjudication__isnull=False)
+                | Exists(others.exclude(labeler=OuterRef(OuterRef("labeler")))),
+                pk=OuterRef("pair"),
+            )
+            .values(final=F("outcome"))
+        )
+        return self.annotate(final_verdict=Subquery(outcome[:1]))
+
 
 class Judgment(models.Model):
     """One person's 0/1 for one pair. Append-only: a change of mind is a new row."""
@@ -557,6 +574,12 @@ class Judgment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.labeler_id}: {self.get_verdict_display()} for {self.pair_id}"
+
+    @property
+    def reason_labels(self) -> list[str]:
+        """The reasons in words; one no longer known as it is."""
+        known = {reason.value: str(reason.label) for reason in Reason}
+        return [known.get(reason, reason) for reason in self.reasons]
 
 
 class Skip(models.Model):

@@ -1,17 +1,29 @@
-"""My work: what the person judged lately, and what came back to them."""
+"""My work: what the person judged, how it came out, and what came back to them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import Avg, Count, Q
+from django.db.models import Count, Prefetch, Q
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from annotation.calibration import arrangements
+from annotation.forms import BIGGEST
 from annotation.judging import UNDO_DEPTH
-from annotation.models import Draft, Judgment, Role, Sample, SampleStatus, Verdict
+from annotation.models import (
+    Comment,
+    Draft,
+    Judgment,
+    Role,
+    Sample,
+    SampleStatus,
+    Verdict,
+)
+from annotation.progress import DAYS, progress_of
+from annotation.sessions import midnight_of
 from annotation.views.door import enter
 
 if TYPE_CHECKING:
@@ -24,31 +36,51 @@ SHOWN = 50
 @login_required
 def work(request: HttpRequest, slug: str) -> HttpResponse:
     project = enter(request, slug, Role.LABELER)
+    assert request.user.is_authenticated
     mine = Judgment.objects.current().filter(
-        labeler_id=request.user.pk, pair__project=project
+        labeler=request.user, pair__project=project
     )
-    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    recent = list(mine.select_related("pair__turn__sample").order_by("-pk")[:SHOWN])
-    undoable = {judgment.pk for judgment in recent[:UNDO_DEPTH]}
+    before = _before(request)
+    older = mine.filter(pk__lt=before) if before else mine
+    history = list(
+        older.with_final_verdict()
+        .select_related("pair__turn__sample")
+        .order_by("-pk")[: SHOWN + 1]
+    )
+    undoable = set() if before else {one.pk for one in history[:UNDO_DEPTH]}
+    sides = arrangements(project=project, labeler=request.user)
+    comments = Comment.objects.filter(resolved_at__isnull=True)
     facts = {
         "counts": mine.aggregate(
             total=Count("pk"),
-            today=Count("pk", filter=Q(created_at__gte=midnight)),
+            today=Count("pk", filter=Q(created_at__gte=midnight_of(timezone.now()))),
             consistent=Count("pk", filter=Q(verdict=Verdict.CONSISTENT)),
             extras=Count("pk", filter=Q(is_extra=True)),
-            seconds=Avg("seconds_spent", filter=Q(seconds_spent__gt=0)),
         ),
+        "progress": progress_of(project=project, user=request.user),
+        "days": DAYS,
+        "arrangements": sides
+        if any(s.sides_swapped is not None for s in sides)
+        else [],
         "judgments": [
             (judgment, judgment.pk in undoable and not judgment.is_extra)
-            for judgment in recent
+            for judgment in history[:SHOWN]
         ],
+        "older": history[SHOWN - 1].pk if len(history) > SHOWN else None,
+        "is_first": before is None,
         "returned": Sample.objects.filter(
-            project=project,
-            author_id=request.user.pk,
-            status=SampleStatus.RETURNED,
-        ).order_by("-pk")[:SHOWN],
-        "drafts": Draft.objects.filter(
-            project=project, author_id=request.user.pk
-        ).count(),
+            project=project, author=request.user, status=SampleStatus.RETURNED
+        )
+        .prefetch_related(Prefetch("comments", comments, to_attr="open_comments"))
+        .order_by("-pk")[:SHOWN],
+        "drafts": Draft.objects.filter(project=project, author=request.user).count(),
     }
     return render(request, "annotation/work.html", facts)
+
+
+def _before(request: HttpRequest) -> int | None:
+    """Return the key the page starts below; anything else is the first page."""
+    text = request.GET.get("before", "")
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        return None
+    return min(int(text), BIGGEST)

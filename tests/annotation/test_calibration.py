@@ -125,7 +125,8 @@ def without_numbers(page: str) -> str:
     """Leave out what differs between any two showings: keys, tokens, the nonce."""
     page = re.sub(r'(csrfmiddlewaretoken" value=|X-CSRFToken": )"[^"]*"', "", page)
     page = re.sub(r'name="(slot|token)" value="\d+"', "", page)
-    return re.sub(r'data-pair="\d+"|/context/\d+/', "", page)
+    page = re.sub(r'name="since" value="[^"]*"', "", page)
+    return re.sub(r'data-[a-z-]+="[\d.:TZ+-]*"|/context/\d+/', "", page)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,13 @@ def test_compares_the_arrangements_in_one_query(project):
         for verdict in verdicts:
             pair = open_slot(make_pair_seen(swapped, lena, project, LABEL, SAMPLED))
             make_judgment(pair, lena, verdict)
-    Project.objects.update(calibration_percent=0, overlap=2)
+    # One more of the unswapped ones, on which another person agrees.
+    Project.objects.update(overlap=2)
+    project.refresh_from_db()
+    pair = open_slot(make_pair_seen(False, lena, project, LABEL, SAMPLED))
+    make_judgment(pair, lena, 0)
+    make_judgment(pair, luis, 0)
+    Project.objects.update(calibration_percent=0)
     project.refresh_from_db()
     # Named sides: one pair is final and lena was outvoted, the other waits.
     outvoted = make_pair(project=project, slots=3)
@@ -218,7 +225,8 @@ def test_compares_the_arrangements_in_one_query(project):
     assert len(queries) == 1
     assert (named.sides_swapped, named.count, named.final) == (None, 2, 1)
     assert (named.consistent, named.agreement) == (1.0, 0.0)
-    assert (straight.sides_swapped, straight.count) == (False, 3)
-    assert straight.consistent == pytest.approx(2 / 3)
-    assert straight.agreement == 1.0
+    assert (straight.sides_swapped, straight.count) == (False, 4)
+    assert (straight.consistent, straight.final, straight.agreement) == (0.5, 1, 1.0)
     assert (turned.sides_swapped, turned.count, turned.consistent) == (True, 1, 0.0)
+    # Nobody else judged it: an outcome that is one's own word is no agreement.
+    assert (turned.final, turned.agreement) == (0, None)
