@@ -22,6 +22,7 @@ PAGES = (
     ("annotation:write", _("Write"), Role.LABELER),
     ("annotation:work", _("My work"), Role.LABELER),
     ("annotation:samples", _("Samples"), Role.CURATOR),
+    ("annotation:review", _("Review"), Role.CURATOR),
     ("training:runs", _("Runs"), Role.TRAINER),
     ("training:checkpoints", _("Checkpoints"), Role.TRAINER),
 )

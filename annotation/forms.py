@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.http import QueryDict
+from django.utils.translation import gettext_lazy as _
 
 from annotation.guidelines import CHANGE_LENGTH, NOTE_LENGTH, TEXT_LENGTH
 from annotation.models import Reason, SampleStatus, Situation
@@ -80,7 +82,58 @@ class SampleFilterForm(forms.Form):
 
 
 class ReturnForm(forms.Form):
-    comment = forms.CharField(max_length=5000)
+    comment = forms.CharField(max_length=5000, required=False)
+
+
+class ReviewFilterForm(forms.Form):
+    """Which submitted samples a curator goes through, and where they stand."""
+
+    FILTERS = {
+        "scenario": "scenario",
+        "situation": "situation",
+        "author": "author__username",
+    }
+    scenario = forms.CharField(max_length=80, required=False)
+    situation = forms.ChoiceField(
+        choices=[("", _("Any situation")), *Situation.choices], required=False
+    )
+    author = forms.CharField(max_length=150, required=False)
+    at = forms.IntegerField(min_value=1, max_value=BIGGEST, required=False)
+
+    def lookups(self) -> dict[str, Any]:
+        """Return the lookups of the filters that are set and valid."""
+        self.is_valid()
+        return {
+            lookup: self.cleaned_data[name]
+            for name, lookup in self.FILTERS.items()
+            if self.cleaned_data.get(name)
+        }
+
+    def query(self, **more: object) -> str:
+        """Return the filters as a query string, with ``more`` where it is not None."""
+        self.is_valid()
+        kept = {name: self.cleaned_data.get(name, "") for name in self.FILTERS} | more
+        return urlencode({name: value for name, value in kept.items() if value})
+
+
+class CommentForm(forms.Form):
+    """A comment and its place, "turn:anchor" with the turn from 0, or nothing."""
+
+    place = forms.RegexField(r"\A[0-9]{1,4}:[^\x00]{0,200}\Z", required=False)
+    text = forms.CharField(max_length=5000)
+
+    def position_and_anchor(self) -> tuple[int | None, str]:
+        position, _colon, anchor = self.cleaned_data["place"].partition(":")
+        return (int(position), anchor) if position else (None, "")
+
+
+class KeysForm(forms.Form):
+    """The keys of rows a person has confirmed, with commas between."""
+
+    keys = forms.RegexField(r"\A[0-9]{1,18}(,[0-9]{1,18}){0,999}\Z")
+
+    def numbers(self) -> list[int]:
+        return [int(key) for key in self.cleaned_data["keys"].split(",")]
 
 
 class GuidelineForm(forms.Form):

@@ -89,7 +89,7 @@ def approve_sample(*, sample: Sample, user: User) -> Sample:
     """Let training learn from a submitted sample; its pairs come back to the queue.
 
     Raises Forbidden unless the user is a curator and, admins apart, did not write it,
-    and WrongStatus.
+    and WrongStatus. Comments still open are settled by it.
     """
     require_role(sample.project, user, Role.CURATOR, deed="Approving a sample")
     if sample.author_id == user.pk and not has_role(sample.project, user):
@@ -97,6 +97,9 @@ def approve_sample(*, sample: Sample, user: User) -> Sample:
     with transaction.atomic():
         sample = _lock(sample, "approved", {SampleStatus.SUBMITTED})
         sample = _move(sample, SampleStatus.APPROVED)
+        sample.comments.filter(resolved_at__isnull=True).update(
+            resolved_at=timezone.now(), resolved_by=user
+        )
         pairs = (
             Pair.objects.select_for_update(no_key=True, of=["self"])
             .filter(turn__sample=sample, label_text=F("turn__response"))
@@ -110,11 +113,12 @@ def approve_sample(*, sample: Sample, user: User) -> Sample:
 def return_sample(*, sample: Sample, user: User, comment: str) -> Sample:
     """Give a sample back to its author with a comment; its pairs leave the queue.
 
-    Raises Forbidden unless the user is a curator, WrongStatus, and CommentMissing.
+    The comment may be empty when open comments at places of the sample say it. Raises
+    Forbidden unless the user is a curator, WrongStatus, and CommentMissing.
     """
     require_role(sample.project, user, Role.CURATOR, deed="Returning a sample")
     comment = comment.strip()[:COMMENT_LENGTH]
-    if not comment:
+    if not comment and not sample.comments.filter(resolved_at__isnull=True).exists():
         raise CommentMissing
     with transaction.atomic():
         sample = _lock(

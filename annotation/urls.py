@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from annotation.views import guidelines, home, judge, samples, session, work, write
+from annotation.views import (
+    guidelines,
+    home,
+    judge,
+    review,
+    samples,
+    session,
+    work,
+    write,
+)
 
 app_name = "annotation"
 urlpatterns = [
@@ -55,6 +64,29 @@ urlpatterns = [
         "p/<slug:slug>/samples/<int:pk>/approve/",
         samples.approve,
         name="sample-approve",
+    ),
+    path(
+        "p/<slug:slug>/samples/<int:pk>/retire/", samples.retire, name="sample-retire"
+    ),
+    path(
+        "p/<slug:slug>/samples/<int:pk>/history/",
+        review.history,
+        name="sample-history",
+    ),
+    path("p/<slug:slug>/review/", review.review, name="review"),
+    path("p/<slug:slug>/review/bulk/", review.bulk, name="review-bulk"),
+    path(
+        "p/<slug:slug>/review/<int:pk>/approve/", review.approve, name="review-approve"
+    ),
+    path("p/<slug:slug>/review/<int:pk>/return/", review.return_, name="review-return"),
+    path(
+        "p/<slug:slug>/review/<int:pk>/comment/", review.comment, name="review-comment"
+    ),
+    path("p/<slug:slug>/review/<int:pk>/fix/", review.fix, name="review-fix"),
+    path(
+        "p/<slug:slug>/comments/<int:pk>/resolve/",
+        review.resolve,
+        name="comment-resolve",
     ),
     path(
         "p/<slug:slug>/samples/<int:pk>/return/", samples.return_, name="sample-return"

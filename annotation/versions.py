@@ -6,11 +6,17 @@ an import of ten thousand samples writes no history for the many that never chan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from django.db.models import Max
+from django.utils.translation import gettext
 
+from actions.json_values import dump_json
+from annotation.changes import changes
+from annotation.differences import Piece
 from annotation.models import Sample, SampleVersion
 from annotation.sample_format import content_hash
 
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from actions.tags import JSON
 
 WHY_LENGTH: Final = 300
+T = TypeVar("T")
 # A sample's status moves without a change of what people wrote.
 NO_CONTENT: Final = frozenset({"status"})
 
@@ -56,3 +63,112 @@ def record_change(
 
 def _content(document: Mapping[str, JSON]) -> str:
     return content_hash({k: v for k, v in document.items() if k not in NO_CONTENT})
+
+
+@dataclass(frozen=True)
+class Change:
+    """One part of a sample in two versions: its title, and both texts in one flow."""
+
+    title: str
+    pieces: tuple[Piece, ...]
+
+
+def compare_documents(old: Mapping[str, JSON], new: Mapping[str, JSON]) -> list[Change]:
+    """Return the parts that differ; a turn put in between shifts no other."""
+    found = [
+        (gettext("Id"), _text(old.get("id")), _text(new.get("id"))),
+        (gettext("Scenario"), _text(old.get("scenario")), _text(new.get("scenario"))),
+        (
+            gettext("Situation"),
+            _text(old.get("situation")),
+            _text(new.get("situation")),
+        ),
+        (gettext("Split"), _text(old.get("split")), _text(new.get("split"))),
+        *_contexts(old, new),
+        *_turns(old, new),
+    ]
+    return [
+        Change(title, changes(before, after))
+        for title, before, after in found
+        if before != after
+    ]
+
+
+def _contexts(
+    old: Mapping[str, JSON], new: Mapping[str, JSON]
+) -> Iterator[tuple[str, str, str]]:
+    before = [_context_text(one) for one in _objects(old, "contexts")]
+    after = [_context_text(one) for one in _objects(new, "contexts")]
+    for number, left, right in _aligned(before, after):
+        title = gettext("Thinking context %(number)s") % {"number": number}
+        yield title, left or "", right or ""
+
+
+def _turns(
+    old: Mapping[str, JSON], new: Mapping[str, JSON]
+) -> Iterator[tuple[str, str, str]]:
+    before = [_turn_texts(one) for one in _objects(old, "turns")]
+    after = [_turn_texts(one) for one in _objects(new, "turns")]
+    nothing = ("", "", "")
+    for number, left, right in _aligned(before, after):
+        place = {"number": number}
+        titles = (
+            gettext("Turn %(number)s, input") % place,
+            gettext("Turn %(number)s, response") % place,
+            gettext("Turn %(number)s, reference responses") % place,
+        )
+        yield from zip(titles, left or nothing, right or nothing, strict=True)
+
+
+def _aligned(
+    before: list[T], after: list[T]
+) -> Iterator[tuple[int, T | None, T | None]]:
+    """Yield what differs side by side, with the number it has, or had, from 1."""
+    codes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    for tag, i1, i2, j1, j2 in codes:
+        if tag == "equal":
+            continue
+        for n in range(max(i2 - i1, j2 - j1)):
+            left = before[i1 + n] if i1 + n < i2 else None
+            right = after[j1 + n] if j1 + n < j2 else None
+            yield (j1 if right is not None else i1) + n + 1, left, right
+
+
+def _objects(document: Mapping[str, JSON], name: str) -> list[Mapping[str, JSON]]:
+    value = document.get(name)
+    return (
+        [one for one in value if isinstance(one, dict)]
+        if isinstance(value, list)
+        else []
+    )
+
+
+def _turn_texts(turn: Mapping[str, JSON]) -> tuple[str, str, str]:
+    given = turn.get("input")
+    given = given if isinstance(given, dict) else {}
+    references = turn.get("references")
+    texts = references if isinstance(references, list) else []
+    return (
+        _text(given.get("text")),
+        _text(turn.get("response")),
+        "\n\n".join(_text(text) for text in texts),
+    )
+
+
+def _context_text(context: Mapping[str, JSON]) -> str:
+    """Write a context as lines, one action a line, so that a change is small."""
+    lines = [
+        f"{_text(context.get('title'))} ({_text(context.get('scope'))})",
+        _text(context.get("background")),
+        _text(context.get("guideline")),
+    ]
+    actions = context.get("actions")
+    if isinstance(actions, list):
+        lines += [dump_json(action) for action in actions]
+    return "\n".join(line for line in lines if line)
+
+
+def _text(value: JSON) -> str:
+    return (
+        value if isinstance(value, str) else "" if value is None else dump_json(value)
+    )

@@ -13,3 +13,9 @@ register = template.Library()
 def pairs(mapping: Any) -> list[tuple[str, Any]]:
     """Return a mapping's items; ``mapping.items`` would find a key named "items"."""
     return list(mapping.items()) if isinstance(mapping, dict) else []
+
+
+@register.filter
+def at(mapping: Any, key: Any) -> Any:
+    """Return what a mapping holds at a key, or an empty list."""
+    return mapping.get(key, []) if isinstance(mapping, dict) else []

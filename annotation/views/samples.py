@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
@@ -11,6 +12,7 @@ from django.contrib.auth.decorators import login_required
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext
 from django.views.decorators.http import (
     require_http_methods,
     require_POST,
@@ -22,19 +24,25 @@ from annotation.access import Forbidden
 from annotation.forms import ImportForm, ReturnForm, SampleFilterForm
 from annotation.interchange import FORMATS, export_samples, import_file
 from annotation.models import (
-    Judgment,
     Pair,
     Project,
+    ReferenceResponse,
     Role,
     Sample,
     SampleContext,
     Situation,
     Turn,
 )
+from annotation.places import PlacedTurn, put_notes
+from annotation.reviewing import placed
 from annotation.sample_format import SampleError as InvalidSample
-from annotation.samples import SampleError, approve_sample, return_sample
+from annotation.samples import (
+    SampleError,
+    approve_sample,
+    retire_sample,
+    return_sample,
+)
 from annotation.views.door import enter, place_of
-from annotation.views.judge import blocks_of_turn
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -124,45 +132,57 @@ def _sample_page(
     place = place_of(request, slug)
     if not place.allows(*READERS) and found.author_id != request.user.pk:
         raise Forbidden("This page", READERS)
-    turns = list(found.turns.prefetch_related("references"))
-    pairs = dict(
-        Pair.objects.filter(turn__sample=found)
-        .order_by()
-        .values_list("turn_id")
-        .annotate(n=Count("pk"))
-    )
-    judgments = dict(
-        Judgment.objects.counted()
-        .filter(pair__turn__sample=found)
-        .order_by()
-        .values_list("pair__turn_id")
-        .annotate(n=Count("pk"))
-    )
-    contexts = [
-        link.context
-        for link in SampleContext.objects.filter(sample=found).select_related("context")
-    ]
-    facts = {
-        "sample": found,
-        "turns": [
-            {
-                "turn": turn,
-                "blocks": blocks_of_turn(turn),
-                "references": turn.references.all(),
-                "pairs": pairs.get(turn.pk, 0),
-                "judgments": judgments.get(turn.pk, 0),
-            }
-            for turn in turns
-        ],
-        "pair_count": sum(pairs.values()),
-        "judgment_count": sum(judgments.values()),
-        "contexts": contexts,
+    facts = sample_facts(found) | {
         "can_edit": place.allows(Role.CURATOR),
+        "may_resolve": place.allows(Role.CURATOR) or found.author_id == request.user.pk,
         "sees_counts": place.allows(*READERS),
         "error": error,
         "comment": request.POST.get("comment", ""),
     }
     return render(request, "annotation/sample.html", facts, status=status)
+
+
+@dataclass(frozen=True)
+class _TurnRow:
+    turn: PlacedTurn
+    references: list[ReferenceResponse]
+    pairs: int
+    judgments: int
+
+
+def sample_facts(found: Sample, *, with_counts: bool = True) -> dict[str, Any]:
+    """Return a sample as its page and Review show it: five queries, whatever its size.
+
+    Without counts of pairs and judgments it is four.
+    """
+    counts = _pair_counts(found) if with_counts else {}
+    rows = []
+    for turn in found.turns.prefetch_related("references"):
+        pairs, judgments = counts.get(turn.pk, (0, 0))
+        rows.append(_TurnRow(placed(turn), [*turn.references.all()], pairs, judgments))
+    comments = found.comments.select_related("author", "resolved_by")
+    links = SampleContext.objects.filter(sample=found).select_related("context")
+    return {
+        "sample": found,
+        "turns": rows,
+        "notes": put_notes([row.turn for row in rows], comments),
+        "pair_count": sum(row.pairs for row in rows),
+        "judgment_count": sum(row.judgments for row in rows),
+        "contexts": [link.context for link in links],
+    }
+
+
+def _pair_counts(found: Sample) -> dict[int, tuple[int, int]]:
+    """Return the numbers of pairs and of judgments that count, by turn."""
+    rows = (
+        Pair.objects.filter(turn__sample=found)
+        .order_by()
+        .values_list("turn")
+        .annotate(
+            n=Count("pk", distinct=True), done=Count("slots__judgment", distinct=True)
+        )
+    )
+    return {turn: (pairs, judgments) for turn, pairs, judgments in rows}
 
 
 @require_POST
@@ -173,7 +193,7 @@ def approve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         approve_sample(sample=found, user=_user(request))
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
-    messages.success(request, f"{found} is approved.")
+    messages.success(request, gettext("%(sample)s is approved.") % {"sample": found})
     return redirect("annotation:sample", slug, pk)
 
 
@@ -184,14 +204,34 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     form = ReturnForm(request.POST)
     if not form.is_valid():
         problem = form.errors["comment"][0]
-        return _sample_page(request, slug, pk, f"Comment: {problem}", status=422)
+        return _sample_page(
+            request, slug, pk, f"{gettext('Comment')}: {problem}", status=422
+        )
     try:
         return_sample(
             sample=found, user=_user(request), comment=form.cleaned_data["comment"]
         )
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
-    messages.success(request, f"{found} is returned to its author.")
+    messages.success(
+        request, gettext("%(sample)s is returned to its author.") % {"sample": found}
+    )
+    return redirect("annotation:sample", slug, pk)
+
+
+@require_POST
+@login_required
+def retire(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Take a sample out of use for good; the page has asked for confirmation."""
+    found = _for_curator(request, slug, pk)
+    if request.POST.get("sure") != "yes":
+        problem = gettext("Tick the box to retire the sample.")
+        return _sample_page(request, slug, pk, problem, status=422)
+    try:
+        retire_sample(sample=found, user=_user(request))
+    except SampleError as error:
+        return _sample_page(request, slug, pk, str(error), status=422)
+    messages.success(request, gettext("%(sample)s is retired.") % {"sample": found})
     return redirect("annotation:sample", slug, pk)
 
 
@@ -236,7 +276,7 @@ def export(request: HttpRequest, slug: str) -> StreamingHttpResponse | HttpRespo
     form = SampleFilterForm(request.GET)
     chosen = request.GET.get("format", "concord")
     if chosen not in FORMATS or not form.is_valid():
-        messages.error(request, "There is no such export.")
+        messages.error(request, gettext("There is no such export."))
         return redirect("annotation:samples", slug)
     name = f"{slug}.{chosen}.jsonl"
     return StreamingHttpResponse(

@@ -14,6 +14,7 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import (
     require_http_methods,
@@ -47,6 +48,7 @@ from annotation.models import (
     Situation,
     ThinkingContext,
 )
+from annotation.reviewing import FIXES, finish_fix, notes_of_draft
 from annotation.sample_format import SampleError as InvalidSample
 from annotation.samples import SampleError, StaleDraft, save_draft, submit_sample
 from annotation.views.door import enter
@@ -182,17 +184,25 @@ def _submit(request: HttpRequest, project: Project, draft: Draft) -> HttpRespons
     try:
         with transaction.atomic():
             document = document_of(draft.content, known, external_id)
-            sample = save_sample(
-                project=project,
-                document=document,
-                author=user,
-                status=None if draft.sample else SampleStatus.DRAFT,
-                sample=draft.sample,
-            )
-            submit_sample(sample=sample, user=user)
+            if FIXES in draft.content:
+                why = request.POST.get("why", "")
+                finish_fix(draft=draft, document=document, editor=user, why=why)
+            else:
+                sample = save_sample(
+                    project=project,
+                    document=document,
+                    author=user,
+                    status=None if draft.sample else SampleStatus.DRAFT,
+                    sample=draft.sample,
+                )
+                submit_sample(sample=sample, user=user)
             draft.delete()
     except (InvalidSample, SampleError, JSONError, DefinitionError) as error:
         return _editor(request, project, draft, draft.content, error=error, status=422)
+    if FIXES in draft.content and draft.sample:
+        messages.success(request, gettext("The fix is stored; the author stays."))
+        review = reverse("annotation:review", args=[project.slug])
+        return redirect(f"{review}?at={draft.sample.pk}")
     messages.success(request, "Submitted: a curator looks at it next.")
     return redirect("annotation:write", project.slug)
 
@@ -233,6 +243,7 @@ def _editor(
 ) -> HttpResponse:
     facts = _facts(project, draft, content) | {
         "error": error,
+        "why": request.POST.get("why", ""),
         "conflict": conflict,
         "is_fragment": False,
         "situations": Situation.choices,
@@ -267,10 +278,12 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
         if not context.problem:
             actions += read_definitions(context.actions)
     definitions = definitions_of(actions)
+    turns = check_turns(content, definitions)
     return {
         "draft": draft,
         "content": content,
-        "turns": check_turns(content, definitions),
+        "turns": turns,
+        "notes": notes_of_draft(draft, turns),
         "typed": typed,
         # The draft's own come first, so that a long list hides none of them.
         "contexts": sorted(

@@ -4,6 +4,7 @@ import pytest
 
 from annotation.interchange import import_file, sample_to_json, save_sample
 from annotation.models import Sample, SampleVersion
+from annotation.versions import compare_documents
 from tests.cast import make_project, make_user
 
 pytestmark = pytest.mark.django_db
@@ -81,3 +82,25 @@ def test_a_change_that_fails_leaves_no_version(sample):
     with pytest.raises(SampleError):
         change(sample, "<<think>>never closed")
     assert not SampleVersion.objects.exists()
+
+
+def test_a_turn_put_in_between_shifts_no_other():
+    turns = [
+        {"input": {"kind": "user", "text": text}, "response": "Yes."} for text in "abc"
+    ]
+    old = {"id": "one", "turns": [turns[0], turns[2]]}
+    found = compare_documents(old, old | {"turns": turns, "scenario": "cakes"})
+    assert [change.title for change in found] == [
+        "Scenario",
+        "Turn 2, input",
+        "Turn 2, response",
+    ]
+
+
+def test_a_changed_context_is_compared_line_by_line():
+    context = {"scope": "global", "title": "Shop", "guideline": "Ask.", "actions": []}
+    old = {"contexts": [context]}
+    new = {"contexts": [context | {"guideline": "Ask first."}]}
+    (change,) = compare_documents(old, new)
+    assert change.title == "Thinking context 1"
+    assert [p.text for p in change.pieces if p.change == "ins"] == [" first"]

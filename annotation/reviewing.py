@@ -1,0 +1,309 @@
+"""Reviewing: comments at a place, a curator's own fix, many approvals at once.
+
+One sample is approved, returned and retired in :mod:`annotation.samples`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef, QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext
+
+from actions.format_check import check_text
+from annotation.access import Forbidden, has_role, require_role
+from annotation.drafting import DraftTurn
+from annotation.interchange import sample_to_json, save_sample
+from annotation.models import (
+    Comment,
+    Draft,
+    Pair,
+    Project,
+    Role,
+    Sample,
+    SampleStatus,
+    Turn,
+)
+from annotation.places import Note, PlacedTurn, place_turn, put_notes
+from annotation.queue import open_slots
+from annotation.samples import COMMENT_LENGTH, CommentMissing, SampleError, WrongStatus
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+    from actions.tags import JSON
+
+BULK_LIMIT: Final = 1000
+BATCH: Final = 100
+# Where a draft keeps the content hash of the sample it fixes.
+FIXES: Final = "fixes"
+
+
+class UnknownPlace(SampleError):
+    """A comment points at a place the sample does not have (any more)."""
+
+    def __init__(self, sample: Sample, place: str) -> None:
+        self.sample, self.place = sample, place
+        super().__init__(
+            gettext("Sample %(sample)s has no place %(place)s now.")
+            % {"sample": sample, "place": place}
+        )
+
+
+class FixOutdated(SampleError):
+    """The sample was changed while a curator was fixing it; nothing is overwritten."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        super().__init__(
+            gettext(
+                "Sample %(sample)s was changed by someone else since you began. Your "
+                "text is kept in this draft; compare it with the sample's newest version."
+            )
+            % {"sample": sample}
+        )
+
+
+# --- comments ---------------------------------------------------------------------------
+
+
+def comment_on(
+    *,
+    sample: Sample,
+    user: User,
+    text: str,
+    position: int | None = None,
+    anchor: str = "",
+) -> Comment:
+    """Leave a word at a place of a sample (a turn, a step, a value), or on all of it.
+
+    What stands there is kept with it as the quote. Raises Forbidden unless the user is
+    a curator, CommentMissing and UnknownPlace.
+    """
+    require_role(sample.project, user, Role.CURATOR, deed="Commenting on a sample")
+    text = text.strip()[:COMMENT_LENGTH]
+    if not text:
+        raise CommentMissing
+    quote = ""
+    if position is not None:
+        turn = sample.turns.filter(position=position).first()
+        place = placed(turn).place(anchor) if turn else None
+        if place is None:
+            raise UnknownPlace(sample, f"{position + 1}/{anchor}")
+        quote = place.quote
+    return Comment.objects.create(
+        sample=sample,
+        author=user,
+        position=position,
+        anchor=anchor if position is not None else "",
+        quote=quote,
+        text=text,
+    )
+
+
+def notes_of_draft(draft: Draft, turns: Iterable[DraftTurn]) -> dict[int, list[Note]]:
+    """Return the comments on a draft's sample by turn number, 0 for the whole sample.
+
+    Each is compared with what the draft says now. No sample, no query.
+    """
+    if draft.sample_id is None:
+        return {}
+    placed_turns = [
+        place_turn(turn.number - 1, turn.kind, turn.text, turn.response)
+        for turn in turns
+    ]
+    comments = Comment.objects.filter(sample=draft.sample_id).select_related(
+        "author", "resolved_by"
+    )
+    notes = {0: put_notes(placed_turns, comments)}
+    for turn in placed_turns:
+        notes[turn.number] = [
+            *(note for place in turn.places() for note in place.notes),
+            *turn.lost,
+        ]
+    return notes
+
+
+def placed(turn: Turn) -> PlacedTurn:
+    return place_turn(turn.position, turn.input_kind, turn.input_text, turn.response)
+
+
+def resolve_comment(*, comment: Comment, user: User, resolved: bool = True) -> Comment:
+    """Mark a comment as dealt with, or as open again.
+
+    Raises Forbidden unless the user wrote the sample or is a curator.
+    """
+    sample = comment.sample
+    if sample.author_id != user.pk and not has_role(sample.project, user, Role.CURATOR):
+        raise Forbidden("A comment is resolved by the sample's author or a curator.")
+    changed = Comment.objects.filter(pk=comment.pk, resolved_at__isnull=resolved)
+    changed.update(
+        resolved_at=timezone.now() if resolved else None,
+        resolved_by=user if resolved else None,
+    )
+    return Comment.objects.select_related("author", "resolved_by").get(pk=comment.pk)
+
+
+# --- a curator's fix --------------------------------------------------------------------
+
+
+def start_fix(*, sample: Sample, user: User) -> Draft:
+    """Open a draft in which a curator mends a submitted sample; theirs is gone on with.
+
+    Raises Forbidden unless the user is a curator, and WrongStatus.
+    """
+    require_role(sample.project, user, Role.CURATOR, deed="Fixing a sample")
+    if sample.status != SampleStatus.SUBMITTED:
+        raise WrongStatus(sample, "fixed", frozenset({SampleStatus.SUBMITTED}))
+    draft = Draft.objects.filter(sample=sample, author=user).first()
+    if draft is not None:
+        return draft
+    content: dict[str, JSON] = {**sample_to_json(sample), FIXES: sample.content_hash}
+    content["contexts"] = [
+        {"existing": context.pk}
+        for context in sample.contexts.order_by("samplecontext__position")
+    ]
+    return Draft.objects.create(
+        project=sample.project, author=user, sample=sample, content=content
+    )
+
+
+def finish_fix(
+    *, draft: Draft, document: Mapping[str, JSON], editor: User, why: str = ""
+) -> Sample:
+    """Store a curator's draft as the sample's next version; its author stays.
+
+    The sample stays submitted. Raises Forbidden, WrongStatus, FixOutdated when the
+    sample has changed since the draft began, and what save_sample raises.
+    """
+    sample = draft.sample
+    assert sample is not None
+    require_role(sample.project, editor, Role.CURATOR, deed="Fixing a sample")
+    with transaction.atomic():
+        sample = (
+            Sample.objects.select_for_update(no_key=True, of=["self"])
+            .select_related("project")
+            .get(pk=sample.pk)
+        )
+        if sample.status != SampleStatus.SUBMITTED:
+            raise WrongStatus(sample, "fixed", frozenset({SampleStatus.SUBMITTED}))
+        if draft.content.get(FIXES) != sample.content_hash:
+            raise FixOutdated(sample)
+        return save_sample(
+            project=sample.project,
+            document=document,
+            author=editor,
+            sample=sample,
+            status=SampleStatus.SUBMITTED,
+            why=why,
+        )
+
+
+# --- many at once -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BulkPlan:
+    """What approving all that match would do; ``left_out`` are (sample, why)."""
+
+    ready: tuple[int, ...]
+    left_out: tuple[tuple[Sample, str], ...]
+    beyond: int
+
+
+@dataclass
+class BulkResult:
+    approved: int = 0
+    left_out: list[tuple[Sample, str]] = field(default_factory=list)
+
+
+def plan_bulk(*, user: User, samples: QuerySet[Sample]) -> BulkPlan:
+    """Say which of ``samples`` would be approved, the oldest thousand at a time."""
+    keys = list(samples.order_by("pk").values_list("pk", flat=True)[: BULK_LIMIT + 1])
+    beyond = samples.count() - BULK_LIMIT if len(keys) > BULK_LIMIT else 0
+    ready: list[int] = []
+    left_out: list[tuple[Sample, str]] = []
+    for batch in _batches(keys[:BULK_LIMIT]):
+        rows = _for_bulk(Sample.objects.filter(pk__in=batch))
+        for sample in rows.order_by("pk"):
+            if why := _why_not(sample, user):
+                left_out.append((sample, why))
+            else:
+                ready.append(sample.pk)
+    return BulkPlan(tuple(ready), tuple(left_out), beyond)
+
+
+def approve_in_bulk(*, project: Project, user: User, keys: Sequence[int]) -> BulkResult:
+    """Approve the samples of a plan in one transaction, a hundred at a time.
+
+    Each is looked at again under its lock: what has changed since the plan is left out
+    with the reason. One's own samples are left out even for admins. Raises Forbidden
+    unless the user is a curator.
+    """
+    require_role(project, user, Role.CURATOR, deed="Approving samples")
+    result = BulkResult()
+    with transaction.atomic():
+        for batch in _batches(sorted(set(keys))[:BULK_LIMIT]):
+            _approve_batch(project, user, batch, result)
+    return result
+
+
+def _batches(keys: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(keys), BATCH):
+        yield keys[start : start + BATCH]
+
+
+def _approve_batch(
+    project: Project, user: User, batch: Sequence[int], result: BulkResult
+) -> None:
+    rows = Sample.objects.select_for_update(no_key=True, of=["self"])
+    chosen: list[int] = []
+    found = rows.filter(project=project, pk__in=batch).order_by("pk")
+    for sample in _for_bulk(found):
+        if why := _why_not(sample, user):
+            result.left_out.append((sample, why))
+        else:
+            chosen.append(sample.pk)
+    Sample.objects.filter(pk__in=chosen).update(
+        status=SampleStatus.APPROVED, return_comment="", updated_at=timezone.now()
+    )
+    pairs = (
+        Pair.objects.select_for_update(no_key=True, of=["self"])
+        .filter(turn__sample__in=chosen, label_text=F("turn__response"))
+        .wanting_slots()
+        .order_by("pk")
+    )
+    open_slots(project=project, pairs=[pair.pk for pair in pairs])
+    result.approved += len(chosen)
+
+
+def _for_bulk(samples: QuerySet[Sample]) -> QuerySet[Sample]:
+    comments = Comment.objects.filter(sample=OuterRef("pk"), resolved_at__isnull=True)
+    return samples.annotate(has_comments=Exists(comments)).prefetch_related("turns")
+
+
+def _why_not(sample: Sample, user: User) -> str:
+    """Say why a sample is not approved along with others; "" when it can be."""
+    if sample.status != SampleStatus.SUBMITTED:
+        return gettext("no longer submitted")
+    if sample.author_id == user.pk:
+        return gettext("your own")
+    if getattr(sample, "has_comments", False):
+        return gettext("has open comments")
+    turns = list(sample.turns.all())
+    if not turns:
+        return gettext("has no turn")
+    for turn in turns:
+        place = {"number": turn.position + 1}
+        if not turn.response.strip():
+            return gettext("turn %(number)s has no response") % place
+        if error := check_text(turn.response, turn.input_kind == "observation"):
+            return gettext("turn %(number)s breaks the response grammar: %(error)s") % {
+                **place,
+                "error": error,
+            }
+    return ""
