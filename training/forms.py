@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from django import forms
+from django.core.validators import RegexValidator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from training.engine.recipes import RECIPES
+from training.exporting import UNKNOWN_LICENCE
 from training.figures import capitalized
 from training.launching import INPUTS, LEAVES_A_POLICY, default_inputs
-from training.models import SHORT, Checkpoint, InputRole, RunKind, RunState
+from training.models import SHORT, Checkpoint, InputRole, Retention, RunKind, RunState
 from training.wording import help_of, words
 
 if TYPE_CHECKING:
@@ -58,6 +60,45 @@ class PromotionForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 2}),
     )
     force = forms.BooleanField(required=False)
+
+
+class RetentionForm(forms.ModelForm):  # type: ignore[type-arg] # no [] at run time
+    """Which checkpoints keep their files."""
+
+    class Meta:
+        model = Retention
+        fields = ("keep_last", "keep_best", "is_automatic")
+        labels = {
+            "keep_last": _("Newest of each run"),
+            "keep_best": _("Best of each run"),
+            "is_automatic": _("Remove by itself whenever a run ends"),
+        }
+        help_texts = {
+            "keep_last": _("At least one, so that a run can be resumed."),
+            "keep_best": _("By held-out truth, loss or AUC, whichever its kind has."),
+            "is_automatic": "",
+        }
+
+    keep_last = forms.IntegerField(min_value=1, max_value=1000)
+    keep_best = forms.IntegerField(min_value=0, max_value=1000)
+
+
+licence_identifier = RegexValidator(
+    r"^[A-Za-z0-9][A-Za-z0-9.+-]*$",
+    _("An identifier of letters, digits, dots and dashes, such as apache-2.0."),
+)
+
+
+class ExportForm(forms.Form):
+    """Under which licence a model is handed on; it stands in the model card."""
+
+    licence = forms.CharField(
+        required=False,
+        max_length=60,
+        label=_("Licence"),
+        validators=[licence_identifier],
+        widget=forms.TextInput(attrs={"placeholder": UNKNOWN_LICENCE}),
+    )
 
 
 class NewRunForm(forms.Form):
@@ -177,7 +218,7 @@ class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg] # no []
 
 
 def _choosable(project: Project, role: str) -> Any:
-    every = Checkpoint.objects.filter(project=project)
+    every = Checkpoint.objects.filter(project=project, files_removed_at__isnull=True)
     kinds = every.reward_models() if role == InputRole.REWARD else every.policies()
     return kinds.select_related("run").defer("manifest").order_by("-pk")
 

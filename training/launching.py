@@ -165,8 +165,27 @@ def start_run(
             RunInput(run=run, checkpoint=checkpoint, role=role)
             for role, checkpoint in inputs.items()
         )
+        _refuse_removed(inputs)
         send_hint_on_commit(run.pk)
     return run
+
+
+def _refuse_removed(inputs: Mapping[str, Checkpoint]) -> None:
+    """Look once more, now that the rows that name the inputs hold a lock on them.
+
+    Between the first look and the lock, retention may have removed their files.
+    """
+    removed = Checkpoint.objects.filter(
+        pk__in=[checkpoint.pk for checkpoint in inputs.values()],
+        files_removed_at__isnull=False,
+    ).values_list("pk", flat=True)
+    problems = {
+        role: "Its files were removed to free space."
+        for role, checkpoint in inputs.items()
+        if checkpoint.pk in removed
+    }
+    if problems:
+        raise LaunchRefusedError(problems)
 
 
 def start_asked_draws() -> list[Run]:
@@ -408,13 +427,22 @@ def promote(
             gettext("A promotion in spite of a worse result needs a reason."),
             can_force=True,
         )
-    return Promotion.objects.create(
-        project=checkpoint.project,
-        checkpoint=checkpoint,
-        promoted_by=user,
-        reason=reason.strip(),
-        is_forced=is_worse,
-    )
+    with transaction.atomic():
+        promotion = Promotion.objects.create(
+            project=checkpoint.project,
+            checkpoint=checkpoint,
+            promoted_by=user,
+            reason=reason.strip(),
+            is_forced=is_worse,
+        )
+        # The new row holds a lock on the checkpoint's: retention sees it or was first.
+        if Checkpoint.objects.filter(
+            pk=checkpoint.pk, files_removed_at__isnull=False
+        ).exists():
+            raise PromotionRefusedError(
+                "Its files were removed to free space.", can_force=False
+            )
+    return promotion
 
 
 def policies_that_learned_from(judgment: Judgment) -> QuerySet[Checkpoint]:

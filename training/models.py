@@ -258,6 +258,11 @@ class Checkpoint(models.Model):
     digest = models.CharField(max_length=64, help_text="SHA-256 of the manifest.")
     manifest = models.JSONField()
     is_final = models.BooleanField(default=False)
+    files_removed_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="When its files were removed to free space; the row stays.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = CheckpointQuerySet.as_manager()
@@ -280,6 +285,33 @@ class Checkpoint(models.Model):
     def directory(self) -> Path:
         """The model directory with its ``manifest.json``."""
         return Path(settings.DATA_DIR) / self.path
+
+
+class Retention(models.Model):
+    """Which checkpoints of a project keep their files (:mod:`training.retention`)."""
+
+    project = models.OneToOneField(
+        Project, on_delete=models.CASCADE, related_name="retention"
+    )
+    keep_last = models.PositiveSmallIntegerField(
+        default=3, help_text="The newest of each run."
+    )
+    keep_best = models.PositiveSmallIntegerField(
+        default=1, help_text="The best of each run by held-out figure."
+    )
+    is_automatic = models.BooleanField(
+        default=False, help_text="Remove the others' files whenever a run ends."
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(keep_last__gte=1), name="retention_keeps_one_to_resume"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"retention of {self.project}"
 
 
 class InputRole(models.TextChoices):

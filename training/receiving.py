@@ -202,6 +202,7 @@ def register_checkpoint(
         "step": whole.step,
         "digest": whole.digest,
         "manifest": events.storable(whole.manifest),
+        "files_removed_at": None,
     }
     if is_final:
         defaults["is_final"] = True

@@ -17,6 +17,7 @@ from training.hints import send_hint
 from training.launching import start_asked_draws
 from training.models import Run, RunState
 from training.proposing import answer_proposal
+from training.retention import remove_where_automatic
 
 hands = threading.BoundedSemaphore(settings.RUNS_AT_ONCE)
 
@@ -37,6 +38,7 @@ def run_hint(run_id: int) -> None:
     if outcome is None:
         return
     start_asked_draws()
+    remove_where_automatic()
     waiting = Run.objects.filter(state=RunState.QUEUED)
     if outcome is supervising.Outcome.LEFT_FOR_LATER:
         waiting = waiting.exclude(pk=run_id)  # the reconciler comes back to it

@@ -16,6 +16,11 @@ urlpatterns = [
     path("p/<slug:slug>/runs/<int:pk>/resume/", runs.resume, name="run-resume"),
     path("p/<slug:slug>/checkpoints/", checkpoints.checkpoints, name="checkpoints"),
     path(
+        "p/<slug:slug>/checkpoints/retention/",
+        checkpoints.retention,
+        name="checkpoints-retention",
+    ),
+    path(
         "p/<slug:slug>/checkpoints/<int:pk>/", checkpoints.checkpoint, name="checkpoint"
     ),
     path(
@@ -27,6 +32,11 @@ urlpatterns = [
         "p/<slug:slug>/checkpoints/<int:pk>/download/",
         checkpoints.download,
         name="checkpoint-download",
+    ),
+    path(
+        "p/<slug:slug>/checkpoints/<int:pk>/export/",
+        checkpoints.export,
+        name="checkpoint-export",
     ),
     path(
         "p/<slug:slug>/write/<int:pk>/propose/",

@@ -557,6 +557,37 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path, toy, 
         assert torch.equal(whole[name], resumed[name]), name
 
 
+def test_a_stop_waits_for_the_end_of_a_draw_so_that_resuming_is_exact(
+    tmp_path, toy, monkeypatch
+):
+    settings = {
+        "consistency_source": "oracle",
+        "learning_rate": 1e-3,
+        "updates_per_draw": 2,
+    }
+    assert run_policy(tmp_path / "whole", toy, **settings) == 0
+    progress = RunDirectory.progress
+
+    def stopping_at_once(self, step, of):
+        progress(self, step, of)
+        self.request_stop()
+
+    monkeypatch.setattr(RunDirectory, "progress", stopping_at_once)
+    assert run_policy(tmp_path / "cut", toy, **settings) == 0
+    monkeypatch.undo()
+    assert result(tmp_path / "cut")["state"] == "stopped"
+    assert result(tmp_path / "cut")["values"]["steps"] == 2  # not 1
+    half = "checkpoints/step-000002"
+    assert run_policy(tmp_path / "cut", toy, resume=half, **settings) == 0
+    for name in ("model.safetensors", "trainer/optimizer.safetensors"):
+        whole, cut = (
+            load_file(tmp_path / run / "checkpoints/step-000004" / name)
+            for run in ("whole", "cut")
+        )
+        assert whole.keys() == cut.keys()
+        assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
 def test_lora_leaves_a_merged_plain_model_and_refers_to_its_start(tmp_path, toy):
     settings = {"consistency_source": "oracle", "method": "lora", "steps": 2}
     assert run_policy(tmp_path, toy, learning_rate=1e-2, **settings) == 0

@@ -300,3 +300,30 @@ def test_a_bad_data_line_is_named(tmp_path):
     assert (
         str(caught.value) == "train.jsonl, line 3: expected one JSON object, found [1]"
     )
+
+
+def test_everything_is_on_disk_before_a_checkpoint_gets_its_name(run, monkeypatch):
+    synced = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(handle):
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    def noted_rename(staging, target):
+        inside = {staging, *staging.rglob("*")}
+        assert len(inside) == 5
+        assert inside <= set(synced)
+        synced.clear()
+        return rename(staging, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+
+    def write(folder):
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "trainer").mkdir()
+        (folder / "trainer" / "state.json").write_text("{}")
+
+    run.save_checkpoint(1, write, kind="policy", recipe=SftRecipe())
+    assert synced == [run.checkpoints]  # and the new name after it

@@ -342,7 +342,8 @@ class Watch(TrainerCallback):
         run.progress(step, recipe.steps)
         if step % SHOWN_EVERY == 0:
             self._show(step)
-        stopping = run.stop_requested
+        # Within a draw the trainer holds responses that no checkpoint has: finish it.
+        stopping = run.stop_requested and step % recipe.updates_per_draw == 0
         if step % recipe.evaluate_every == 0 or step >= recipe.steps or stopping:
             started = time.monotonic()
             self.look(step)

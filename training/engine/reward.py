@@ -560,6 +560,18 @@ class Watch(TrainerCallback):
         self.step = first
         self.since = time.monotonic()
 
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
+        # Dropout hangs on the step too, so that a resumed run repeats it.
+        step = self.first + state.global_step
+        rng = step_random(self.recipe.seed, "torch", step)
+        torch.manual_seed(rng.getrandbits(63))
+
     def on_step_end(
         self,
         args: TrainingArguments,

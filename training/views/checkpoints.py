@@ -11,15 +11,26 @@ from django.contrib.auth.decorators import login_required
 from django.db.models import Count, QuerySet
 from django.http import Http404, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.template.defaultfilters import filesizeformat
 from django.utils.text import slugify
-from django.utils.translation import gettext
-from django.views.decorators.http import require_POST, require_safe
+from django.utils.translation import gettext, ngettext
+from django.views.decorators.http import (
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
 
 from annotation.models import Judgment, Project, Role, SampledResponse
 from annotation.views.door import enter
 from training.archives import Archive
+from training.exporting import CARD, UNKNOWN_LICENCE, exported_files, model_card
 from training.figures import number_text, plain_figures
-from training.forms import CheckpointFilterForm, PromotionForm
+from training.forms import (
+    CheckpointFilterForm,
+    ExportForm,
+    PromotionForm,
+    RetentionForm,
+)
 from training.launching import (
     PromotionRefusedError,
     current_policy,
@@ -37,6 +48,7 @@ from training.models import (
     RunKind,
     Snapshot,
 )
+from training.retention import plan_removal, remove_files, retention_of
 from training.views.runs import (
     NEXT_STAGES,
     all_of,
@@ -52,6 +64,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
 PAGE = 40
+LISTED = 200
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,7 @@ def _checkpoint_page(
     pk: int,
     form: PromotionForm,
     refusal: PromotionRefusedError | None = None,
+    export_form: ExportForm | None = None,
 ) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     found = _checkpoint(project, pk)
@@ -161,6 +175,7 @@ def _checkpoint_page(
         "can_promote": found.run.kind in (RunKind.SFT, RunKind.POLICY),
         "form": form,
         "refusal": refusal,
+        "export_form": export_form or ExportForm(),
         "next_stages": [
             (kind, role) for kind, role in NEXT_STAGES[found.run.kind] if role
         ],
@@ -169,7 +184,7 @@ def _checkpoint_page(
         request,
         "training/checkpoint.html",
         facts,
-        status=409 if refusal else 200,
+        status=409 if refusal else 400 if export_form else 200,
     )
 
 
@@ -239,14 +254,68 @@ def download(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
     if not (found.directory / "manifest.json").is_file():
         raise Http404("the files of this checkpoint are gone")
     name = f"{slugify(project.slug)}-run-{found.run_id}-step-{found.step}"
-    archive = Archive(
-        found.directory, [*found.manifest["files"], "manifest.json"], name
-    )
+    files = [*found.manifest["files"], "manifest.json"]
+    return _sent(Archive(found.directory, files, name), name)
+
+
+@require_safe
+@login_required
+def export(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
+    """Stream the model as a plain Hugging Face directory, with its model card."""
+    project = enter(request, slug, Role.TRAINER)
+    found = _checkpoint(project, pk)
+    form = ExportForm(request.GET)
+    if not form.is_valid():
+        return _checkpoint_page(request, slug, pk, PromotionForm(), export_form=form)
+    if not (found.directory / "manifest.json").is_file():
+        raise Http404("the files of this checkpoint are gone")
+    card = model_card(found, form.cleaned_data["licence"] or UNKNOWN_LICENCE)
+    name = f"{slugify(project.slug)}-{found.run.kind}-{found.run_id}-{found.step}"
+    files = exported_files(found)
+    return _sent(Archive(found.directory, files, name, {CARD: card}), name)
+
+
+def _sent(archive: Archive, name: str) -> StreamingHttpResponse:
     response = StreamingHttpResponse(archive, content_type="application/x-tar")
     response["Content-Disposition"] = f'attachment; filename="{name}.tar"'
     response["Content-Length"] = str(archive.size)
     response["Content-Encoding"] = "identity"  # weights do not get smaller
     return response
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def retention(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show what a retention policy would remove; save it; remove the files."""
+    project = enter(request, slug, Role.TRAINER)
+    policy = retention_of(project)
+    if "remove" in request.POST:
+        gone = remove_files(policy)
+        messages.success(
+            request,
+            ngettext(
+                "The files of %(n)d checkpoint were removed: %(size)s.",
+                "The files of %(n)d checkpoints were removed: %(size)s.",
+                len(gone.doomed),
+            )
+            % {"n": len(gone.doomed), "size": filesizeformat(gone.bytes)},
+        )
+        return redirect("training:checkpoints-retention", slug)
+    form = RetentionForm(request.POST or None, instance=policy)
+    if form.is_valid():
+        form.save()
+        return redirect("training:checkpoints-retention", slug)
+    if form.is_bound:
+        policy = retention_of(project)  # as saved: what was typed is not understood
+    plan = plan_removal(policy)
+    facts = {
+        "form": form,
+        "plan": plan,
+        "lines": [(d, run_name(d.checkpoint.run)) for d in plan.doomed[:LISTED]],
+        "unlisted": max(0, len(plan.doomed) - LISTED),
+    }
+    status = 400 if form.errors else 200
+    return render(request, "training/retention.html", facts, status=status)
 
 
 @require_safe

@@ -1,0 +1,199 @@
+"""Which checkpoints keep their files, and removing those of the others.
+
+A checkpoint's row and its manifest stay for ever, and with them its lineage, figures and
+hashes; only files go. Kept are, of every run:
+
+* what it ended with, and what was ever promoted;
+* the last ``keep_last`` by step (at least one, so that a run can be resumed);
+* the best ``keep_best`` by the figure its kind is measured by;
+* everything a run that is not finished reads or writes: it may be resumed;
+* the parents of anything kept, so that a kept model can be made again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.db import transaction
+from django.utils import timezone
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+from annotation.models import Project
+from training.models import (
+    Checkpoint,
+    Promotion,
+    Retention,
+    Run,
+    RunInput,
+    RunKind,
+    RunState,
+)
+
+# The figure of a manifest that tells the best, by kind of run, and whether more is better.
+MEASURES: dict[str, tuple[tuple[str, bool], ...]] = {
+    RunKind.SFT: (("held_out_loss", False), ("loss", False)),
+    RunKind.REWARD: (("judged/auc", True), ("quads/unseen/accuracy", True)),
+    RunKind.POLICY: (("truth", True), ("rm_score", True)),
+}
+# The measures of a kind that is not named above, whichever it has.
+ANY_MEASURE = (("truth", True), ("held_out_loss", False), ("loss", False))
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """A checkpoint whose files would go, and their bytes."""
+
+    checkpoint: Checkpoint
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a policy would remove, and how many are kept for which reason first."""
+
+    doomed: tuple[Doomed, ...]
+    kept: tuple[tuple[str | Promise, int], ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.bytes for each in self.doomed)
+
+
+def retention_of(project: Project) -> Retention:
+    """Return the project's policy: as saved, else the defaults, which remove nothing
+    by themselves.
+    """
+    return Retention.objects.filter(project=project).first() or Retention(
+        project=project
+    )
+
+
+def plan_removal(policy: Retention) -> Plan:
+    """Return what would be removed now; a dry run, nothing is changed."""
+    rows = _with_files(policy.project)
+    kept = _kept(policy, rows)
+    doomed = tuple(
+        Doomed(row, _bytes(row.directory)) for row in rows if row.pk not in kept
+    )
+    counts: dict[str | Promise, int] = defaultdict(int)
+    for reason in kept.values():
+        counts[reason] += 1
+    return Plan(doomed, tuple(counts.items()))
+
+
+def remove_files(policy: Retention) -> Plan:
+    """Remove the files of the checkpoints that ``policy`` does not keep; return them.
+
+    The rows are locked before it is looked who reads them. A run that starts takes a
+    lock on its inputs as it names them, so it either is seen here or sees that they are
+    gone (``launching.start_run``). Rows are marked first: what a crash leaves on disk is
+    removed the next time.
+    """
+    project = policy.project
+    with transaction.atomic():
+        locked = Checkpoint.objects.filter(project=project).select_for_update()
+        list(locked.order_by("pk").values_list("pk"))
+        plan = plan_removal(policy)
+        numbers = [each.checkpoint.pk for each in plan.doomed]
+        Checkpoint.objects.filter(pk__in=numbers).update(
+            files_removed_at=timezone.now()
+        )
+    for row in Checkpoint.objects.filter(
+        project=project, files_removed_at__isnull=False
+    ).defer("manifest"):
+        _remove(row.directory)
+    return plan
+
+
+def remove_where_automatic() -> None:
+    """Apply the policies of the projects that asked for it."""
+    for policy in Retention.objects.filter(is_automatic=True).select_related("project"):
+        remove_files(policy)
+
+
+def _with_files(project: Project) -> list[Checkpoint]:
+    rows = Checkpoint.objects.filter(project=project, files_removed_at__isnull=True)
+    return list(rows.select_related("project", "run").order_by("pk"))
+
+
+def _kept(policy: Retention, rows: Iterable[Checkpoint]) -> dict[int, str | Promise]:
+    """Return the checkpoints to keep, each with the first reason."""
+    promoted = set(
+        Promotion.objects.filter(project=policy.project).values_list(
+            "checkpoint_id", flat=True
+        )
+    )
+    in_use = set(
+        RunInput.objects.filter(run__project=policy.project)
+        .exclude(run__state=RunState.FINISHED)
+        .values_list("checkpoint_id", flat=True)
+    )
+    kept: dict[int, str | Promise] = {}
+    by_run: dict[Run, list[Checkpoint]] = defaultdict(list)
+    for row in rows:
+        by_run[row.run].append(row)
+        if row.pk in promoted:
+            kept[row.pk] = _("promoted")
+        elif row.is_final:
+            kept[row.pk] = _("final")
+        elif row.pk in in_use or not row.run.is_final:
+            kept[row.pk] = _("used by a run that has not finished")
+    for run, its in by_run.items():
+        last = sorted(its, key=lambda row: -row.step)[: max(1, policy.keep_last)]
+        for row in last:
+            kept.setdefault(row.pk, _("among the last of its run"))
+        for row in _best(run.kind, its, policy.keep_best):
+            kept.setdefault(row.pk, _("among the best of its run"))
+    _keep_parents(kept, by_run)
+    return kept
+
+
+def _best(kind: str, rows: list[Checkpoint], count: int) -> list[Checkpoint]:
+    """Return the best by the first figure of its kind that any of them has."""
+    for name, more_is_better in MEASURES.get(kind, ANY_MEASURE):
+        measured = [
+            (value if more_is_better else -value, -row.step, row)
+            for row in rows
+            if isinstance(
+                value := row.manifest.get("metrics", {}).get(name), int | float
+            )
+        ]
+        if measured:
+            ranked = sorted(measured, key=lambda each: each[:2], reverse=True)
+            return [row for _value, _step, row in ranked[:count]]
+    return []
+
+
+def _keep_parents(
+    kept: dict[int, str | Promise], by_run: dict[Run, list[Checkpoint]]
+) -> None:
+    run_of = {row.pk: run.pk for run, its in by_run.items() for row in its}
+    parents: dict[int, list[int]] = defaultdict(list)
+    inputs = RunInput.objects.filter(run__in=by_run)
+    for run_id, checkpoint_id in inputs.values_list("run_id", "checkpoint_id"):
+        parents[run_id].append(checkpoint_id)
+    waiting = list(kept)
+    while waiting:
+        for parent in parents[run_of.get(waiting.pop(), 0)]:
+            if parent not in kept and parent in run_of:
+                kept[parent] = _("a parent of one that is kept")
+                waiting.append(parent)
+
+
+def _bytes(directory: Path) -> int:
+    return sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
+
+
+def _remove(directory: Path) -> None:
+    """Remove a checkpoint's directory; until it is gone whole it carries a dot."""
+    if not directory.is_dir():
+        return
+    aside = directory.with_name(f".removed-{uuid.uuid4().hex[:8]}")
+    directory.rename(aside)
+    shutil.rmtree(aside)
