@@ -180,7 +180,7 @@ def _refuse_removed(inputs: Mapping[str, Checkpoint]) -> None:
         files_removed_at__isnull=False,
     ).values_list("pk", flat=True)
     problems = {
-        role: "Its files were removed to free space."
+        role: gettext("Its files were removed to free space.")
         for role, checkpoint in inputs.items()
         if checkpoint.pk in removed
     }
@@ -440,7 +440,7 @@ def promote(
             pk=checkpoint.pk, files_removed_at__isnull=False
         ).exists():
             raise PromotionRefusedError(
-                "Its files were removed to free space.", can_force=False
+                gettext("Its files were removed to free space."), can_force=False
             )
     return promotion
 

@@ -30,7 +30,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: object) -> None:
         rows = Checkpoint.objects.select_related("project", "run__snapshot")
-        found = rows.filter(pk=options["checkpoint"]).first()
+        found = rows.filter(pk=int(str(options["checkpoint"]))).first()
         if found is None:
             raise CommandError(f"There is no checkpoint {options['checkpoint']}.")
         target, licence = options["directory"], str(options["licence"])
