@@ -22,6 +22,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+Visit = Callable[..., Page]
 SignIn = Callable[..., Page]
 
 
@@ -43,8 +44,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def sign_in(chromium: Browser, live_server) -> Iterator[SignIn]:
-    """Return ``sign_in(user, **context)``: a page of that user, on the start page.
+def visit(chromium: Browser, live_server) -> Iterator[Visit]:
+    """Return ``visit(**context)``: an empty page of somebody who is not signed in.
 
     At the end no page may have logged an error, a policy violation among them, except
     those that a test lists in ``page.expected_errors``.
@@ -53,7 +54,7 @@ def sign_in(chromium: Browser, live_server) -> Iterator[SignIn]:
     errors: list[str] = []
     expected: list[str] = []
 
-    def enter(user: User, **settings) -> Page:
+    def enter(**settings) -> Page:
         settings = {"viewport": {"width": 1440, "height": 900}} | settings
         context = chromium.new_context(base_url=live_server.url, **settings)
         context.set_default_timeout(10_000)
@@ -64,11 +65,6 @@ def sign_in(chromium: Browser, live_server) -> Iterator[SignIn]:
         )
         context.on("weberror", lambda error: errors.append(str(error.error)))
         page = context.new_page()
-        page.goto("/accounts/login/")
-        page.fill("#id_username", user.username)
-        page.fill("#id_password", PASSWORD)
-        page.click("button[type=submit]")
-        page.wait_for_url(lambda url: "/accounts/login/" not in url)
         page.expected_errors = expected
         return page
 
@@ -79,3 +75,19 @@ def sign_in(chromium: Browser, live_server) -> Iterator[SignIn]:
         error for error in errors if not any(known in error for known in expected)
     ]
     assert surprising == []
+
+
+@pytest.fixture
+def sign_in(visit) -> SignIn:
+    """Return ``sign_in(user, **context)``: a page of that user, on the start page."""
+
+    def enter(user: User, **settings) -> Page:
+        page = visit(**settings)
+        page.goto("/accounts/login/")
+        page.fill("#id_username", user.username)
+        page.fill("#id_password", PASSWORD)
+        page.click("main button.primary")
+        page.wait_for_url(lambda url: "/accounts/login/" not in url)
+        return page
+
+    return enter

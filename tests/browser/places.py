@@ -1,0 +1,373 @@
+"""Every page and state of the product, and a stage on which all of them can be seen.
+
+The tests of accessibility, weight and width go through ``PLACES``, and so do the
+pictures of the docs: a new page is one line here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from annotation.guidelines import confirm_reading, publish_guideline
+from annotation.models import Draft, Membership, Project, Sample
+from annotation.samples import return_sample
+from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
+from tests.cast import make_project, make_user
+from tests.training.conftest import make_checkpoint, make_run
+from training.launching import promote
+from training.models import Metric, Run, RunInput, RunNote, RunSample
+from training.snapshots import build_snapshot
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+GUIDELINE = """\
+Compare **what is done**, not how it is said.
+
+- The order of plan steps counts.
+- Another wording of the same answer is consistent.
+- A different value of a parameter is not.
+
+> When in doubt, ask what the user would notice.
+"""
+
+
+@dataclass
+class Stage:
+    """What the addresses of ``PLACES`` are filled in with."""
+
+    project: Project
+    values: dict[str, object] = field(default_factory=dict)
+
+    def address(self, place: Place) -> str:
+        return place.address.format(**self.values)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A page in one state: who is there, at which address, and what they did there."""
+
+    name: str
+    who: str  # of the cast; "" for a stranger
+    address: str
+    act: Callable[[Page], object] = lambda page: None
+    errors: tuple[str, ...] = ()  # what the browser's console may say
+
+
+# --- what people do there ------------------------------------------------------------
+
+
+def ready(page: Page) -> None:
+    page.wait_for_selector("judge-stage[data-painted] form.stage:not(.sending)")
+
+
+def press(*keys: str, wait: str = "") -> Callable[[Page], None]:
+    """Return an act: wait for the pair, press keys, wait for what they bring."""
+
+    def act(page: Page) -> None:
+        ready(page)
+        for key in keys:
+            page.keyboard.press(key)
+        if wait:
+            page.wait_for_selector(wait)
+
+    return act
+
+
+def click(selector: str, wait: str = "") -> Callable[[Page], None]:
+    def act(page: Page) -> None:
+        page.click(selector)
+        if wait:
+            page.wait_for_selector(wait)
+
+    return act
+
+
+def wrong_password(page: Page) -> None:
+    page.fill("#id_username", "lena")
+    page.fill("#id_password", "wrong")
+    page.click("main button.primary")
+    page.wait_for_selector(".message.error")
+
+
+def wrong_settings(page: Page) -> None:
+    page.fill("#id_recipe_steps", "")
+    page.eval_on_selector("form.run-form", "form => form.noValidate = true")
+    page.click("form.run-form button.primary")
+    page.wait_for_selector(".message.error")
+
+
+def charts(page: Page) -> None:
+    page.wait_for_selector("run-charts canvas")
+
+
+def everything(page: Page) -> None:
+    """Open all that can be folded."""
+    page.evaluate("document.querySelectorAll('details').forEach(d => (d.open = true))")
+
+
+P = "/p/{slug}"
+E = "/p/{empty}"
+PLACES = [
+    Place("login", "", "/accounts/login/"),
+    Place("login-wrong", "", "/accounts/login/", wrong_password),
+    Place("home", "lena", "/?choose"),
+    Place("password", "lena", "/accounts/password_change/"),
+    Place("menu", "lena", "/?choose", click("button.who", "#me:popover-open")),
+    Place("not-found", "lena", "/p/none/", errors=("404",)),
+    Place("forbidden", "lena", P + "/runs/", errors=("403",)),
+    Place("judge", "lena", P + "/judge/", ready),
+    Place("judge-no", "lena", P + "/judge/", press("0")),
+    Place("judge-keys", "lena", P + "/judge/", press("?", wait="#keys:popover-open")),
+    Place("judge-skip", "lena", P + "/judge/", press("s", wait="#skip:popover-open")),
+    Place(
+        "judge-drawer",
+        "lena",
+        P + "/judge/",
+        press("h", wait="#drawer:popover-open .block"),
+    ),
+    Place("judge-order", "lena", P + "/judge/", press("1", wait="#order[open]")),
+    Place("judge-read-first", "luis", P + "/judge/"),
+    Place("judge-paused", "lena", E + "/judge/"),
+    Place("guideline", "lena", P + "/guideline/"),
+    Place("guideline-history", "lena", P + "/guideline/history/"),
+    Place("guideline-edit", "rita", P + "/guideline/edit/"),
+    Place("work", "lena", P + "/work/"),
+    Place("work-empty", "lena", E + "/work/"),
+    Place("write", "lena", P + "/write/"),
+    Place("write-empty", "lena", E + "/write/"),
+    Place("draft", "lena", P + "/write/{draft}/"),
+    Place("samples", "rita", P + "/samples/"),
+    Place("samples-none", "rita", P + "/samples/?status=retired"),
+    Place("samples-empty", "ada", E + "/samples/"),
+    Place("coverage", "rita", P + "/samples/coverage/"),
+    Place("import", "rita", P + "/samples/import/"),
+    Place("sample", "rita", P + "/samples/{cake}/", everything),
+    Place("sample-submitted", "rita", P + "/samples/{submitted}/"),
+    Place("sample-returned", "lena", P + "/samples/{returned}/"),
+    Place("runs", "tara", P + "/runs/"),
+    Place("runs-menu", "tara", P + "/runs/", click("text=New run", "#new-run")),
+    Place("runs-empty", "ada", E + "/runs/"),
+    Place("run-new", "tara", P + "/runs/new/policy/", everything),
+    Place("run-new-lacking", "ada", E + "/runs/new/reward/"),
+    Place(
+        "run-new-wrong", "tara", P + "/runs/new/sft/", wrong_settings, errors=("422",)
+    ),
+    Place("run-finished", "tara", P + "/runs/{sft}/", charts),
+    Place("run-running", "tara", P + "/runs/{policy}/", charts),
+    Place("run-failed", "tara", P + "/runs/{failed}/"),
+    Place("run-evaluated", "tara", P + "/runs/{evaluate}/"),
+    Place("compare", "tara", P + "/runs/compare/?run={sft}&run={failed}", charts),
+    Place("checkpoints", "tara", P + "/checkpoints/"),
+    Place("checkpoints-empty", "ada", E + "/checkpoints/"),
+    Place("checkpoint", "tara", P + "/checkpoints/{checkpoint}/", everything),
+    Place("snapshot", "tara", P + "/snapshots/{snapshot}/"),
+]
+
+
+# --- the stage -----------------------------------------------------------------------
+
+
+def make_stage(*, count: int = 24) -> Stage:
+    """Return two projects in which every place of ``PLACES`` can be visited.
+
+    Wants ``settings.DATA_DIR`` to be a folder that may be written to.
+    """
+    project = make_project(name="Cake shop", slug="cake-shop")
+    tara, rita, lena = (make_user(name) for name in ("tara", "rita", "lena"))
+    fill(project, author=tara, count=count)
+    publish_guideline(
+        project=project,
+        author=rita,
+        base_version=1,
+        text=GUIDELINE,
+        change="First text.",
+    )
+    confirm_readings(project, ["lena", "lea", "leo"])
+    empty = make_project(name="Tea house", slug="tea-house", is_paused=True)
+    Membership.objects.filter(project=empty, user=make_user("luis")).delete()
+    cake = Sample.objects.get(project=project, external_id="cake-for-saturday")
+    values = {
+        "slug": project.slug,
+        "empty": empty.slug,
+        "cake": cake.pk,
+        "draft": make_draft(project, lena).pk,
+        "returned": make_returned(project, lena, rita).pk,
+        **make_runs(project, tara),
+    }
+    submitted = Sample.objects.filter(project=project, status="submitted")
+    values["submitted"] = submitted.order_by("pk").first().pk
+    return Stage(project, values)
+
+
+def confirm_readings(project: Project, names: list[str]) -> None:
+    """Let people have read the guideline; others are asked to before they judge."""
+    project.refresh_from_db()
+    for name in names:
+        confirm_reading(
+            project=project, user=make_user(name), version=project.guideline_version
+        )
+
+
+def make_draft(project: Project, author: User) -> Draft:
+    """Return a draft of the cake whose second turn has an error at a place."""
+    context = project.contexts.get(title="The cake shop")
+    turns = [dict(turn) for turn in CAKE["turns"]]
+    turns[1]["response"] = turns[1]["response"].replace("<</action>>", "")
+    content = {**CAKE, "contexts": [{"existing": context.pk}], "turns": turns}
+    return Draft.objects.create(
+        project=project, author=author, content=content, version=3
+    )
+
+
+def make_returned(project: Project, author: User, curator: User) -> Sample:
+    back = Sample.objects.filter(project=project, status="submitted").first()
+    Sample.objects.filter(pk=back.pk).update(author=author)
+    return_sample(
+        sample=back,
+        user=curator,
+        comment="The plan in turn 1 skips the confirmation that the guideline asks for.",
+    )
+    return back
+
+
+def make_runs(project: Project, user: User) -> dict[str, object]:
+    """Return runs in their states with curves, notes and sampled texts, by name."""
+    now = timezone.now()
+    snapshot = build_snapshot(project=project, user=user)
+
+    def run(kind: str, state: str, step: int, minutes: int, **fields) -> Run:
+        begun = now - timezone.timedelta(minutes=minutes)
+        held = {
+            "worker": "gpu-1:4711",
+            "heartbeat_at": now,
+            "leased_until": now + timezone.timedelta(hours=3),
+            "log_tail": "step 238 of 600\nstep 239 of 600\nstep 240 of 600\n",
+        }
+        ended = {"ended_at": begun + timezone.timedelta(minutes=4)}
+        return make_run(
+            project=project,
+            kind=kind,
+            state=state,
+            snapshot=snapshot,
+            created_by=user,
+            step=step,
+            steps_total=600,
+            attempts=1,
+            started_at=begun,
+            **(held if state == "running" else ended),
+            **fields,
+        )
+
+    sft = run(
+        "sft",
+        "finished",
+        600,
+        90,
+        recipe={"seed": 1, "steps": 600, "learning_rate": 0.003},
+        result={"loss": 0.083, "held_out_loss": 0.112, "held_out_turns_right": 0.781},
+    )
+    checkpoint = make_checkpoint(sft, step=600)
+    promote(checkpoint=checkpoint, user=user, reason="First policy of the project.")
+    reward = run(
+        "reward",
+        "finished",
+        300,
+        60,
+        recipe={"seed": 1, "steps": 300},
+        result={"judged/accuracy": 0.942},
+    )
+    rm = make_checkpoint(reward, step=300)
+    RunInput.objects.create(run=reward, checkpoint=checkpoint, role="policy")
+    policy = run("policy", "running", 240, 5, recipe={"seed": 1, "steps": 600})
+    RunInput.objects.create(run=policy, checkpoint=checkpoint, role="policy")
+    RunInput.objects.create(run=policy, checkpoint=rm, role="reward")
+    failed = run(
+        "sft",
+        "failed",
+        130,
+        30,
+        recipe={"seed": 2, "steps": 600, "learning_rate": 0.3},
+        error="The loss was not finite at step 131.\nLower the learning rate.",
+    )
+    value = {"value": 0.684, "low": 0.605, "high": 0.76, "n": 150}
+    measured = {"tasks_complete": value, "turns_right": value | {"value": 0.873}}
+    evaluate = run(
+        "evaluate",
+        "finished",
+        150,
+        20,
+        recipe={"seed": 1},
+        result={
+            "policies": {"policy": measured, "initial": measured},
+            "by_situation": {"policy": {"exception": measured}},
+        },
+    )
+    for each in (sft, reward, policy, failed):
+        make_curves(each)
+    make_shown(policy)
+    return {
+        "sft": sft.pk,
+        "policy": policy.pk,
+        "failed": failed.pk,
+        "evaluate": evaluate.pk,
+        "checkpoint": checkpoint.pk,
+        "snapshot": snapshot.pk,
+    }
+
+
+def make_curves(run: Run) -> None:
+    rng = random.Random(run.kind)
+    noisy = {
+        "loss": lambda x: 2.4 * math.exp(-3 * x) + 0.08,
+        "held_out_loss": lambda x: 2.3 * math.exp(-3 * x) + 0.12,
+        "gradient_norm": lambda x: 1.4 - x,
+        "learning_rate": lambda x: 0.003 * (1 - x),
+        "tokens_per_second": lambda x: 5200,
+    }
+    if run.kind == "policy":
+        noisy = {
+            "heldout/rm_score": lambda x: 0.55 + 0.3 * x,
+            "heldout/truth": lambda x: 0.52 + 0.27 * x,
+            "reward/consistency": lambda x: 0.5 + 0.3 * x,
+            "reward/format": lambda x: 0.97,
+            "kl": lambda x: 0.02 + 0.05 * x,
+            "response_tokens": lambda x: 64 + 8 * x,
+            "seconds/generation": lambda x: 1.1,
+            "seconds/scoring": lambda x: 0.3,
+            "seconds/update": lambda x: 0.7,
+        }
+    begun = run.started_at
+    Metric.objects.bulk_create(
+        Metric(
+            run=run,
+            name=name,
+            step=step,
+            value=curve(step / 600) * (1 + 0.06 * rng.random()),
+            at=begun + timezone.timedelta(seconds=step * 0.9),
+        )
+        for name, curve in noisy.items()
+        for step in range(10, run.step + 1, 10)
+    )
+    RunNote.objects.create(run=run, message="Started with 128 samples.", at=begun)
+
+
+def make_shown(run: Run) -> None:
+    label = CAKE["turns"][1]["response"]
+    for place, (_, text) in enumerate(CAKE_SAMPLED):
+        RunSample.objects.create(
+            run=run,
+            event_offset=place,
+            step=240 - 80 * place,
+            prompt=CAKE["turns"][1]["input"]["text"],
+            text=text,
+            label=label,
+            scores={"format": place != 2, "consistency": 0.91 - 0.4 * place},
+        )
