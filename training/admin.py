@@ -10,6 +10,8 @@ from django.contrib import admin
 from annotation.admin import Lookup
 from training.models import (
     Checkpoint,
+    Iteration,
+    IterationStep,
     Metric,
     Promotion,
     Proposal,
@@ -105,3 +107,17 @@ class ProposalAdmin(Lookup):
     list_display = ["id", "draft", "turn", "asked_by", "checkpoint", "state"]
     list_filter = ["state"]
     list_select_related = ["draft", "asked_by", "checkpoint"]
+
+
+class IterationStepInline(admin.TabularInline):  # type: ignore[type-arg]
+    model = IterationStep
+    extra = 0
+    can_delete = False
+
+
+@admin.register(Iteration)
+class IterationAdmin(Lookup):
+    list_display = ["__str__", "project", "state", "step", "created_by", "created_at"]
+    list_filter = ["state", "project"]
+    list_select_related = ["project", "created_by"]
+    inlines = [IterationStepInline]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,11 @@ INPUTS: dict[str, tuple[Takes, ...]] = {
     RunKind.DRAW: (
         Takes(InputRole.POLICY, True, _("The policy whose answers people will judge.")),
         Takes(InputRole.INITIAL, False, _("Also answers, for comparison.")),
+        Takes(
+            InputRole.REWARD,
+            False,
+            _("Scores the answers, to be compared with what people say of them."),
+        ),
     ),
     RunKind.REWARD: (
         Takes(InputRole.POLICY, True, _("The language model that learns to judge.")),
@@ -115,13 +120,15 @@ def start_run(
     inputs: Mapping[str, Checkpoint],
     user: User | None,
     draw_next: bool = False,
+    attach: Callable[[Run], None] | None = None,
 ) -> Run:
     """Queue a run: check recipe and inputs, freeze the data, tell the workers.
 
     Settings left out of ``recipe`` keep their defaults. ``draw_next`` has answers of
     the finished model drawn for people to judge. Raises LaunchRefusedError.
     The snapshot is built before the rows of the run, in a transaction of its own: it
-    reads all tables as of one moment and is kept when the rest fails.
+    reads all tables as of one moment and is kept when the rest fails. ``attach`` is
+    called in the transaction that makes the run; what it raises undoes that.
     """
     if kind not in INPUTS:
         raise LaunchRefusedError(
@@ -166,6 +173,8 @@ def start_run(
             for role, checkpoint in inputs.items()
         )
         _refuse_removed(inputs)
+        if attach is not None:
+            attach(run)
         send_hint_on_commit(run.pk)
     return run
 

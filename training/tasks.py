@@ -14,6 +14,7 @@ from django.conf import settings
 
 from training import supervising
 from training.hints import send_hint
+from training.iterations import advance_all
 from training.launching import start_asked_draws
 from training.models import Run, RunState
 from training.proposing import answer_proposal
@@ -38,6 +39,7 @@ def run_hint(run_id: int) -> None:
     if outcome is None:
         return
     start_asked_draws()
+    advance_all()
     remove_where_automatic()
     waiting = Run.objects.filter(state=RunState.QUEUED)
     if outcome is supervising.Outcome.LEFT_FOR_LATER:
@@ -49,9 +51,10 @@ def run_hint(run_id: int) -> None:
 
 @shared_task(name="training.tasks.reconcile", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def reconcile() -> None:
-    """See :func:`training.supervising.reconcile`; runs every 15 seconds."""
+    """Look after runs and what follows them; runs every 15 seconds."""
     supervising.reconcile()
     start_asked_draws()
+    advance_all()
 
 
 @shared_task(name="training.tasks.propose", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]

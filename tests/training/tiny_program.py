@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from training.engine.recipes import SftRecipe
+from training.engine.recipes import RECIPES, Recipe, SftRecipe
 from training.engine.rundir import Ending, RunDirectory, run_program
 
 
@@ -37,6 +37,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--slow-start", type=float, default=0.0)
     parser.add_argument("--responses", default="")
     parser.add_argument("--evaluation", default="")
+    parser.add_argument("--metrics", default="{}")
+    parser.add_argument("--values", default="{}")
+    parser.add_argument("--state", default="finished")
     return parser.parse_args()
 
 
@@ -47,24 +50,39 @@ def main() -> int:
     def body(run: RunDirectory, recipe: SftRecipe) -> Ending:
         return train(run, args)
 
-    document = json.loads((Path(args.run_dir) / "run.json").read_text())
-    if document["program"] != "sft":
-        return other_program(args)
-    return run_program("sft", SftRecipe, body, [args.run_dir])
+    program = json.loads((Path(args.run_dir) / "run.json").read_text())["program"]
+    if program == "sft":
+        return run_program("sft", SftRecipe, body, [args.run_dir])
+
+    def other(run: RunDirectory, recipe: Recipe) -> Ending:
+        return other_program(run, recipe, args)
+
+    return run_program(program, RECIPES[program], other, [args.run_dir])
 
 
-def other_program(args: argparse.Namespace) -> int:
-    """Be draw or evaluate: leave the outputs given on the command line."""
-    run = RunDirectory(Path(args.run_dir))
+def other_program(
+    run: RunDirectory, recipe: Recipe, args: argparse.Namespace
+) -> Ending:
+    """Be another program: leave the outputs and figures given on the command line."""
+    with (run.path / "starts.txt").open("a") as file:
+        file.write(f"{os.getpid()} {run.program}\n")
+    time.sleep(args.pause)
     if args.responses:
         source = Path(args.responses).read_text()
         (run.outputs / "responses.jsonl").write_text(source)
     if args.evaluation:
         (run.outputs / "evaluation.json").write_text(args.evaluation)
+    if run.program in ("reward", "policy"):
+
+        def write(folder: Path) -> None:
+            (folder / "model.safetensors").write_bytes(b"weights")
+
+        metrics = json.loads(args.metrics)
+        run.save_checkpoint(
+            1, write, kind=run.program, recipe=recipe, metrics=metrics, final=True
+        )
     run.progress(1, 1)
-    run.result("finished", {})
-    run.close()
-    return 0
+    return Ending(args.state, json.loads(args.values))
 
 
 def train(run: RunDirectory, args: argparse.Namespace) -> Ending:

@@ -13,6 +13,9 @@ policy, so that people see where the policy came from as well as where it is (se
   consistent by itself and no person is asked. Equal responses among the G are all kept,
   each with its index, since how often a policy says something is part of its behaviour.
 
+* With a reward model among the inputs each answer is scored beside its label. People
+  judge without seeing that; afterwards the two can be compared.
+
 ``outputs/responses.jsonl`` grows turn by turn. A run that is started again keeps the
 turns that are whole and draws the rest: what is drawn for a turn depends on the seed,
 the role and the turn only.
@@ -53,6 +56,7 @@ from training.engine.rundir import (
     run_program,
     step_random,
 )
+from training.engine.scoring import Pair, RewardModel, load_reward_model
 
 CHUNK = 64  # turns drawn between two looks at the wish to stop
 
@@ -64,6 +68,9 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
     models = {"current": load_policy(run.need_input("policy"), place)}
     if recipe.initial_too and "initial" in run.inputs:
         models["initial"] = load_policy(run.inputs["initial"], place)
+    reward = None
+    if "reward" in run.inputs:
+        reward = load_reward_model(run.inputs["reward"], place.device)
 
     model, tokenizer = models["current"]
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
@@ -123,6 +130,8 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                 )
                 for group in drawn:
                     rows = [row_of(given, role, recipe) for given in group]
+                    if reward is not None:
+                        score_rows(rows, group, reward)
                     file.writelines(
                         json.dumps(row, ensure_ascii=False) + "\n" for row in rows
                     )
@@ -138,6 +147,8 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
         "done_before": len(done),
     }
     values["turns_too_long"] = len(left_out)
+    if reward is not None:
+        values |= mean_scores(output)
     return Ending("finished", values)
 
 
@@ -245,6 +256,30 @@ def same_call(one: ActionCall, other: ActionCall) -> bool:
     return one.name == other.name and json_equal(
         dict(one.parameters), dict(other.parameters)
     )
+
+
+def score_rows(
+    rows: Sequence[dict[str, object]], group: Sequence[Answer], reward: RewardModel
+) -> None:
+    """Add what the reward model says of each answer; one outside the grammar gets 0."""
+    pairs = [
+        Pair(turn.response, given.text, turn.kind)
+        for given in group
+        for turn in (given.sample.turns[given.turn],)
+    ]
+    for row, score in zip(rows, reward.score(pairs), strict=True):
+        row["rm_score"] = 0.0 if row["format_error"] else round(score.probability, 6)
+
+
+def mean_scores(output: Path) -> dict[str, float]:
+    """Return the mean score of each role's answers, those of earlier attempts too."""
+    scores: dict[str, list[float]] = {}
+    with output.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if "rm_score" in row:  # not drawn by an attempt without a reward model
+                scores.setdefault(f"{row['role']}/rm_score", []).append(row["rm_score"])
+    return {name: sum(found) / len(found) for name, found in scores.items()}
 
 
 def counted(rows: Sequence[dict[str, object]], role: str) -> Counter[str]:

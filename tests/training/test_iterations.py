@@ -1,0 +1,562 @@
+"""Iterations as deeds: real rows, and tiny programs in the place of the engine's."""
+
+import json
+import shutil
+import signal
+import threading
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
+
+from annotation.models import Pair, Slot
+from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
+from tests.cast import SAMPLED, make_judgment, make_project, make_sample, make_user
+from tests.training.conftest import (
+    QUICK,
+    make_checkpoint,
+    make_policy,
+    make_run,
+    program_starts,
+    start_worker,
+    tiny,
+    wait_until,
+)
+from training import hints, iterations, launching, supervising, tasks
+from training.iterations import IterationRefusedError, ReasonNeededError
+from training.models import Iteration, IterationStep, Promotion, Run
+
+pytestmark = pytest.mark.django_db
+
+GOOD_RM = {
+    "quads/seen/accuracy": 0.99,
+    "quads/unseen/accuracy": 0.99,
+    "judged/bad_caught": 0.95,
+    "judged/auc": 0.97,
+}
+
+
+def evaluation(before=0.5, after=0.6):
+    def figures(value):
+        return {
+            "tasks_complete": {
+                "value": value,
+                "low": value - 0.1,
+                "high": value + 0.1,
+                "n": 40,
+            }
+        }
+
+    return {"policies": {"policy": figures(after), "initial": figures(before)}}
+
+
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch):
+    monkeypatch.setattr(hints.current_app, "send_task", lambda *a, **k: None)
+
+
+@pytest.fixture
+def project():
+    project = make_project(slug="cakes", overlap=1)
+    make_sample(project=project, external_id="s1")
+    make_sample(project=project, external_id="s2")
+    Promotion.objects.create(project=project, checkpoint=make_policy(project))
+    return project
+
+
+@pytest.fixture
+def answers(tmp_path):
+    """Return the draw program's arguments: one answer to each sample."""
+    path = tmp_path / "responses.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "sample": name,
+                    "turn": 0,
+                    "index": 0,
+                    "role": "current",
+                    "text": SAMPLED,
+                    "format_error": "",
+                    "observation": "",
+                    "observation_source": "",
+                    "identical": False,
+                }
+            )
+            + "\n"
+            for name in ("s1", "s2")
+        )
+    )
+    return tiny("--responses", path, "--values", '{"current/rm_score": 0.5}')
+
+
+def begin(project, **fields):
+    iteration = iterations.start_iteration(
+        project=project, user=make_user("tara"), **fields
+    )
+    iterations.advance(iteration_id=iteration.pk)
+    return fresh(iteration)
+
+
+def fresh(iteration):
+    return Iteration.objects.get(pk=iteration.pk)
+
+
+def step(iteration, name=None):
+    return iteration.steps.get(name=name or fresh(iteration).step)
+
+
+def see_through(iteration, command):
+    """Let a worker do the run the iteration waits for, and the iteration go on."""
+    run = step(iteration).run
+    outcome = supervising.supervise(run.pk, command=command, timing=QUICK)
+    iterations.advance_all()
+    return outcome
+
+
+def drawn(project):
+    """Receive an answer to each sample, as a draw of the iteration's first step does."""
+    run = Run.objects.get(kind="draw", state="queued")
+    checkpoint = launching.current_policy(project)
+    receive_responses(
+        project=project,
+        producer=ProducerFacts(run.pk, checkpoint.pk, "0" * 64, 1, "current"),
+        responses=[ResponseRow(name, 0, 0, SAMPLED) for name in ("s1", "s2")],
+    )
+    ended(run, result={"current/rm_score": 0.5})
+
+
+def ended(run, *, metrics=None, state="finished", result=None):
+    """Let a run end as its worker would, without a process."""
+    if run.kind in ("reward", "policy"):
+        checkpoint = make_checkpoint(run)
+        checkpoint.manifest["metrics"] = metrics or {}
+        checkpoint.save()
+    Run.objects.filter(pk=run.pk).update(
+        state=state,
+        result=result or {},
+        started_at=timezone.now(),
+        ended_at=timezone.now(),
+    )
+    iterations.advance_all()
+
+
+def judge_all(project, verdict=1):
+    lena = make_user("lena")
+    while slot := Slot.objects.filter(project=project, state="open").first():
+        make_judgment(slot.pair, lena, verdict)
+
+
+def to_reward(project, **fields):
+    iteration = begin(project, **fields)
+    drawn(project)
+    judge_all(project)
+    iterations.advance_all()
+    return fresh(iteration)
+
+
+def to_compare(project, *, before=0.5, after=0.6, **fields):
+    iteration = to_reward(project, **fields)
+    ended(step(iteration).run, metrics=GOOD_RM)
+    ended(step(iteration).run)
+    ended(step(iteration).run, result=evaluation(before, after))
+    return fresh(iteration)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_cycle_goes_by_itself_to_the_promotion_that_asks_a_person(project, answers):
+    iteration = begin(project)
+    assert (iteration.step, step(iteration).state) == ("draw", "working")
+    see_through(iteration, answers)
+    assert fresh(iteration).step == "judge"
+    assert Pair.objects.count() == 2
+    iterations.advance_all()
+    assert step(iteration, "judge").state == "working"
+    judge_all(project)
+    iterations.advance_all()
+    assert fresh(iteration).step == "reward"
+    see_through(iteration, tiny("--metrics", json.dumps(GOOD_RM)))
+    assert fresh(iteration).step == "policy"
+    run = step(iteration).run
+    roles = {each.role: each.checkpoint for each in run.run_inputs.all()}
+    assert roles["reward"].run == step(iteration, "reward").run
+    see_through(iteration, tiny())
+    evaluate = step(iteration).run
+    roles = {each.role: each.checkpoint for each in evaluate.run_inputs.all()}
+    assert roles["policy"].run == run
+    assert roles["initial"] == launching.current_policy(project)
+    see_through(iteration, tiny("--evaluation", json.dumps(evaluation())))
+    assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
+    assert iterations.comparison_of(fresh(iteration)).gain == pytest.approx(0.1)
+
+    rita = make_user("rita")
+    iterations.approve_step(iteration=iteration, name="promote", user=rita)
+    iterations.advance_all()
+    assert fresh(iteration).state == "done"
+    assert launching.current_policy(project).run == run
+    assert Promotion.objects.first().promoted_by == rita
+    assert Run.objects.exclude(kind="sft").count() == 4
+
+
+def test_an_iteration_needs_a_policy():
+    with pytest.raises(IterationRefusedError, match="no policy yet"):
+        begin(make_project())
+
+
+def test_a_project_has_one_open_iteration(project):
+    iteration = begin(project)
+    with pytest.raises(IterationRefusedError, match="open already"):
+        begin(project)
+    iterations.stop_iteration(iteration=iteration, user=None, reason="enough")
+    second = begin(project)
+    assert second.number == 2
+    with pytest.raises(IterationRefusedError, match="Another iteration"):
+        iterations.resume_iteration(iteration=fresh(iteration), user=None)
+
+
+def test_a_wrong_setting_is_named_with_its_step_and_nothing_begins(project):
+    with pytest.raises(IterationRefusedError) as caught:
+        begin(project, recipes={"policy": {"steps": 0}})
+    assert list(caught.value.problems) == ["policy"]
+    assert "steps" in caught.value.problems["policy"]
+    assert not Iteration.objects.exists()
+
+
+def test_advancing_twice_starts_one_run(project):
+    iteration = begin(project)
+    for _ in range(3):
+        iterations.advance_all()
+    assert Run.objects.filter(kind="draw").count() == 1
+    assert step(iteration).run == Run.objects.get(kind="draw")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_callers_at_once_start_one_run(project):
+    iteration = iterations.start_iteration(project=project, user=None)
+    meet = threading.Barrier(4)
+
+    def go():
+        try:
+            meet.wait()
+            iterations.advance(iteration_id=iteration.pk)
+        finally:
+            connection.close()
+
+    callers = [threading.Thread(target=go) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    iterations.advance_all()
+    assert Run.objects.filter(kind="draw").count() == 1
+    assert step(iteration).state == "working"
+
+
+def test_a_death_while_a_run_is_being_started_leaves_what_the_next_one_does(
+    project, monkeypatch
+):
+    iteration = iterations.start_iteration(project=project, user=None)
+
+    class DeadError(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        raise DeadError
+
+    for name in ("build_snapshot", "send_hint_on_commit"):
+        with monkeypatch.context() as patch:
+            patch.setattr(launching, name, die)
+            with pytest.raises(DeadError), transaction.atomic():
+                iterations.advance(iteration_id=iteration.pk)
+        assert not Run.objects.filter(kind="draw").exists()
+        assert step(iteration).state == "waiting"
+    iterations.advance(iteration_id=iteration.pk)
+    assert step(iteration).state == "working"
+    assert Run.objects.filter(kind="draw").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_killed_in_the_middle_of_a_step_does_not_end_the_iteration(
+    project, answers
+):
+    iteration = begin(project)
+    run = step(iteration).run
+    worker = start_worker(run, [*answers, "--pause", "30"], lease=1, beat=0.1)
+    wait_until(lambda: program_starts(run), what="the program")
+    worker.send_signal(signal.SIGKILL)
+    worker.communicate(timeout=10)
+    iterations.advance_all()
+    assert step(iteration, "draw").state == "working"
+
+    def given_back():
+        supervising.reconcile(timing=QUICK)
+        return Run.objects.get(pk=run.pk).state == "queued"
+
+    wait_until(given_back, what="giving back")
+
+    def taken_up():
+        return supervising.supervise(run.pk, command=answers, timing=QUICK) in (
+            supervising.Outcome.FINISHED,
+        )
+
+    wait_until(taken_up, what="the second attempt")
+    tasks.reconcile()
+    assert fresh(iteration).step == "judge"
+    assert Run.objects.filter(kind="draw").count() == 1
+
+
+def test_judging_is_enough_by_number_or_by_share(project):
+    iteration = begin(project, wanted_judgments=1, wanted_settled=100)
+    drawn(project)
+    assert fresh(iteration).step == "judge"
+    make_judgment(Pair.objects.first(), make_user("lena"), 1)
+    iterations.advance_all()
+    assert fresh(iteration).step == "reward"
+
+    launching.stop_run(run=step(iteration).run, user=None)
+    iterations.go_back(iteration=fresh(iteration), name="judge", user=None)
+    iterations.change_iteration(
+        iteration=fresh(iteration),
+        wanted_judgments=500,
+        wanted_settled=51,
+        automatic=("reward",),
+    )
+    iterations.advance_all()
+    assert fresh(iteration).step == "judge"
+    judge_all(project)
+    iterations.advance_all()
+    assert fresh(iteration).step == "reward"
+
+
+def test_what_cannot_go_back_says_why(project):
+    iteration = to_reward(project)
+    with pytest.raises(IterationRefusedError, match="has not ended"):
+        iterations.go_back(iteration=iteration, name="judge", user=None)
+    with pytest.raises(IterationRefusedError, match="not come to this step"):
+        iterations.go_back(iteration=iteration, name="promote", user=None)
+
+
+def test_a_draw_without_anything_to_judge_goes_on(project):
+    iteration = begin(project)
+    ended(step(iteration).run)
+    assert step(iteration, "judge").state == "done"
+    # Without a judgment there is no reward model to train: the step says so.
+    failed = step(iteration, "reward")
+    assert failed.state == "failed" or failed.run is None
+    assert "No pair has been judged" in failed.problem
+
+
+def test_a_reward_model_below_its_gate_waits_for_a_reason(project):
+    iteration = to_reward(project)
+    ended(step(iteration).run, metrics={"quads/seen/accuracy": 0.5})
+    assert (fresh(iteration).step, step(iteration).state) == ("policy", "asking")
+    assert len(iterations.gate_misses_of(fresh(iteration))) == 3
+    deed = {"iteration": fresh(iteration), "name": "policy", "user": None}
+    with pytest.raises(ReasonNeededError):
+        iterations.approve_step(**deed)
+    iterations.approve_step(**deed, reason="A trial.")
+    iterations.advance_all()
+    assert step(iteration).run.recipe["gate_override"] == "A trial."
+
+
+def test_a_better_reward_model_after_going_back_opens_the_gate(project):
+    iteration = to_reward(project)
+    ended(step(iteration).run)
+    first = step(iteration, "reward").run
+    iterations.go_back(iteration=fresh(iteration), name="reward", user=None)
+    iterations.advance_all()
+    assert step(iteration).run != first
+    assert step(iteration).earlier_runs == [first.pk]
+    ended(step(iteration).run, metrics=GOOD_RM)
+    assert (fresh(iteration).step, step(iteration).state) == ("policy", "working")
+
+
+def test_the_alarm_of_the_policy_run_stops_the_iteration(project):
+    iteration = to_reward(project)
+    ended(step(iteration).run, metrics=GOOD_RM)
+    alarm = {"alarm": "score and truth part: since step 10"}
+    ended(step(iteration).run, state="stopped", result=alarm)
+    stopped = fresh(iteration)
+    assert (stopped.state, stopped.is_alarm, stopped.step) == (
+        "stopped",
+        True,
+        "policy",
+    )
+    assert "score and truth part" in stopped.stopped_because
+    assert not Run.objects.filter(kind="evaluate").exists()
+
+    with pytest.raises(ReasonNeededError):
+        iterations.resume_iteration(iteration=stopped, user=None)
+    iterations.resume_iteration(iteration=stopped, user=None, reason="Step 10 is fine.")
+    iterations.advance_all()
+    assert fresh(iteration).step == "evaluate"
+    assert step(iteration, "policy").reason == "Step 10 is fine."
+
+
+def judged(project, number, *, rm_score, verdicts):
+    """Begin an iteration whose draw people have judged so."""
+    checkpoint = launching.current_policy(project)
+    run = make_run(
+        project=project,
+        kind="draw",
+        state="finished",
+        result={"current/rm_score": rm_score},
+    )
+    rows = [
+        ResponseRow("s1", 0, i, SAMPLED.replace("florist", f"shop {number} {i}"))
+        for i in range(len(verdicts))
+    ]
+    receive_responses(
+        project=project,
+        producer=ProducerFacts(run.pk, checkpoint.pk, "0" * 64, 1, "current"),
+        responses=rows,
+    )
+    for verdict in verdicts:
+        pair = Pair.objects.filter(slots__state="open").order_by("pk").first()
+        make_judgment(pair, make_user("lena"), verdict)
+    iteration = iterations.start_iteration(project=project, user=None)
+    IterationStep.objects.filter(iteration=iteration, name="draw").update(
+        run=run, state="done"
+    )
+    return iteration
+
+
+def test_score_up_and_people_down_on_fresh_answers_stops_the_iteration(project):
+    before = judged(project, 1, rm_score=0.6, verdicts=[1] * 18 + [0] * 2)
+    iterations.stop_iteration(iteration=before, user=None, reason="for the test")
+    after = judged(project, 2, rm_score=0.9, verdicts=[1] * 6 + [0] * 14)
+    iterations.advance_all()
+    stopped = fresh(after)
+    assert (stopped.state, stopped.is_alarm, stopped.step) == ("stopped", True, "judge")
+    assert "from 0.600 to 0.900" in stopped.stopped_because
+    assert "from 0.900 to 0.300" in stopped.stopped_because
+
+
+def test_people_up_on_fresh_answers_is_no_alarm(project):
+    before = judged(project, 1, rm_score=0.6, verdicts=[1] * 6 + [0] * 14)
+    iterations.stop_iteration(iteration=before, user=None, reason="for the test")
+    after = judged(project, 2, rm_score=0.9, verdicts=[1] * 18 + [0] * 2)
+    iterations.advance_all()
+    assert fresh(after).step == "reward"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_failed_run_waits_and_is_tried_again(project, answers):
+    iteration = begin(project)
+    see_through(iteration, tiny())  # a draw that leaves no answers
+    assert step(iteration).state == "failed"
+    assert "responses.jsonl" in step(iteration).problem
+    iterations.advance_all()
+    assert step(iteration).state == "failed"
+    iterations.retry_step(iteration=fresh(iteration), name="draw", user=None)
+    assert step(iteration).state == "working"
+    run = step(iteration).run
+    assert run.state == "queued"
+    shutil.copy(answers[3], run.directory / "outputs" / "responses.jsonl")
+    see_through(iteration, answers)
+    assert fresh(iteration).step == "judge"
+
+
+def test_a_worse_policy_passes_with_a_reason_only(project):
+    iteration = to_compare(project, before=0.6, after=0.5)
+    assert (iteration.step, step(iteration).state) == ("compare", "asking")
+    deed = {"iteration": iteration, "name": "compare", "user": None}
+    with pytest.raises(ReasonNeededError):
+        iterations.approve_step(**deed, reason=" ")
+    iterations.approve_step(**deed, reason="It is safer.")
+    iterations.advance_all()
+    assert fresh(iteration).step == "promote"
+
+
+def test_promotion_may_be_automatic(project):
+    every = ("draw", "reward", "policy", "evaluate", "compare", "promote")
+    iteration = to_compare(project, automatic=every)
+    assert iteration.state == "done"
+    assert Promotion.objects.count() == 2
+
+
+def test_every_step_asks_where_nothing_is_automatic(project):
+    iteration = begin(project, automatic=())
+    assert step(iteration).state == "asking"
+    assert not Run.objects.filter(kind="draw").exists()
+    iterations.approve_step(iteration=iteration, name="draw", user=None)
+    iterations.advance_all()
+    assert step(iteration).state == "working"
+
+
+def test_a_paused_iteration_starts_nothing(project):
+    iteration = begin(project)
+    iterations.pause_iteration(iteration=iteration)
+    drawn(project)
+    assert fresh(iteration).step == "draw"
+    iterations.resume_iteration(iteration=fresh(iteration), user=None)
+    iterations.advance_all()
+    assert fresh(iteration).step == "judge"
+
+
+def test_a_stop_ends_the_run_of_the_step_and_keeps_the_reason(project):
+    iteration = begin(project)
+    with pytest.raises(ReasonNeededError):
+        iterations.stop_iteration(iteration=iteration, user=None, reason="")
+    iterations.stop_iteration(iteration=iteration, user=None, reason="Wrong recipe.")
+    assert fresh(iteration).stopped_because == "Wrong recipe."
+    assert Run.objects.get(kind="draw").state == "stopped"
+    with pytest.raises(IterationRefusedError, match="has ended"):
+        iterations.pause_iteration(iteration=fresh(iteration))
+
+
+def test_a_skip_needs_a_reason_and_the_policy_is_never_skipped(project):
+    iteration = begin(project)
+    drawn(project)
+    deed = {"iteration": fresh(iteration), "name": "judge", "user": None}
+    with pytest.raises(ReasonNeededError):
+        iterations.skip_step(**deed, reason="")
+    judge_all(project)
+    iterations.skip_step(**deed, reason="Judged elsewhere.")
+    iterations.advance_all()
+    assert fresh(iteration).step == "reward"
+    ended(step(iteration).run)
+    with pytest.raises(IterationRefusedError, match="stop the iteration"):
+        iterations.skip_step(
+            iteration=fresh(iteration), name="policy", user=None, reason="no"
+        )
+
+
+def test_a_deed_for_a_step_that_is_past_is_refused(project):
+    iteration = begin(project)
+    drawn(project)
+    with pytest.raises(IterationRefusedError, match="not at this step any more"):
+        iterations.approve_step(iteration=iteration, name="draw", user=None)
+
+
+def test_each_draw_of_an_iteration_has_a_seed_of_its_own(project):
+    first = begin(project, recipes={"draw": {"seed": 5}})
+    assert step(first).run.recipe["seed"] == 5
+    iterations.stop_iteration(iteration=first, user=None, reason="for the test")
+    second = begin(project, recipes={"draw": {"seed": 5}})
+    assert step(second).run.recipe["seed"] == 6
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"state": "odd"},
+        {"step": "odd"},
+        {"state": "stopped"},
+        {"stopped_because": "but open"},
+        {"state": "done"},
+        {"wanted_settled": 101},
+    ],
+)
+def test_the_rows_cannot_contradict_themselves(project, wrong):
+    iteration = iterations.start_iteration(project=project, user=None)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Iteration.objects.filter(pk=iteration.pk).update(**wrong)
+
+
+def test_a_working_step_has_its_run(project):
+    iteration = iterations.start_iteration(project=project, user=None)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        iteration.steps.filter(name="draw").update(state="working")
+    with pytest.raises(IntegrityError), transaction.atomic():
+        iteration.steps.filter(name="judge").update(state="skipped")

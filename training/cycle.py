@@ -1,0 +1,335 @@
+"""The figures an iteration is steered by: judging, the gate, the comparison, the alarm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db.models import Aggregate, Avg, Count, FloatField, Q
+from django.db.models.functions import TruncHour
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from annotation.models import Judgment, Pair, PairQuerySet, PairSource, Slot
+from training.engine.recipes import PolicyRecipe
+from training.engine.verdicts import BAD_CAUGHT, gate_misses
+from training.forecasting import Curve, Known, learning_curve
+from training.models import Checkpoint, RunState
+
+if TYPE_CHECKING:
+    from annotation.models import Project
+    from training.events import Json
+    from training.models import Iteration, Run
+
+AUC = "judged/auc"
+# A fall of people's share counts beyond this, and beyond what chance does in 19 of 20.
+TOLERANCE = 0.02
+BEYOND_CHANCE = 1.64
+
+
+# Judging
+
+
+@dataclass(frozen=True)
+class JudgeProgress:
+    """How far people are with a set of pairs."""
+
+    judgments: int
+    still_open: int
+    pairs: int
+    settled: int
+
+    @property
+    def settled_percent(self) -> int:
+        return 100 * self.settled // self.pairs if self.pairs else 100
+
+    def wanted(self, iteration: Iteration) -> int:
+        """Return how many judgments are enough: no more than there are slots for."""
+        return min(iteration.wanted_judgments, self.judgments + self.still_open)
+
+    def is_enough(self, iteration: Iteration) -> bool:
+        """Tell whether enough is judged or settled, or nothing is left to judge."""
+        return (
+            not self.still_open
+            or self.judgments >= iteration.wanted_judgments
+            or self.settled_percent >= iteration.wanted_settled
+        )
+
+
+def pairs_of(project: Project, draw: Run | None) -> PairQuerySet:
+    """Return the pairs for people that a draw made; of the project without one."""
+    pairs = Pair.objects.filter(project=project, source=PairSource.PEOPLE)
+    if draw is None:
+        return pairs
+    return pairs.filter(
+        pk__in=Pair.objects.filter(
+            origins__sampled_response__producer__run_id=draw.pk
+        ).values("pk")
+    )
+
+
+def judge_progress(project: Project, draw: Run | None) -> JudgeProgress:
+    """Count slots and outcomes of the pairs that a draw made (two queries)."""
+    pairs = pairs_of(project, draw)
+    slots = Slot.objects.filter(pair__in=pairs.values("pk")).aggregate(
+        judgments=Count("pk", filter=Q(state="done")),
+        still_open=Count("pk", filter=Q(state__in=["open", "leased"])),
+    )
+    settled = pairs.with_outcome().aggregate(
+        pairs=Count("pk"), settled=Count("pk", filter=Q(outcome__isnull=False))
+    )
+    return JudgeProgress(**slots, **settled)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How quickly people judge: in the last hour, and in hours in which they judge."""
+
+    last_hour: int
+    per_hour: float
+    seconds_each: float | None
+
+    def hours_for(self, judgments: int) -> float | None:
+        return judgments / self.per_hour if self.per_hour else None
+
+
+class Median(Aggregate):
+    function = "PERCENTILE_CONT"
+    template = "%(function)s(0.5) WITHIN GROUP (ORDER BY %(expressions)s)"
+
+
+def judging_pace(project: Project) -> Pace:
+    """Return the pace of the last seven days (two queries)."""
+    now = timezone.now()
+    recent = Judgment.objects.counted().filter(
+        pair__project=project, created_at__gte=now - timedelta(days=7)
+    )
+    hours = list(
+        recent.annotate(hour=TruncHour("created_at"))
+        .values("hour")
+        .annotate(n=Count("pk"))
+        .order_by("hour")
+    )
+    facts = recent.aggregate(
+        last_hour=Count("pk", filter=Q(created_at__gte=now - timedelta(hours=1))),
+        seconds=Median("seconds_spent", output_field=FloatField()),
+    )
+    total = sum(each["n"] for each in hours)
+    return Pace(
+        facts["last_hour"], total / len(hours) if hours else 0.0, facts["seconds"]
+    )
+
+
+# Score and truth on fresh answers
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A policy on fresh samples: what its reward model and what people say.
+
+    ``people`` is the share of its answers with outcome "consistent", ``answers`` how
+    many have an outcome; ``rm_score`` the mean probability the reward model gave them.
+    """
+
+    name: str
+    role: str
+    rm_score: float | None
+    people: float
+    answers: int
+
+    @property
+    def half_interval(self) -> float:
+        """Half of the 95 % interval of people's share."""
+        return 1.96 * math.sqrt(self._variance)
+
+    @property
+    def _variance(self) -> float:
+        # With one more success and failure: a share of 0 or 1 is not certain either.
+        share = (self.people * self.answers + 1) / (self.answers + 2)
+        return share * (1 - share) / max(1, self.answers)
+
+
+def hacking(before: Fresh, after: Fresh, *, tolerance: float = TOLERANCE) -> str:
+    """Return why to stop, or nothing: the score rose while people's share fell.
+
+    The fall must be larger than ``tolerance`` and than chance makes it in 19 of 20.
+    """
+    if before.rm_score is None or after.rm_score is None:
+        return ""
+    if not before.answers or not after.answers:
+        return ""
+    fall = before.people - after.people
+    chance = BEYOND_CHANCE * math.sqrt(before._variance + after._variance)
+    if after.rm_score <= before.rm_score or fall <= max(tolerance, chance):
+        return ""
+    return _(
+        "Reward model and people part on fresh answers: from %(before)s to %(after)s the "
+        "score rose from %(low).3f to %(high).3f while the share that people found "
+        "consistent fell from %(was).3f to %(now).3f."
+    ) % {
+        "before": before.name,
+        "after": after.name,
+        "low": before.rm_score,
+        "high": after.rm_score,
+        "was": before.people,
+        "now": after.people,
+    }
+
+
+def fresh_figures(draw: Run) -> list[Fresh]:
+    """Return what is known of each policy that answered in a draw (one query).
+
+    An answer counts by its pair's outcome, those derived among them: one that equals
+    the label is consistent, one that breaks the grammar is not.
+    """
+    rows = (
+        Pair.objects.settled()
+        .filter(origins__sampled_response__producer__run_id=draw.pk)
+        .values(
+            "origins__sampled_response__producer__policy_role",
+            "origins__sampled_response__producer__step",
+        )
+        .annotate(people=Avg("outcome"), answers=Count("origins__pk"))
+        .order_by("origins__sampled_response__producer__policy_role")
+    )
+    found: list[Fresh] = []
+    for row in rows:
+        role = row["origins__sampled_response__producer__policy_role"]
+        score = draw.result.get(f"{role}/rm_score")
+        name = _("initial policy") if role == "initial" else _("current policy")
+        found.append(
+            Fresh(
+                f"{name} ({_('run')} {draw.pk})",
+                role,
+                float(score) if isinstance(score, int | float) else None,
+                float(row["people"]),
+                row["answers"],
+            )
+        )
+    return found
+
+
+# The gate, and what a reward model will be worth
+
+
+def gate_of(reward: Checkpoint | None, recipe: Mapping[str, Json]) -> list[str]:
+    """Return what keeps a reward model from the gate of a policy recipe."""
+    if reward is None:
+        return []
+    bounds = PolicyRecipe()
+    return gate_misses(
+        reward.manifest.get("metrics", {}),
+        balanced_order=_number(
+            recipe.get("gate_balanced_order"), bounds.gate_balanced_order
+        ),
+        bad_caught=_number(recipe.get("gate_bad_recall"), bounds.gate_bad_recall),
+    )
+
+
+def _number(value: Json, default: float) -> float:
+    return float(value) if isinstance(value, int | float) else default
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A figure of past reward models over their judgments, and where it leads."""
+
+    label: str
+    bound: float | None
+    known: list[Known]
+    curve: Curve | None
+
+
+def reward_forecasts(project: Project, bad_recall: float) -> list[Forecast]:
+    """Return the learning curves of the project's reward models (one query)."""
+    rows = (
+        Checkpoint.objects.filter(
+            project=project, is_final=True, run__state=RunState.FINISHED
+        )
+        .reward_models()
+        .order_by("-pk")
+        .values_list("run__snapshot__counts", "manifest__metrics")[:30]
+    )
+    models: list[tuple[int, dict[str, Any]]] = [
+        (int((counts or {}).get("judgments", 0)), metrics or {})
+        for counts, metrics in rows
+    ]
+    found: list[Forecast] = []
+    for name, label, bound in (
+        (BAD_CAUGHT, _("Bad answers caught"), bad_recall),
+        (AUC, _("AUC"), None),
+    ):
+        known = [
+            Known(judgments, float(metrics[name]))
+            for judgments, metrics in models
+            if judgments and isinstance(metrics.get(name), int | float)
+        ]
+        known.sort(key=lambda each: each.judgments)
+        if known:
+            found.append(Forecast(label, bound, known, learning_curve(known)))
+    return found
+
+
+# Old and new policy
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two policies on the same held-out samples, by the truth known there."""
+
+    measure: str
+    before: float
+    after: float
+    before_interval: tuple[float, float] | None = None
+    after_interval: tuple[float, float] | None = None
+    score_before: float | None = None
+    score_after: float | None = None
+
+    @property
+    def is_worse(self) -> bool:
+        return self.after < self.before
+
+    @property
+    def gain(self) -> float:
+        return self.after - self.before
+
+
+def comparison(result: Mapping[str, Json]) -> Comparison | None:
+    """Read an evaluation of a policy and of the one before it; None without truth."""
+    policies = result.get("policies")
+    if not isinstance(policies, dict):
+        return None
+    after, before = policies.get("policy"), policies.get("initial")
+    if not isinstance(after, dict) or not isinstance(before, dict):
+        return None
+    for measure in ("tasks_complete", "turns_right"):
+        new, old = after.get(measure), before.get(measure)
+        if _value(new) is None or _value(old) is None:
+            continue
+        return Comparison(
+            measure,
+            _value(old) or 0.0,
+            _value(new) or 0.0,
+            _interval(old),
+            _interval(new),
+            _value(before.get("rm_consistent")),
+            _value(after.get("rm_consistent")),
+        )
+    return None
+
+
+def _value(figure: Json) -> float | None:
+    value = figure.get("value") if isinstance(figure, dict) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _interval(figure: Json) -> tuple[float, float] | None:
+    if not isinstance(figure, dict):
+        return None
+    low, high = figure.get("low"), figure.get("high")
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return float(low), float(high)
+    return None
