@@ -26,7 +26,7 @@ from training.engine.measuring import Answer, ask
 from training.engine.models import Place, save_policy
 from training.engine.recipes import PolicyRecipe, RewardRecipe
 from training.engine.rewards import Rewarded, Rewards
-from training.engine.rollouts import Episode, Rollouts, level
+from training.engine.rollouts import Rollouts
 from training.engine.rundir import RunDirectory, read_manifest, run_program
 from training.engine.scoring import (
     Pair,
@@ -305,11 +305,45 @@ def test_groups_without_signal_are_dropped_first(monkeypatch):
     assert sum(s > 0.05 for s in spreads) == min(3, round(12 * (1 - available)))
 
 
-def test_a_group_without_signal_that_is_kept_pushes_nothing():
-    episodes = [Episode(None, rewarded=[Rewarded(1.0, v)]) for v in (0.5, 0.52, 0.51)]
-    level(episodes)
-    assert len({episode.consistency for episode in episodes}) == 1
-    assert episodes[0].consistency == pytest.approx(0.51)
+def test_a_group_without_signal_that_is_kept_is_marked_as_silent(monkeypatch):
+    rollouts = make_rollouts(demo_rows()[:2], least_spread=0.05)
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
+    rollouts.rewards = lambda answers: [Rewarded(1.0, 0.5)] * len(answers)
+    rollouts.draw(None, 2, step=0)
+    assert rollouts.silent == [True, True]
+
+
+def test_draws_go_on_while_groups_with_a_signal_are_missing(monkeypatch):
+    """DAPO's dynamic sampling: here the third draw is the first with a signal."""
+    rollouts = make_rollouts(demo_rows()[:2], algorithm="dapo", draw_rounds=10)
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
+    draws = []
+
+    def rewards(answers):
+        draws.append(len(answers))
+        loud = len(draws) == 3
+        return [Rewarded(1.0, a.index % 2 if loud else 1.0) for a in answers]
+
+    rollouts.rewards = rewards
+    groups = rollouts.draw(None, 2, step=0)
+    assert draws == [8, 8, 8]
+    assert rollouts.silent == [False, False]
+    assert len(groups) == 2
+
+
+def test_published_grpo_keeps_every_group_it_drew(monkeypatch):
+    rollouts = make_rollouts(demo_rows()[:2], algorithm="grpo", draw_more=4.0)
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
+    rollouts.rewards = lambda answers: [Rewarded(1.0, 1.0)] * len(answers)
+    rollouts.draw(None, 2, step=0)
+    assert rollouts.figures["responses"] == 8
+    assert rollouts.silent == [False, False]
 
 
 def test_the_turns_of_a_step_depend_on_its_number_only(monkeypatch):

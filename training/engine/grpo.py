@@ -1,28 +1,28 @@
-"""The GRPO trainer of TRL, with the prompt of a group computed once."""
+"""The GRPO trainer of TRL with our advantages, the prompt of a group computed once.
+
+TRL samples, computes log-probabilities, clips and averages; the advantages it makes of
+the rewards are replaced by those of ``algorithms``, which knows more methods.
+"""
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from training.engine.algorithms import (
+    advantages,
+    token_advantages,
+    weighted,
+)
 from training.engine.prefixes import can_share, shared_logprobs
 from training.engine.rollouts import Rollouts
 
 
-def format_reward(format_score: list[float | None], **_: object) -> list[float | None]:
-    """Hand TRL the format rewards that the rollout brought."""
-    return format_score
-
-
-def consistency_reward(
-    consistency_score: list[float | None], **_: object
-) -> list[float | None]:
-    """Hand TRL the consistency rewards that the rollout brought; None: not asked."""
-    return consistency_score
+def given_reward(reward: list[float | None], **_: object) -> list[float | None]:
+    """Hand TRL the reward that the rollout brought; it is only logged."""
+    return reward
 
 
 class SharedPromptTrainer(GRPOTrainer):
@@ -37,11 +37,77 @@ class SharedPromptTrainer(GRPOTrainer):
     ) -> dict[str, object]:
         output: dict[str, object] = super()._generate_and_score_completions(inputs)
         rollouts = self.rollout_func
-        if isinstance(rollouts, Rollouts) and rollouts.recipe.credit == "unit":
-            width = cast(Tensor, output["completion_ids"]).shape[1]
-            rows = [row + [0.0] * (width - len(row)) for row in rollouts.advantages]
-            output["advantages"] = torch.tensor(rows, device=self.accelerator.device)
+        assert isinstance(rollouts, Rollouts)
+        found = self._advantages(rollouts, output)
+        silent = torch.tensor(rollouts.silent, device=found.device)
+        found[silent.repeat_interleave(rollouts.recipe.responses_per_prompt)] = 0.0
+        output["advantages"] = found
+        rollouts.pushed = found if found.dim() == 1 else found.mean(1)
         return output
+
+    def _advantages(self, rollouts: Rollouts, output: dict[str, object]) -> Tensor:
+        """Return the advantages of this process's B responses, (B,) or (B, T)."""
+        recipe, algorithm = rollouts.recipe, rollouts.algorithm
+        completions, device = output["completion_ids"], self.accelerator.device
+        assert isinstance(completions, Tensor)
+        count, width = completions.shape
+        if recipe.credit == "unit":
+            rows = [row for group in rollouts.groups for row in rollouts.credit(group)]
+            padded = [row + [0.0] * (width - len(row)) for row in rows]
+            return torch.tensor(padded, device=device)
+        first = self.accelerator.process_index * count
+        rewards = self._everywhere(rollouts.rewards_table().to(device))
+        weights: tuple[float, ...] = rollouts.weights
+        if algorithm.divergence == "reward":
+            away, mask = self._divergence(output)
+            rollouts.figures["kl"] = float(away.sum() / mask.sum().clamp(min=1))
+            away, mask = self._everywhere(away), self._everywhere(mask)
+            if algorithm.baseline == "batch":
+                total = weighted(rewards, weights)
+                found = token_advantages(total, away, mask, recipe.kl_weight)
+                return found[first : first + count, :width]
+            # A whole response has one more kind of reward: its divergence, held against it.
+            rewards = torch.cat([rewards, away.sum(1, keepdim=True)], 1)
+            weights = (*weights, -recipe.kl_weight)
+        found = advantages(
+            rewards,
+            weights,
+            recipe.responses_per_prompt,
+            algorithm,
+            each_normalized=recipe.normalize_each,
+        )
+        return found[first : first + count]
+
+    def _everywhere(self, rows: Tensor) -> Tensor:
+        """Return the rows of all processes, padded to equal widths."""
+        alike = self.accelerator.pad_across_processes(rows, dim=1)
+        gathered = self.accelerator.gather(alike)
+        assert isinstance(gathered, Tensor)
+        return gathered
+
+    def _divergence(self, output: dict[str, object]) -> tuple[Tensor, Tensor]:
+        """Return log(π_old/π_ref) of each token and the mask of own tokens, (B, T)."""
+        old = output.get("old_per_token_logps", output.get("sampling_per_token_logps"))
+        reference = output.pop("ref_per_token_logps")
+        mask, own = output["completion_mask"], output["tool_mask"]
+        assert isinstance(old, Tensor)
+        assert isinstance(reference, Tensor)
+        assert isinstance(mask, Tensor)
+        assert isinstance(own, Tensor)
+        mask = mask * own
+        return (old - reference) * mask, mask
+
+    def _compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor]
+    ) -> Tensor:
+        beta = self.beta
+        if "ref_per_token_logps" not in inputs:  # the divergence is in the reward
+            self.beta = 0.0
+        try:
+            loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+        finally:
+            self.beta = beta
+        return loss
 
     def _get_per_token_logps_and_entropies(
         self,

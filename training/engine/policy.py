@@ -1,13 +1,15 @@
 """Improve the policy against a reward model: ``python -m training.engine.policy RUN_DIR``.
 
-Group relative policy optimisation (GRPO, Shao et al. 2024), run by ``trl.GRPOTrainer``:
-for each prompt (a turn with its history) G responses are sampled, each gets a reward
+Group relative policy optimisation (GRPO, Shao et al. 2024) and its kin, run by
+``trl.GRPOTrainer``: for each prompt (a turn with its history) G responses are sampled,
+each gets a reward
 
     r = format_weight × [the response is well formed] + consistency_weight × consistency
 
-and the advantage (r − mean of its group) / (spread of its group). The policy's tokens are
-pushed along their advantages, clipped as in PPO, with ``kl_weight`` times the divergence
-from the initial policy in the loss. Consistency is what the reward model (RM) says of
+and an advantage: how much better it is than the others. The policy's tokens are pushed
+along their advantages, clipped as in PPO, and held near the initial policy. Baseline,
+scale, averaging of the loss and place of the divergence are those of ``algorithm``
+(``algorithms``: GRPO, Dr. GRPO, DAPO, REINFORCE++, RLOO). Consistency is what the reward model (RM) says of
 (label response, sampled response), or with ``consistency_source`` "oracle" the demo's
 truth, as the upper bound of any RM.
 
@@ -51,13 +53,10 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
+from training.engine.algorithms import TRL_LOSS, algorithm_of
 from training.engine.conversations import Encoder, read_samples
 from training.engine.generation import Sampling
-from training.engine.grpo import (
-    SharedPromptTrainer,
-    consistency_reward,
-    format_reward,
-)
+from training.engine.grpo import SharedPromptTrainer, given_reward
 from training.engine.held_out import HeldOut, Looked, gain
 from training.engine.measuring import ask, longest_prompt
 from training.engine.models import Place, load_policy, prepare, save_policy
@@ -69,7 +68,7 @@ from training.engine.optimizing import (
 )
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import Rewards
-from training.engine.rollouts import Rollouts, mean
+from training.engine.rollouts import Rollouts
 from training.engine.rundir import Ending, RunDirectory, RunError, run_program
 from training.engine.scoring import load_reward_model
 from training.engine.verdicts import GateError, Look, gate_misses, parted
@@ -212,12 +211,13 @@ def make_trainer(
     first: int,
 ) -> SharedPromptTrainer:
     """Return the trainer of the steps after ``first``, still without an optimiser."""
+    algorithm = algorithm_of(recipe)
     per_step = recipe.prompts_per_step * recipe.responses_per_prompt
     micro = min(recipe.micro_batch or per_step, per_step)
     return SharedPromptTrainer(
         model=model,
         processing_class=tokenizer,
-        reward_funcs=[format_reward, consistency_reward],
+        reward_funcs=[given_reward],
         rollout_func=rollouts,
         # Placeholders: one for every group of every step, see Rollouts.
         train_dataset=Dataset.from_dict(
@@ -238,11 +238,11 @@ def make_trainer(
             num_iterations=recipe.updates_per_draw,
             max_completion_length=recipe.max_new_tokens,
             temperature=recipe.temperature,
-            beta=recipe.kl_weight,
+            beta=0.0 if algorithm.divergence == "none" else recipe.kl_weight,
+            use_bias_correction_kl=algorithm.divergence == "loss, corrected",
             epsilon=recipe.clip_range,
-            loss_type=recipe.loss,
-            scale_rewards="group" if recipe.scale_advantages else "none",
-            reward_weights=[recipe.format_weight, recipe.consistency_weight],
+            epsilon_high=algorithm.clip_high,
+            loss_type=TRL_LOSS[algorithm.loss],
             max_grad_norm=recipe.clip_norm,
             shuffle_dataset=False,
             bf16=place.half,
@@ -390,7 +390,8 @@ class Watch(TrainerCallback):
         """Show the first and the last response of a group with their rewards."""
         group = self.rollouts.groups[0]
         total = [self.rollouts.reward(episode) for episode in group]
-        middle, spread = mean(total), self.rollouts.spread(group)
+        pushed = self.rollouts.pushed
+        assert pushed is not None
         ranked = sorted(range(len(group)), key=lambda i: -total[i])
         for i in (ranked[0], ranked[-1])[:SHOWN]:
             episode = group[i]
@@ -399,7 +400,7 @@ class Watch(TrainerCallback):
             scores = {
                 "format": episode.format,
                 "consistency": episode.consistency,
-                "advantage": (total[i] - middle) / (spread + 1e-4),
+                "advantage": float(pushed[i]),
             }
             self.run.sample(
                 step,
@@ -432,6 +433,17 @@ def check_settings(recipe: PolicyRecipe) -> None:
             "recipe: `micro_batch`",
             f"a divisor of prompts_per_step × responses_per_prompt = {per_step}",
             str(recipe.micro_batch),
+        )
+    algorithm = algorithm_of(recipe)
+    if recipe.credit == "unit" and (
+        (algorithm.baseline, algorithm.scale) != ("group", "group")
+        or algorithm.divergence == "reward"
+    ):
+        raise RunError(
+            "recipe: `credit`",
+            "response: by unit, advantages are those of the group, scaled by its "
+            "deviation, the divergence in the loss",
+            f"unit with {recipe.algorithm}",
         )
     if recipe.evaluate_every % recipe.updates_per_draw:
         raise RunError(

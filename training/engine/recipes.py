@@ -56,6 +56,8 @@ def _about(
     return told
 
 
+AS_ALGORITHM = "as algorithm"  # a setting left to the policy recipe's algorithm
+
 _SEED = _about("Seed of everything random in the run.", min=0, max=2**31 - 1)
 _DEVICE = _about(
     "Where to compute; auto takes CUDA when there is one.",
@@ -482,7 +484,7 @@ class RewardRecipe:
 
 @dataclass(frozen=True)
 class PolicyRecipe:
-    """Reinforcement learning (GRPO) with format and consistency rewards.
+    """Reinforcement learning with format and consistency rewards.
 
     Defaults: the demo's small policy, full training, two minutes on two cores.
     """
@@ -491,6 +493,22 @@ class PolicyRecipe:
     steps: int = field(
         default=20,
         metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
+    )
+    algorithm: str = field(
+        default="grpo by token",
+        metadata=_about(
+            "The published method (docs/methods.md): grpo; grpo by token (its loss over "
+            "all tokens, silent groups dropped); dr_grpo (no bias by length or spread); "
+            "dapo; reinforce++; rloo.",
+            choices=(
+                "grpo by token",
+                "grpo",
+                "dr_grpo",
+                "dapo",
+                "reinforce++",
+                "rloo",
+            ),
+        ),
     )
     prompts_per_step: int = field(
         default=16,
@@ -504,9 +522,19 @@ class PolicyRecipe:
         default=1.5,
         metadata=_about(
             "Groups drawn for each group kept. Groups whose rewards are all equal "
-            "teach nothing and are dropped first (DAPO's dynamic sampling).",
+            "teach nothing and are dropped first (grpo by token and dapo only).",
             min=1.0,
             max=16.0,
+        ),
+    )
+    draw_rounds: int = field(
+        default=1,
+        metadata=_about(
+            "How often to draw again while groups with a signal are missing (DAPO's "
+            "dynamic sampling; grpo by token and dapo only).",
+            min=1,
+            max=100,
+            advanced=True,
         ),
     )
     least_spread: float = field(
@@ -589,6 +617,14 @@ class PolicyRecipe:
         default=1.0,
         metadata=_about("Weight of the consistency reward.", min=0.0, max=100.0),
     )
+    normalize_each: bool = field(
+        default=False,
+        metadata=_about(
+            "Bring each kind of reward to mean 0 and deviation 1 within its group "
+            "before the weighted sum, so that none drowns another.",
+            advanced=True,
+        ),
+    )
     method: str = field(
         default="full",
         metadata=_about(
@@ -622,7 +658,7 @@ class PolicyRecipe:
         default=0.01,
         metadata=_about(
             "Weight of the divergence from the initial policy (beta); 0 turns it off "
-            "and saves the reference's forward pass.",
+            "and saves the reference's forward pass. dr_grpo and dapo have none.",
             min=0.0,
             max=100.0,
         ),
@@ -636,6 +672,71 @@ class PolicyRecipe:
             advanced=True,
         ),
     )
+    clip_range_high: float = field(
+        default=0.0,
+        metadata=_about(
+            "How far it may move up; 0 leaves it to the algorithm (dapo 0.28, the "
+            "others as far as down).",
+            min=0.0,
+            max=10.0,
+            advanced=True,
+        ),
+    )
+    baseline: str = field(
+        default=AS_ALGORITHM,
+        metadata=_about(
+            "What a reward is compared with: the mean of its group, of the others in "
+            "its group, or of the whole step.",
+            choices=(AS_ALGORITHM, "group", "others", "batch"),
+            advanced=True,
+        ),
+    )
+    advantage_scale: str = field(
+        default=AS_ALGORITHM,
+        metadata=_about(
+            "Which standard deviation divides the advantages.",
+            choices=(AS_ALGORITHM, "group", "batch", "none"),
+            advanced=True,
+        ),
+    )
+    loss: str = field(
+        default=AS_ALGORITHM,
+        metadata=_about(
+            "How token losses are averaged: per response, by a constant length, or "
+            "over all tokens of the step.",
+            choices=(AS_ALGORITHM, "response", "constant", "token"),
+            advanced=True,
+        ),
+    )
+    divergence: str = field(
+        default=AS_ALGORITHM,
+        metadata=_about(
+            "Where the divergence from the initial policy is held down: in the loss "
+            "(as published, or corrected by the ratio so that its gradient is not "
+            "biased) or in the reward.",
+            choices=(AS_ALGORITHM, "loss", "loss, corrected", "reward", "none"),
+            advanced=True,
+        ),
+    )
+    overlong: str = field(
+        default=AS_ALGORITHM,
+        metadata=_about(
+            "A response cut off at its limit: fails its format and nothing more, is "
+            "masked from the loss, or is punished from overlong_tokens before it.",
+            choices=(AS_ALGORITHM, "nothing", "masked", "punished"),
+            advanced=True,
+        ),
+    )
+    overlong_tokens: int = field(
+        default=64,
+        metadata=_about(
+            "Over how many last tokens the punishment grows from 0 to 1.",
+            min=0,
+            max=32768,
+            unit="tokens",
+            advanced=True,
+        ),
+    )
     updates_per_draw: int = field(
         default=1,
         metadata=_about(
@@ -643,23 +744,6 @@ class PolicyRecipe:
             "updates; clipping matters from 2).",
             min=1,
             max=64,
-            advanced=True,
-        ),
-    )
-    loss: str = field(
-        default="dapo",
-        metadata=_about(
-            "How token losses are averaged: grpo (per response), dr_grpo (by a "
-            "constant), dapo (over all tokens of the step).",
-            choices=("grpo", "dr_grpo", "dapo"),
-            advanced=True,
-        ),
-    )
-    scale_advantages: bool = field(
-        default=True,
-        metadata=_about(
-            "Divide advantages by the spread of their group (GRPO); off as in "
-            "Dr. GRPO.",
             advanced=True,
         ),
     )

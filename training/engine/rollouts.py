@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from actions.grammar import FormatError, parse
 from actions.json_values import json_equal
 from actions.tags import OBSERVATION_CLOSE, OBSERVATION_OPEN
 from actions.units import UnitPair
+from training.engine.algorithms import algorithm_of, deviation, length_penalty
 from training.engine.conversations import Encoder
 from training.engine.credit import (
     STRUCTURE,
@@ -63,6 +65,11 @@ class Episode:
         self.mask += [0] * len(ids)
 
     @property
+    def cut_off(self) -> bool:
+        """Whether the last answer did not come to its end."""
+        return not self.answers[-1].sampled.ended
+
+    @property
     def format(self) -> float:
         """Mean format reward over the turns."""
         return sum(r.format for r in self.rewarded) / len(self.rewarded)
@@ -98,9 +105,11 @@ class Rollouts:
         self.sampling, self.place, self.rewards = sampling, place, rewards
         self.first = first
         self.figures: dict[str, float] = {}
+        self.algorithm = algorithm_of(recipe)
+        self.weights = (recipe.format_weight, recipe.consistency_weight, 1.0)
         self.groups: list[Group] = []
-        # By token, for each completion of the last draw; with credit "unit" only.
-        self.advantages: list[list[float]] = []
+        self.silent: list[bool] = []  # the groups that must push nothing
+        self.pushed: torch.Tensor | None = None  # mean advantage of each completion
 
     def __call__(
         self, prompts: Sequence[str], trainer: GRPOTrainer
@@ -114,39 +123,44 @@ class Rollouts:
         wanted = len(prompts) // recipe.responses_per_prompt
         model = trainer.accelerator.unwrap_model(trainer.model)
         self.groups = self.draw(model, wanted, step, rank)
-        if recipe.credit == "unit":
-            self.advantages = [row for g in self.groups for row in self.credit(g)]
         episodes = [episode for group in self.groups for episode in group]
         return {
             "prompt_ids": [episode.asked.prompt for episode in episodes],
             "completion_ids": [episode.ids for episode in episodes],
             "logprobs": [episode.logprobs for episode in episodes],
-            "env_mask": [episode.mask for episode in episodes],
-            "format_score": [episode.format for episode in episodes],
-            "consistency_score": [episode.consistency for episode in episodes],
+            "env_mask": [self.learned(episode) for episode in episodes],
+            "reward": [self.reward(episode) for episode in episodes],
         }
 
     def draw(
         self, model: PreTrainedModel, wanted: int, step: int, rank: int = 0
     ) -> list[Group]:
-        """Return ``wanted`` groups, those with a signal first."""
-        recipe = self.recipe
+        """Return ``wanted`` groups, those with a signal first.
+
+        Where the algorithm drops silent groups, draws go on until enough groups have a
+        signal, at most ``draw_rounds`` times.
+        """
+        recipe, drops = self.recipe, self.algorithm.drops_silent
         rng = step_random(recipe.seed, "prompts", step, rank)
-        count = min(len(self.asked), math.ceil(wanted * recipe.draw_more))
-        chosen = rng.sample(self.asked, count)
-        while len(chosen) < wanted:  # fewer turns than groups: answer some twice
-            chosen.append(rng.choice(self.asked))
-        started = time.monotonic()
-        groups = self.respond(model, chosen, rng.getrandbits(62))
-        drawn = time.monotonic()
-        answers = [a for group in groups for e in group for a in e.answers]
-        rewarded = iter(self.rewards(answers))
-        for group in groups:
-            for episode in group:
-                episode.rewarded = [next(rewarded) for _ in episode.answers]
-        scored = time.monotonic()
-        silent = [self.spread(group) < recipe.least_spread for group in groups]
-        kept = sorted(range(len(groups)), key=lambda i: silent[i])[:wanted]
+        groups: list[Group] = []
+        silent: list[bool] = []
+        generation = scoring = 0.0
+        for _ in range(recipe.draw_rounds if drops else 1):
+            missing = wanted - silent.count(False)
+            if missing <= 0:
+                break
+            started = time.monotonic()
+            more = recipe.draw_more if drops else 1.0
+            chosen = self.choose(rng, math.ceil(missing * more), at_least=missing)
+            new = self.respond(model, chosen, rng.getrandbits(62))
+            drawn = time.monotonic()
+            self.score(new)
+            generation += drawn - started
+            scoring += time.monotonic() - drawn
+            groups += new
+            silent += [self.spread(group) < recipe.least_spread for group in new]
+        order = sorted(range(len(groups)), key=lambda i: drops and silent[i])
+        kept = order[:wanted]
         everything = [episode for group in groups for episode in group]
         known = [c for e in everything if (c := e.consistency) is not None]
         self.figures = {
@@ -158,28 +172,64 @@ class Rollouts:
             "response_tokens": mean([float(sum(e.mask)) for e in everything]),
             "responses": float(len(everything)),
             "turns_per_response": mean([float(len(e.answers)) for e in everything]),
-            "cut_off": mean(
-                [float(not e.answers[-1].sampled.ended) for e in everything]
-            ),
-            "seconds/generation": drawn - started,
-            "seconds/scoring": scored - drawn,
+            "cut_off": mean([float(e.cut_off) for e in everything]),
+            "seconds/generation": generation,
+            "seconds/scoring": scoring,
         }
-        for i in kept:
-            if silent[i]:
-                level(groups[i])
+        # Scaled up, a tiny spread is only noise: such a group must push nothing.
+        self.silent = [drops and silent[i] for i in kept]
         return [groups[i] for i in kept]
+
+    def choose(self, rng: random.Random, count: int, at_least: int) -> list[Asked]:
+        """Return turns to answer: different ones, as far as there are so many."""
+        chosen = rng.sample(self.asked, min(len(self.asked), count))
+        while len(chosen) < at_least:  # fewer turns than groups: answer some twice
+            chosen.append(rng.choice(self.asked))
+        return chosen
+
+    def score(self, groups: Sequence[Group]) -> None:
+        """Give every answer of ``groups`` its rewards."""
+        episodes = [episode for group in groups for episode in group]
+        rewarded = iter(self.rewards([a for e in episodes for a in e.answers]))
+        for episode in episodes:
+            episode.rewarded = [next(rewarded) for _ in episode.answers]
 
     def spread(self, group: Group) -> float:
         """Return the standard deviation of the group's weighted rewards."""
-        total = [self.reward(episode) for episode in group]
-        middle = mean(total)
-        return math.sqrt(mean([(value - middle) ** 2 for value in total]))
+        return deviation([self.reward(episode) for episode in group])
+
+    def kinds(self, episode: Episode) -> tuple[float | None, ...]:
+        """Return the rewards of a completion by kind, in the order of ``weights``."""
+        punished = 0.0
+        if self.algorithm.overlong == "punished":
+            recipe = self.recipe
+            punished = length_penalty(
+                len(episode.answers[-1].sampled.ids),
+                recipe.max_new_tokens,
+                min(recipe.overlong_tokens, recipe.max_new_tokens),
+            )
+        return (episode.format, episode.consistency, punished)
 
     def reward(self, episode: Episode) -> float:
-        """Return the weighted sum that the trainer makes of the two rewards."""
-        return self.recipe.format_weight * episode.format + (
-            self.recipe.consistency_weight * (episode.consistency or 0.0)
+        """Return the weighted sum of the rewards that apply."""
+        kinds = zip(self.weights, self.kinds(episode), strict=True)
+        return sum(weight * (value or 0.0) for weight, value in kinds)
+
+    def rewards_table(self) -> torch.Tensor:
+        """Return the rewards of the last draw, (B, kinds); NaN where one is not asked."""
+        return torch.tensor(
+            [
+                [math.nan if value is None else value for value in self.kinds(episode)]
+                for group in self.groups
+                for episode in group
+            ]
         )
+
+    def learned(self, episode: Episode) -> list[int]:
+        """Return the mask of the tokens that are learned from."""
+        if self.algorithm.overlong == "masked" and episode.cut_off:
+            return [0] * len(episode.mask)
+        return episode.mask
 
     def credit(self, group: Group) -> list[list[float]]:
         """Return the advantage of each token of each completion of a group."""
@@ -297,15 +347,6 @@ def same_calls(given: Answer) -> bool:
             for ours, theirs in zip(label.actions, found.actions, strict=True)
         )
     )
-
-
-def level(group: Group) -> None:
-    """Give all episodes of a group the same reward, so that none is pushed."""
-    values = [value for e in group if (value := e.consistency) is not None]
-    consistency = mean(values) if values else None
-    made = Rewarded(mean([episode.format for episode in group]), consistency)
-    for episode in group:
-        episode.rewarded = [made]
 
 
 def mean(values: Sequence[float]) -> float:
