@@ -26,7 +26,7 @@ class SlotForm(forms.Form):
 
 class JudgmentForm(SlotForm):
     verdict = forms.TypedChoiceField(
-        choices=[(0, "Not consistent"), (1, "Consistent")], coerce=int
+        choices=[(0, _("Not consistent")), (1, _("Consistent"))], coerce=int
     )
     reasons = forms.MultipleChoiceField(choices=Reason.choices, required=False)
     seconds = forms.FloatField(required=False)
@@ -62,10 +62,10 @@ class SampleFilterForm(forms.Form):
         "split": "split",
     }
     status = forms.ChoiceField(
-        choices=[("", "Any status"), *SampleStatus.choices], required=False
+        choices=[("", _("Any status")), *SampleStatus.choices], required=False
     )
     situation = forms.ChoiceField(
-        choices=[("", "Any situation"), *Situation.choices], required=False
+        choices=[("", _("Any situation")), *Situation.choices], required=False
     )
     scenario = forms.CharField(max_length=80, required=False)
     split = forms.CharField(max_length=20, required=False)

@@ -1,6 +1,7 @@
 """The catalogues say everything the pages say, in every language."""
 
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import polib
@@ -85,3 +86,55 @@ def test_the_collector_finds_all_ways_to_say_a_text(tmp_path):
         catalogue.Text("z"),
         catalogue.Text("1", "n"),
     }
+
+
+class Bare(HTMLParser):
+    """Collect what a page says by itself, once its tags and variables are taken out."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.inside = ""
+        for pattern in (
+            r"\{%\s*blocktranslate.*?endblocktranslate\s*%\}",
+            r"\{#.*?#\}",
+            r"\{%.*?%\}",
+            r"\{\{.*?\}\}",
+        ):
+            source = re.sub(pattern, " ", source, flags=re.DOTALL)
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.inside = tag
+        for name, value in attributes:
+            if name in ("title", "aria-label", "placeholder", "alt", "data-name"):
+                self.say(value or "")
+
+    def handle_endtag(self, tag) -> None:
+        self.inside = ""
+
+    def handle_data(self, data) -> None:
+        if self.inside not in ("kbd", "code"):
+            self.say(data)
+
+    def say(self, text: str) -> None:
+        text = " ".join(text.split())
+        if re.search("[A-Za-z]{2}", text) and text not in NAMES:
+            self.said.append(text)
+
+
+NAMES = {"con", "cord", "· Concord", ".jsonl", "manifest.json"}
+
+
+def test_no_page_says_a_text_that_cannot_be_translated():
+    bare = {
+        path.name: said
+        for path in sorted((catalogue.BASE_DIR / "templates").rglob("*.html"))
+        if (said := Bare(path.read_text(encoding="utf-8")).said)
+    }
+    assert bare == {}
+
+
+def test_a_bare_text_would_be_found():
+    page = '{% if x %}<a title="Go there">{{ n }} pairs{% translate "fine" %}</a>'
+    assert Bare(page).said == ["Go there", "pairs"]
