@@ -71,6 +71,19 @@ def search_contexts(
     )
 
 
+def find_local(*, project: Project, query: str) -> list[LocalContext]:
+    """Return what :func:`search_contexts` finds, as the action gives it."""
+    return [
+        LocalContext(
+            context.title,
+            context.background,
+            context.guideline,
+            tuple(parse_definition(action) for action in context.actions),
+        )
+        for context in search_contexts(project=project, query=query)
+    ]
+
+
 def searcher(project: Project) -> Callable[[str], list[LocalContext]]:
     """Return the search that the action Get thinking context is given.
 
@@ -79,18 +92,9 @@ def searcher(project: Project) -> Callable[[str], list[LocalContext]]:
 
     def search(query: str) -> list[LocalContext]:
         try:
-            found = search_contexts(project=project, query=query)
+            return find_local(project=project, query=query)
         finally:
             if not connection.in_atomic_block:
                 connection.close()
-        return [
-            LocalContext(
-                context.title,
-                context.background,
-                context.guideline,
-                tuple(parse_definition(action) for action in context.actions),
-            )
-            for context in found
-        ]
 
     return search

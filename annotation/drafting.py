@@ -1,54 +1,38 @@
-"""Drafts of samples: from form fields to a document and back, checked while typed.
+"""Drafts of samples: from form fields to a document and back. No database here.
 
-No database here. A draft's content has the form of a Concord JSONL sample that need not
-be valid yet; two things differ. A context may be ``{"existing": pk}``, one of the
-project's; and the actions of a new context stay the text that was typed.
+A draft's content has the form of a Concord JSONL sample that need not be valid yet;
+these things differ. A context may be ``{"existing": pk}``, one of the project's; the
+actions of a new context stay the text that was typed; a turn has a ``key`` that stays
+with it when it moves, and may have ``dismissed``, the hints a person has put away; and
+``advice`` says what a draft made from a sample still needs.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from actions.definitions import (
-    ActionDefinition,
-    DefinitionError,
-    check_parameters,
-    parse_definition,
-)
-from actions.grammar import FormatError, Response, parse
+from django.utils.translation import gettext as _
+
+from actions.definitions import ActionDefinition, DefinitionError, parse_definition
+from actions.executor import exception_text
+from actions.grammar import ActionCall
 from actions.json_values import JSONError, dump_json, load_json
-from actions.tags import JSON, find_tag
-from annotation.blocks import Block, blocks_of_text
+from actions.tags import ACTION_CLOSE, ACTION_OPEN, JSON, THINK_CLOSE, THINK_OPEN
+from annotation.draft_blocks import posted_blocks, write_response
 
 if TYPE_CHECKING:
     from django.http import QueryDict
 
 MAX_TURNS: Final = 200
 MAX_CONTEXTS: Final = 20
+MAX_REFERENCES: Final = 20
+DRAFT_ONLY: Final = ("key", "dismissed")
 
 Content = dict[str, JSON]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """``error``: it cannot be submitted so; ``hint``: look at it again."""
-
-    text: str
-    level: Literal["error", "hint"] = "error"
-
-
-@dataclass(frozen=True)
-class DraftTurn:
-    number: int
-    kind: str
-    text: str
-    response: str
-    blocks: tuple[Block, ...]
-    problems: tuple[Problem, ...]
-    references: int
 
 
 @dataclass(frozen=True)
@@ -74,39 +58,75 @@ def empty_content() -> Content:
         "scenario": "",
         "situation": "normal",
         "contexts": [],
-        "turns": [_turn("user", "", "")],
+        "turns": [new_turn("user")],
     }
 
 
-def _turn(kind: str, text: str, response: str) -> dict[str, JSON]:
-    return {"input": {"kind": kind, "text": text}, "response": response}
+def new_turn(kind: str, text: str = "", response: str = "") -> dict[str, JSON]:
+    return {
+        "key": "t" + secrets.token_hex(3),
+        "input": {"kind": kind, "text": text},
+        "response": response,
+    }
+
+
+# --- turns of a content ---------------------------------------------------------------
+
+
+def turns_of(content: Mapping[str, JSON]) -> list[dict[str, JSON]]:
+    turns = content.get("turns")
+    if not isinstance(turns, list):
+        return []
+    return [turn for turn in turns if isinstance(turn, dict)]
+
+
+def keyed_turns(content: Mapping[str, JSON]) -> dict[str, dict[str, JSON]]:
+    """Return the turns by their keys; one without a key goes by its number."""
+    found: dict[str, dict[str, JSON]] = {}
+    for number, turn in enumerate(turns_of(content), start=1):
+        key = turn.get("key")
+        key = key if isinstance(key, str) and key else str(number)
+        found[key if key not in found else f"{key}-{number}"] = turn
+    return found
+
+
+@dataclass(frozen=True)
+class TurnTexts:
+    kind: str
+    text: str
+    response: str
+
+    @property
+    def inside(self) -> bool:
+        return self.kind == "observation"
+
+
+def texts_of(turn: Mapping[str, JSON]) -> TurnTexts:
+    given = turn.get("input")
+    given = given if isinstance(given, dict) else {}
+    return TurnTexts(
+        str(given.get("kind") or "user"),
+        str(given.get("text") or ""),
+        str(turn.get("response") or ""),
+    )
+
+
+def references_of(turn: Mapping[str, JSON]) -> list[str]:
+    given = turn.get("references")
+    return [str(one) for one in given] if isinstance(given, list) else []
+
+
+# --- from the form --------------------------------------------------------------------
 
 
 def content_from_post(post: QueryDict, before: Mapping[str, JSON]) -> Content:
     """Return what a form holds.
 
-    References and facts of a turn are not on the page: they are kept from ``before``
-    while the turn's texts are what they were.
+    A turn whose blocks were edited last is written from them, any other is its raw
+    text. What the page does not show is kept from ``before`` by the turn's key, except
+    facts: they tell of the text as it was and go when it changes. A policy's proposal
+    stays whatever becomes of the text.
     """
-    kept = {
-        (turn["kind"], turn["text"], turn["response"]): turn["rest"]
-        for turn in map(_texts, _turns(before))
-    }
-    turns: list[JSON] = []
-    rows = zip_longest(
-        post.getlist("turn_kind"),
-        post.getlist("turn_text"),
-        post.getlist("turn_response"),
-        fillvalue="",
-    )
-    for kind, text, response in list(rows)[:MAX_TURNS]:
-        kind = "observation" if kind == "observation" else "user"
-        text, response = clean(text), clean(response)
-        turn = _turn(kind, text, response)
-        rest = kept.get((kind, text, response))
-        if isinstance(rest, dict):
-            turn |= rest
-        turns.append(turn)
     contexts: list[JSON] = [
         {"existing": int(pk)}
         for pk in post.getlist("context")
@@ -134,44 +154,71 @@ def content_from_post(post: QueryDict, before: Mapping[str, JSON]) -> Content:
         "scenario": clean(post.get("scenario", "")),
         "situation": clean(post.get("situation", "normal")),
         "contexts": contexts,
-        "turns": turns,
+        "turns": list(_posted_turns(post, before)),
     }
 
 
-def _turns(content: Mapping[str, JSON]) -> list[dict[str, JSON]]:
-    turns = content.get("turns")
-    if not isinstance(turns, list):
-        return []
-    return [turn for turn in turns if isinstance(turn, dict)]
+def _posted_turns(post: QueryDict, before: Mapping[str, JSON]) -> Iterable[JSON]:
+    known = keyed_turns(before)
+    references: dict[str, list[JSON]] = {}
+    for key, text in zip(
+        post.getlist("reference_of"), post.getlist("reference_text"), strict=False
+    ):
+        references.setdefault(key, []).append(clean(text))
+    shows_references = "turn_key" in post
+    rows = zip_longest(
+        post.getlist("turn_kind"),
+        post.getlist("turn_text"),
+        post.getlist("turn_response"),
+        post.getlist("turn_blocks"),
+        post.getlist("turn_key"),
+        fillvalue="",
+    )
+    used: set[str] = set()
+    for number, (kind, text, response, blocks, key) in enumerate(rows, start=1):
+        if number > MAX_TURNS:
+            return
+        kind = "observation" if kind == "observation" else "user"
+        text, response = clean(text), clean(response)
+        edited = posted_blocks(blocks)
+        if edited is not None:
+            response = write_response(edited, inside_thinking=kind == "observation")
+        key = clean(key)[:40] or str(number)
+        turn = new_turn(kind, text, response)
+        if key not in used:
+            used.add(key)
+            turn["key"] = key
+            old = known.get(key, {})
+            as_it_was = texts_of(old) == TurnTexts(kind, text, response)
+            turn |= {
+                name: value
+                for name, value in old.items()
+                if name not in turn and (as_it_was or name != "facts")
+            }
+            if shows_references:
+                turn.pop("references", None)
+                if given := references.get(key):
+                    turn["references"] = given[:MAX_REFERENCES]
+        yield turn
 
 
-def _texts(turn: Mapping[str, JSON]) -> dict[str, JSON]:
-    given = turn.get("input")
-    given = given if isinstance(given, dict) else {}
-    return {
-        "kind": str(given.get("kind") or "user"),
-        "text": str(given.get("text") or ""),
-        "response": str(turn.get("response") or ""),
-        "rest": {
-            key: value
-            for key, value in turn.items()
-            if key not in ("input", "response")
-        },
-    }
+# --- buttons --------------------------------------------------------------------------
 
 
 def change_content(content: Content, deed: str) -> Content:
     """Apply a button of the page that adds, moves or takes away a part."""
-    name, _, place = deed.partition(":")
-    turns: list[JSON] = [*_turns(content)]
+    name, _colon, place = deed.partition(":")
+    first, _colon, rest = place.partition(":")
+    turns: list[JSON] = [*turns_of(content)]
     contexts = content.get("contexts")
     contexts = [*contexts] if isinstance(contexts, list) else []
-    number = int(place) if place.isascii() and place.isdigit() and len(place) < 6 else 0
+    number = _number(first)
+    turn = turns_of(content)[number - 1] if 1 <= number <= len(turns) else None
     if name in ("add-user", "add-observation") and len(turns) < MAX_TURNS:
-        turns.append(_turn(name.removeprefix("add-"), "", ""))
-    elif name == "remove-turn" and 1 <= number <= len(turns) and len(turns) > 1:
+        turns.append(new_turn(name.removeprefix("add-")))
+    elif name == "remove-turn" and turn is not None and len(turns) > 1:
         del turns[number - 1]
-    elif name == "raise-turn" and 2 <= number <= len(turns):
+    elif name == "raise-turn" and turn is not None and number > 1:
         turns[number - 2 : number] = [turns[number - 1], turns[number - 2]]
     elif name == "add-context" and len(contexts) < MAX_CONTEXTS:
         contexts.append(
@@ -187,7 +234,93 @@ def change_content(content: Content, deed: str) -> Content:
         new = [one for one in contexts if isinstance(one, dict) and "title" in one]
         if 1 <= number <= len(new):
             contexts.remove(new[number - 1])
+    elif name == "add-reference" and turn is not None:
+        given = references_of(turn)
+        if len(given) < MAX_REFERENCES:
+            turns[number - 1] = turn | {"references": [*given, texts_of(turn).response]}
+    elif name == "remove-reference" and turn is not None:
+        given = references_of(turn)
+        if 1 <= _number(rest) <= len(given):
+            del given[_number(rest) - 1]
+            turns[number - 1] = turn | {"references": [*given]}
+    elif name == "dismiss" and turn is not None:
+        turns[number - 1] = turn | {"dismissed": [*sorted({*dismissed(turn), rest})]}
+    elif name == "recall" and turn is not None:
+        turns[number - 1] = turn | {"dismissed": []}
+    elif name == "result" and turn is not None:
+        how, _colon, exception = rest.partition(":")
+        if how in ("hand", "exception"):
+            text = exception_text(exception) if exception else ""
+            return put_result(content, number, text)
+    elif name == "advice-read":
+        content = {key: value for key, value in content.items() if key != "advice"}
     return content | {"turns": turns, "contexts": contexts}
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
+def dismissed(turn: Mapping[str, JSON]) -> set[str]:
+    given = turn.get("dismissed")
+    return {str(one) for one in given} if isinstance(given, list) else set()
+
+
+def put_result(content: Content, number: int, text: str) -> Content:
+    """Make ``text`` the result of the call that ends turn ``number``.
+
+    The observation that follows gets it; where none follows, one is put in.
+    """
+    turns = turns_of(content)
+    if number < len(turns) and texts_of(turns[number]).inside:
+        after = turns[number]
+        turns[number] = after | {"input": {"kind": "observation", "text": text}}
+    elif number <= len(turns) < MAX_TURNS:
+        turns.insert(number, new_turn("observation", text))
+    return content | {"turns": [*turns]}
+
+
+def fetch_context(
+    content: Content, number: int, *, call: ActionCall, result: str
+) -> Content:
+    """Let turn ``number`` begin with a fetch of a thinking context.
+
+    The call becomes the turn's whole response, the result the next turn's input, and
+    what the response was goes on from there, its references too.
+    """
+    turns = turns_of(content)
+    if not 1 <= number <= len(turns) < MAX_TURNS:
+        return content
+    turn = turns[number - 1]
+    texts = texts_of(turn)
+    source = ACTION_OPEN + call.source + ACTION_CLOSE
+    first = turn | {"response": source if texts.inside else THINK_OPEN + source}
+    first.pop("facts", None)
+    first.pop("references", None)
+    after = new_turn("observation", result)
+    proposal = first.pop("proposal", None)
+    if proposal is not None:
+        after["proposal"] = proposal
+    if texts.inside:
+        after["response"] = texts.response
+        going_on = references_of(turn)
+    else:
+        after["response"] = _inside(texts.response)
+        going_on = [_inside(one) for one in references_of(turn)]
+    if going_on:
+        after["references"] = [*going_on]
+    turns[number - 1 : number] = [first, after]
+    return content | {"turns": [*turns]}
+
+
+def _inside(response: str) -> str:
+    """Return a response as it reads when its thinking is open already."""
+    if response.startswith(THINK_OPEN):
+        return response.removeprefix(THINK_OPEN)
+    return THINK_CLOSE + response if response.strip() else response
+
+
+# --- contexts -------------------------------------------------------------------------
 
 
 def existing_contexts(content: Mapping[str, JSON]) -> list[int]:
@@ -201,6 +334,15 @@ def existing_contexts(content: Mapping[str, JSON]) -> list[int]:
     return keys
 
 
+def use_context(content: Content, key: int) -> Content:
+    """Add one of the project's contexts to those the draft uses."""
+    contexts = content.get("contexts")
+    contexts = contexts if isinstance(contexts, list) else []
+    if key in existing_contexts(content):
+        return content
+    return content | {"contexts": [*contexts, {"existing": key}]}
+
+
 def typed_contexts(content: Mapping[str, JSON]) -> list[DraftContext]:
     """Return the contexts typed in the draft, each with what is wrong with it."""
     contexts = content.get("contexts")
@@ -210,11 +352,11 @@ def typed_contexts(content: Mapping[str, JSON]) -> list[DraftContext]:
             continue
         actions = one.get("actions", "")
         text = actions if isinstance(actions, str) else dump_json(actions)
-        problem = "" if one.get("title") else "The context needs a title."
+        problem = "" if one.get("title") else _("The context needs a title.")
         try:
             read_definitions(text)
         except (JSONError, DefinitionError) as error:
-            problem = f"Actions: {error}"
+            problem = _("Actions: %(error)s") % {"error": error}
         result.append(
             DraftContext(
                 scope=str(one.get("scope", "global")),
@@ -254,87 +396,7 @@ def definitions_of(actions: Iterable[JSON]) -> dict[str, ActionDefinition]:
     return found
 
 
-def check_turns(
-    content: Mapping[str, JSON], definitions: Mapping[str, ActionDefinition]
-) -> list[DraftTurn]:
-    """Return the draft's turns as blocks, each with what is wrong and where."""
-    result: list[DraftTurn] = []
-    awaits_result = False
-    turns = _turns(content)
-    for number, turn in enumerate(turns, start=1):
-        texts = _texts(turn)
-        kind, text, response = (
-            str(texts[name]) for name in ("kind", "text", "response")
-        )
-        inside = kind == "observation"
-        problems: list[Problem] = []
-        if inside and not awaits_result:
-            problems.append(
-                Problem(
-                    "An observation follows a response that ends in an action call; "
-                    "the turn before does not."
-                )
-            )
-        elif awaits_result and not inside:
-            problems.append(
-                Problem(
-                    "The turn before ends in an action call: its observation comes next."
-                )
-            )
-        if not text.strip() and not inside:
-            problems.append(Problem("The user says nothing yet.", "hint"))
-        elif tag := find_tag(text):
-            problems.append(Problem(f"The input holds the tag {tag}."))
-        parsed: Response | None = None
-        if not response.strip():
-            problems.append(Problem("The response is empty.", "hint"))
-        else:
-            try:
-                parsed = parse(response, inside_thinking=inside)
-            except FormatError as error:
-                problems.append(Problem(f"Response, {error}."))
-        if parsed:
-            problems += _call_problems(parsed, definitions)
-            if parsed.ends_with_action and number == len(turns):
-                problems.append(
-                    Problem("The conversation ends in an action call.", "hint")
-                )
-        awaits_result = bool(parsed and parsed.ends_with_action)
-        references = turn.get("references")
-        result.append(
-            DraftTurn(
-                number=number,
-                kind=kind,
-                text=text,
-                response=response,
-                blocks=blocks_of_text(response, inside_thinking=inside)
-                if parsed
-                else (),
-                problems=tuple(problems),
-                references=len(references) if isinstance(references, list) else 0,
-            )
-        )
-    return result
-
-
-def _call_problems(
-    response: Response, definitions: Mapping[str, ActionDefinition]
-) -> list[Problem]:
-    problems = []
-    for call in response.actions:
-        definition = definitions.get(call.name)
-        if definition is None:
-            if definitions:
-                known = ", ".join(sorted(definitions)[:6])
-                problems.append(
-                    Problem(f"No action is named “{call.name}” here: {known}.", "hint")
-                )
-            continue
-        problems += [
-            Problem(f"{call.name}: {error}", "hint")
-            for error in check_parameters(definition, call.parameters)
-        ]
-    return problems
+# --- to a document --------------------------------------------------------------------
 
 
 def document_of(
@@ -369,5 +431,13 @@ def document_of(
         "scenario": content.get("scenario", ""),
         "situation": content.get("situation", "normal"),
         "contexts": found,
-        "turns": [*_turns(content)],
+        "turns": [_turn_document(turn) for turn in turns_of(content)],
     }
+
+
+def _turn_document(turn: Mapping[str, JSON]) -> dict[str, JSON]:
+    document = {key: value for key, value in turn.items() if key not in DRAFT_ONLY}
+    document.pop("references", None)
+    # A reference that nobody has begun to write is none.
+    references: list[JSON] = [one for one in references_of(turn) if one.strip()]
+    return document | ({"references": references} if references else {})

@@ -143,6 +143,7 @@ def _turn_form(turn: Turn) -> TurnForm:
         response=turn.response,
         references=tuple(reference.text for reference in turn.references.all()),
         facts=turn.facts,
+        proposal=turn.proposal,
     )
 
 
@@ -234,6 +235,7 @@ def _replace(sample: Sample, form: SampleForm, status: str | None) -> Sample:
         turn.input_text = turn_form.text
         turn.response = turn_form.response
         turn.facts = turn_form.facts
+        turn.proposal = turn_form.proposal
         turn.save()
         turn.references.all().delete()
         ReferenceResponse.objects.bulk_create(
@@ -342,6 +344,7 @@ def _insert(
             input_text=turn.text,
             response=turn.response,
             facts=turn.facts,
+            proposal=turn.proposal,
         )
         for sample, form in pairs
         for position, turn in enumerate(form.turns)

@@ -16,7 +16,7 @@ from django.utils.translation import gettext
 
 from actions.format_check import check_text
 from annotation.access import Forbidden, has_role, require_role
-from annotation.drafting import DraftTurn
+from annotation.draft_checks import DraftTurn
 from annotation.interchange import sample_to_json, save_sample
 from annotation.models import (
     Comment,

@@ -71,6 +71,8 @@ class TurnForm:
     response: str
     references: tuple[str, ...] = ()
     facts: JSON = None
+    proposal: JSON = None
+    """A policy's text as proposed, with its checkpoint and digest; None: no policy's."""
 
     def to_json(self) -> dict[str, JSON]:
         form: dict[str, JSON] = {
@@ -81,6 +83,8 @@ class TurnForm:
             form["references"] = list(self.references)
         if self.facts is not None:
             form["facts"] = self.facts
+        if self.proposal is not None:
+            form["proposal"] = self.proposal
         return form
 
 
@@ -278,7 +282,7 @@ def _check_turns(values: list[JSON]) -> tuple[TurnForm, ...]:
 
 def _check_turn(value: JSON, place: str) -> TurnForm:
     form = _object(value, place)
-    _only_keys(form, ("input", "response", "references", "facts"), place)
+    _only_keys(form, ("input", "response", "references", "facts", "proposal"), place)
     within = f"{place}.input"
     given = _object(_required(form, "input", place), within)
     _only_keys(given, ("kind", "text"), within)
@@ -298,11 +302,27 @@ def _check_turn(value: JSON, place: str) -> TurnForm:
             for index, reference in enumerate(references)
         ),
         facts=form.get("facts"),
+        proposal=_check_proposal(form.get("proposal"), f"{place}.proposal"),
     )
     _check_response(response, kind, f"{place}.response")
     for index, reference in enumerate(turn.references):
         _check_response(reference, kind, f"{place}.references[{index}]")
     return turn
+
+
+def _check_proposal(value: JSON, place: str) -> JSON:
+    if value is None:
+        return None
+    form = _object(value, place)
+    _only_keys(form, ("checkpoint", "digest", "text"), place)
+    checkpoint = _required(form, "checkpoint", place)
+    if not isinstance(checkpoint, int) or isinstance(checkpoint, bool):
+        raise SampleError(
+            f"{place}.checkpoint", "a checkpoint's number", describe(checkpoint)
+        )
+    for key in ("digest", "text"):
+        _text(_required(form, key, place), f"{place}.{key}")
+    return form
 
 
 def _check_response(text: str, kind: str, place: str) -> None:

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from annotation.views import (
+    drafts,
     guidelines,
     home,
     judge,
@@ -48,12 +49,18 @@ urlpatterns = [
         guidelines.unpin,
         name="example-unpin",
     ),
-    path("p/<slug:slug>/write/", write.drafts, name="write"),
-    path("p/<slug:slug>/write/new/", write.new, name="draft-new"),
-    path("p/<slug:slug>/write/revise/<int:pk>/", write.revise, name="draft-revise"),
+    path("p/<slug:slug>/write/", drafts.drafts, name="write"),
+    path("p/<slug:slug>/write/new/", drafts.new, name="draft-new"),
+    path("p/<slug:slug>/write/paste/", drafts.paste, name="draft-paste"),
+    path(
+        "p/<slug:slug>/write/from/<int:pk>/",
+        drafts.duplicate,
+        name="draft-duplicate",
+    ),
+    path("p/<slug:slug>/write/revise/<int:pk>/", drafts.revise, name="draft-revise"),
     path("p/<slug:slug>/write/<int:pk>/", write.draft, name="draft"),
     path("p/<slug:slug>/write/<int:pk>/save/", write.save, name="draft-save"),
-    path("p/<slug:slug>/write/<int:pk>/delete/", write.delete, name="draft-delete"),
+    path("p/<slug:slug>/write/<int:pk>/delete/", drafts.delete, name="draft-delete"),
     path("p/<slug:slug>/work/", work.work, name="work"),
     path("p/<slug:slug>/samples/", samples.samples, name="samples"),
     path("p/<slug:slug>/samples/coverage/", samples.coverage, name="coverage"),

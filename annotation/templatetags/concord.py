@@ -6,6 +6,9 @@ from typing import Any
 
 from django import template
 
+from annotation.models import Situation
+from annotation.situations import SITUATIONS
+
 register = template.Library()
 
 
@@ -19,3 +22,9 @@ def pairs(mapping: Any) -> list[tuple[str, Any]]:
 def at(mapping: Any, key: Any) -> Any:
     """Return what a mapping holds at a key, or an empty list."""
     return mapping.get(key, []) if isinstance(mapping, dict) else []
+
+
+@register.simple_tag
+def duplicable_situations() -> list[tuple[str, str]]:
+    """Return the situations that a sample can be made into, with their names."""
+    return [(name, str(Situation(name).label)) for name in SITUATIONS]

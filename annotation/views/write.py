@@ -1,7 +1,8 @@
 """The Write pages: a person's drafts, and the editor that keeps one on the server.
 
 The editor is one form. Its buttons post it whole, so it works without JavaScript; with
-it, htmx posts the same form while the person types and gets back what is wrong where.
+it, write.js posts the same form while the person types and gets back what is wrong
+where. A response is its raw text; blocks are that text as fields (draft_blocks.py).
 """
 
 from __future__ import annotations
@@ -14,30 +15,39 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils.translation import gettext
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import (
     require_http_methods,
     require_POST,
-    require_safe,
 )
 
-from actions.definitions import DefinitionError
+from actions.builtins import BUILT_IN_ACTIONS, GET_THINKING_CONTEXT
+from actions.definitions import ActionDefinition, DefinitionError
+from actions.grammar import ActionCall
 from actions.json_values import JSONError
-from annotation.contexts import context_to_json
+from annotation.contexts import context_to_json, search_contexts
+from annotation.draft_blocks import blocks_of_post, posted_blocks
+from annotation.draft_checks import DraftTurn, check_turns
 from annotation.drafting import (
+    MAX_TURNS,
     Content,
+    DraftContext,
     change_content,
-    check_turns,
     content_from_post,
     definitions_of,
     document_of,
-    empty_content,
     existing_contexts,
+    fetch_context,
+    put_result,
     read_definitions,
+    turns_of,
     typed_contexts,
+    use_context,
 )
-from annotation.interchange import sample_to_json, save_sample
+from annotation.interchange import save_sample
+from annotation.merging import compare, merge
+from annotation.method import Knowledge, source_of
 from annotation.models import (
     Draft,
     Project,
@@ -48,9 +58,11 @@ from annotation.models import (
     Situation,
     ThinkingContext,
 )
+from annotation.results import RUNNING, NoResult, run_call
 from annotation.reviewing import FIXES, finish_fix, notes_of_draft
 from annotation.sample_format import SampleError as InvalidSample
 from annotation.samples import SampleError, StaleDraft, save_draft, submit_sample
+from annotation.situations import ADVICE
 from annotation.views.door import enter
 
 if TYPE_CHECKING:
@@ -61,62 +73,7 @@ if TYPE_CHECKING:
 
 DRAFTS = 100
 CONTEXTS = 50
-
-
-@require_safe
-@login_required
-def drafts(request: HttpRequest, slug: str) -> HttpResponse:
-    """List the person's drafts, and their samples that came back or wait."""
-    project = enter(request, slug, Role.LABELER, Role.CURATOR)
-    mine = Sample.objects.filter(project=project, author_id=request.user.pk)
-    facts = {
-        "drafts": [
-            (draft, check_turns(draft.content, {}))
-            for draft in Draft.objects.filter(
-                project=project, author_id=request.user.pk
-            ).select_related("sample")[:DRAFTS]
-        ],
-        "returned": mine.filter(status=SampleStatus.RETURNED).order_by("-pk")[:DRAFTS],
-        "submitted": mine.exclude(
-            status__in=[SampleStatus.RETURNED, SampleStatus.DRAFT]
-        ).order_by("-pk")[:20],
-    }
-    return render(request, "annotation/write.html", facts)
-
-
-@require_POST
-@login_required
-def new(request: HttpRequest, slug: str) -> HttpResponse:
-    project = enter(request, slug, Role.LABELER, Role.CURATOR)
-    draft = Draft.objects.create(
-        project=project, author=_user(request), content=empty_content()
-    )
-    return redirect("annotation:draft", slug, draft.pk)
-
-
-@require_POST
-@login_required
-def revise(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Open a draft of one's own returned sample; an open one is gone on with."""
-    project = enter(request, slug, Role.LABELER, Role.CURATOR)
-    sample = get_object_or_404(
-        Sample.objects.visible_to(request.user),
-        project=project,
-        author_id=request.user.pk,
-        status__in=[SampleStatus.RETURNED, SampleStatus.DRAFT],
-        pk=pk,
-    )
-    draft = Draft.objects.filter(sample=sample, author_id=request.user.pk).first()
-    if draft is None:
-        content: dict[str, JSON] = {**sample_to_json(sample)}
-        content["contexts"] = [
-            {"existing": context.pk}
-            for context in sample.contexts.order_by("samplecontext__position")
-        ]
-        draft = Draft.objects.create(
-            project=project, author=_user(request), sample=sample, content=content
-        )
-    return redirect("annotation:draft", slug, draft.pk)
+CHIPS = 12
 
 
 @never_cache
@@ -130,24 +87,93 @@ def draft(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return _editor(request, project, draft, draft.content)
     content = content_from_post(request.POST, draft.content)
     deed = request.POST.get("do", "save")
-    content = change_content(content, deed)
+    anchor = _anchor(deed, content)
+    if deed == "merge":
+        content = merge(content, draft.content, _taken(request))
+    elif deed.startswith(("result:", "fetch:")) and not deed.endswith(":hand"):
+        content = _with_result(request, project, content, deed)
+    else:
+        content = change_content(content, deed)
+    version = version_of(request)
+    if deed in ("merge", "keep"):
+        version = version_of(request, "other_version")
     try:
-        draft = save_draft(draft=draft, version=version_of(request), content=content)
+        draft = save_draft(draft=draft, version=version, content=content)
     except StaleDraft as conflict:
         return show_conflict(request, project, conflict, content)
     if deed == "submit":
         return _submit(request, project, draft)
-    place = deed.partition(":")[0]
-    anchor = {"add-context": "#contexts", "remove-context": "#contexts"}.get(place, "")
-    if place.startswith("add-") and not anchor:
-        anchor = f"#turn-{len(content['turns'])}"  # type: ignore[arg-type]
     return redirect(reverse("annotation:draft", args=[slug, draft.pk]) + anchor)
+
+
+def _anchor(deed: str, content: Content) -> str:
+    """Return the part of the page to go on with after a button."""
+    name, _colon, place = deed.partition(":")
+    number = place.partition(":")[0]
+    if name in ("add-context", "remove-context"):
+        return "#contexts"
+    if name in ("add-user", "add-observation"):
+        return f"#turn-{min(len(turns_of(content)) + 1, MAX_TURNS)}"
+    if name in ("result", "fetch") and number.isdecimal() and len(number) < 6:
+        return f"#turn-{int(number) + 1}"
+    return ""
+
+
+def _with_result(
+    request: HttpRequest, project: Project, content: Content, deed: str
+) -> Content:
+    """Put in what the call of a turn returns, or a fetched context; or say why not."""
+    name, _colon, place = deed.partition(":")
+    number, _colon, how = place.partition(":")
+    if how.startswith("exception:"):
+        return change_content(content, deed)
+    _contexts, _typed, definitions = _definitions(project, content)
+    turns = check_turns(content, definitions)
+    turn = next((one for one in turns if str(one.number) == number), None)
+    if turn is None:
+        return content
+    keys = existing_contexts(content)
+    if name == "fetch":
+        call = ActionCall.make(GET_THINKING_CONTEXT.name, {"query": turn.text[:300]})
+        result = run_call(project=project, call=call, definitions=definitions)
+        found = search_contexts(project=project, query=turn.text[:300], limit=1)
+        for one in found:
+            content = use_context(content, one.pk)
+        return fetch_context(content, turn.number, call=call, result=result.text)
+    if turn.call is None:
+        return content
+    call = turn.call
+    earlier = sum(
+        other.call is not None and other.call.source == call.source
+        for other in turns[: turn.number - 1]
+    )
+    try:
+        result = run_call(
+            project=project,
+            call=call,
+            definitions=definitions,
+            context_keys=keys,
+            earlier=earlier,
+        )
+    except NoResult as problem:
+        messages.warning(request, str(problem))
+        return content
+    messages.info(
+        request,
+        _("Turn %(number)s: the result of “%(name)s”, %(origin)s.")
+        % {"number": turn.number + 1, "name": call.name, "origin": result.origin},
+    )
+    return put_result(content, turn.number, result.text)
 
 
 @require_POST
 @login_required
 def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Keep what is being typed, and answer with what is wrong and where."""
+    """Keep what is being typed, and answer with what is wrong and where.
+
+    ``redraw`` names the turns whose blocks the page wants anew. The raw text of a turn
+    that was posted as blocks comes back with the answer.
+    """
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     draft = _mine(request, project, pk)
     content = content_from_post(request.POST, draft.content)
@@ -156,20 +182,27 @@ def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         draft = save_draft(draft=draft, version=version_of(request), content=content)
     except StaleDraft as stale:
         conflict, draft = stale, stale.draft
-    facts = _facts(project, draft, content) | {
-        "conflict": conflict,
-        "is_fragment": True,
-    }
+    facts = _facts(project, draft, content) | _conflict_facts(conflict, content)
+    turns: list[DraftTurn] = facts["turns"]  # type: ignore[assignment]
+    definitions: dict[str, ActionDefinition] = facts["definitions"]  # type: ignore[assignment]
+    redraw = set(request.POST.getlist("redraw"))
+    texts: dict[str, str] = {}
+    drawn = []
+    for turn, posted in zip(
+        turns, [*request.POST.getlist("turn_blocks"), *[""] * MAX_TURNS], strict=False
+    ):
+        edited = posted_blocks(posted)
+        if edited is not None:
+            texts[str(turn.number)] = turn.response
+        if str(turn.number) in redraw:
+            blocks = (
+                turn.edit_blocks
+                if edited is None
+                else blocks_of_post(edited, definitions)
+            )
+            drawn.append((turn, blocks))
+    facts |= {"is_fragment": True, "raw_texts": texts, "drawn": drawn}
     return render(request, "annotation/_draft_checks.html", facts)
-
-
-@require_POST
-@login_required
-def delete(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    project = enter(request, slug, Role.LABELER, Role.CURATOR)
-    _mine(request, project, pk).delete()
-    messages.info(request, "The draft is deleted.")
-    return redirect("annotation:write", slug)
 
 
 def _submit(request: HttpRequest, project: Project, draft: Draft) -> HttpResponse:
@@ -200,10 +233,10 @@ def _submit(request: HttpRequest, project: Project, draft: Draft) -> HttpRespons
     except (InvalidSample, SampleError, JSONError, DefinitionError) as error:
         return _editor(request, project, draft, draft.content, error=error, status=422)
     if FIXES in draft.content and draft.sample:
-        messages.success(request, gettext("The fix is stored; the author stays."))
+        messages.success(request, _("The fix is stored; the author stays."))
         review = reverse("annotation:review", args=[project.slug])
         return redirect(f"{review}?at={draft.sample.pk}")
-    messages.success(request, "Submitted: a curator looks at it next.")
+    messages.success(request, _("Submitted: a curator looks at it next."))
     return redirect("annotation:write", project.slug)
 
 
@@ -216,9 +249,18 @@ def _mine(request: HttpRequest, project: Project, pk: int) -> Draft:
     )
 
 
-def version_of(request: HttpRequest) -> int:
+def _taken(request: HttpRequest) -> set[str]:
+    """Return the parts that a person chose to take as the other version has them."""
+    return {
+        name.removeprefix("choice-")
+        for name, value in request.POST.items()
+        if name.startswith("choice-") and value == "theirs"
+    }
+
+
+def version_of(request: HttpRequest, name: str = "version") -> int:
     """Return the version the page began from; nonsense is older than everything."""
-    text = request.POST.get("version", "")
+    text = request.POST.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
@@ -231,6 +273,13 @@ def show_conflict(
     )
 
 
+def _conflict_facts(conflict: StaleDraft | None, content: Content) -> dict[str, object]:
+    return {
+        "conflict": conflict,
+        "conflict_rows": compare(content, conflict.draft.content) if conflict else [],
+    }
+
+
 def _editor(
     request: HttpRequest,
     project: Project,
@@ -241,32 +290,48 @@ def _editor(
     conflict: StaleDraft | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    facts = _facts(project, draft, content) | {
-        "error": error,
-        "why": request.POST.get("why", ""),
-        "conflict": conflict,
-        "is_fragment": False,
-        "situations": Situation.choices,
-        "scopes": Scope.choices,
-        "scenarios": Sample.objects.filter(project=project)
-        .exclude(scenario="")
-        .order_by("scenario")
-        .values_list("scenario", flat=True)
-        .distinct()[:50],
-    }
+    facts = (
+        _facts(project, draft, content)
+        | _conflict_facts(conflict, content)
+        | {
+            "error": error,
+            "why": request.POST.get("why", ""),
+            "is_fragment": False,
+            "situations": Situation.choices,
+            "scopes": Scope.choices,
+            "advice": _advice(content),
+            "scenarios": Sample.objects.filter(project=project)
+            .exclude(scenario="")
+            .order_by("scenario")
+            .values_list("scenario", flat=True)
+            .distinct()[:50],
+        }
+    )
     return render(request, "annotation/draft.html", facts, status=status)
 
 
-def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object]:
+def _advice(content: Content) -> str:
+    advice = content.get("advice")
+    if not isinstance(advice, dict):
+        return ""
+    text = ADVICE.get(str(advice.get("situation")), "")
+    return _(text) % {"turn": advice.get("turn")} if text else ""
+
+
+def _definitions(
+    project: Project, content: Content
+) -> tuple[list[ThinkingContext], list[DraftContext], dict[str, ActionDefinition]]:
+    """Return the contexts to choose from, those typed, and the actions of the chosen."""
     chosen = existing_contexts(content)
     # The newest contexts, and every one the draft uses, however old it is.
     contexts = list(
         ThinkingContext.objects.filter(project=project).order_by("-pk")[:CONTEXTS]
     )
     listed = {context.pk for context in contexts}
-    contexts += ThinkingContext.objects.filter(
-        project=project, pk__in=set(chosen) - listed
-    )
+    if set(chosen) - listed:
+        contexts += ThinkingContext.objects.filter(
+            project=project, pk__in=set(chosen) - listed
+        )
     typed = typed_contexts(content)
     actions: list[JSON] = [
         action
@@ -278,26 +343,55 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
         if not context.problem:
             actions += read_definitions(context.actions)
     definitions = definitions_of(actions)
-    turns = check_turns(content, definitions)
+    if definitions:
+        definitions = {one.name: one for one in BUILT_IN_ACTIONS} | definitions
+    return contexts, typed, definitions
+
+
+def _knowledge(
+    contexts: list[ThinkingContext], typed: list[DraftContext], chosen: set[int]
+) -> Knowledge:
+    at_hand = [
+        source_of(one.title, one.background, one.guideline)
+        for one in typed
+        if one.scope == Scope.GLOBAL
+    ]
+    local = []
+    for one in contexts:
+        source = source_of(one.title, one.background, one.guideline, key=one.pk)
+        if one.scope == Scope.LOCAL:
+            local.append(source)
+        elif one.pk in chosen:
+            at_hand.append(source)
+    return Knowledge(tuple(at_hand), tuple(local))
+
+
+def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object]:
+    contexts, typed, definitions = _definitions(project, content)
+    chosen = set(existing_contexts(content))
+    names = list(definitions)
+    own = [name for name in names if name not in _BUILT_IN]
+    turns = check_turns(content, definitions, _knowledge(contexts, typed, chosen))
     return {
         "draft": draft,
         "content": content,
         "turns": turns,
         "notes": notes_of_draft(draft, turns),
+        "definitions": definitions,
         "typed": typed,
         # The draft's own come first, so that a long list hides none of them.
         "contexts": sorted(
             ((context, context.pk in chosen) for context in contexts),
             key=lambda pair: not pair[1],
         ),
-        "actions": [
-            {
-                "name": one.name,
-                "parameters": [parameter.name for parameter in one.parameters],
-            }
-            for one in definitions.values()
-        ],
+        "action_names": [*own, *(name for name in _BUILT_IN if name in names)]
+        or list(_BUILT_IN),
+        "chips": own[:CHIPS],
+        "running": RUNNING,
     }
+
+
+_BUILT_IN = tuple(one.name for one in BUILT_IN_ACTIONS)
 
 
 def _user(request: HttpRequest) -> User:

@@ -4,7 +4,7 @@ import pytest
 
 from annotation import reviewing, samples
 from annotation.access import Forbidden
-from annotation.drafting import check_turns
+from annotation.draft_checks import check_turns
 from annotation.interchange import sample_to_json, save_sample
 from annotation.models import Comment, Sample, SampleStatus, Slot
 from annotation.places import place_turn, put_notes

@@ -138,7 +138,7 @@ def test_take(sign_in, look: str, settings: dict) -> None:
     if EVERYTHING:
         shoot(page, f"write-list-{look}")
     page.click("table a.row")
-    page.wait_for_selector("draft-editor .inserts button")
+    page.wait_for_selector("draft-editor[data-ready]")
     if look == "light" or EVERYTHING:
         page.evaluate("document.querySelector('#turns').scrollIntoView()")
         page.mouse.wheel(0, -70)

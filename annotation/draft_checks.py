@@ -1,0 +1,280 @@
+"""What is wrong with a draft and where, found while it is typed. No database here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from django.utils.translation import gettext as _
+
+from actions.builtins import BUILT_IN_ACTIONS
+from actions.definitions import ActionDefinition, check_parameters
+from actions.grammar import ActionCall, FormatError, Response, parse
+from actions.tags import JSON, find_tag
+from actions.units import align_units
+from annotation.blocks import Block, blocks_of_response
+from annotation.draft_blocks import EditBlock, blocks_to_edit
+from annotation.drafting import (
+    Content,
+    dismissed,
+    keyed_turns,
+    references_of,
+    texts_of,
+)
+from annotation.method import Hint, Knowledge, hints_of_turn
+
+AROUND: Final = 60
+_DEFINED: Final = {one.name: one for one in BUILT_IN_ACTIONS}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a text leaves the grammar: ``position`` from 0, and the line around it."""
+
+    position: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``error``: it cannot be submitted so; ``hint``: look at it again."""
+
+    text: str
+    level: Literal["error", "hint"] = "error"
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Another wording of a response, and where it says something else."""
+
+    number: int
+    text: str
+    problems: tuple[Problem, ...]
+    differences: tuple[Difference, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One unit that the label response and a reference do not share."""
+
+    title: str
+    label: str | None
+    reference: str | None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Where a policy's text stands: taken over as it is, or edited since."""
+
+    checkpoint: int
+    digest: str
+    is_edited: bool
+
+
+@dataclass(frozen=True)
+class DraftTurn:
+    number: int
+    key: str
+    kind: str
+    text: str
+    response: str
+    is_valid: bool
+    blocks: tuple[Block, ...]
+    edit_blocks: tuple[EditBlock, ...]
+    problems: tuple[Problem, ...]
+    hints: tuple[Hint, ...]
+    dismissed: int
+    references: tuple[Reference, ...]
+    proposal: Proposal | None
+    call: ActionCall | None
+    """The call that ends the response: its result comes next."""
+    call_before: ActionCall | None
+    """The call that the input is the result of."""
+    exceptions: tuple[str, ...] = ()
+    """How that call may fail, by its definition."""
+    is_answered: bool = False
+    """Whether a result of that call is there already."""
+
+
+def check_turns(
+    content: Content,
+    definitions: Mapping[str, ActionDefinition],
+    knowledge: Knowledge | None = None,
+) -> list[DraftTurn]:
+    """Return the draft's turns as blocks, each with what is wrong and where.
+
+    Hints on the thinking method are given only with ``knowledge``.
+    """
+    result: list[DraftTurn] = []
+    rows = list(keyed_turns(content).items())
+    parsed: list[Response | None] = []
+    for number, (key, turn) in enumerate(rows, start=1):
+        texts = texts_of(turn)
+        pending = parsed[-1] if parsed else None
+        awaited = pending.actions[-1] if pending and pending.ends_with_action else None
+        problems = _input_problems(texts.inside, texts.text, awaited)
+        response, wrong = read_response(texts.response, inside=texts.inside)
+        problems += wrong
+        if response:
+            problems += _call_problems(response, definitions)
+            if response.ends_with_action and number == len(rows):
+                text = _("The conversation ends in an action call.")
+                problems.append(Problem(text, "hint"))
+        parsed.append(response)
+        hints: tuple[Hint, ...] = ()
+        away = dismissed(turn)
+        if knowledge is not None and response is not None:
+            found = hints_of_turn(
+                [texts_of(one) for _key, one in rows[:number]], parsed, knowledge
+            )
+            hints = tuple(hint for hint in found if hint.code not in away)
+        call = response.actions[-1] if response and response.ends_with_action else None
+        following = texts_of(rows[number][1]) if number < len(rows) else None
+        definition = _DEFINED.get(call.name) if call else None
+        definition = definitions.get(call.name, definition) if call else None
+        result.append(
+            DraftTurn(
+                number=number,
+                key=key,
+                kind=texts.kind,
+                text=texts.text,
+                response=texts.response,
+                is_valid=response is not None,
+                blocks=tuple(blocks_of_response(response)) if response else (),
+                edit_blocks=blocks_to_edit(response, definitions) if response else (),
+                problems=tuple(problems),
+                hints=hints,
+                dismissed=len(away),
+                references=tuple(
+                    check_reference(place, response, one, inside=texts.inside)
+                    for place, one in enumerate(references_of(turn), start=1)
+                ),
+                proposal=_proposal(turn, texts.response),
+                call=call,
+                call_before=awaited if texts.inside else None,
+                exceptions=tuple(one.name for one in definition.exceptions)
+                if definition
+                else (),
+                is_answered=bool(
+                    following and following.inside and following.text.strip()
+                ),
+            )
+        )
+    return result
+
+
+def read_response(text: str, *, inside: bool) -> tuple[Response | None, list[Problem]]:
+    """Parse a response; what is wrong with it comes with its place."""
+    if not text.strip():
+        return None, [Problem(_("The response is empty."), "hint")]
+    try:
+        return parse(text, inside_thinking=inside), []
+    except FormatError as error:
+        said = _("Response, %(error)s.") % {"error": error}
+        return None, [Problem(said, "error", _place(text, error.position))]
+
+
+def _place(text: str, position: int) -> Place:
+    start = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    end = len(text) if end < 0 else end
+    return Place(
+        position,
+        ("…" if position - start > AROUND else "")
+        + text[max(start, position - AROUND) : position],
+        text[position : min(end, position + AROUND)],
+    )
+
+
+def _input_problems(
+    inside: bool, text: str, awaited: ActionCall | None
+) -> list[Problem]:
+    problems = []
+    if inside and awaited is None:
+        problems.append(
+            Problem(
+                _(
+                    "An observation follows a response that ends in an action call; "
+                    "the turn before does not."
+                )
+            )
+        )
+    elif awaited is not None and not inside:
+        problems.append(
+            Problem(
+                _("The turn before ends in an action call: its observation comes next.")
+            )
+        )
+    if not text.strip() and not inside:
+        problems.append(Problem(_("The user says nothing yet."), "hint"))
+    elif tag := find_tag(text):
+        problems.append(Problem(_("The input holds the tag %(tag)s.") % {"tag": tag}))
+    return problems
+
+
+def _call_problems(
+    response: Response, definitions: Mapping[str, ActionDefinition]
+) -> list[Problem]:
+    problems = []
+    for call in response.actions:
+        definition = definitions.get(call.name)
+        if definition is None:
+            if definitions:
+                known = ", ".join(sorted(definitions)[:6])
+                said = _("No action is named “%(name)s” here: %(known)s.")
+                problems.append(
+                    Problem(said % {"name": call.name, "known": known}, "hint")
+                )
+            continue
+        problems += [
+            Problem(f"{call.name}: {error}", "hint")
+            for error in check_parameters(definition, call.parameters)
+        ]
+    return problems
+
+
+def check_reference(
+    number: int, label: Response | None, text: str, *, inside: bool
+) -> Reference:
+    """Hold a reference against the label response: same plan order, same actions."""
+    parsed, problems = read_response(text, inside=inside)
+    if parsed is None or label is None:
+        return Reference(number, text, tuple(problems))
+    differences = []
+    titles = {
+        "step order": _("Other order"),
+        "missing step": _("Missing step"),
+        "extra step": _("Extra step"),
+        "content": _("Other step"),
+        "action name": _("Other action"),
+        "parameter": _("Other parameter"),
+    }
+    for pair in align_units(label, parsed):
+        if pair.differs and pair.kind in ("plan step", "action name", "parameter"):
+            what = titles.get(pair.reason or "", pair.kind)
+            place = pair.key.replace("parameters/", "").replace("/", " ")
+            differences.append(Difference(f"{what}, {place}", pair.label, pair.sampled))
+    if parsed == label:
+        problems.append(
+            Problem(_("This is still the response itself, word by word."), "hint")
+        )
+    return Reference(number, text, tuple(problems), tuple(differences))
+
+
+def _proposal(turn: Mapping[str, JSON], response: str) -> Proposal | None:
+    given = turn.get("proposal")
+    if not isinstance(given, dict):
+        return None
+    number = given.get("checkpoint")
+    return Proposal(
+        number if isinstance(number, int) else 0,
+        str(given.get("digest") or ""),
+        given.get("text") != response,
+    )
+
+
+def error_count(turns: Sequence[DraftTurn]) -> int:
+    return sum(problem.level == "error" for turn in turns for problem in turn.problems)

@@ -1,0 +1,245 @@
+"""The thinking method's questions, asked of a response where it leaves them open.
+
+The method (Leung & Wang, arXiv 2502.13475): see whether the last plan step matches the
+input; answer from the thinking elements in their order (chat history, global thinking
+context, built-in actions, local thinking context, memory and knowledge); fetch a local
+context only when the first ones do not suffice; plan where a task takes several steps.
+The rules read words only. They ask, they never refuse, and a person can put each away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from django.utils.translation import gettext as _
+
+from actions.builtins import GET_THINKING_CONTEXT
+from actions.grammar import Response
+from actions.plans import Plan
+from actions.words import meaning_words, numbers
+from annotation.drafting import TurnTexts
+
+# How many of the input's words an element must share to be named as the likely one.
+ENOUGH: Final = 0.2
+
+_STEP = re.compile(
+    r"\b(step|plan|next|task|resum|continu|back to)|步骤|计划|任务|下一步", re.I
+)
+_ELEMENT = re.compile(
+    r"\b(histor|earlier|before|already|said|told|asked|guideline|background|context|"
+    r"built-in|calculat|search|memory|know|request|question|answers? it)|"
+    r"历史|之前|已经|背景|指南|上下文|内置|计算|搜索|记忆|知识",
+    re.I,
+)
+_CARRY_ON = re.compile(
+    r"\b(again|retry|instead|another|other|offer|ask|tell|sorry|cannot|can't|fail|"
+    r"not work|closed|try)|重试|再试|换|失败|抱歉|无法|告诉",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A thinking context by its words; ``key`` is its row, if it has one."""
+
+    title: str
+    words: frozenset[str]
+    key: int | None = None
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the policy has at hand in a draft, and what it could fetch."""
+
+    at_hand: tuple[Source, ...] = ()
+    local: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A question; ``deed`` names a button that acts on it, with what it says."""
+
+    code: str
+    text: str
+    deed: str = ""
+    label: str = ""
+
+
+def source_of(title: str, *texts: str, key: int | None = None) -> Source:
+    return Source(title, frozenset(meaning_words("\n".join((title, *texts)))), key)
+
+
+def hints_of_turn(
+    turns: Sequence[TurnTexts],
+    responses: Sequence[Response | None],
+    knowledge: Knowledge,
+) -> list[Hint]:
+    """Return the questions that the last of ``turns`` leaves open.
+
+    ``responses[i]`` is turn i's response, None where it cannot be read.
+    """
+    turn, response = turns[-1], responses[-1]
+    if response is None:
+        return []
+    if turn.inside:
+        return _hints_of_result(turn, response)
+    hints = []
+    thinking = response.thinking_text
+    if not response.opens:
+        hints.append(
+            Hint(
+                "thinking",
+                _(
+                    "The response has no thinking. Which thinking element does the "
+                    "answer come from?"
+                ),
+            )
+        )
+    plan, step = _waiting_step(responses[:-1])
+    has_plan = response.plan is not None
+    if (
+        plan is not None
+        and response.opens
+        and not has_plan
+        and not _STEP.search(thinking)
+    ):
+        hints.append(
+            Hint(
+                "step",
+                _(
+                    "Does the input match the last plan step, “%(step)s”? Say so in the "
+                    "thinking, or say that this is a new task and plan it."
+                )
+                % {"step": step},
+            )
+        )
+    element = _element(turns, knowledge)
+    if (
+        response.opens
+        and not response.actions
+        and not has_plan
+        and plan is None
+        and not _ELEMENT.search(thinking)
+    ):
+        said = _(
+            "Which thinking element is used? In this order: chat history, global "
+            "thinking context, built-in actions, local thinking context, memory and "
+            "knowledge."
+        )
+        if element:
+            said += " " + _("By its words the closest is: %(element)s.") % {
+                "element": element
+            }
+        hints.append(Hint("element", said))
+    if (hint := _fetch_hint(turns, response, knowledge, element, plan)) is not None:
+        hints.append(hint)
+    if plan is None and not has_plan and response.actions and not _fetches(response):
+        hints.append(
+            Hint(
+                "plan",
+                _(
+                    "An action is called and there is no plan so far. Does this task "
+                    "take several steps? Then it needs one."
+                ),
+            )
+        )
+    if response.plan is not None and len(response.plan.steps) == 1:
+        hints.append(
+            Hint("short", _("A plan of one step: is a plan needed for this at all?"))
+        )
+    return hints
+
+
+def _hints_of_result(turn: TurnTexts, response: Response) -> list[Hint]:
+    said = response.thinking_text + "\n" + response.answer
+    if turn.text.startswith("Exception ") and not _CARRY_ON.search(said):
+        return [
+            Hint(
+                "exception",
+                _(
+                    "The action failed. What happens now: try again, another way, ask, "
+                    "or give up?"
+                ),
+            )
+        ]
+    shared = set(meaning_words(said)) & set(meaning_words(turn.text))
+    if turn.text.strip() and not shared and not (numbers(said) & numbers(turn.text)):
+        return [
+            Hint("result", _("Nothing of the result is taken up. What does it mean?"))
+        ]
+    return []
+
+
+def _waiting_step(responses: Sequence[Response | None]) -> tuple[Plan | None, str]:
+    """Return the last plan before this turn, and its step that stands longest unsaid."""
+    plan: Plan | None = None
+    after: list[str] = []
+    for response in responses:
+        if response is None:
+            continue
+        if response.plan is not None:
+            plan, after = response.plan, []
+        elif plan is not None:
+            after.append(response.thinking_text)
+    if plan is None:
+        return None, ""
+    said = "\n".join(after)
+    reached = [int(number) for number in re.findall(r"\b[Ss]tep (\d{1,3})\b", said)]
+    number = max([1, *(n for n in reached if 1 <= n <= len(plan.steps))])
+    return plan, plan.steps[number - 1]
+
+
+def _element(turns: Sequence[TurnTexts], knowledge: Knowledge) -> str:
+    """Name the first thinking element that shares enough words with the input."""
+    asked = frozenset(meaning_words(turns[-1].text))
+    history = meaning_words(
+        "\n".join(turn.text + "\n" + turn.response for turn in turns[:-1])
+    )
+    if _share(asked, frozenset(history)) >= 2 * ENOUGH:
+        return _("chat history")
+    best = max(
+        knowledge.at_hand, key=lambda one: _share(asked, one.words), default=None
+    )
+    if best is not None and _share(asked, best.words) >= ENOUGH:
+        return _("global thinking context “%(title)s”") % {"title": best.title}
+    if re.search(
+        r"\d\s*[-+*/×%]\s*\d|\b(percent|calculate|sum|total)\b", turns[-1].text
+    ):
+        return _("built-in action Calculate")
+    return ""
+
+
+def _share(asked: frozenset[str], words: frozenset[str]) -> float:
+    return len(asked & words) / len(asked) if asked else 0.0
+
+
+def _fetch_hint(
+    turns: Sequence[TurnTexts],
+    response: Response,
+    knowledge: Knowledge,
+    element: str,
+    plan: Plan | None,
+) -> Hint | None:
+    if element or plan is not None or _fetches(response):
+        return None
+    asked = frozenset(meaning_words(turns[-1].text))
+    best = max(knowledge.local, key=lambda one: _share(asked, one.words), default=None)
+    if best is None or _share(asked, best.words) < ENOUGH:
+        return None
+    return Hint(
+        "fetch",
+        _(
+            "What is at hand does not cover this; the local thinking context “%(title)s” "
+            "may."
+        )
+        % {"title": best.title},
+        deed="fetch",
+        label=_("Insert Get thinking context and its result"),
+    )
+
+
+def _fetches(response: Response) -> bool:
+    return any(call.name == GET_THINKING_CONTEXT.name for call in response.actions)

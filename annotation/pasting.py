@@ -1,0 +1,194 @@
+"""A pasted conversation as the content of a draft. No database here.
+
+Read are a Concord sample, an OpenAI-style chat (an object with ``messages``, or the list
+of them alone), and plain text whose lines begin with who speaks, in English or Chinese.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from django.utils.translation import gettext as _
+
+from actions.json_values import JSONError, dump_json, load_json, quote
+from actions.tags import ACTION_CLOSE, JSON, find_tag
+from annotation.chat_format import KEPT, read_conversation
+from annotation.drafting import MAX_TURNS, Content, clean, new_turn
+from annotation.sample_format import SampleError, SampleForm, check_sample
+
+MAX_CHARACTERS: Final = 1_000_000
+
+SPEAKERS: Final = {
+    "user": "user|human|customer|用户|顾客|客户|人类",
+    "assistant": "assistant|ai|bot|agent|model|助手|助理|客服|模型",
+    "observation": "observation|tool|result|观察|观察结果|工具|结果",
+    "system": "system|系统",
+}
+_LABEL: Final = re.compile(
+    r"[ \t]*(?:\*\*|#{1,4}[ \t]*)?(?:"
+    + "|".join(f"(?P<{role}>{names})" for role, names in SPEAKERS.items())
+    + r")[ \t]*(?:\*\*)?[ \t]*[:：](?:\*\*)?[ \t]?",
+    re.IGNORECASE,
+)
+
+
+class PasteError(ValueError):
+    """The pasted text cannot be read; ``place`` says where, the text says all."""
+
+    def __init__(self, place: str, expected: str, found: str) -> None:
+        self.place, self.expected, self.found = place, expected, found
+        super().__init__(
+            _("%(place)s: expected %(expected)s, found %(found)s")
+            % {"place": place, "expected": expected, "found": found}
+        )
+
+
+def read_pasted(text: str) -> Content:
+    """Return the content of a draft; raise :class:`PasteError` naming the place."""
+    text = clean(text)
+    if not text.strip():
+        raise PasteError(_("line 1"), _("a conversation"), _("nothing"))
+    if len(text) > MAX_CHARACTERS:
+        raise PasteError(
+            _("the text"),
+            _("at most %(n)s characters") % {"n": MAX_CHARACTERS},
+            str(len(text)),
+        )
+    return _from_json(text) if text.lstrip()[0] in "{[" else _from_lines(text)
+
+
+def _from_json(text: str) -> Content:
+    try:
+        value = load_json(text.strip())
+    except JSONError as error:
+        position = len(text) - len(text.lstrip()) + error.position
+        line = text.count("\n", 0, position) + 1
+        column = position - (text.rfind("\n", 0, position) + 1) + 1
+        place = _("line %(line)s, column %(column)s") % {"line": line, "column": column}
+        raise PasteError(place, error.expected, error.found) from None
+    if isinstance(value, list):
+        value = {"messages": value}
+    try:
+        if isinstance(value, dict) and "turns" in value:
+            given: dict[str, JSON] = {"id": "pasted", **value}
+            return _content(check_sample(given))
+        return _content(read_conversation(value))
+    except SampleError as error:
+        place = f"{error.field}, {error.at}" if error.at else error.field
+        raise PasteError(place, error.expected, error.found) from None
+
+
+def _content(form: SampleForm) -> Content:
+    document = form.to_json()
+    meta = dict(form.meta)
+    kept = meta.pop(KEPT, None)
+    turns: list[JSON] = []
+    for turn in form.turns[:MAX_TURNS]:
+        made = turn.to_json()
+        turns.append(new_turn(turn.kind) | made)
+    # Messages that nobody has answered yet are what the person goes on with.
+    waiting = kept.get("unanswered") if isinstance(kept, dict) else None
+    for one in waiting if isinstance(waiting, list) else []:
+        if isinstance(one, dict):
+            turns.append(new_turn(str(one.get("kind")), str(one.get("text"))))
+    contexts: list[JSON] = [
+        context.to_json() | {"actions": _pretty(context.actions)}
+        for context in form.contexts
+    ]
+    return {
+        "scenario": document["scenario"],
+        "situation": document["situation"],
+        "contexts": contexts,
+        "turns": turns,
+        "meta": meta,
+    }
+
+
+def _pretty(actions: list[JSON]) -> str:
+    return "[" + ",\n ".join(map(dump_json, actions)) + "]"
+
+
+def _from_lines(text: str) -> Content:
+    turns: list[dict[str, JSON]] = []
+    contexts: list[JSON] = []
+    for role, line, said in _speeches(text):
+        place = _("line %(line)s") % {"line": line}
+        last = turns[-1] if turns else None
+        waits = last is not None and not last["response"]
+        ends_in_call = last is not None and str(last["response"]).endswith(ACTION_CLOSE)
+        if role == "system":
+            if turns:
+                raise PasteError(place, _("“System:” first"), _("it after a turn"))
+            title = said.split("\n", 1)[0][:200] or "System"
+            contexts.append(
+                {
+                    "scope": "global",
+                    "title": title,
+                    "background": "",
+                    "guideline": said,
+                    "actions": "[]",
+                }
+            )
+        elif role == "assistant":
+            if last is None or not waits:
+                found = (
+                    _("“Assistant:”") if last is None else _("a second “Assistant:”")
+                )
+                raise PasteError(place, _("“User:” before it"), found)
+            if not said:
+                raise PasteError(place, _("what the assistant says"), _("nothing"))
+            last["response"] = said
+        elif role == "user" and ends_in_call:
+            raise PasteError(
+                place, _("“Observation:” after an action call"), _("“User:”")
+            )
+        else:
+            if role == "observation" and not ends_in_call:
+                raise PasteError(
+                    place,
+                    _(
+                        "“Observation:” only after a response that ends in an action call"
+                    ),
+                    _("“Observation:”"),
+                )
+            if tag := find_tag(said):
+                raise PasteError(place, _("text without the tags of a response"), tag)
+            if not said and role == "user":
+                raise PasteError(place, _("what the user says"), _("nothing"))
+            if waits and last is not None:
+                before = last["input"]
+                assert isinstance(before, dict)
+                before["text"] = f"{before['text']}\n\n{said}"
+                continue
+            if len(turns) >= MAX_TURNS:
+                raise PasteError(
+                    place, _("at most %(n)s turns") % {"n": MAX_TURNS}, _("more")
+                )
+            turns.append(new_turn("user" if role == "user" else "observation", said))
+    if not turns:
+        raise PasteError(_("the text"), _("a line that begins with “User:”"), _("none"))
+    return {
+        "scenario": "",
+        "situation": "normal",
+        "contexts": contexts,
+        "turns": [*turns],
+    }
+
+
+def _speeches(text: str) -> list[tuple[str, int, str]]:
+    """Return who speaks, from which line on, and what they say."""
+    found: list[tuple[str, int, list[str]]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        label = _LABEL.match(line)
+        if label and label.lastgroup:
+            found.append((label.lastgroup, number, [line[label.end() :]]))
+        elif found:
+            found[-1][2].append(line)
+        elif line.strip():
+            raise PasteError(
+                _("line %(line)s") % {"line": number},
+                _("“User:”, “Assistant:”, “用户：” or “助手：” at its beginning"),
+                quote(line.strip()),
+            )
+    return [(role, number, "\n".join(lines).strip()) for role, number, lines in found]

@@ -1,0 +1,110 @@
+"""Results for the calls in a draft: from what can run them here, or from a record.
+
+Calculate and Get thinking context run. Other actions have no environment in Concord; the
+project's samples are a record of what such calls returned, played by the simulator of
+the demo world. Where neither knows a call, that is said and nothing is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+
+from actions.builtins import (
+    BUILT_IN_ACTIONS,
+    CALCULATE,
+    GET_THINKING_CONTEXT,
+    LocalContext,
+    built_in_handlers,
+)
+from actions.definitions import ActionDefinition, check_parameters
+from actions.demo import simulators
+from actions.executor import ActionFailed, Executor, Limits, clean_observation
+from actions.grammar import ActionCall
+from actions.tags import JSON
+from annotation.contexts import find_local
+from annotation.interchange import for_export, sample_to_json
+from annotation.models import Project, Sample, Turn
+
+RUNNING: Final = (CALCULATE.name, GET_THINKING_CONTEXT.name)
+SAMPLES: Final = 5
+
+
+class NoResult(Exception):
+    """Nothing here can tell what a call returns; the text says so."""
+
+
+@dataclass(frozen=True)
+class Result:
+    text: str
+    origin: str
+    """Where it comes from, in words for the person."""
+
+
+def run_call(
+    *,
+    project: Project,
+    call: ActionCall,
+    definitions: Mapping[str, ActionDefinition],
+    context_keys: Sequence[int] = (),
+    earlier: int = 0,
+) -> Result:
+    """Return what a call gives back; raise :class:`NoResult`.
+
+    ``context_keys``: the contexts the draft uses; samples with one of them are asked
+    what the same call returned there. ``earlier``: how often the draft made this very
+    call before; an action that fails once may succeed then.
+    """
+    if call.name in RUNNING:
+        return Result(_run_built_in(project, call), _("run here"))
+    for sample in for_export(_recording(project, call, context_keys))[:SAMPLES]:
+        document: dict[str, JSON] = sample_to_json(sample)
+        handlers = simulators.handlers(document, turn=-1)
+        if call.name not in handlers or call.name not in definitions:
+            continue
+        executor = Executor(definitions.values(), handlers)
+        text = ""
+        for _again in range(min(earlier, 20) + 1):
+            text = executor.execute(call).text
+        if text != simulators.NOT_FOUND:
+            origin = _("as sample %(sample)s records it") % {"sample": sample}
+            return Result(text, origin)
+    raise NoResult(
+        _(
+            "No simulator knows what “%(name)s” returns for these parameters, and no "
+            "sample of this project records it. Type the result, or pick an exception."
+        )
+        % {"name": call.name}
+    )
+
+
+def _run_built_in(project: Project, call: ActionCall) -> str:
+    """Run a built-in action on this thread, so that it sees this transaction."""
+
+    def search(query: str) -> list[LocalContext]:
+        return find_local(project=project, query=query)
+
+    definition = next(one for one in BUILT_IN_ACTIONS if one.name == call.name)
+    errors = check_parameters(definition, call.parameters)
+    if errors:
+        raise NoResult(f"{call.name}: " + "; ".join(map(str, errors)))
+    try:
+        text = built_in_handlers(search)[call.name](dict(call.parameters))
+    except ActionFailed as failure:
+        text = str(failure)
+    return clean_observation(text, Limits().characters)
+
+
+def _recording(
+    project: Project, call: ActionCall, context_keys: Sequence[int]
+) -> QuerySet[Sample]:
+    """Return samples in which the same call was written, the newest first in use."""
+    turns = Turn.objects.filter(sample__project=project, response__contains=call.source)
+    samples = Sample.objects.filter(project=project, pk__in=turns.values("sample"))
+    if context_keys:
+        samples = samples.filter(contexts__in=context_keys).distinct()
+    return samples

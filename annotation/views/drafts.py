@@ -1,0 +1,181 @@
+"""The list of a person's drafts, and the ways a draft begins and ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import (
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
+
+from annotation.access import Forbidden
+from annotation.draft_checks import check_turns
+from annotation.drafting import (
+    Content,
+    definitions_of,
+    empty_content,
+    read_definitions,
+    texts_of,
+    turns_of,
+    typed_contexts,
+)
+from annotation.interchange import sample_to_json
+from annotation.models import Draft, Role, Sample, SampleStatus
+from annotation.pasting import PasteError, read_pasted
+from annotation.situations import NoPlace, derive
+from annotation.views.door import enter, place_of
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+    from django.http import HttpRequest, HttpResponse
+
+    from actions.tags import JSON
+
+DRAFTS = 100
+HANDED_IN = 20
+
+
+@require_safe
+@login_required
+def drafts(request: HttpRequest, slug: str) -> HttpResponse:
+    """List the person's drafts, and their samples that came back or wait."""
+    project = enter(request, slug, Role.LABELER, Role.CURATOR)
+    mine = Sample.objects.filter(project=project, author_id=request.user.pk)
+    facts = {
+        "drafts": [
+            (draft, _opening(draft.content), len(turns_of(draft.content)))
+            for draft in Draft.objects.filter(
+                project=project, author_id=request.user.pk
+            ).select_related("sample")[:DRAFTS]
+        ],
+        "returned": mine.filter(status=SampleStatus.RETURNED).order_by("-pk")[:DRAFTS],
+        "submitted": mine.exclude(
+            status__in=[SampleStatus.RETURNED, SampleStatus.DRAFT]
+        ).order_by("-pk")[:HANDED_IN],
+    }
+    return render(request, "annotation/write.html", facts)
+
+
+def _opening(content: Content) -> str:
+    return next((texts_of(turn).text for turn in turns_of(content)), "")
+
+
+@require_POST
+@login_required
+def new(request: HttpRequest, slug: str) -> HttpResponse:
+    project = enter(request, slug, Role.LABELER, Role.CURATOR)
+    draft = Draft.objects.create(
+        project=project, author=_user(request), content=empty_content()
+    )
+    return redirect("annotation:draft", slug, draft.pk)
+
+
+@require_POST
+@login_required
+def revise(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Open a draft of one's own returned sample; an open one is gone on with."""
+    project = enter(request, slug, Role.LABELER, Role.CURATOR)
+    sample = get_object_or_404(
+        Sample.objects.visible_to(request.user),
+        project=project,
+        author_id=request.user.pk,
+        status__in=[SampleStatus.RETURNED, SampleStatus.DRAFT],
+        pk=pk,
+    )
+    draft = Draft.objects.filter(sample=sample, author_id=request.user.pk).first()
+    if draft is None:
+        draft = Draft.objects.create(
+            project=project,
+            author=_user(request),
+            sample=sample,
+            content=_content_of(sample),
+        )
+    return redirect("annotation:draft", slug, draft.pk)
+
+
+@require_POST
+@login_required
+def duplicate(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Make a draft of another situation out of a sample that one may read."""
+    project = enter(request, slug, Role.LABELER, Role.CURATOR)
+    sample = get_object_or_404(
+        Sample.objects.visible_to(request.user), project=project, pk=pk
+    )
+    curates = place_of(request, slug).allows(Role.CURATOR)
+    if not curates and sample.author_id != request.user.pk:
+        raise Forbidden("A sample of another author", (Role.CURATOR,))
+    document: dict[str, JSON] = {**sample_to_json(sample)}
+    try:
+        derived = derive(document, request.POST.get("situation", ""))
+    except NoPlace as problem:
+        messages.warning(request, str(problem))
+        return redirect("annotation:sample", slug, pk)
+    content = derived.content | {"contexts": _existing(sample)}
+    draft = Draft.objects.create(
+        project=project, author=_user(request), content=content
+    )
+    address = reverse("annotation:draft", args=[slug, draft.pk])
+    return redirect(f"{address}#turn-{derived.turn}")
+
+
+def _content_of(sample: Sample) -> Content:
+    content: Content = {**sample_to_json(sample)}
+    return content | {"contexts": _existing(sample)}
+
+
+def _existing(sample: Sample) -> list[JSON]:
+    links = sample.samplecontext_set.order_by("position")
+    return [{"existing": pk} for pk in links.values_list("context_id", flat=True)]
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def paste(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show what a pasted conversation becomes; then make it a draft."""
+    project = enter(request, slug, Role.LABELER, Role.CURATOR)
+    text = request.POST.get("text", "")
+    facts: dict[str, object] = {"text": text, "error": None, "turns": None}
+    if request.method != "POST":
+        return render(request, "annotation/paste.html", facts)
+    try:
+        content = read_pasted(text)
+    except PasteError as error:
+        facts["error"] = error
+        return render(request, "annotation/paste.html", facts, status=422)
+    if request.POST.get("do") == "make":
+        draft = Draft.objects.create(
+            project=project, author=_user(request), content=content
+        )
+        return redirect("annotation:draft", slug, draft.pk)
+    typed = typed_contexts(content)
+    definitions = definitions_of(
+        action
+        for context in typed
+        if not context.problem
+        for action in read_definitions(context.actions)
+    )
+    facts |= {"turns": check_turns(content, definitions), "typed": typed}
+    return render(request, "annotation/paste.html", facts)
+
+
+@require_POST
+@login_required
+def delete(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = enter(request, slug, Role.LABELER, Role.CURATOR)
+    get_object_or_404(Draft, project=project, author_id=request.user.pk, pk=pk).delete()
+    messages.info(request, _("The draft is deleted."))
+    return redirect("annotation:write", slug)
+
+
+def _user(request: HttpRequest) -> User:
+    assert request.user.is_authenticated
+    return request.user
