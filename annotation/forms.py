@@ -127,6 +127,38 @@ class CommentForm(forms.Form):
         return (int(position), anchor) if position else (None, "")
 
 
+class SettleForm(forms.Form):
+    """A curator's final word on a pair."""
+
+    verdict = forms.TypedChoiceField(
+        choices=[(0, "Not consistent"), (1, "Consistent")],
+        coerce=int,
+        error_messages={"required": _("Choose consistent or not consistent first.")},
+    )
+    reasons = forms.MultipleChoiceField(choices=Reason.choices, required=False)
+    comment = forms.CharField(max_length=5000, required=False)
+    pin = forms.BooleanField(required=False)
+
+    def units(self) -> list[str]:
+        """Return the unit keys sent; the deed checks each."""
+        assert isinstance(self.data, QueryDict)
+        return self.data.getlist("units")
+
+
+class DisputeForm(forms.Form):
+    """Which pairs a curator goes through, and where they stand."""
+
+    KINDS = ("disputed", "skipped")
+    kind = forms.ChoiceField(choices=[(kind, kind) for kind in KINDS], required=False)
+    at = forms.IntegerField(min_value=1, max_value=BIGGEST, required=False)
+
+    def chosen(self) -> tuple[str, int]:
+        """Return the kind ("disputed" unless another is named) and the place."""
+        self.is_valid()
+        kind = self.cleaned_data.get("kind") or self.KINDS[0]
+        return kind, self.cleaned_data.get("at") or 0
+
+
 class KeysForm(forms.Form):
     """The keys of rows a person has confirmed, with commas between."""
 

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from annotation.views import (
+    disputes,
     drafts,
     guidelines,
     home,
@@ -82,6 +83,9 @@ urlpatterns = [
     ),
     path("p/<slug:slug>/review/", review.review, name="review"),
     path("p/<slug:slug>/review/bulk/", review.bulk, name="review-bulk"),
+    path("p/<slug:slug>/review/disputes/", disputes.disputes, name="disputes"),
+    path("p/<slug:slug>/pairs/<int:pk>/", disputes.pair, name="pair"),
+    path("p/<slug:slug>/pairs/<int:pk>/settle/", disputes.settle, name="pair-settle"),
     path(
         "p/<slug:slug>/review/<int:pk>/approve/", review.approve, name="review-approve"
     ),

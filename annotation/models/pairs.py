@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Sum, Value, When
+from django.db.models.functions import Coalesce
 from django.db.models.lookups import Exact, IsNull
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from annotation.models.projects import USER, Project
+from annotation.models.projects import USER, Membership, Project, Role
 from annotation.models.samples import Turn
 
 if TYPE_CHECKING:
@@ -229,6 +230,34 @@ class PairQuerySet(models.QuerySet["Pair"]):
             ._with_votes()
             .filter(Exact(F("_is_complete"), True), Exact(F("_lean"), 0))
             .filter(adjudication__isnull=True)
+        )
+
+    def skipped_by_all(self) -> PairQuerySet:
+        """Return the pairs that wait though every labeler who could judge has met them.
+
+        Somebody has skipped each, and nobody holds it now: a curator's to settle.
+        """
+        touches = Touch.objects.filter(
+            pair=OuterRef(OuterRef("pk")), user=OuterRef("user")
+        )
+        others = (
+            Membership.objects.filter(project=OuterRef("project"), role=Role.LABELER)
+            .exclude(user=Coalesce(OuterRef("turn__sample__author"), Value(0)))
+            .filter(~Exists(touches))
+        )
+        slots = Slot.objects.filter(pair=OuterRef("pk"))
+        return self.from_people().filter(
+            Exists(Skip.objects.filter(pair=OuterRef("pk"))),
+            Exists(slots.filter(state=SlotState.OPEN)),
+            ~Exists(slots.filter(state=SlotState.LEASED)),
+            ~Exists(others),
+            adjudication__isnull=True,
+        )
+
+    def not_written_by(self, user: AbstractBaseUser | AnonymousUser) -> PairQuerySet:
+        """Leave out the pairs of samples that ``user`` wrote."""
+        return self.filter(
+            Q(turn__sample__author__isnull=True) | ~Q(turn__sample__author=user.pk)
         )
 
 

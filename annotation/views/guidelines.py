@@ -266,7 +266,7 @@ def pin(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     form = ExampleForm(request.POST)
     if not form.is_valid():
         messages.error(request, f"{gettext('Note')}: {form.errors['note'][0]}")
-        return redirect("annotation:guideline", slug)
+        return redirect("annotation:pair", slug, pk)
     try:
         pin_example(
             project=project,
@@ -280,7 +280,7 @@ def pin(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         messages.success(
             request, gettext("The pair is pinned to the guideline as an example.")
         )
-    return redirect("annotation:guideline", slug)
+    return redirect("annotation:pair", slug, pk)
 
 
 @require_POST

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.postgres.aggregates import ArrayAgg
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -136,6 +137,7 @@ def _sample_page(
         "can_edit": place.allows(Role.CURATOR),
         "may_resolve": place.allows(Role.CURATOR) or found.author_id == request.user.pk,
         "sees_counts": place.allows(*READERS),
+        "sees_pairs": place.allows(Role.CURATOR) and found.author_id != request.user.pk,
         "error": error,
         "comment": request.POST.get("comment", ""),
     }
@@ -146,8 +148,12 @@ def _sample_page(
 class _TurnRow:
     turn: PlacedTurn
     references: list[ReferenceResponse]
-    pairs: int
+    pair_keys: list[int]
     judgments: int
+
+    @property
+    def pairs(self) -> int:
+        return len(self.pair_keys)
 
 
 def sample_facts(found: Sample, *, with_counts: bool = True) -> dict[str, Any]:
@@ -155,11 +161,11 @@ def sample_facts(found: Sample, *, with_counts: bool = True) -> dict[str, Any]:
 
     Without counts of pairs and judgments it is four.
     """
-    counts = _pair_counts(found) if with_counts else {}
+    pairs = _pairs_of(found) if with_counts else {}
     rows = []
     for turn in found.turns.prefetch_related("references"):
-        pairs, judgments = counts.get(turn.pk, (0, 0))
-        rows.append(_TurnRow(placed(turn), [*turn.references.all()], pairs, judgments))
+        keys, judgments = pairs.get(turn.pk, ([], 0))
+        rows.append(_TurnRow(placed(turn), [*turn.references.all()], keys, judgments))
     comments = found.comments.select_related("author", "resolved_by")
     links = SampleContext.objects.filter(sample=found).select_related("context")
     return {
@@ -172,17 +178,18 @@ def sample_facts(found: Sample, *, with_counts: bool = True) -> dict[str, Any]:
     }
 
 
-def _pair_counts(found: Sample) -> dict[int, tuple[int, int]]:
-    """Return the numbers of pairs and of judgments that count, by turn."""
+def _pairs_of(found: Sample) -> dict[int, tuple[list[int], int]]:
+    """Return by turn the keys of its pairs, and the number of judgments that count."""
     rows = (
         Pair.objects.filter(turn__sample=found)
         .order_by()
         .values_list("turn")
         .annotate(
-            n=Count("pk", distinct=True), done=Count("slots__judgment", distinct=True)
+            keys=ArrayAgg("pk", distinct=True),
+            done=Count("slots__judgment", distinct=True),
         )
     )
-    return {turn: (pairs, judgments) for turn, pairs, judgments in rows}
+    return {turn: (keys, judgments) for turn, keys, judgments in rows}
 
 
 @require_POST

@@ -108,4 +108,62 @@ class ReviewDesk extends HTMLElement {
   }
 }
 
+class DisputeDesk extends ReviewDesk {
+  connectedCallback() {
+    super.connectedCallback();
+    this.form = this.querySelector("#settle");
+    this.places = [...this.querySelectorAll('input[name="units"]')];
+    this.addEventListener("change", (event) => {
+      if (event.target.name === "units") this.followReason(event.target);
+    });
+    this.addEventListener("click", (event) => this.onUnit(event));
+  }
+
+  get verdict() {
+    return this.form?.querySelector('input[name="verdict"]:checked')?.value ?? "";
+  }
+
+  perform(key) {
+    const settles = this.form?.querySelector('input[name="verdict"]');
+    if (!settles || "np?".includes(key)) return super.perform(key);
+    const isNot = this.verdict === "0";
+    if (isNot && /^[1-9]$/.test(key)) this.toggle(this.form.querySelectorAll('input[name="reasons"]')[Number(key) - 1]);
+    else if (key === "0" || key === "1") this.form.querySelector(`input[name="verdict"][value="${key}"]`).checked = true;
+    else if (key === "Enter") {
+      if (document.activeElement?.closest("button, a, summary")) return false;
+      if (this.verdict) this.form.requestSubmit();
+    } else if (key === "Escape") for (const radio of this.form.querySelectorAll('input[name="verdict"]')) radio.checked = false;
+    else if (isNot && (key === "j" || key === "k")) return this.moveBy(key === "j" ? 1 : -1);
+    else if (isNot && key === "x") {
+      const box = this.places.includes(document.activeElement) ? document.activeElement : this.places[0];
+      this.toggle(box);
+    } else if (key === "m") this.form.querySelector("#settle-comment").focus();
+    else if (key === "i") this.toggle(this.form.querySelector('input[name="pin"]'));
+    else return false;
+    return true;
+  }
+
+  /** A click anywhere on a unit marks it, once "not consistent" is chosen. */
+  onUnit(event) {
+    if (this.verdict !== "0" || event.target.closest("label, button, a, input")) return;
+    const unit = event.target.closest("[data-unit]");
+    if (!unit || !getSelection().isCollapsed) return;
+    this.toggle(this.places.find((box) => box.value === unit.dataset.unit));
+  }
+
+  toggle(box) {
+    if (!box) return;
+    box.checked = !box.checked;
+    if (box.name === "units") this.followReason(box);
+  }
+
+  /** A reason is ticked while a unit that stands for it is marked. */
+  followReason(box) {
+    const { reason } = box.dataset;
+    const field = [...this.form.querySelectorAll('input[name="reasons"]')].find((one) => one.value === reason);
+    if (field) field.checked = this.places.some((one) => one.checked && one.dataset.reason === reason);
+  }
+}
+
 customElements.define("review-desk", ReviewDesk);
+customElements.define("dispute-desk", DisputeDesk);

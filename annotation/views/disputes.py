@@ -1,0 +1,250 @@
+"""Disagreements: the pairs that labelers left to a curator, one at a time.
+
+A pair's own page shows the same and serves to pin the pair to the guideline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count, Max, Min, Q
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST, require_safe
+
+from annotation.access import Forbidden
+from annotation.differences import PairView, view_of_pair
+from annotation.forms import DisputeForm, SettleForm
+from annotation.guidelines import pin_example
+from annotation.judging import JudgingError, adjudicate
+from annotation.models import (
+    InputKind,
+    Judgment,
+    Pair,
+    PairQuerySet,
+    Project,
+    Reason,
+    Role,
+    Skip,
+)
+from annotation.views.door import enter
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+    from django.http import HttpRequest, HttpResponse
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one labeler said of the pair, in words."""
+
+    judgment: Judgment
+    reasons: list[str]
+    units: list[str]
+
+
+@never_cache
+@require_safe
+@login_required
+def disputes(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show the first pair that waits for a curator, or the first from ``at`` on."""
+    project = enter(request, slug, Role.CURATOR)
+    kind, at = DisputeForm(request.GET).chosen()
+    rows = _waiting(request, project, kind)
+    pairs = rows.select_related("turn__sample__author").order_by("pk")
+    # One past the last pair goes back to the first, so that nothing is passed over.
+    found = pairs.filter(pk__gte=at).first() or (pairs.first() if at else None)
+    key = found.pk if found else 0
+    queue = rows.aggregate(
+        total=Count("pk"),
+        before=Count("pk", filter=Q(pk__lt=key)),
+        next=Min("pk", filter=Q(pk__gt=key)),
+        previous=Max("pk", filter=Q(pk__lt=key)),
+    )
+    facts: dict[str, Any] = {
+        "kind": kind,
+        "queue": queue,
+        "number": queue["before"] + 1,
+        "query": urlencode({"kind": kind}),
+        "next": _query(kind, queue["next"]),
+        "previous": _query(kind, queue["previous"]),
+        "pair": None,
+        "is_queue": True,
+    }
+    if found:
+        facts |= _pair_facts(found) | {"may_settle": True}
+    return render(request, "annotation/dispute.html", facts)
+
+
+@never_cache
+@require_safe
+@login_required
+def pair(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    return _pair_page(request, slug, pk)
+
+
+@require_POST
+@login_required
+def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Record the curator's word; then the next of the queue it came from."""
+    form = SettleForm(request.POST)
+    found = _pair(request, slug, pk)
+    if not form.is_valid():
+        problem = str(next(iter(form.errors.values()))[0])
+        return _pair_page(request, slug, pk, form, problem, status=422)
+    data = form.cleaned_data
+    if not _is_waiting(request, found) and not _outcome_known(found):
+        problem = gettext("Labelers are still to judge this pair.")
+        return _pair_page(request, slug, pk, form, problem, status=422)
+    try:
+        adjudicate(
+            pair=found,
+            curator=_user(request),
+            verdict=data["verdict"],
+            reasons=data["reasons"],
+            units_that_differ=form.units(),
+            comment=data["comment"],
+        )
+    except JudgingError as error:
+        return _pair_page(request, slug, pk, form, str(error), status=422)
+    if data["pin"]:
+        pin_example(
+            project=found.project,
+            pair=found,
+            curator=_user(request),
+            note=data["comment"],
+        )
+    messages.success(
+        request,
+        gettext("Pair %(pair)s is settled and pinned to the guideline.")
+        % {"pair": found.pk}
+        if data["pin"]
+        else gettext("Pair %(pair)s is settled.") % {"pair": found.pk},
+    )
+    if "kind" not in request.GET:
+        return redirect("annotation:pair", slug, pk)
+    kind, _ = DisputeForm(request.GET).chosen()
+    response = redirect(
+        f"{reverse('annotation:disputes', args=[slug])}?{_query(kind, pk + 1)}"
+    )
+    response.status_code = 303
+    return response
+
+
+def _pair_page(
+    request: HttpRequest,
+    slug: str,
+    pk: int,
+    form: SettleForm | None = None,
+    error: str = "",
+    status: int = 200,
+) -> HttpResponse:
+    found = _pair(request, slug, pk)
+    settled = Pair.objects.settled().filter(pk=pk).first()
+    kind = request.GET.get("kind", "")
+    facts = _pair_facts(found, form) | {
+        "kind": kind if kind in DisputeForm.KINDS else "",
+        "query": urlencode({"kind": kind}) if kind in DisputeForm.KINDS else "",
+        "next": "",
+        "previous": "",
+        "is_queue": False,
+        "may_settle": _is_waiting(request, found),
+        "outcome": getattr(settled, "outcome", None),
+        "adjudication": getattr(found, "adjudication", None),
+        "example": found.examples.first(),
+        "error": error,
+    }
+    return render(request, "annotation/dispute.html", facts, status=status)
+
+
+def _waiting(request: HttpRequest, project: Project, kind: str) -> PairQuerySet:
+    """Return the pairs this curator may settle; never of a sample they wrote."""
+    pairs = Pair.objects.filter(project=project)
+    chosen = pairs.disputed() if kind == "disputed" else pairs.skipped_by_all()
+    return chosen.not_written_by(request.user)
+
+
+def _is_waiting(request: HttpRequest, found: Pair) -> bool:
+    return any(
+        _waiting(request, found.project, kind).filter(pk=found.pk).exists()
+        for kind in DisputeForm.KINDS
+    )
+
+
+def _outcome_known(found: Pair) -> bool:
+    return Pair.objects.settled().filter(pk=found.pk).exists()
+
+
+def _pair(request: HttpRequest, slug: str, pk: int) -> Pair:
+    project = enter(request, slug, Role.CURATOR)
+    found = get_object_or_404(
+        Pair.objects.visible_to(request.user).select_related(
+            "project", "turn__sample__author", "adjudication__curator"
+        ),
+        project=project,
+        pk=pk,
+    )
+    if found.turn.sample.author_id == request.user.pk:
+        raise Forbidden("Nobody judges a sample they wrote.")
+    return found
+
+
+def _pair_facts(found: Pair, form: SettleForm | None = None) -> dict[str, Any]:
+    view = view_of_pair(
+        found.label_text,
+        found.sampled_text,
+        inside_thinking=found.turn.input_kind == InputKind.OBSERVATION,
+    )
+    judgments = (
+        Judgment.objects.current()
+        .filter(pair=found)
+        .select_related("labeler")
+        .order_by("pk")
+    )
+    verdict = str(form["verdict"].value() or "") if form else ""
+    units = form.units() if form and verdict == "0" else None
+    picked = form["reasons"].value() if form else view.proposed_reasons
+    return {
+        "pair": found,
+        "turn": found.turn,
+        "sample": found.turn.sample,
+        "view": view,
+        "votes": [_vote(judgment, view) for judgment in judgments],
+        "skips": Skip.objects.filter(pair=found).select_related("user"),
+        "chosen": {"units": units, "verdict": verdict},
+        "comment": form["comment"].value() if form else "",
+        "pin": bool(form and form["pin"].value()),
+        "reasons": [
+            {"value": value, "label": label, "is_chosen": value in (picked or ())}
+            for value, label in Reason.choices
+        ],
+        "outcome": None,
+        "adjudication": None,
+        "example": None,
+        "error": "",
+    }
+
+
+def _vote(judgment: Judgment, view: PairView) -> Vote:
+    titles = {unit.key: unit.title for unit in view.units}
+    labels = dict(Reason.choices)
+    return Vote(
+        judgment,
+        [str(labels.get(reason, reason)) for reason in judgment.reasons],
+        [titles.get(unit, unit) for unit in judgment.units_that_differ],
+    )
+
+
+def _query(kind: str, at: int | None) -> str:
+    return urlencode({"kind": kind, "at": at}) if at else ""
+
+
+def _user(request: HttpRequest) -> User:
+    assert request.user.is_authenticated
+    return request.user
