@@ -11,6 +11,7 @@ from django.http import QueryDict
 from django.utils.translation import gettext_lazy as _
 
 from annotation.guidelines import CHANGE_LENGTH, NOTE_LENGTH, TEXT_LENGTH
+from annotation.judging import Lease
 from annotation.models import Reason, SampleStatus, Situation
 
 BIGGEST = 2**63 - 1
@@ -22,6 +23,16 @@ class SlotForm(forms.Form):
 
     slot = forms.IntegerField(min_value=1, max_value=BIGGEST)
     token = forms.IntegerField(min_value=1, max_value=BIGGEST)
+
+
+class ShownForm(SlotForm):
+    """A lease on a page, and when it began as far as the page knows."""
+
+    since = forms.DateTimeField()
+
+    def lease(self) -> Lease:
+        data = self.cleaned_data
+        return Lease(data["slot"], data["token"], data["since"])
 
 
 class JudgmentForm(SlotForm):

@@ -10,10 +10,13 @@ import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Exists, OuterRef, Subquery
+from django.db.models.functions import JSONObject
+from django.utils.translation import gettext as _
 
 from actions.grammar import FormatError, parse
 from actions.plans import Plan, align_plans, extract_plan
@@ -33,49 +36,59 @@ from annotation.models import (
     Skip,
     Slot,
     SlotState,
-    Touch,
     Verdict,
 )
 from annotation.queue import (
+    NOT_HELD,
+    Ahead,
     Claim,
     JudgingError,
+    Lease,
     LeaseLost,
     NothingToDo,
     QueueState,
+    add_slot,
+    claim_ahead,
     claim_slot,
     close_slots,
     extend_lease,
     held_claim,
     lease_again,
+    leave_slots,
     lock_held_slot,
     lock_person,
-    new_places,
     queue_state,
     release_slot,
     reopen,
+    set_aside,
 )
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 __all__ = [
+    "Ahead",
     "AlreadyJudged",
     "AlreadySettled",
     "Claim",
     "InvalidJudgment",
     "JudgingError",
+    "Lease",
     "LeaseLost",
     "NothingToDo",
     "NothingToUndo",
     "OrderNotConfirmed",
     "QueueState",
     "adjudicate",
+    "claim_ahead",
     "claim_slot",
     "extend_lease",
     "last_decisions",
+    "leave_slots",
     "queue_state",
     "record_judgment",
     "release_slot",
+    "set_aside",
     "skip_slot",
     "undo_judgment",
 ]
@@ -95,7 +108,10 @@ class InvalidJudgment(JudgingError):
 
     def __init__(self, field: str, expected: str, found: object) -> None:
         self.field, self.expected, self.found = field, expected, found
-        super().__init__(f"{field}: expected {expected}, found {found!r}.")
+        super().__init__(
+            _("%(field)s: expected %(expected)s, found %(found)s.")
+            % {"field": field, "expected": expected, "found": repr(found)}
+        )
 
 
 class OrderNotConfirmed(JudgingError):
@@ -106,10 +122,16 @@ class OrderNotConfirmed(JudgingError):
 
     def __init__(self, steps: tuple[tuple[int, int], ...]) -> None:
         self.steps = steps
-        named = ", ".join(f"{a} and {b}" for a, b in steps[:5])
+        named = ", ".join(
+            _("%(first)s and %(second)s") % {"first": first, "second": second}
+            for first, second in steps[:5]
+        )
         super().__init__(
-            f"The plan steps come in another order (steps {named}), which makes a pair "
-            "inconsistent. Confirm that it is consistent all the same."
+            _(
+                "The plan steps come in another order (steps %(steps)s), which makes a "
+                "pair inconsistent. Confirm that it is consistent all the same."
+            )
+            % {"steps": named}
         )
 
 
@@ -119,8 +141,8 @@ class AlreadyJudged(JudgingError):
     def __init__(self, judgment: Judgment) -> None:
         self.judgment = judgment
         super().__init__(
-            "You have judged this pair already: "
-            f"{judgment.get_verdict_display().lower()}. Undo it to change it."
+            _("You have judged this pair already: %(verdict)s. Undo it to change it.")
+            % {"verdict": judgment.get_verdict_display().lower()}
         )
 
 
@@ -144,6 +166,17 @@ class _Decision:
     verdict: Verdict
     reasons: list[str]
     units: list[str]
+
+
+@dataclass(frozen=True)
+class _Vote:
+    """A slot of a pair, and the verdict that fills it."""
+
+    state: str
+    ordinal: int
+    round: int
+    priority: int
+    verdict: int | None
 
 
 def record_judgment(
@@ -175,28 +208,23 @@ def record_judgment(
         pair = (
             Pair.objects.select_for_update(no_key=True, of=["self"])
             .select_related("project", "turn")
-            .filter(slots=slot_id)
+            .filter(slots=slot_id, touches__user=user)
             .first()
         )
-        if pair is None or not Touch.objects.filter(pair=pair, user=user).exists():
+        if pair is None:
             raise LeaseLost(slot_id)
         swapped = sides_swapped(project=pair.project, pair=pair, user_id=user.pk)
         reasons = reasons_from_sides(reasons, swapped=swapped)
         decision = _decide(pair, verdict, reasons, units_that_differ)
         _check_seconds(seconds_spent)
-        slot = Slot.objects.select_for_update(no_key=True).get(pk=slot_id)
-        same_lease = (
-            Judgment.objects.filter(slot=slot, token=token)
-            .exclude(verdict=Verdict.WITHDRAWN)
-            .first()
-        )
+        slot = _lock_slot_with_votes(slot_id, token, user)
+        found = {slot.same_lease, slot.before} - {None}
+        known = Judgment.objects.in_bulk(found) if found else {}
+        same_lease, before = known.get(slot.same_lease), known.get(slot.before)
         if same_lease is not None and same_lease.labeler_id != user.pk:
             raise LeaseLost(slot_id)
         if same_lease is not None and same_lease.verdict == decision.verdict:
             return same_lease
-        before = Judgment.objects.filter(
-            pair=pair, labeler=user, superseded_by__isnull=True
-        ).first()
         if before is not None and before.verdict != Verdict.WITHDRAWN:
             if before.slot_id == slot_id and before.verdict == decision.verdict:
                 return before
@@ -230,13 +258,18 @@ def record_judgment(
         )
         if is_held:
             Slot.objects.filter(pk=slot.pk).update(
-                state=SlotState.DONE,
-                judgment=judgment,
-                holder=None,
-                leased_at=None,
-                leased_until=None,
+                state=SlotState.DONE, judgment=judgment, **NOT_HELD
             )
-            _add_slot_when_split(pair)
+            if not slot.is_settled:
+                mine = _Vote(
+                    SlotState.DONE,
+                    slot.ordinal,
+                    slot.round,
+                    slot.priority,
+                    decision.verdict,
+                )
+                others = [_Vote(**other) for other in slot.others]
+                _add_slot_when_split(pair, [mine, *others])
         return judgment
 
 
@@ -247,7 +280,7 @@ def skip_slot(*, slot_id: int, token: int, user: User, reason: str) -> Skip:
     """
     reason = reason.strip()
     if not 1 <= len(reason) <= 300:
-        raise InvalidJudgment("reason", "1 to 300 characters", reason[:60])
+        raise InvalidJudgment("reason", _("1 to 300 characters"), reason[:60])
     with transaction.atomic():
         slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
         reopen(slot)
@@ -288,14 +321,15 @@ def undo_judgment(
             recent = [judgment for judgment in recent if judgment.pk == judgment_id]
         if not recent:
             raise NothingToUndo(
-                f"There is nothing to undo among your last {UNDO_DEPTH} decisions."
+                _("There is nothing to undo among your last %(count)s decisions.")
+                % {"count": UNDO_DEPTH}
             )
         judgment = recent[0]
         if judgment.is_extra:
-            raise NothingToUndo("This judgment came late and does not count.")
+            raise NothingToUndo(_("This judgment came late and does not count."))
         pair = Pair.objects.select_for_update(no_key=True).get(pk=judgment.pair_id)
         if Adjudication.objects.filter(pair=pair).exists():
-            raise NothingToUndo("A curator has settled this pair.")
+            raise NothingToUndo(_("A curator has settled this pair."))
         slot = (
             Slot.objects.select_for_update(no_key=True, of=["self"])
             .select_related("project")
@@ -375,30 +409,60 @@ def _plan_of(text: str, is_inside: bool) -> Plan | None:
         return extract_plan(text)
 
 
-def _add_slot_when_split(pair: Pair) -> None:
+def _lock_slot_with_votes(slot_id: int, token: int, user: User) -> Any:
+    """Lock a slot and read, in one query, all that a decision on its pair depends on.
+
+    The caller has locked the pair, so nothing of this changes until it commits:
+    ``same_lease``, the judgment given under this very lease; ``before``, the user's last
+    one of the pair, withdrawn or not; ``others``, the pair's other slots as the fields
+    of ``_Vote``; and whether a curator has settled it.
+    """
+    same_lease = Judgment.objects.filter(slot=OuterRef("pk"), token=token)
+    before = Judgment.objects.filter(
+        pair=OuterRef("pair"), labeler=user, superseded_by__isnull=True
+    )
+    others = Slot.objects.filter(pair=OuterRef("pair")).exclude(pk=OuterRef("pk"))
+    vote = JSONObject(
+        state="state",
+        ordinal="ordinal",
+        round="round",
+        priority="priority",
+        verdict="judgment__verdict",
+    )
+    return (
+        Slot.objects.select_for_update(no_key=True, of=["self"])
+        .annotate(
+            same_lease=Subquery(
+                same_lease.exclude(verdict=Verdict.WITHDRAWN).values("pk")[:1]
+            ),
+            before=Subquery(before.values("pk")[:1]),
+            others=ArraySubquery(others.values(vote=vote)),
+            is_settled=Exists(Adjudication.objects.filter(pair=OuterRef("pair"))),
+        )
+        .get(pk=slot_id)
+    )
+
+
+def _add_slot_when_split(pair: Pair, votes: list[_Vote]) -> None:
     """Ask one more person when every slot is done and the judgments are a tie.
 
     The caller has locked the pair, so of two judgments that fill its last two slots
     the later one sees both. At the project's limit the pair stays disputed: a curator's.
     """
-    slots = list(pair.slots.exclude(state=SlotState.CLOSED).select_related("judgment"))
-    verdicts = [slot.judgment.verdict for slot in slots if slot.judgment]
+    ordinal = 1 + max(vote.ordinal for vote in votes)
+    votes = [vote for vote in votes if vote.state != SlotState.CLOSED]
+    verdicts = [vote.verdict for vote in votes if vote.verdict is not None]
     if (
-        len(verdicts) < len(slots)
+        len(verdicts) < len(votes)
         or 2 * sum(verdicts) != len(verdicts)
-        or len(slots) >= pair.project.overlap_limit
-        or Adjudication.objects.filter(pair=pair).exists()
+        or len(votes) >= pair.project.overlap_limit
     ):
         return
-    ordinals = pair.slots.aggregate(last=Max("ordinal"))
-    (place,) = new_places(project=pair.project, count=1)
-    Slot.objects.create(
-        project=pair.project,
+    add_slot(
         pair=pair,
-        ordinal=ordinals["last"] + 1,
-        round=1 + max(slot.round for slot in slots),
-        priority=min(9, 1 + max(slot.priority for slot in slots)),
-        place=place,
+        ordinal=ordinal,
+        round=1 + max(vote.round for vote in votes),
+        priority=min(9, 1 + max(vote.priority for vote in votes)),
     )
 
 
@@ -407,22 +471,25 @@ def _decide(
 ) -> _Decision:
     """Check what a person chose, and fill in the reasons that the units imply."""
     if verdict not in (Verdict.INCONSISTENT, Verdict.CONSISTENT):
-        raise InvalidJudgment("verdict", "0 or 1", verdict)
+        raise InvalidJudgment("verdict", _("0 or 1"), verdict)
     if verdict == Verdict.CONSISTENT:
         return _Decision(Verdict.CONSISTENT, [], [])
     reasons, units = list(dict.fromkeys(reasons)), list(dict.fromkeys(units))
     for reason in reasons:
         if reason not in Reason.values:
-            raise InvalidJudgment(
-                "reasons", f"among {', '.join(Reason.values)}", reason
-            )
+            expected = _("among %(values)s") % {"values": ", ".join(Reason.values)}
+            raise InvalidJudgment("reasons", expected, reason)
     if len(units) > UNITS_LIMIT:
-        raise InvalidJudgment("units", f"at most {UNITS_LIMIT} units", len(units))
+        expected = _("at most %(count)s units") % {"count": UNITS_LIMIT}
+        raise InvalidJudgment("units", expected, len(units))
     for unit in units:
         if not _UNIT_KEY.fullmatch(unit):
-            raise InvalidJudgment("units", "a unit such as 'plan/2' or 'answer'", unit)
+            expected = _("a unit such as 'plan/2' or 'answer'")
+            raise InvalidJudgment("units", expected, unit)
     if not reasons and not units:
-        raise InvalidJudgment("reasons", "a reason or a unit that differs", "none")
+        raise InvalidJudgment(
+            "reasons", _("a reason or a unit that differs"), _("none")
+        )
     return _Decision(
         Verdict.INCONSISTENT, reasons or _reasons_of_units(pair, units), units
     )
@@ -430,7 +497,7 @@ def _decide(
 
 def _check_seconds(seconds: float) -> None:
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise InvalidJudgment("seconds", "0 or more", seconds)
+        raise InvalidJudgment("seconds", _("0 or more"), seconds)
 
 
 def _reasons_of_units(pair: Pair, units: Collection[str]) -> list[str]:

@@ -11,15 +11,16 @@ each other in a circle.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Min, Q
+from django.db.models import Case, Count, F, Min, Q, When
 from django.db.models.functions import Greatest, Least, Now
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotation.models import (
     Pair,
@@ -38,12 +39,26 @@ if TYPE_CHECKING:
 # slot is another's, unless the person themself reloads the page.
 EXTENSIONS: Final = 6
 
+# How long a pair fetched ahead of its showing is kept, unless the page asks for longer.
+AHEAD: Final = timedelta(seconds=90)
+
+# A page that is left gives its pair back after so long: time enough for a reload, which
+# leaves too, to find the same pair again.
+GRACE: Final = timedelta(seconds=10)
+
 # How far the first slot for a person must have moved before their cursor is rewritten.
 # Smaller writes more, larger reads more; benchmarks/claim.py shows both.
 CURSOR_STRIDE: Final = 8
 
 # A slot that is free but locked by another claim at this instant is tried again.
 TRIES: Final = 6
+
+NOT_HELD: Final[dict[str, Any]] = {
+    "holder": None,
+    "leased_at": None,
+    "leased_until": None,
+    "is_ahead": False,
+}
 
 Kind = Literal["all done", "all leased", "nothing for you", "paused"]
 
@@ -56,6 +71,23 @@ class Claim:
     pair: Pair
     token: int
     leased_until: datetime
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What comes after the pair on screen, whose lease began ``since`` and is whole."""
+
+    since: datetime
+    found: Claim | NothingToDo
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease as a page knows it; ``since`` is the slot's ``leased_at`` it was told."""
+
+    slot_id: int
+    token: int
+    since: datetime
 
 
 @dataclass(frozen=True)
@@ -97,7 +129,7 @@ class LeaseLost(JudgingError):
     def __init__(self, slot_id: int) -> None:
         self.slot_id = slot_id
         super().__init__(
-            "This pair is no longer yours: it was given back or passed on."
+            _("This pair is no longer yours: it was given back or passed on.")
         )
 
 
@@ -162,7 +194,8 @@ _FREE: Final = "(s.state = 'open' OR s.leased_until <= statement_timestamp())"
 # that ends, a skip or a claim that is rolled back needs no message to anyone's cursor.
 # ``picked`` reads its levels in the order ``level`` made them and stops at the first
 # hit, so LIMIT 1 is the highest priority. ``touched`` is empty when another tab met the
-# pair at the same instant; then nothing is leased.
+# pair at the same instant; then nothing is leased. ``ahead`` is a lease for a pair that
+# is not on a screen yet: short, and the touch says that the person has not seen it.
 CLAIM: Final = f"""
 {_LEVELS},
 water AS MATERIALIZED (
@@ -183,16 +216,19 @@ picked AS (
     LIMIT 1
 ),
 touched AS (
-    INSERT INTO annotation_touch (pair_id, user_id, at)
-    SELECT pair_id, %(user)s, statement_timestamp() FROM picked
+    INSERT INTO annotation_touch (pair_id, user_id, at, is_seen)
+    SELECT pair_id, %(user)s, statement_timestamp(), NOT %(ahead)s FROM picked
     ON CONFLICT DO NOTHING
     RETURNING pair_id
 ),
 leased AS (
     UPDATE annotation_slot slot
     SET state = 'leased', holder_id = %(user)s, token = slot.token + 1,
-        leased_at = statement_timestamp(),
-        leased_until = statement_timestamp() + here.lease_seconds * interval '1 second'
+        is_ahead = %(ahead)s, leased_at = statement_timestamp(),
+        leased_until = statement_timestamp() + least(
+            here.lease_seconds * interval '1 second',
+            CASE WHEN %(ahead)s THEN interval '{AHEAD.seconds} seconds' END
+        )
     FROM picked, touched, here
     WHERE slot.id = picked.id AND touched.pair_id = picked.pair_id
     RETURNING slot.id
@@ -207,20 +243,117 @@ moved AS (
 SELECT id FROM leased
 """
 
-# The person's newest lease, for as long again. It may have run out: while nobody else
-# took the slot, the person goes on where they were.
-RENEW: Final = """
-UPDATE annotation_slot slot
-SET leased_at = statement_timestamp(),
-    leased_until = statement_timestamp() + project.lease_seconds * interval '1 second'
-FROM annotation_project project
-WHERE project.id = %(project)s AND NOT project.is_paused AND slot.id = (
-    SELECT s.id FROM annotation_slot s
-    WHERE s.holder_id = %(user)s AND s.project_id = %(project)s AND s.state = 'leased'
-    ORDER BY s.leased_at DESC, s.id DESC LIMIT 1
-    FOR NO KEY UPDATE SKIP LOCKED
+# Pairs that were leased to the person, never seen or left again, and lost: they may meet
+# them after all. The touch goes, and the cursors go back to before the pair's slots.
+_FORGOTTEN: Final = """
+forgotten AS (
+    DELETE FROM annotation_touch t USING annotation_pair p
+    WHERE t.user_id = %(user)s AND NOT t.is_seen
+      AND p.id = t.pair_id AND p.project_id = %(project)s
+      AND NOT EXISTS (
+          SELECT FROM annotation_slot s
+          WHERE s.pair_id = t.pair_id AND s.state = 'leased' AND s.holder_id = %(user)s
+      )
+      AND NOT EXISTS (
+          SELECT FROM annotation_judgment j
+          WHERE j.pair_id = t.pair_id AND j.labeler_id = %(user)s
+      )
+      AND NOT EXISTS (
+          SELECT FROM annotation_skip k
+          WHERE k.pair_id = t.pair_id AND k.user_id = %(user)s
+      )
+    RETURNING t.pair_id
+),
+set_back AS (
+    UPDATE annotation_queuecursor c SET place = least(c.place, back.place)
+    FROM (
+        SELECT s.priority, min(s.place) - 1 AS place
+        FROM annotation_slot s JOIN forgotten USING (pair_id)
+        WHERE s.state IN ('open', 'leased')
+        GROUP BY s.priority
+    ) back
+    WHERE c.project_id = %(project)s AND c.user_id = %(user)s
+      AND c.priority = back.priority
 )
-RETURNING slot.id
+"""
+
+# The person's newest lease, for as long again, the one on screen before one fetched
+# ahead. It may have run out: while nobody else took the slot, the person goes on where
+# they were.
+RENEW: Final = f"""
+WITH {_FORGOTTEN},
+renewed AS (
+    UPDATE annotation_slot slot
+    SET is_ahead = false, leased_at = statement_timestamp(),
+        leased_until =
+            statement_timestamp() + project.lease_seconds * interval '1 second'
+    FROM annotation_project project
+    WHERE project.id = %(project)s AND NOT project.is_paused AND slot.id = (
+        SELECT s.id FROM annotation_slot s
+        WHERE s.holder_id = %(user)s AND s.project_id = %(project)s
+          AND s.state = 'leased'
+        ORDER BY s.is_ahead, s.leased_at DESC, s.id DESC LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    RETURNING slot.id, slot.pair_id
+),
+seen AS (
+    UPDATE annotation_touch t SET is_seen = true FROM renewed
+    WHERE t.pair_id = renewed.pair_id AND t.user_id = %(user)s AND NOT t.is_seen
+)
+SELECT id FROM renewed
+"""
+
+# A page says which pair it shows and wants the one after it. The shown one gets a whole
+# lease, if it is still the person's. Next is what they hold besides (after an undo, the
+# pair that was on screen before), else what they already have ahead.
+TURN_OVER: Final = f"""
+WITH {_FORGOTTEN},
+here AS (
+    SELECT id, is_paused, lease_seconds * interval '1 second' AS whole,
+        least(
+            lease_seconds * interval '1 second', interval '{AHEAD.seconds} seconds'
+        ) AS short
+    FROM annotation_project WHERE id = %(project)s
+),
+shown AS (
+    UPDATE annotation_slot slot
+    SET is_ahead = false,
+        leased_at = CASE
+            WHEN slot.is_ahead THEN statement_timestamp() ELSE slot.leased_at END,
+        leased_until = greatest(slot.leased_until, statement_timestamp() + here.whole)
+    FROM here
+    WHERE slot.id = %(shown)s AND slot.token = %(token)s AND slot.project_id = here.id
+      AND slot.holder_id = %(user)s AND slot.state = 'leased'
+    RETURNING slot.pair_id, slot.leased_at
+),
+seen AS (
+    UPDATE annotation_touch t SET is_seen = true FROM shown
+    WHERE t.pair_id = shown.pair_id AND t.user_id = %(user)s AND NOT t.is_seen
+),
+picked AS (
+    SELECT s.id FROM annotation_slot s, here
+    WHERE s.holder_id = %(user)s AND s.project_id = here.id AND s.state = 'leased'
+      AND s.id <> %(shown)s AND NOT here.is_paused
+    ORDER BY s.is_ahead, s.leased_at DESC, s.id DESC LIMIT 1
+    FOR NO KEY UPDATE OF s SKIP LOCKED
+),
+next AS (
+    UPDATE annotation_slot slot
+    SET is_ahead = (slot.id = picked.id),
+        leased_at = CASE
+            WHEN slot.id = picked.id THEN statement_timestamp() ELSE slot.leased_at END,
+        leased_until = CASE
+            WHEN slot.id = picked.id
+            THEN greatest(slot.leased_until, statement_timestamp() + here.short)
+            ELSE slot.leased_until END
+    FROM picked, here, shown
+    WHERE slot.holder_id = %(user)s AND slot.project_id = here.id
+      AND slot.state = 'leased' AND slot.id <> %(shown)s
+      AND (slot.id = picked.id OR slot.is_ahead)
+    RETURNING slot.id, slot.id = picked.id AS is_picked
+)
+SELECT shown.leased_at, next.id FROM shown LEFT JOIN next ON next.is_picked
 """
 
 EXPLAIN: Final = f"""
@@ -251,15 +384,40 @@ def claim_slot(
     token: reloading or opening a second tab shows the same pair and loses nothing.
     With ``another`` they get one more. Two tabs never get the same pair as two slots.
     """
-    place = {"project": project.pk, "user": user.pk}
     with transaction.atomic(), connection.cursor() as cursor:
         lock_person(project=project, user=user)
         if not another:
-            cursor.execute(RENEW, place)
+            cursor.execute(RENEW, {"project": project.pk, "user": user.pk})
             if row := cursor.fetchone():
                 return held_claim(row[0])
+        return _claim(project, user, ahead=False)
+
+
+def claim_ahead(*, project: Project, user: User, shown: int, token: int) -> Ahead:
+    """Lease the pair after the one on screen, for a short time.
+
+    ``shown`` and ``token`` name the lease of the pair on screen; it becomes a whole one.
+    A person has at most one slot ahead: who asks again gets it again. Raises LeaseLost
+    when the pair on screen is not the person's any more.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        lock_person(project=project, user=user)
+        place = {"project": project.pk, "user": user.pk}
+        cursor.execute(TURN_OVER, place | {"shown": shown, "token": token})
+        if (row := cursor.fetchone()) is None:
+            raise LeaseLost(shown)
+        since, following = row
+        if following is not None:
+            return Ahead(since, held_claim(following))
+        return Ahead(since, _claim(project, user, ahead=True))
+
+
+def _claim(project: Project, user: User, *, ahead: bool) -> Claim | NothingToDo:
+    """Run the claim; the caller holds the person's lock."""
+    place = {"project": project.pk, "user": user.pk}
+    with connection.cursor() as cursor:
         for attempt in range(TRIES):
-            cursor.execute(CLAIM, place | {"stride": CURSOR_STRIDE})
+            cursor.execute(CLAIM, place | {"stride": CURSOR_STRIDE, "ahead": ahead})
             if row := cursor.fetchone():
                 return held_claim(row[0])
             cursor.execute(EXPLAIN, place)
@@ -282,7 +440,7 @@ def claim_slot(
             # The last free slots are in other claims' hands at this very moment:
             # either they become leases or, if that claim fails, they stay free.
             time.sleep(0.002 * 2**attempt)
-        return NothingToDo("all leased", timezone.now())
+    return NothingToDo("all leased", timezone.now())
 
 
 def held_claim(slot_id: int) -> Claim:
@@ -322,11 +480,7 @@ def lock_held_slot(*, slot_id: int, token: int, user: User) -> Slot:
 def reopen(slot: Slot) -> None:
     """Give a leased slot back to everybody; its token dies with the lease."""
     Slot.objects.filter(pk=slot.pk).update(
-        state=SlotState.OPEN,
-        holder=None,
-        leased_at=None,
-        leased_until=None,
-        token=F("token") + 1,
+        state=SlotState.OPEN, token=F("token") + 1, **NOT_HELD
     )
 
 
@@ -349,16 +503,86 @@ def release_slot(*, slot_id: int, token: int, user: User) -> None:
         ).update(place=Least(F("place"), slot.place - 1))
 
 
+def leave_slots(*, user: User, leases: Iterable[Lease]) -> int:
+    """Let go of what a page held when it is left; return how many leases that ended.
+
+    A pair that was ahead is free at once, the one on screen after GRACE, so that a
+    reload finds it again. Either way the person may meet the pair again, whoever takes
+    it meanwhile. A lease that another tab or a reload has taken up since then is theirs:
+    ``since`` differs, and it stays.
+    """
+    left = 0
+    for lease in leases:
+        with transaction.atomic():
+            is_left = Slot.objects.filter(
+                pk=lease.slot_id,
+                state=SlotState.LEASED,
+                holder=user,
+                token=lease.token,
+                leased_at=lease.since,
+            ).update(
+                leased_until=Least(
+                    F("leased_until"),
+                    Case(When(is_ahead=True, then=Now()), default=Now() + GRACE),
+                )
+            )
+            if is_left:
+                Touch.objects.filter(user=user, pair__slots=lease.slot_id).update(
+                    is_seen=False
+                )
+            left += is_left
+    return left
+
+
+def set_aside(*, slot_id: int, token: int, user: User) -> None:
+    """Put a pair at the back of the queue, for the same person or another to meet later.
+
+    All its open slots go there, or the person would be handed the next one at once. The
+    pair waits behind every priority. Raises LeaseLost when the slot is not the user's.
+    """
+    with transaction.atomic():
+        project = Project.objects.filter(slots=slot_id).first()
+        if project is None:
+            raise LeaseLost(slot_id)
+        lock_person(project=project, user=user)
+        slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
+        reopen(slot)
+        Touch.objects.filter(pair=slot.pair_id, user=user).delete()
+        waiting = list(
+            Slot.objects.select_for_update(no_key=True, skip_locked=True)
+            .filter(pair=slot.pair_id, state=SlotState.OPEN)
+            .order_by("pk")
+        )
+        for one, place in zip(
+            waiting, new_places(project=project, count=len(waiting)), strict=True
+        ):
+            one.place, one.priority = place, 0
+        Slot.objects.bulk_update(waiting, ["place", "priority"])
+        # A slot of the pair that another person holds keeps its place. Should they give
+        # it back, this person may have it, so no cursor of theirs may be past it.
+        for level, first in (
+            Slot.objects.waiting()
+            .filter(pair=slot.pair_id)
+            .order_by()
+            .values_list("priority")
+            .annotate(first=Min("place"))
+        ):
+            QueueCursor.objects.filter(
+                project=project, user=user, priority=level
+            ).update(place=Least(F("place"), first - 1))
+
+
 def extend_lease(*, slot_id: int, token: int, user: User) -> datetime:
     """Prolong a lease that nobody else has taken; return when it ends now.
 
     A page may call this while it is open. It adds up to EXTENSIONS lease lengths after
     the claim or the last reload, so that a forgotten page does not keep a pair for
-    ever. Raises LeaseLost when the slot is not the user's.
+    ever. A lease ahead stays a short one. Raises LeaseLost when the slot is not the
+    user's.
     """
     with transaction.atomic():
         slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
-        length = lease_length(slot.project)
+        length = lease_length(slot.project, ahead=slot.is_ahead)
         Slot.objects.filter(pk=slot.pk).update(
             leased_until=Greatest(
                 F("leased_until"),
@@ -368,8 +592,9 @@ def extend_lease(*, slot_id: int, token: int, user: User) -> datetime:
         return held_claim(slot.pk).leased_until
 
 
-def lease_length(project: Project) -> timedelta:
-    return timedelta(seconds=project.lease_seconds)
+def lease_length(project: Project, *, ahead: bool = False) -> timedelta:
+    whole = timedelta(seconds=project.lease_seconds)
+    return min(whole, AHEAD) if ahead else whole
 
 
 def lease_again(slot: Slot, *, user: User) -> None:
@@ -385,6 +610,7 @@ def lease_again(slot: Slot, *, user: User) -> None:
         place=place,
         token=F("token") + 1,
         holder=user,
+        is_ahead=False,
         leased_at=Now(),
         leased_until=Now() + lease_length(slot.project),
     )
@@ -396,11 +622,7 @@ def close_slots(slots: SlotQuerySet) -> int:
     What their holders still post is kept as an extra.
     """
     return slots.waiting().update(
-        state=SlotState.CLOSED,
-        holder=None,
-        leased_at=None,
-        leased_until=None,
-        token=F("token") + 1,
+        state=SlotState.CLOSED, token=F("token") + 1, **NOT_HELD
     )
 
 
@@ -456,9 +678,44 @@ def new_places(*, project: Project, count: int) -> range:
     become visible in the order they are given out, so no cursor can pass a place whose
     slot is not committed yet. Call it last, right before the slots are written.
     """
-    Project.objects.filter(pk=project.pk).update(queue_tail=F("queue_tail") + count)
-    tail = Project.objects.values_list("queue_tail", flat=True).get(pk=project.pk)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE annotation_project SET queue_tail = queue_tail + %s WHERE id = %s"
+            " RETURNING queue_tail",
+            [count, project.pk],
+        )
+        (tail,) = cursor.fetchone() or (0,)
     return range(tail - count + 1, tail + 1)
+
+
+def add_slot(*, pair: Pair, ordinal: int, round: int, priority: int) -> None:
+    """Ask for one more judgment of a pair, at the end of the queue.
+
+    One statement, for it is part of a decision; as in ``new_places``, the project's row
+    stays locked from giving out the place until the slot is committed.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH tail AS (
+                UPDATE annotation_project SET queue_tail = queue_tail + 1
+                WHERE id = %(project)s RETURNING queue_tail
+            )
+            INSERT INTO annotation_slot
+                (project_id, pair_id, ordinal, round, priority, place, state, token,
+                 is_ahead)
+            SELECT %(project)s, %(pair)s, %(ordinal)s, %(round)s, %(priority)s,
+                queue_tail, 'open', 0, false
+            FROM tail
+            """,
+            {
+                "project": pair.project_id,
+                "pair": pair.pk,
+                "ordinal": ordinal,
+                "round": round,
+                "priority": priority,
+            },
+        )
 
 
 def queue_state(project: Project) -> QueueState:

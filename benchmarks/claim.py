@@ -167,6 +167,7 @@ def explain(project: int, user: int, *, keep: bool = False) -> tuple[int, float,
             project=project,
             user=user,
             stride=queue.CURSOR_STRIDE,
+            ahead=False,
         )
         after = sql("SELECT count(*) FROM annotation_slot WHERE state = 'leased'")
         if not keep:

@@ -425,6 +425,10 @@ class Slot(models.Model):
             models.CheckConstraint(
                 condition=Q(priority__lte=9), name="slot_priority_in_range"
             ),
+            models.CheckConstraint(
+                condition=Q(is_ahead=False) | Q(state="leased"),
+                name="slot_ahead_means_leased",
+            ),
         ]
         indexes = [
             models.Index(
@@ -454,6 +458,23 @@ class Touch(models.Model):
         USER, on_delete=models.CASCADE, related_name="touches", db_index=False
     )
     at = models.DateTimeField(default=timezone.now)
+    is_seen = models.BooleanField(
+        default=True,
+        db_default=True,
+        help_text=(
+            "False while the pair is only fetched ahead, and once its page was left; "
+            "then the person may meet it again if it passes on."
+        ),
+    )
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["user"],
+                name="touch_unseen_by_user",
+                condition=Q(is_seen=False),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.user_id} met pair {self.pair_id}"

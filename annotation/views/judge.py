@@ -1,13 +1,14 @@
-"""The Judge page: one pair at a time, as a plain form that htmx makes quick.
+"""The Judge page: one pair at a time, as a plain form that judge.js makes quick.
 
-A post answers with the next pair: as a fragment to htmx, by a redirect to everybody else.
+A deed on a pair (decide, skip, put aside, undo) answers a browser's form by a redirect
+to the next pair, and judge.js, which has the next pair at hand, with JSON: 200 done, 409
+this pair is not yours any more, 422 not like that; ``notice`` is what to tell.
 Nothing here tells where a response came from; the labeler judges blind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import Count, OuterRef, Subquery, Value
 from django.db.models.functions import Coalesce
-from django.http import HttpResponse
+from django.http import HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import (
     require_http_methods,
@@ -26,7 +29,7 @@ from django.views.decorators.http import (
 
 from annotation.blocks import Block, blocks_of_text
 from annotation.calibration import reason_choices, view_for
-from annotation.forms import JudgmentForm, SkipForm, SlotForm
+from annotation.forms import JudgmentForm, ShownForm, SkipForm, SlotForm
 from annotation.judging import (
     AlreadyJudged,
     Claim,
@@ -35,10 +38,12 @@ from annotation.judging import (
     LeaseLost,
     NothingToDo,
     OrderNotConfirmed,
+    claim_ahead,
     claim_slot,
     extend_lease,
+    leave_slots,
     record_judgment,
-    release_slot,
+    set_aside,
     skip_slot,
     undo_judgment,
 )
@@ -52,6 +57,7 @@ from annotation.models import (
     Touch,
     Turn,
 )
+from annotation.queue import lease_length
 from annotation.sessions import expression, reveal, session_from
 from annotation.views.door import enter
 from annotation.views.guidelines import guideline_to_read
@@ -61,16 +67,22 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.http import HttpRequest
 
+# Kept as they are written here, shown in the person's language.
 SKIP_REASONS = (
-    "I cannot tell",
-    "The input or the label response looks wrong",
-    "I lack the background",
-    "It should not be shown to people",
+    gettext_noop("I cannot tell"),
+    gettext_noop("The input or the label response looks wrong"),
+    gettext_noop("I lack the background"),
+    gettext_noop("It should not be shown to people"),
 )
+
+# A page holds two leases, or a few more when it has been left and taken up again.
+LEASES_OF_A_PAGE = 8
 
 
 @dataclass(frozen=True)
 class Notice:
+    """What a person is told beside the pair."""
+
     text: str
     level: str = "warning"
 
@@ -100,7 +112,7 @@ def judge(request: HttpRequest, slug: str) -> HttpResponse:
 def _record(request: HttpRequest, project: Project) -> HttpResponse:
     form = JudgmentForm(request.POST)
     if not form.is_valid():
-        return _show(request, project, _problem(form), _chosen(form), status=422)
+        return _refuse(request, project, _problem(form), _chosen(form))
     data = form.cleaned_data
     try:
         judgment = record_judgment(
@@ -114,15 +126,13 @@ def _record(request: HttpRequest, project: Project) -> HttpResponse:
             order_confirmed=data["order_confirmed"],
         )
     except OrderNotConfirmed:
-        return _show(request, project, None, _chosen(form), asks_order=True, status=422)
+        return _refuse(request, project, None, _chosen(form), asks_order=True)
     except InvalidJudgment as error:
-        return _show(
-            request, project, Notice(str(error), "error"), _chosen(form), status=422
-        )
+        return _refuse(request, project, Notice(str(error), "error"), _chosen(form))
     except (AlreadyJudged, LeaseLost) as error:
-        return _go_on(request, project, Notice(str(error)))
+        return _go_on(request, project, Notice(str(error)), status=409)
     if judgment.is_extra:
-        late = (
+        late = _(
             "That judgment came after the pair had passed on. It is kept as an extra "
             "and does not count."
         )
@@ -136,7 +146,7 @@ def skip(request: HttpRequest, slug: str) -> HttpResponse:
     project = enter(request, slug, Role.LABELER)
     form = SkipForm(request.POST)
     if not form.is_valid():
-        return _show(request, project, _problem(form), status=422)
+        return _refuse(request, project, _problem(form))
     data = form.cleaned_data
     try:
         skip_slot(
@@ -146,49 +156,96 @@ def skip(request: HttpRequest, slug: str) -> HttpResponse:
             reason=form.words(),
         )
     except JudgingError as error:
-        return _go_on(request, project, Notice(str(error)))
+        return _go_on(request, project, Notice(str(error)), status=409)
+    return _go_on(request, project)
+
+
+@require_POST
+@login_required
+def later(request: HttpRequest, slug: str) -> HttpResponse:
+    """Put the pair aside: it goes to the back of the queue."""
+    project = enter(request, slug, Role.LABELER)
+    form = SlotForm(request.POST)
+    if not form.is_valid():
+        return _refuse(request, project, _problem(form))
+    data = form.cleaned_data
+    try:
+        set_aside(slot_id=data["slot"], token=data["token"], user=_user(request))
+    except LeaseLost as error:
+        return _go_on(request, project, Notice(str(error)), status=409)
     return _go_on(request, project)
 
 
 @require_POST
 @login_required
 def undo(request: HttpRequest, slug: str) -> HttpResponse:
-    """Take back the newest decision, or the one named ``judgment``."""
+    """Take back the newest decision, or the one named ``judgment``.
+
+    The next page shows the person's newest lease, which is the pair taken back.
+    """
     project = enter(request, slug, Role.LABELER)
     named = request.POST.get("judgment", "")
     if named and not (named.isascii() and named.isdigit() and len(named) < 19):
-        return _go_on(request, project, Notice("There is no such decision."))
+        return _go_on(
+            request, project, Notice(_("There is no such decision.")), status=409
+        )
     try:
-        claim = undo_judgment(
+        undo_judgment(
             project=project,
             user=_user(request),
             judgment_id=int(named) if named else None,
         )
     except JudgingError as error:
-        return _go_on(request, project, Notice(str(error)))
-    taken_back = Notice("Taken back. Here is the pair again.", "info")
-    if not request.htmx:  # type: ignore[attr-defined]
-        # The page shows the newest lease, which is this one.
-        return _go_on(request, project, taken_back)
-    return _show(request, project, taken_back, found=claim)
+        return _go_on(request, project, Notice(str(error)), status=409)
+    taken_back = Notice(_("Taken back. Here is the pair again."), "info")
+    return _go_on(request, project, taken_back)
 
 
 @require_POST
 @login_required
-def release(request: HttpRequest, slug: str) -> HttpResponse:
-    """Give the pair back without a word."""
+def ahead(request: HttpRequest, slug: str) -> HttpResponse:
+    """Lease the pair after the one on screen, and answer with its fragment.
+
+    The pair on screen is the person's for a whole lease from now on; 409 when it is not
+    theirs. ``Judge-Since`` says since when.
+    """
     project = enter(request, slug, Role.LABELER)
     form = SlotForm(request.POST)
     if not form.is_valid():
-        return _show(request, project, _problem(form), status=422)
-    # A lost lease means that somebody else has the pair, which is what was asked for.
-    with suppress(LeaseLost):
-        release_slot(
-            slot_id=form.cleaned_data["slot"],
-            token=form.cleaned_data["token"],
+        return HttpResponse(_problem(form).text, status=422)
+    if guideline_to_read(request, project):
+        # The page asks for the person's pair when this one is done, and gets that.
+        return HttpResponse(status=204)
+    try:
+        following = claim_ahead(
+            project=project,
             user=_user(request),
+            shown=form.cleaned_data["slot"],
+            token=form.cleaned_data["token"],
         )
-    return redirect("annotation:home")
+    except LeaseLost as error:
+        return HttpResponse(str(error), status=409)
+    response = _show(
+        request, project, found=following.found, template="annotation/_ahead.html"
+    )
+    response["Judge-Since"] = following.since.isoformat()
+    return response
+
+
+@require_POST
+@login_required
+def leave(request: HttpRequest, slug: str) -> HttpResponse:
+    """Give back what a page held that was closed: a beacon nobody reads the answer of."""
+    enter(request, slug, Role.LABELER)
+    fields = [request.POST.getlist(name) for name in ("slot", "token", "since")]
+    forms = [
+        ShownForm({"slot": slot, "token": token, "since": since})
+        for slot, token, since in zip(*fields, strict=False)
+    ][:LEASES_OF_A_PAGE]
+    leave_slots(
+        user=_user(request), leases=[form.lease() for form in forms if form.is_valid()]
+    )
+    return HttpResponse(status=204)
 
 
 @require_POST
@@ -198,7 +255,7 @@ def extend(request: HttpRequest, slug: str) -> HttpResponse:
     enter(request, slug, Role.LABELER)
     form = SlotForm(request.POST)
     if not form.is_valid():
-        return HttpResponse("slot and token are needed", status=422)
+        return HttpResponse(_problem(form).text, status=422)
     try:
         extend_lease(
             slot_id=form.cleaned_data["slot"],
@@ -231,7 +288,7 @@ def context(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     facts = {
         "turns": [(turn, blocks_of_turn(turn)) for turn in turns],
         "contexts": [link.context for link in contexts],
-        "title": "Background of this pair",
+        "title": _("Background of this pair"),
     }
     return _drawer(request, "annotation/judge_context.html", facts)
 
@@ -259,12 +316,14 @@ def _user(request: HttpRequest) -> User:
 
 def _problem(form: SlotForm) -> Notice:
     if "verdict" in form.errors and len(form.errors) == 1:
-        return Notice("Choose consistent or not consistent first.", "error")
+        return Notice(_("Choose consistent or not consistent first."), "error")
     if "reason" in form.errors:
-        return Notice("Say why you skip the pair.", "error")
+        return Notice(_("Say why you skip the pair."), "error")
     fields = ", ".join(form.errors)
     return Notice(
-        f"Nothing was recorded: the form was not understood ({fields}).", "error"
+        _("Nothing was recorded: the form was not understood (%(fields)s).")
+        % {"fields": fields},
+        "error",
     )
 
 
@@ -279,12 +338,25 @@ def _chosen(form: JudgmentForm) -> Chosen:
     )
 
 
+def _wants_json(request: HttpRequest) -> bool:
+    return request.headers.get("Accept", "").startswith("application/json")
+
+
+def _json(notice: Notice | None, status: int, **more: object) -> HttpResponse:
+    told = {"text": notice.text, "level": notice.level} if notice else None
+    return JsonResponse({"notice": told, **more}, status=status)
+
+
 def _go_on(
-    request: HttpRequest, project: Project, notice: Notice | None = None
+    request: HttpRequest,
+    project: Project,
+    notice: Notice | None = None,
+    *,
+    status: int = 200,
 ) -> HttpResponse:
-    """Answer a deed with the next pair."""
-    if request.htmx:  # type: ignore[attr-defined]
-        return _show(request, project, notice)
+    """Answer a deed that is done, or that cannot be done any more."""
+    if _wants_json(request):
+        return _json(notice, status)
     if notice:
         messages.add_message(
             request,
@@ -298,6 +370,20 @@ def _go_on(
     return response
 
 
+def _refuse(
+    request: HttpRequest,
+    project: Project,
+    notice: Notice | None,
+    chosen: Chosen | None = None,
+    *,
+    asks_order: bool = False,
+) -> HttpResponse:
+    """Answer a deed that was not filled in right: the pair again, nothing lost."""
+    if _wants_json(request):
+        return _json(notice, 422, asks_order=asks_order)
+    return _show(request, project, notice, chosen, asks_order=asks_order, status=422)
+
+
 def _show(
     request: HttpRequest,
     project: Project,
@@ -306,6 +392,7 @@ def _show(
     *,
     found: Claim | NothingToDo | None = None,
     asks_order: bool = False,
+    template: str = "",
     status: int = 200,
 ) -> HttpResponse:
     """Show the pair in the person's hands, or why there is none."""
@@ -315,9 +402,10 @@ def _show(
         if page := guideline_to_read(request, project, words):
             return page
     found = found or claim_slot(project=project, user=_user(request))
+    is_fragment = bool(request.htmx or template)  # type: ignore[attr-defined]
     facts: dict[str, Any] = {
-        "is_fragment": bool(request.htmx),  # type: ignore[attr-defined]
-        "is_stage": True,
+        "is_fragment": is_fragment,
+        "is_stage": not isinstance(found, NothingToDo) or not template,
         "notice": notice,
         "nothing": None,
     }
@@ -332,9 +420,8 @@ def _show(
             asks_order=asks_order and same,
         )
         facts |= _past(request, project, found.pair.turn.sample_id)
-    template = (
-        "annotation/_stage.html" if facts["is_fragment"] else "annotation/judge.html"
-    )
+    if not template:
+        template = "annotation/_stage.html" if is_fragment else "annotation/judge.html"
     return render(request, template, facts, status=status)
 
 
@@ -342,10 +429,17 @@ def _pair_facts(claim: Claim, chosen: Chosen, *, asks_order: bool) -> dict[str, 
     pair, turn = claim.pair, claim.pair.turn
     slot = claim.slot
     assert slot.holder_id is not None
+    assert slot.leased_at is not None
     view = view_for(project=slot.project, pair=pair, user_id=slot.holder_id)
     picked = view.proposed_reasons if chosen.units is None else chosen.reasons
     return {
         "claim": claim,
+        "since": slot.leased_at.isoformat(),
+        # By the database's clock on both sides.
+        "lease_left": int((claim.leased_until - slot.leased_at).total_seconds()),
+        "extend_seconds": int(
+            lease_length(slot.project, ahead=True).total_seconds() / 3
+        ),
         "pair": pair,
         "turn": turn,
         "sample": turn.sample,

@@ -1,23 +1,38 @@
 // The Judge page's keyboard. The page is a plain form and works without this module: the
 // verdict is two radio buttons, each unit that may differ and each reason a box. Here keys
-// and clicks turn those same fields, and htmx swaps in the next pair.
+// and clicks turn those same fields; judge-desk.js sends them and brings the next pair.
 //
 // Guards: nothing counts before the pair is painted; keys are dead while typing, in dialogs
-// and drawers, with modifier keys and on key repeat; one submission at a time.
+// and drawers, with modifier keys and on key repeat; a pair is decided once.
 
-import { csrfToken, toast } from "./frame.js";
+import { toast } from "./frame.js";
+import { desk } from "./judge-desk.js";
+import { gettext } from "./words.js";
 
-const RETRY_SECONDS = 3;
+const TYPING = 'textarea, select, [contenteditable], input:not([type="checkbox"], [type="radio"])';
 
 class JudgeStage extends HTMLElement {
-  connectedCallback() {
+  /** Read what the server said of the pair; a stage at hand is not in the document yet. */
+  prepare() {
+    if (this.isPrepared) return;
+    this.isPrepared = true;
     this.form = this.querySelector("form.stage");
+    if (!this.form) return;
+    const { slot, token, since } = Object.fromEntries(new FormData(this.form));
+    const seconds = Number(this.form.dataset.leaseLeft);
+    this.lease = { slot, token, since, seconds, endsAt: Date.now() + seconds * 1000 };
+    this.boxes = [...this.form.querySelectorAll('input[name="units"]')];
+    this.reasons = [...this.form.querySelectorAll('input[name="reasons"]')];
+    this.seconds = Number(this.form.elements.namedItem("seconds").value) || 0;
+    this.current = -1;
+  }
+
+  connectedCallback() {
+    this.prepare();
+    desk.arrived(this);
     if (!this.form) return;
     this.painted = 0;
     this.busy = false;
-    this.current = -1;
-    this.boxes = [...this.form.querySelectorAll('input[name="units"]')];
-    this.reasons = [...this.form.querySelectorAll('input[name="reasons"]')];
     this.stops = new AbortController();
     const listen = (target, name, handler, options = {}) =>
       target.addEventListener(name, handler, { signal: this.stops.signal, ...options });
@@ -25,42 +40,57 @@ class JudgeStage extends HTMLElement {
     listen(document, "keydown", (event) => this.onKey(event));
     listen(this.form, "change", (event) => this.onChange(event));
     listen(this, "click", (event) => this.onClick(event));
-    listen(this.form, "submit", (event) => this.onSubmit(event), { capture: true });
-    listen(this.form, "htmx:confirm", (event) => {
-      if (this.busy || !this.painted) event.preventDefault();
-    });
-    listen(this, "htmx:beforeRequest", (event) => this.onRequest(event));
-    listen(this, "htmx:responseError", (event) => this.onRefused(event));
-    for (const name of ["htmx:sendError", "htmx:timeout"]) {
-      listen(this, name, (event) => this.onLost(event));
-    }
-    listen(document, "concord:signed-out", () => this.setBusy(false));
+    listen(this.form, "submit", (event) => this.onSubmit(event));
     listen(this.querySelector("#order"), "close", (event) => this.onOrderAnswered(event));
     listen(document, "visibilitychange", () => this.onVisibility());
 
     this.hiddenSince = 0;
-    this.secondsHidden = 0;
     this.isActive = false;
     for (const name of ["keydown", "pointerdown", "pointermove", "scroll"]) {
-      listen(document, name, () => (this.isActive = true), { passive: true, capture: true });
+      listen(document, name, () => this.onActivity(), { passive: true, capture: true });
     }
-    const third = (Number(this.form.dataset.leaseSeconds) * 1000) / 3;
-    this.extending = setInterval(() => this.extendLease(), Math.max(third, 5000));
     this.showMarks();
+    this.arrive();
     // Two frames: the first is about to be painted, the second follows that paint.
     requestAnimationFrame(() =>
       requestAnimationFrame(() => {
+        if (!this.isConnected) return;
         this.painted = performance.now();
         this.dataset.painted = "";
+        this.dispatchEvent(new CustomEvent("judge:painted", { bubbles: true }));
       }),
     );
   }
 
   disconnectedCallback() {
     this.stops?.abort();
-    this.lost?.remove();
-    clearTimeout(this.retry);
-    clearInterval(this.extending);
+    if (!this.form) return;
+    this.seconds = this.secondsSpent;
+    this.painted = 0;
+    delete this.dataset.painted;
+    for (const sheet of this.querySelectorAll("dialog[open]")) sheet.close();
+  }
+
+  /** Begin at the first difference, in sight before the first paint; else at the heading. */
+  arrive() {
+    const first = this.boxes.findIndex((box) => box.checked);
+    if (first >= 0) this.moveTo(first);
+    else this.form.querySelector("h1").focus({ preventScroll: true });
+  }
+
+  get secondsSpent() {
+    const hidden = this.hiddenSince ? performance.now() - this.hiddenSince : 0;
+    return this.painted ? Math.max(0, this.seconds + (performance.now() - this.painted - hidden) / 1000) : this.seconds;
+  }
+
+  leaseFields() {
+    const { slot, token } = this.lease;
+    return { slot, token, csrfmiddlewaretoken: this.form.elements.namedItem("csrfmiddlewaretoken").value };
+  }
+
+  onActivity() {
+    this.isActive = true;
+    desk.wakeUp();
   }
 
   // --- what is chosen -------------------------------------------------------------
@@ -160,30 +190,51 @@ class JudgeStage extends HTMLElement {
   // --- keys and clicks ------------------------------------------------------------
 
   onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    const target = event.target;
-    const typing = target.closest?.('textarea, select, [contenteditable], input:not([type="checkbox"], [type="radio"])');
-    if (document.querySelector(":popover-open, dialog[open]")) {
-      if (!typing && !event.repeat) this.onSheetKey(event);
+    const { target } = event;
+    const isTyping = Boolean(target.closest?.(TYPING));
+    if (event.key === "Enter" && isTyping && !event.isComposing) {
+      this.flush(event);
       return;
     }
-    if (typing) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (document.querySelector(":popover-open, dialog[open]")) {
+      if (!isTyping && !event.repeat) this.onSheetKey(event);
+      return;
+    }
+    if (isTyping) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     // A focused button or link keeps its own keys.
     if ((key === "Enter" || key === " ") && target.closest?.("button, a, summary")) return;
     const repeats = key === "j" || key === "k";
-    if (event.repeat && !repeats) {
-      if (/^[0-9]$/.test(key) || key === "Enter") event.preventDefault();
-      return;
-    }
-    if (!this.painted || this.busy) {
+    if (!this.painted || this.busy || (event.repeat && !repeats)) {
       if (/^[0-9]$/.test(key) || key === "Enter") event.preventDefault();
       return;
     }
     if (this.perform(key)) event.preventDefault();
   }
 
+  /** Ctrl+Enter submits what is being typed, and nothing else; in a line Enter does too. */
+  flush(event) {
+    const { target } = event;
+    const isLine = target.matches("input");
+    if (!isLine && !event.ctrlKey && !event.metaKey) return;
+    const box = target.closest(".sheet, dialog, form");
+    if (!this.contains(target) || event.repeat) {
+      if (this.contains(target)) event.preventDefault();
+      return;
+    }
+    event.preventDefault();
+    if (box !== this.form) box?.querySelector('button[type="submit"]')?.click();
+  }
+
   perform(key) {
+    // A pair that is no longer this person's is only looked at.
+    if (this.isOver && /^[01xsl]$/.test(key)) return true;
+    if (this.isOver && key === "Enter") {
+      desk.goOn();
+      desk.work();
+      return true;
+    }
     const notChosen = this.verdict === "0";
     if (key === "0") this.chooseNot();
     else if (/^[1-9]$/.test(key)) {
@@ -201,6 +252,7 @@ class JudgeStage extends HTMLElement {
       const box = this.boxes[this.current] ?? this.boxes.find((one) => one.hasAttribute("data-proposed"));
       if (box) this.toggle(box.value);
     } else if (key === "s") this.open("skip");
+    else if (key === "l") this.form.querySelector("button.later").click();
     else if (key === "u") this.form.querySelector("button.undo:not(:disabled)")?.click();
     else if (key === "?") this.open("keys");
     else if (key === "d") this.classList.toggle("no-differences");
@@ -265,6 +317,11 @@ class JudgeStage extends HTMLElement {
 
   onClick(event) {
     const { target } = event;
+    if (target.closest("button.go-on")) {
+      desk.goOn();
+      desk.work();
+      return;
+    }
     if (target.closest("a[data-drawer]")) {
       event.preventDefault();
       this.openDrawer(target.closest("a[data-drawer]"));
@@ -284,7 +341,7 @@ class JudgeStage extends HTMLElement {
     }
     if (target.closest("label, button, a, input")) return;
     const unit = target.closest("[data-unit]");
-    if (!unit || !this.painted || this.busy) return;
+    if (!unit || !this.painted || this.busy || this.isOver) return;
     // Selecting text is not a click on the unit.
     if (!getSelection().isCollapsed && getSelection().containsNode(unit, true)) return;
     this.toggle(unit.dataset.unit);
@@ -296,11 +353,13 @@ class JudgeStage extends HTMLElement {
     this.form.querySelector('input[name="verdict"][value="1"]').checked = true;
     this.unmarkCurrent();
     this.showMarks();
-    if (this.form.classList.contains("asks-order") && !this.orderConfirmed) {
-      this.querySelector("#order").showModal();
-      return;
-    }
-    this.send();
+    if (this.form.classList.contains("asks-order") && !this.orderConfirmed) this.askOrder();
+    else this.send();
+  }
+
+  askOrder() {
+    const sheet = this.querySelector("#order");
+    if (!sheet.open) sheet.showModal();
   }
 
   onOrderAnswered(event) {
@@ -324,19 +383,26 @@ class JudgeStage extends HTMLElement {
   }
 
   onSubmit(event) {
-    if (this.busy || !this.painted) {
-      event.preventDefault();
-      event.stopImmediatePropagation();
+    event.preventDefault();
+    if (this.busy || !this.painted) return;
+    const button = event.submitter;
+    const address = button?.getAttribute("formaction") ?? this.form.action;
+    const isDecision = !button?.hasAttribute("formaction");
+    const isUndo = Boolean(button?.matches(".undo, .square"));
+    if (this.isOver && !isUndo) return;
+    if (isDecision && this.verdict === "0" && ![...this.boxes, ...this.reasons].some((box) => box.checked)) {
+      this.tell({ level: "error", text: gettext("Mark a unit that differs, or choose a reason.") });
       return;
     }
-    const spent = (performance.now() - this.painted) / 1000 - this.secondsHidden;
-    this.form.elements.namedItem("seconds").value = Math.max(0, spent).toFixed(2);
-  }
-
-  onRequest(event) {
-    if (!event.target.closest("form.stage")) return;
-    this.setBusy(true);
+    this.form.elements.namedItem("seconds").value = this.secondsSpent.toFixed(2);
+    const fields = new URLSearchParams(new FormData(this.form, button));
     for (const sheet of this.querySelectorAll(":popover-open")) sheet.hidePopover();
+    this.querySelector(".bar > .notice")?.remove();
+    if (isUndo) desk.undo(address, fields);
+    else {
+      if (isDecision) this.form.querySelector("button.undo").disabled = false;
+      desk.perform(address, fields, { isDecision });
+    }
   }
 
   setBusy(busy) {
@@ -344,55 +410,33 @@ class JudgeStage extends HTMLElement {
     this.form?.classList.toggle("sending", busy);
   }
 
-  onRefused(event) {
-    this.setBusy(false);
-    const { status } = event.detail.xhr;
-    toast(
-      status === 403
-        ? "You may not judge here, or you signed out in another tab. Sign in there and submit again: your decision is still here."
-        : `The server could not take this (${status}). Your decision is still here; submit again.`,
-    );
-  }
-
-  /** Keep the decision and send it again: the token makes a second arrival harmless. */
-  onLost(event) {
-    this.setBusy(false);
-    if (event.detail.elt !== this.form) {
-      toast("No connection, so this was not done. Try again in a moment.", { seconds: 8 });
+  /** Say something beside the pair. */
+  tell({ text, level }) {
+    const bar = this.querySelector(".bar");
+    if (!bar) {
+      toast(text, { level, seconds: 8 });
       return;
     }
-    if (!this.lost?.isConnected) {
-      this.lost = toast("No connection. Your decision is kept here and sent again by itself.");
+    const box = document.createElement("div");
+    box.className = `notice message ${level}`;
+    box.setAttribute("role", "status");
+    bar.querySelector(":scope > .notice")?.remove();
+    bar.prepend(box);
+    box.append(text);
+    if (this.isOver) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "btn go-on";
+      button.append(gettext("Go on"), " ", Object.assign(document.createElement("kbd"), { textContent: "↵" }));
+      box.append(" ", button);
     }
-    clearTimeout(this.retry);
-    this.retry = setTimeout(() => this.isConnected && this.send(), RETRY_SECONDS * 1000);
-  }
-
-  /** Keep the pair while somebody works on it, and no longer. */
-  async extendLease() {
-    if (!this.isActive || document.hidden || this.busy) return;
-    this.isActive = false;
-    const fields = new FormData(this.form);
-    const body = new URLSearchParams();
-    for (const name of ["slot", "token"]) body.set(name, fields.get(name));
-    body.set("csrfmiddlewaretoken", csrfToken() || fields.get("csrfmiddlewaretoken"));
-    try {
-      const answer = await fetch(this.form.dataset.extend, { method: "POST", body });
-      if (answer.status === 409 && this.isConnected) {
-        clearInterval(this.extending);
-        toast("This pair has passed on to someone else. You may still decide; it would be kept as an extra.", {
-          level: "warning",
-        });
-      }
-    } catch {
-      // Offline: the next deed says so, and a late judgment is kept all the same.
-    }
+    this.form.classList.toggle("is-over", Boolean(this.isOver));
   }
 
   onVisibility() {
     if (document.hidden) this.hiddenSince = performance.now();
-    else if (this.hiddenSince && this.painted) {
-      this.secondsHidden += (performance.now() - this.hiddenSince) / 1000;
+    else if (this.hiddenSince) {
+      if (this.painted) this.seconds -= (performance.now() - Math.max(this.hiddenSince, this.painted)) / 1000;
       this.hiddenSince = 0;
     }
   }
@@ -409,7 +453,7 @@ class JudgeStage extends HTMLElement {
         drawer.innerHTML = await answer.text();
         drawer.dataset.shows = address.pathname;
       } catch {
-        toast("This could not be loaded. Try again in a moment.", { seconds: 6 });
+        toast(gettext("This could not be loaded. Try again in a moment."), { seconds: 6 });
         return;
       }
     }

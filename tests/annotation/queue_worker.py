@@ -101,6 +101,24 @@ def everything(orders):
         else:
             say("judged", found.slot.pk, found.token, judgment.pk, judgment.is_extra)
 
+    def look_ahead(found):
+        """Fetch the next pair, as a page does, and perhaps leave the page."""
+        ahead = judging.claim_ahead(
+            project=project, user=user, shown=found.slot.pk, token=found.token
+        ).found
+        held = [found]
+        if isinstance(ahead, judging.Claim):
+            say("claimed", ahead.slot.pk, ahead.token, ahead.pair.pk)
+            held.append(ahead)
+        if rng.random() < 0.3:
+            judging.leave_slots(
+                user=user,
+                leases=[
+                    judging.Lease(one.slot.pk, one.token, one.slot.leased_at)
+                    for one in held
+                ],
+            )
+
     late = []
     deeds = count()
     for found in claims(orders, project, user):
@@ -108,7 +126,11 @@ def everything(orders):
         lease = {"slot_id": found.slot.pk, "token": found.token, "user": user}
         chance = rng.random() if done < 200 else 0.0
         try:
-            if chance < 0.70:
+            if rng.random() < 0.5:
+                look_ahead(found)
+            if 0.0 < chance < 0.05:
+                judging.set_aside(**lease)
+            elif chance < 0.70:
                 verdict = rng.randrange(2)
                 post(found, verdict)
                 if rng.random() < 0.2:
@@ -152,6 +174,19 @@ def hold(orders):
     """Claim one pair and hold it, as one tab of a person."""
     project, user, _ = meet(orders)
     next(claims(orders, project, user))
+
+
+def look_ahead(orders):
+    """Show a pair and fetch the one after it, as one tab of a person."""
+    from annotation import judging
+
+    project, user, _ = meet(orders)
+    found = next(claims(orders, project, user))
+    for _ in range(5):
+        ahead = judging.claim_ahead(
+            project=project, user=user, shown=found.slot.pk, token=found.token
+        ).found
+        say("claimed", ahead.slot.pk, ahead.token, ahead.pair.pk)
 
 
 def die_before_commit(orders):
@@ -210,7 +245,15 @@ def naive(orders):
 
 WORK = {
     work.__name__: work
-    for work in (judge, everything, hold, die_before_commit, die_while_judging, naive)
+    for work in (
+        judge,
+        everything,
+        hold,
+        look_ahead,
+        die_before_commit,
+        die_while_judging,
+        naive,
+    )
 }
 
 if __name__ == "__main__":

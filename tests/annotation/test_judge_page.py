@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
 from django.db import connection
+from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from actions.grammar import parse
 from annotation.judging import claim_slot
-from annotation.models import Judgment, Project, Skip, Slot, Verdict
+from annotation.models import Judgment, Project, Skip, Slot, Touch, Verdict
 from tests.cast import (
     LABEL,
     SAMPLED,
@@ -30,6 +32,7 @@ SWAPPED = (
     "<<think>>The user wants a cake.\nPlan:\n1. Order the cake.\n2. Find a bakery.\n"
     '<<action>>{"name": "Find shops", "parameters": {"kind": "bakery"}}<</action>>'
 )
+DEEDS = ("", "skip/", "later/", "undo/", "ahead/", "extend/", "leave/")
 
 
 class Fields(HTMLParser):
@@ -124,19 +127,127 @@ def test_accepts_the_proposal_with_zero(client, project, lena):
     assert judgment.reasons == ["parameter"]
 
 
-def test_htmx_gets_the_next_pair_as_a_fragment(client, project, lena):
+JSON = {"Accept": "application/json"}
+
+
+def ahead(client: Client, sent: dict[str, list[str]]):
+    """Fetch the pair after the one whose fields are ``sent``."""
+    return client.post("/p/cakes/judge/ahead/", sent)
+
+
+def test_a_script_gets_a_decision_answered_with_json(client, project, lena):
     make_pair(project=project)
-    second = make_pair(project=project)
+    sent = fields_of(client) | {"verdict": "1"}
+    response = client.post("/p/cakes/judge/", sent, headers=JSON)
+    assert (response.status_code, response.json()) == (200, {"notice": None})
+    assert Judgment.objects.count() == 1
+    # A second arrival is harmless; another verdict is refused with what counts.
+    assert client.post("/p/cakes/judge/", sent, headers=JSON).status_code == 200
+    again = sent | {"verdict": "0"}
+    response = client.post("/p/cakes/judge/", again, headers=JSON)
+    assert response.status_code == 409
+    assert "judged this pair already" in response.json()["notice"]["text"]
+    assert Judgment.objects.count() == 1
+
+
+def test_a_script_hears_what_is_wrong_with_a_decision(client, project, lena):
+    make_pair(project=project, sampled=SWAPPED)
     sent = fields_of(client)
-    response = client.post(
-        "/p/cakes/judge/", {**sent, "verdict": "1"}, headers={"HX-Request": "true"}
-    )
+    response = client.post("/p/cakes/judge/", sent | {"verdict": "1"}, headers=JSON)
+    assert response.status_code == 422
+    assert response.json() == {"notice": None, "asks_order": True}
+    response = client.post("/p/cakes/judge/", sent | {"verdict": "7"}, headers=JSON)
+    assert response.status_code == 422
+    assert response.json()["notice"]["level"] == "error"
+    assert not Judgment.objects.exists()
+
+
+def test_the_pair_after_this_one_comes_as_a_fragment(client, project, lena):
+    first, second = make_pair(project=project), make_pair(project=project)
+    sent = fields_of(client)
+    response = ahead(client, sent)
     page = response.content.decode()
-    assert response.status_code == 200
     assert "<html" not in page
     assert f'data-pair="{second.pk}"' in page
-    assert "1 of 60 today" in page
-    assert 'hx-swap-oob="true"' in page
+    assert "0 of 60 today" in page
+    shown, following = Slot.objects.leased().order_by("place")
+    assert (shown.pair, shown.is_ahead) == (first, False)
+    assert (following.pair, following.is_ahead) == (second, True)
+    assert following.leased_until - following.leased_at == timedelta(seconds=90)
+    assert response["Judge-Since"] == shown.leased_at.isoformat()
+    # The fragment is a form of its own: its fields decide that pair.
+    client.post("/p/cakes/judge/", Fields(page).sent | {"verdict": "1"})
+    assert Judgment.objects.get().pair == second
+
+
+def test_nothing_after_this_pair_brings_only_what_is_new(client, project, lena):
+    make_pair(project=project)
+    page = ahead(client, fields_of(client)).content.decode()
+    assert "judge-stage" not in page
+    assert "0 of 60 today" in page
+
+
+def test_a_reload_shows_the_pair_on_screen_and_not_the_one_ahead(client, project, lena):
+    first, second = make_pair(project=project), make_pair(project=project)
+    sent = fields_of(client)
+    ahead(client, sent)
+    page = client.get("/p/cakes/judge/").content.decode()
+    assert f'data-pair="{first.pk}"' in page
+    client.post("/p/cakes/judge/", sent | {"verdict": "1"})
+    page = client.get("/p/cakes/judge/").content.decode()
+    assert f'data-pair="{second.pk}"' in page
+    assert not Slot.objects.filter(is_ahead=True).exists()
+
+
+def test_a_page_that_lost_its_pair_is_told_when_it_asks_for_the_next(
+    client, project, lena
+):
+    pair = make_pair(project=project, slots=1)
+    sent = fields_of(client)
+    Slot.objects.update(leased_until="2020-01-01T00:00Z")
+    make_judgment(pair, make_user("luis"), 1)
+    assert ahead(client, sent).status_code == 409
+    assert not Slot.objects.leased().exists()
+
+
+def test_leaving_gives_the_pairs_back(client, project, lena):
+    make_pair(project=project, slots=1)
+    make_pair(project=project, slots=1)
+    sent = fields_of(client)
+    following = Fields(ahead(client, sent).content.decode()).sent
+    held = {name: sent[name] + following[name] for name in ("slot", "token", "since")}
+    assert client.post("/p/cakes/judge/leave/", held).status_code == 204
+    assert not Slot.objects.filter(leased_until__gt=Now() + timedelta(seconds=11))
+    found = claim_slot(project=project, user=make_user("luis"))
+    assert found.slot.pk == int(following["slot"][0])
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {},
+        {"slot": "x", "token": "1", "since": "now"},
+        {"slot": ["1", "2"], "token": "1", "since": "2026-01-01T00:00:00+00:00"},
+        {"slot": "1\0", "token": str(2**70), "since": "9" * 500},
+    ],
+)
+def test_leaving_with_nonsense_changes_nothing(client, project, lena, held):
+    make_pair(project=project)
+    client.get("/p/cakes/judge/")
+    before = list(Slot.objects.values())
+    assert client.post("/p/cakes/judge/leave/", held).status_code == 204
+    assert list(Slot.objects.values()) == before
+
+
+def test_later_shows_another_pair(client, project, lena):
+    first, second = make_pair(project=project), make_pair(project=project)
+    sent = fields_of(client)
+    response = client.post("/p/cakes/judge/later/", sent, follow=True)
+    assert f'data-pair="{second.pk}"' in response.content.decode()
+    again = client.post("/p/cakes/judge/later/", sent, headers=JSON)
+    assert again.status_code == 409
+    assert not Skip.objects.exists()
+    assert not Touch.objects.filter(pair=first).exists()
 
 
 def test_asks_once_when_the_step_order_differs(client, project, lena):
@@ -228,18 +339,11 @@ def test_undo_of_nothing_says_so(client, project, lena):
     assert "nothing to undo" in page
 
 
-def test_release_gives_the_pair_back(client, project, lena):
-    make_pair(project=project, slots=1)
-    sent = fields_of(client)
-    client.post("/p/cakes/judge/release/", sent)
-    assert Slot.objects.get().state == "open"
-
-
 def test_extending_a_lost_lease_is_a_conflict(client, project, lena):
     make_pair(project=project)
     sent = fields_of(client)
     assert client.post("/p/cakes/judge/extend/", sent).status_code == 204
-    client.post("/p/cakes/judge/release/", sent)
+    client.post("/p/cakes/judge/later/", sent)
     assert client.post("/p/cakes/judge/extend/", sent).status_code == 409
 
 
@@ -320,8 +424,9 @@ def test_bad_input_gets_a_message_and_the_pair_again(client, project, lena, chan
 
 def test_an_empty_post_is_no_error_of_ours(client, project, lena):
     make_pair(project=project)
-    for deed in ("", "skip/", "undo/", "release/", "extend/"):
-        assert client.post(f"/p/cakes/judge/{deed}").status_code in (302, 303, 422)
+    for deed in DEEDS:
+        answer = client.post(f"/p/cakes/judge/{deed}")
+        assert answer.status_code in (204, 303, 422)
     for judgment in ("x", "9" * 40, "-1", "\0"):
         response = client.post("/p/cakes/judge/undo/", {"judgment": judgment})
         assert response.status_code == 303
@@ -342,7 +447,7 @@ def test_what_was_filled_in_comes_back(client, project, lena):
 def test_stranger_gets_404(client, project):
     sign_in(client, make_user("sam"))
     assert client.get("/p/cakes/judge/").status_code == 404
-    for deed in ("", "skip/", "undo/", "release/", "extend/"):
+    for deed in DEEDS:
         assert client.post(f"/p/cakes/judge/{deed}").status_code == 404
 
 
@@ -351,6 +456,8 @@ def test_insider_without_the_role_gets_403(client, project):
     response = client.get("/p/cakes/judge/")
     assert response.status_code == 403
     assert "Not yours to do" in response.content.decode()
+    for deed in DEEDS:
+        assert client.post(f"/p/cakes/judge/{deed}").status_code == 403
 
 
 def test_not_signed_in_goes_to_the_sign_in_page(client, project):
@@ -361,32 +468,77 @@ def test_not_signed_in_goes_to_the_sign_in_page(client, project):
     )
 
 
+def statements(deed) -> list[str]:
+    """Return the statements of ``deed()``, session, user and membership included."""
+    with CaptureQueriesContext(connection) as queries:
+        deed()
+    return [q["sql"] for q in queries if not re.match("BEGIN|COMMIT", q["sql"])]
+
+
+def assert_costs(most: int, deed) -> None:
+    found = statements(deed)
+    assert len(found) <= most, "\n".join(found)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_pair_costs_eight_queries(client, project, lena):
     for _ in range(3):
         make_pair(project=project)
     decide(client, verdict="1")
-    Slot.objects.filter(state="leased").update(
-        state="open", holder=None, leased_at=None, leased_until=None
-    )
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
-        page = client.get("/p/cakes/judge/").content.decode()
-    statements = [q["sql"] for q in queries if not re.match("BEGIN|COMMIT", q["sql"])]
-    assert "data-pair" in page
-    assert len(statements) <= 8, "\n".join(statements)
+    assert_costs(8, lambda: client.get("/p/cakes/judge/"))
+    assert Slot.objects.leased().count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_decision_and_the_next_pair_cost_sixteen_queries(client, project, lena):
+def test_the_pair_ahead_costs_eight_queries(client, project, lena):
     for _ in range(3):
         make_pair(project=project)
+    sent = fields_of(client)
+    assert_costs(8, lambda: ahead(client, sent))
+    assert Slot.objects.filter(is_ahead=True).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "decision",
+    [
+        {"verdict": "1"},
+        {"verdict": "0", "units": ["plan/1", "action/1/parameters/kind"]},
+        {"verdict": "0", "units": [], "reasons": ["logic", "unsafe"]},
+    ],
+    ids=["1", "0 with units", "0 with reasons"],
+)
+@pytest.mark.parametrize("headers", [JSON, {}], ids=["script", "form"])
+def test_a_decision_costs_eight_queries(client, project, lena, decision, headers):
+    make_pair(project=project)
+    sent = fields_of(client) | decision
+    post = lambda: client.post("/p/cakes/judge/", sent, headers=headers)  # noqa: E731
+    assert_costs(8, post)
+    assert Judgment.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_decision_that_adds_a_slot_costs_eight_queries(client, project, lena):
+    pair = make_pair(project=project)
+    make_judgment(pair, make_user("luis"), 1)
+    sent = fields_of(client) | {"verdict": "0"}
+    assert_costs(8, lambda: client.post("/p/cakes/judge/", sent, headers=JSON))
+    assert Slot.objects.filter(pair=pair, round=2).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_other_deeds_are_cheap_too(client, project, lena):
+    make_pair(project=project)
     sent = fields_of(client) | {"verdict": "1"}
-    with CaptureQueriesContext(connection) as queries:
-        client.post("/p/cakes/judge/", sent, headers={"HX-Request": "true"})
-    statements = [q["sql"] for q in queries if not re.match("BEGIN|COMMIT", q["sql"])]
-    assert len(statements) <= 16, "\n".join(statements)
+    client.post("/p/cakes/judge/", sent)
+    assert_costs(14, lambda: client.post("/p/cakes/judge/undo/", headers=JSON))
+    assert not Judgment.objects.current().exists()
+    sent = fields_of(client) | {"reason": "I cannot tell"}
+    assert_costs(6, lambda: client.post("/p/cakes/judge/skip/", sent, headers=JSON))
+    assert Skip.objects.exists()
+    make_pair(project=project)
+    sent = fields_of(client)
+    assert_costs(14, lambda: client.post("/p/cakes/judge/later/", sent, headers=JSON))
 
 
 def test_the_label_of_the_cast_is_in_the_grammar():

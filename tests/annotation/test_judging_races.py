@@ -237,6 +237,14 @@ def test_eight_tabs_of_one_person_show_one_pair(run):
     assert Slot.objects.leased().count() == Touch.objects.count() == 1
 
 
+def test_eight_tabs_of_one_person_look_ahead_to_one_pair(run):
+    project = make_queue(10)
+    events = run(project, "look_ahead", ["lena"] * 8)
+    assert Slot.objects.leased().count() == 2
+    assert Slot.objects.filter(is_ahead=True).count() == 1
+    assert len({slot for _, kind, slot, *_ in events if kind == "claimed"}) == 2
+
+
 def test_two_tabs_of_each_person_share_the_work_without_error(run):
     project = make_queue(60, overlap=2, overlap_limit=2)
     run(project, "everything", ["lena", "lena", "luis", "luis"])

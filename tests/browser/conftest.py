@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.cast import PASSWORD
@@ -70,11 +72,31 @@ def visit(chromium: Browser, live_server) -> Iterator[Visit]:
 
     yield enter
     for context in contexts:
+        for page in context.pages:
+            # A page that is left may have a last word, sent behind its back.
+            page.goto("about:blank")
         context.close()
+    wait_until_idle()
     surprising = [
         error for error in errors if not any(known in error for known in expected)
     ]
     assert surprising == []
+
+
+def wait_until_idle() -> None:
+    """Let requests under way end: the next test empties the tables under them."""
+    quiet = 0
+    for _ in range(100):
+        time.sleep(0.02)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle'"
+                " AND datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            (busy,) = cursor.fetchone()
+        quiet = 0 if busy else quiet + 1
+        if quiet == 3:
+            return
 
 
 @pytest.fixture

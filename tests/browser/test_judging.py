@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -30,6 +31,18 @@ def next_pair(page: Page, before: str) -> str:
     return ready(page)
 
 
+def soon(check, seconds: float = 5.0) -> None:
+    """Wait until ``check()`` holds: decisions are sent behind the person's back."""
+    end = time.monotonic() + seconds
+    while not check() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert check()
+
+
+def decided(count: int) -> None:
+    soon(lambda: Judgment.objects.current().count() == count)
+
+
 def marked(page: Page) -> list[str]:
     return page.eval_on_selector_all(
         "input[name=units]:checked", "boxes => boxes.map(box => box.value)"
@@ -51,13 +64,13 @@ def test_judges_ten_pairs_by_keyboard_and_undoes_one(sign_in, project):
             if page.locator("#order[open]").count():
                 page.keyboard.press("y")
         last, pair = pair, next_pair(page, pair)
-    assert Judgment.objects.count() == 10
+    decided(10)
     expect(page.locator("#today")).to_contain_text("10 of 60 today")
     assert page.locator(".last .dot").count() == 10
     page.keyboard.press("u")
     assert next_pair(page, pair) == last
-    assert Judgment.objects.current().count() == 9
-    expect(page.locator(".notice")).to_contain_text("Taken back")
+    decided(9)
+    expect(page.locator(".bar > .notice")).to_contain_text("Taken back")
     verdicts = [j.verdict for j in Judgment.objects.current().order_by("pk")]
     assert verdicts == [1, 0, 1, 0, 1, 0, 1, 0, 1]
     assert all(j.reasons for j in Judgment.objects.current().filter(verdict=0))
@@ -111,7 +124,7 @@ def test_nothing_counts_before_the_pair_is_painted(sign_in, project):
     assert not Judgment.objects.exists()
     page.keyboard.press("1")
     next_pair(page, pair)
-    assert Judgment.objects.count() == 1
+    decided(1)
 
 
 def test_keys_are_dead_in_sheets_and_while_typing(sign_in, project):
@@ -142,6 +155,7 @@ def test_skip_by_keyboard_needs_a_reason_and_goes_on(sign_in, project):
     page.keyboard.press("3")
     page.keyboard.press("Enter")
     next_pair(page, pair)
+    soon(Skip.objects.exists)
     assert Skip.objects.get().reason == "I lack the background"
 
 
@@ -166,6 +180,7 @@ def test_zero_marks_the_proposal_and_x_changes_it(sign_in, project):
     page.keyboard.press("2")
     page.keyboard.press("Enter")
     next_pair(page, pair)
+    decided(1)
     judgment = Judgment.objects.get()
     assert judgment.units_that_differ == ["plan/2", "action/1/parameters/kind"]
     assert set(judgment.reasons) == {"content", "logic", "parameter"}
@@ -204,6 +219,7 @@ def test_another_step_order_asks_once(sign_in, project):
     expect(page.locator("#order")).to_be_visible()
     page.keyboard.press("y")
     next_pair(page, pair)
+    decided(1)
     assert Judgment.objects.get().order_confirmed
 
 
@@ -215,13 +231,22 @@ def test_two_tabs_show_one_pair_and_the_second_is_told(sign_in, project):
     other = page.context.new_page()
     other.goto("/p/cake-shop/judge/")
     assert ready(other) == pair
+    page.expected_errors += ["409"]
     page.keyboard.press("1")
-    next_pair(page, pair)
+    following = next_pair(page, pair)
+    decided(1)
     other.keyboard.press("0")
     other.keyboard.press("Enter")
-    next_pair(other, pair)
-    expect(other.locator(".notice")).to_contain_text("judged this pair already")
+    expect(other.locator(".bar > .notice")).to_contain_text("judged this pair already")
+    # What was chosen is still there to see; the pair can only be left.
+    assert ready(other) == pair
+    assert marked(other) == ["action/1/parameters/kind"]
+    other.keyboard.press("1")
+    assert ready(other) == pair
+    other.keyboard.press("Enter")
+    assert next_pair(other, pair) == following
     assert Judgment.objects.count() == 1
+    assert Slot.objects.leased().count() == 1
 
 
 def test_a_late_judgment_is_told(sign_in, project):
@@ -233,7 +258,7 @@ def test_a_late_judgment_is_told(sign_in, project):
     make_judgment(pair, make_user("luis"), 1)
     page.keyboard.press("1")
     next_pair(page, shown)
-    expect(page.locator(".notice")).to_contain_text("does not count")
+    expect(page.locator(".bar > .notice")).to_contain_text("does not count")
 
 
 def test_a_lost_connection_keeps_the_decision_and_sends_it_once(sign_in, project):
@@ -247,7 +272,7 @@ def test_a_lost_connection_keeps_the_decision_and_sends_it_once(sign_in, project
     expect(page.locator("#toasts")).to_contain_text("No connection")
     page.context.set_offline(False)
     next_pair(page, pair)
-    assert Judgment.objects.count() == 1
+    decided(1)
     expect(page.locator("#toasts")).to_be_empty()
 
 
@@ -272,6 +297,7 @@ def test_an_ended_session_keeps_the_decision_on_the_page(sign_in, project):
     ready(other)
     page.keyboard.press("Enter")
     page.wait_for_selector("form.stage:not(:has(input[name=verdict]:checked))")
+    decided(1)
     assert Judgment.objects.get().units_that_differ == ["action/1/parameters/kind"]
 
 
