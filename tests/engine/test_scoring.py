@@ -11,6 +11,7 @@ from training.engine.scoring import (
     MATCH,
     RULED_OUT,
     WHOLE,
+    Packed,
     Packer,
     Pair,
     RewardModel,
@@ -20,6 +21,7 @@ from training.engine.scoring import (
     save_reward_model,
     units_of,
 )
+from training.engine.scoring import _batches as cut
 
 LABEL = (
     "<<think>>This is a new task.\nPlan:\n1. Get the price\n2. Find the shelf\n"
@@ -221,3 +223,37 @@ def test_a_saved_model_scores_as_before(tmp_path):
         [s.logit for s in after], abs=1e-6
     )
     assert not list(tmp_path.glob("*.bin"))
+
+
+def test_long_and_short_prompts_share_no_large_batch():
+    pairs = [Pair(LABEL, f"{LABEL} {number}") for number in range(40)]
+    prompts = {
+        pair: Packed((0,) * (50 + 10 * number), (0,), (WHOLE,))
+        for number, pair in enumerate(pairs)
+    }
+    batches = cut(pairs, prompts, 4096)
+    assert [pair for batch in batches for pair in batch] == pairs
+    for batch in batches:
+        lengths = [len(prompts[pair].ids) for pair in batch]
+        assert len(batch) * max(lengths) <= 4096
+        # A batch may stretch while it is small; past that, padding is bounded.
+        large = [n for i, n in enumerate(lengths, 1) if i * n > 4096 // 8]
+        assert all(length <= 1.15 * lengths[0] for length in large[1:])
+
+
+def test_bf16_products_move_the_scores_a_little_only():
+    model = micro_reward_model()
+    exact = [score.probability for score in model.score(some_pairs())]
+    model.half = True
+    rough = [score.probability for score in model.score(some_pairs())]
+    assert rough != exact
+    assert rough == pytest.approx(exact, abs=0.02)
+
+
+def test_every_batch_size_gives_the_same_scores():
+    model = micro_reward_model()
+    whole = [score.logit for score in model.score(some_pairs())]
+    alone = [score.logit for score in model.score(some_pairs(), batch_tokens=1)]
+    left = [score.logit for score in model.score(some_pairs(), side="left")]
+    assert alone == pytest.approx(whole, abs=1e-4)
+    assert left == pytest.approx(whole, abs=1e-4)

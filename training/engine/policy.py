@@ -88,7 +88,9 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     gate = check_gate(run, recipe)
     reward_model = None
     if "reward" in run.inputs:
-        reward_model = load_reward_model(run.inputs["reward"], place.device)
+        # On a CPU bf16 products of small models are slower, not faster.
+        half = place.half and place.device.type == "cuda"
+        reward_model = load_reward_model(run.inputs["reward"], place.device, half)
 
     # The policy, and what it is asked.
     start = run.need_input("policy")

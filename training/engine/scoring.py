@@ -58,6 +58,10 @@ PAD = "<<pad>>"
 WHOLE = "whole"  # the key of the one read of labels="final"
 RULED_OUT = -20.0  # the logit of a sampled response that does not parse
 SETTINGS_FILE = "reward.json"
+BATCH_TOKENS = {False: 2048, True: 65536}  # by whether it is a GPU; a CPU has caches
+STRETCH = (
+    1.15  # the longest prompt of a batch over its shortest, if it has enough of them
+)
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -235,30 +239,36 @@ class MarkReader(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, positions: Tensor
     ) -> Tensor:
-        """Return the logits at the reads, (R, 2) in float32."""
-        # Explicit positions make left padding harmless for absolute encodings as well.
-        place = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        """Return the logits at the reads, (R, 2) in float32.
+
+        Padding on the right comes after all that is read, and a causal model looks back
+        only: without a mask attention takes its fast path.
+        """
+        padding: dict[str, Tensor] = {}
+        if not bool(attention_mask[:, 0].all()):
+            # Explicit positions make it harmless for absolute encodings as well.
+            place = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+            padding = {"attention_mask": attention_mask, "position_ids": place}
         hidden = self.classifier.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=place,
-            use_cache=False,
+            input_ids=input_ids, use_cache=False, **padding
         ).last_hidden_state
         score = cast(nn.Module, self.classifier.score)
         return cast(Tensor, score(hidden[rows, positions])).float()
 
 
 class RewardModel:
-    """A trained RM, ready to score."""
+    """A trained RM, ready to score; with ``half`` its products are computed in bf16."""
 
     def __init__(
         self,
         classifier: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: RewardSettings,
+        half: bool = False,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
+        self.half = half
         self.packer = Packer(tokenizer, settings)
         self.reader = MarkReader(classifier).eval()
 
@@ -266,13 +276,15 @@ class RewardModel:
         self,
         pairs: Sequence[Pair],
         *,
-        batch_tokens: int = 16384,
+        batch_tokens: int = 0,
         side: Literal["left", "right"] = "right",
     ) -> list[Score]:
         """Return the scores in the order of ``pairs``; equal pairs are scored once.
 
-        Prompts are batched by length, at most ``batch_tokens`` positions a batch (one
-        longer prompt makes a batch of its own: nothing is ever cut). Raises
+        Prompts are batched by length, at most ``batch_tokens`` positions a batch (0: what
+        suits the device; one longer prompt makes a batch of its own: nothing is ever
+        cut), and a batch that is large enough takes no prompt much longer than its
+        shortest. Raises
         ``FormatError`` for a label that does not parse.
         """
         scores: dict[Pair, Score] = {}
@@ -283,6 +295,8 @@ class RewardModel:
                 scores[pair] = _score(RULED_OUT, {"format": RULED_OUT})
             else:
                 prompts[pair] = self.packer.pack(pair, units)
+        if prompts and not batch_tokens:
+            batch_tokens = BATCH_TOKENS[next(self.reader.parameters()).is_cuda]
         by_length = sorted(prompts, key=lambda pair: len(prompts[pair].ids))
         for chosen in _batches(by_length, prompts, batch_tokens):
             packed = [prompts[pair] for pair in chosen]
@@ -300,7 +314,10 @@ class RewardModel:
         """Return the log-odds at each read of each prompt."""
         device = next(self.reader.parameters()).device
         batch = collate(prompts, cast(int, self.tokenizer.pad_token_id), side)
-        with torch.inference_mode():
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.half),
+        ):
             logits = self.reader(
                 batch.input_ids.to(device),
                 batch.attention_mask.to(device),
@@ -315,7 +332,9 @@ class RewardModel:
         return score.probability >= self.settings.threshold
 
 
-def load_reward_model(path: Path, device: str | torch.device = "cpu") -> RewardModel:
+def load_reward_model(
+    path: Path, device: str | torch.device = "cpu", half: bool = False
+) -> RewardModel:
     """Load the RM checkpoint at ``path`` in fp32.
 
     Raises ``FileNotFoundError`` when the folder is no RM checkpoint.
@@ -331,7 +350,7 @@ def load_reward_model(path: Path, device: str | torch.device = "cpu") -> RewardM
     classifier = AutoModelForSequenceClassification.from_pretrained(
         path, dtype=torch.float32, use_safetensors=True
     )
-    return RewardModel(classifier.to(device), tokenizer, settings)
+    return RewardModel(classifier.to(device), tokenizer, settings, half)
 
 
 def save_reward_model(
@@ -351,12 +370,16 @@ def _batches(
 ) -> list[list[Pair]]:
     """Cut pairs, shortest first, into batches of at most ``batch_tokens`` positions."""
     batches: list[list[Pair]] = []
+    shortest = 0
     for pair in by_length:
         length = len(prompts[pair].ids)  # the longest so far
-        if batches and (len(batches[-1]) + 1) * length <= batch_tokens:
+        size = (len(batches[-1]) + 1) * length if batches else 0
+        padded = length > STRETCH * shortest and size > batch_tokens // 8
+        if batches and size <= batch_tokens and not padded:
             batches[-1].append(pair)
         else:
             batches.append([pair])
+            shortest = length
     return batches
 
 
