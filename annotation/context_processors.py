@@ -25,6 +25,7 @@ PAGES = (
     ("annotation:review", _("Review"), Role.CURATOR),
     ("training:runs", _("Runs"), Role.TRAINER),
     ("training:checkpoints", _("Checkpoints"), Role.TRAINER),
+    ("training:iterations", _("Iterations"), Role.TRAINER),
 )
 
 

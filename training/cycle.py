@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Aggregate, Avg, Count, FloatField, Q
+from django.db.models import Aggregate, Avg, Count, F, FloatField, Q
 from django.db.models.functions import TruncHour
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -179,31 +179,29 @@ def hacking(before: Fresh, after: Fresh, *, tolerance: float = TOLERANCE) -> str
     }
 
 
-def fresh_figures(draw: Run) -> list[Fresh]:
-    """Return what is known of each policy that answered in a draw (one query).
+def fresh_figures(draws: Sequence[Run]) -> dict[int, list[Fresh]]:
+    """Return, by draw, what is known of each policy that answered in it (one query).
 
     An answer counts by its pair's outcome, those derived among them: one that equals
     the label is consistent, one that breaks the grammar is not.
     """
+    made_by = "origins__sampled_response__producer__"
     rows = (
         Pair.objects.settled()
-        .filter(origins__sampled_response__producer__run_id=draw.pk)
-        .values(
-            "origins__sampled_response__producer__policy_role",
-            "origins__sampled_response__producer__step",
-        )
+        .filter(**{f"{made_by}run_id__in": [draw.pk for draw in draws]})
+        .values(run=F(f"{made_by}run_id"), role=F(f"{made_by}policy_role"))
         .annotate(people=Avg("outcome"), answers=Count("origins__pk"))
-        .order_by("origins__sampled_response__producer__policy_role")
+        .order_by("run", "role")
     )
-    found: list[Fresh] = []
+    results = {draw.pk: draw.result for draw in draws}
+    found: dict[int, list[Fresh]] = {draw.pk: [] for draw in draws}
     for row in rows:
-        role = row["origins__sampled_response__producer__policy_role"]
-        score = draw.result.get(f"{role}/rm_score")
-        name = _("initial policy") if role == "initial" else _("current policy")
-        found.append(
+        score = results[row["run"]].get(f"{row['role']}/rm_score")
+        name = _("initial policy") if row["role"] == "initial" else _("current policy")
+        found[row["run"]].append(
             Fresh(
-                f"{name} ({_('run')} {draw.pk})",
-                role,
+                _("%(policy)s of run %(run)d") % {"policy": name, "run": row["run"]},
+                row["role"],
                 float(score) if isinstance(score, int | float) else None,
                 float(row["people"]),
                 row["answers"],

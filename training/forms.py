@@ -15,7 +15,15 @@ from training.engine.recipes import RECIPES
 from training.exporting import UNKNOWN_LICENCE
 from training.figures import capitalized
 from training.launching import INPUTS, LEAVES_A_POLICY, default_inputs
-from training.models import SHORT, Checkpoint, InputRole, Retention, RunKind, RunState
+from training.models import (
+    SHORT,
+    Checkpoint,
+    InputRole,
+    Retention,
+    RunKind,
+    RunState,
+    StepName,
+)
 from training.wording import help_of, words
 
 if TYPE_CHECKING:
@@ -101,19 +109,22 @@ class ExportForm(forms.Form):
     )
 
 
-class NewRunForm(forms.Form):
-    """Recipe and inputs of a new run.
+class RecipeForm(forms.Form):
+    """The recipe of a kind of run: one field per setting of its dataclass.
 
-    One field per setting of the recipe dataclass, named ``recipe_<name>``, with its help
-    text, unit, range and choices; one picker per checkpoint the kind takes, named by
-    its role. What a program cannot run with is said at the field.
+    A field is named ``recipe_<name>`` and has the setting's help text, unit, range and
+    choices. What a program cannot run with is said at the field. ``known`` replaces the
+    defaults.
     """
 
     def __init__(
-        self, *args: Any, project: Project, kind: str, chosen: dict[str, int], **kw: Any
+        self,
+        *args: Any,
+        kind: str,
+        known: Mapping[str, object] | None = None,
+        **kw: Any,
     ) -> None:
         super().__init__(*args, **kw)
-        self.project = project
         self.kind = kind
         recipe = RECIPES[kind]
         types = get_type_hints(recipe)
@@ -121,9 +132,59 @@ class NewRunForm(forms.Form):
             default = (
                 setting.default if setting.default is not dataclasses.MISSING else None
             )
+            value = (known or {}).get(setting.name, default)
+            if isinstance(value, list):  # as JSON keeps a tuple
+                value = tuple(value)
             self.fields[f"recipe_{setting.name}"] = _field_of(
-                setting.name, types[setting.name], default, setting.metadata
+                setting.name, types[setting.name], value, setting.metadata
             )
+
+    @property
+    def settings(self) -> list[forms.BoundField]:
+        """The settings people change, in the order of the recipe."""
+        return [field for field, advanced in self._settings() if not advanced]
+
+    @property
+    def advanced_settings(self) -> list[forms.BoundField]:
+        return [field for field, advanced in self._settings() if advanced]
+
+    @property
+    def advanced_is_wrong(self) -> bool:
+        """Whether a folded setting has an error and must be shown."""
+        return any(field.errors for field in self.advanced_settings)
+
+    def _settings(self) -> Iterator[tuple[forms.BoundField, bool]]:
+        for setting in dataclasses.fields(RECIPES[self.kind]):
+            yield (
+                self[f"recipe_{setting.name}"],
+                bool(setting.metadata.get("advanced")),
+            )
+
+    def recipe(self) -> dict[str, object]:
+        """Return the settings as :func:`training.launching.start_run` takes them."""
+        return {
+            name.removeprefix("recipe_"): value
+            for name, value in self.cleaned_data.items()
+            if name.startswith("recipe_")
+        }
+
+    def add_problems(self, problems: Mapping[str, str]) -> None:
+        """Show what :class:`training.launching.LaunchRefusedError` says, at its field."""
+        for name, why in problems.items():
+            field = f"recipe_{name}" if f"recipe_{name}" in self.fields else name
+            self.add_error(field if field in self.fields else None, why)
+
+
+class NewRunForm(RecipeForm):
+    """Recipe and inputs of a new run; a picker per checkpoint the kind takes, named by
+    its role.
+    """
+
+    def __init__(
+        self, *args: Any, project: Project, kind: str, chosen: dict[str, int], **kw: Any
+    ) -> None:
+        super().__init__(*args, kind=kind, **kw)
+        self.project = project
         for role, label in InputRole.choices:
             takes = next((t for t in INPUTS[kind] if t.role == role), None)
             if takes is not None:
@@ -158,35 +219,6 @@ class NewRunForm(forms.Form):
     def inputs(self) -> list[forms.BoundField]:
         return [self[takes.role.value] for takes in INPUTS[self.kind]]
 
-    @property
-    def settings(self) -> list[forms.BoundField]:
-        """The settings people change, in the order of the recipe."""
-        return [field for field, advanced in self._settings() if not advanced]
-
-    @property
-    def advanced_settings(self) -> list[forms.BoundField]:
-        return [field for field, advanced in self._settings() if advanced]
-
-    @property
-    def advanced_is_wrong(self) -> bool:
-        """Whether a folded setting has an error and must be shown."""
-        return any(field.errors for field in self.advanced_settings)
-
-    def _settings(self) -> Iterator[tuple[forms.BoundField, bool]]:
-        for setting in dataclasses.fields(RECIPES[self.kind]):
-            yield (
-                self[f"recipe_{setting.name}"],
-                bool(setting.metadata.get("advanced")),
-            )
-
-    def recipe(self) -> dict[str, object]:
-        """Return the settings as :func:`training.launching.start_run` takes them."""
-        return {
-            name.removeprefix("recipe_"): value
-            for name, value in self.cleaned_data.items()
-            if name.startswith("recipe_")
-        }
-
     def checkpoints(self) -> dict[str, Checkpoint]:
         """Return the chosen checkpoints by role."""
         return {
@@ -194,12 +226,6 @@ class NewRunForm(forms.Form):
             for takes in INPUTS[self.kind]
             if (checkpoint := self.cleaned_data.get(takes.role.value))
         }
-
-    def add_problems(self, problems: Mapping[str, str]) -> None:
-        """Show what :class:`training.launching.LaunchRefusedError` says, at its field."""
-        for name, why in problems.items():
-            field = f"recipe_{name}" if f"recipe_{name}" in self.fields else name
-            self.add_error(field if field in self.fields else None, why)
 
 
 class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg] # no [] at run time
@@ -280,3 +306,35 @@ class WordsField(forms.CharField):
     def clean(self, value: Any) -> Any:
         text = super().clean(value)
         return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+class IterationForm(forms.Form):
+    """What an iteration waits for, and which of its steps ask nobody."""
+
+    wanted_judgments = forms.IntegerField(
+        label=_("Judgments that are enough"),
+        help_text=_("Of the answers it draws. The reward model is trained then."),
+        min_value=1,
+        max_value=10_000_000,
+        initial=300,
+    )
+    wanted_settled = forms.IntegerField(
+        label=_("Or percent of the pairs with an outcome"),
+        help_text=_("Whichever comes first."),
+        min_value=1,
+        max_value=100,
+        initial=90,
+    )
+    automatic = forms.MultipleChoiceField(
+        label=_("Steps that ask nobody"),
+        choices=[
+            (name, label) for name, label in StepName.choices if name != StepName.JUDGE
+        ],
+        initial=["draw", "reward", "policy", "evaluate", "compare"],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_(
+            "The others wait for a person. A missed gate, a worse truth and the alarm "
+            "always do."
+        ),
+    )

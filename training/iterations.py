@@ -481,7 +481,7 @@ def _to_evaluate(iteration: Iteration) -> dict[str, Checkpoint]:
     """Return the new policy, the one it started from, and the model that rewarded it."""
     inputs: dict[str, Checkpoint] = {}
     new = candidate_of(iteration)
-    run = _run_of(iteration, StepName.POLICY)
+    run = run_of(iteration, StepName.POLICY)
     if new is None or run is None:
         return inputs
     inputs[InputRole.POLICY] = new
@@ -516,12 +516,12 @@ def _promote(iteration: Iteration, step: IterationStep) -> str:
 
 def judged_so_far(iteration: Iteration) -> JudgeProgress:
     """Return how far people are with the answers that the iteration drew."""
-    return judge_progress(iteration.project, _run_of(iteration, StepName.DRAW))
+    return judge_progress(iteration.project, run_of(iteration, StepName.DRAW))
 
 
 def reward_model_of(iteration: Iteration) -> Checkpoint | None:
     """Return the reward model of the iteration; if it trained none, the newest."""
-    run = _run_of(iteration, StepName.REWARD)
+    run = run_of(iteration, StepName.REWARD)
     if run is None:
         return default_inputs(iteration.project, StepName.POLICY).get(InputRole.REWARD)
     return _final_of(run)
@@ -529,13 +529,13 @@ def reward_model_of(iteration: Iteration) -> Checkpoint | None:
 
 def candidate_of(iteration: Iteration) -> Checkpoint | None:
     """Return the policy that the iteration made."""
-    run = _run_of(iteration, StepName.POLICY)
+    run = run_of(iteration, StepName.POLICY)
     return None if run is None else _final_of(run)
 
 
 def comparison_of(iteration: Iteration) -> Comparison | None:
     """Return old and new policy on held-out samples: the evaluation, else the run's own."""
-    run = _run_of(iteration, StepName.EVALUATE)
+    run = run_of(iteration, StepName.EVALUATE)
     found = comparison(run.result) if run is not None else None
     if found is not None:
         return found
@@ -548,8 +548,8 @@ def comparison_of(iteration: Iteration) -> Comparison | None:
 
 def fresh_of(iteration: Iteration) -> list[Fresh]:
     """Return what people and reward model say of the answers it drew, per policy."""
-    run = _run_of(iteration, StepName.DRAW)
-    return [] if run is None else fresh_figures(run)
+    run = run_of(iteration, StepName.DRAW)
+    return [] if run is None else fresh_figures([run])[run.pk]
 
 
 def fresh_alarm(iteration: Iteration) -> str:
@@ -613,16 +613,16 @@ def what_speaks_against(iteration: Iteration) -> list[str]:
 
 
 def _step(iteration: Iteration, name: str) -> IterationStep:
-    """Return a step with its run; read once where the steps were prefetched."""
+    """Return a step; with ``STEPS`` prefetched its run costs no query."""
     for step in iteration.steps.all():
         if step.name == name:
             return step
     raise LookupError(name)
 
 
-def _run_of(iteration: Iteration, name: str) -> Run | None:
+def run_of(iteration: Iteration, name: str) -> Run | None:
     step = _step(iteration, name)
-    return step.run if step.run_id else None
+    return step.run
 
 
 def _final_of(run: Run) -> Checkpoint | None:

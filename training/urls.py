@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from training.views import checkpoints, proposals, runs
+from training.views import checkpoints, iterations, proposals, runs
 
 app_name = "training"
 urlpatterns = [
@@ -14,6 +14,33 @@ urlpatterns = [
     path("p/<slug:slug>/runs/<int:pk>/series/", runs.series, name="run-series"),
     path("p/<slug:slug>/runs/<int:pk>/stop/", runs.stop, name="run-stop"),
     path("p/<slug:slug>/runs/<int:pk>/resume/", runs.resume, name="run-resume"),
+    path("p/<slug:slug>/iterations/", iterations.iterations, name="iterations"),
+    path(
+        "p/<slug:slug>/iterations/new/", iterations.iteration_new, name="iteration-new"
+    ),
+    path(
+        "p/<slug:slug>/iterations/series/", iterations.series, name="iterations-series"
+    ),
+    path(
+        "p/<slug:slug>/iterations/<int:number>/",
+        iterations.iteration,
+        name="iteration",
+    ),
+    path(
+        "p/<slug:slug>/iterations/<int:number>/live/",
+        iterations.live,
+        name="iteration-live",
+    ),
+    path(
+        "p/<slug:slug>/iterations/<int:number>/do/",
+        iterations.iteration_do,
+        name="iteration-do",
+    ),
+    path(
+        "p/<slug:slug>/iterations/<int:number>/settings/",
+        iterations.iteration_change,
+        name="iteration-change",
+    ),
     path("p/<slug:slug>/checkpoints/", checkpoints.checkpoints, name="checkpoints"),
     path(
         "p/<slug:slug>/checkpoints/retention/",

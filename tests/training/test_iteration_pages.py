@@ -1,0 +1,307 @@
+"""The Iterations pages through the HTTP door."""
+
+import json
+
+import pytest
+from django.utils import timezone
+
+from annotation.models import Pair
+from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
+from tests.training.conftest import make_policy
+from tests.training.test_iterations import (
+    GOOD_RM,
+    begin,
+    drawn,
+    ended,
+    evaluation,
+    fresh,
+    judge_all,
+    judged,
+    step,
+    to_compare,
+    to_reward,
+)
+from training import hints, iterations
+from training.models import Iteration, Metric, Promotion, Run
+
+pytestmark = pytest.mark.django_db
+HOME = "/p/cakes/iterations/"
+
+
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch):
+    monkeypatch.setattr(hints.current_app, "send_task", lambda *a, **k: None)
+
+
+@pytest.fixture
+def project():
+    project = make_project(slug="cakes", overlap=1)
+    make_sample(project=project, external_id="s1")
+    make_sample(project=project, external_id="s2")
+    Promotion.objects.create(project=project, checkpoint=make_policy(project))
+    return project
+
+
+@pytest.fixture
+def tara(client, project):
+    return sign_in(client, make_user("tara"))
+
+
+def do(client, number, deed, **fields):
+    return client.post(f"{HOME}{number}/do/", {"deed": deed, **fields})
+
+
+def filled(client):
+    """Return what a browser would send of the form of a new iteration."""
+    context = client.get(f"{HOME}new/").context
+    forms = [context["form"], *(recipe for _, recipe in context["recipes"])]
+    values = {field.html_name: field.value() for form in forms for field in form}
+    return {n: v for n, v in values.items() if v is not None and v is not False}
+
+
+@pytest.mark.parametrize(
+    "page", ["", "new/", "series/", "1/", "1/live/", "1/do/", "1/settings/"]
+)
+def test_only_trainers_and_admins_come_in(client, project, page):
+    begin(project)
+    is_deed = page.endswith(("do/", "settings/"))
+    for name, statuses in [
+        ("tara", (200, 302, 409, 422)),
+        ("ada", (200, 302, 409, 422)),
+        ("lena", (403,)),
+        ("rita", (403,)),
+        ("sam", (404,)),
+    ]:
+        sign_in(client, make_user(name))
+        ask = client.post if is_deed else client.get
+        assert ask(HOME + page).status_code in statuses, name
+    client.logout()
+    assert ask(HOME + page).status_code == 302
+
+
+def test_an_iteration_of_another_project_is_not_found(client, project, tara):
+    assert client.get(HOME + "1/").status_code == 404
+    assert do(client, 1, "pause").status_code == 404
+
+
+def test_an_empty_project_is_told_what_an_iteration_is_and_what_it_needs(client):
+    project = make_project(slug="cakes")
+    sign_in(client, make_user("tara"))
+    text = client.get(HOME).content.decode()
+    assert "No iteration yet" in text
+    assert f"/p/{project.slug}/runs/new/sft/" in text
+    assert (
+        "The project has no policy yet." in client.get(HOME + "new/").content.decode()
+    )
+
+
+def test_the_form_begins_an_iteration_with_its_recipes(client, project, tara):
+    data = filled(client) | {"policy-recipe_steps": "7", "wanted_judgments": "40"}
+    data["automatic"] = ["draw", "reward"]
+    answer = client.post(HOME + "new/", data)
+    iteration = Iteration.objects.get()
+    assert answer["Location"] == f"{HOME}1/"
+    assert iteration.recipes["policy"]["steps"] == 7
+    assert iteration.wanted_judgments == 40
+    automatic = {s.name for s in iteration.steps.filter(is_automatic=True)}
+    assert automatic == {"draw", "judge", "reward"}
+    assert Run.objects.get(kind="draw").created_by == tara
+
+    # The next one starts from what this one was set to.
+    iterations.stop_iteration(iteration=iteration, user=None, reason="for the test")
+    again = filled(client)
+    assert again["policy-recipe_steps"] == 7
+    assert again["wanted_judgments"] == 40
+    assert again["automatic"] == ["draw", "reward"]
+
+
+def test_a_wrong_setting_is_said_at_its_field_and_nothing_is_lost(
+    client, project, tara
+):
+    data = filled(client) | {"policy-recipe_steps": "0", "wanted_judgments": "77"}
+    answer = client.post(HOME + "new/", data)
+    assert answer.status_code == 422
+    text = answer.content.decode()
+    assert "greater than or equal to 1" in text
+    assert 'value="77"' in text
+    assert not Iteration.objects.exists()
+
+
+def test_a_second_open_iteration_is_refused_in_words(client, project, tara):
+    begin(project)
+    answer = client.post(HOME + "new/", filled(client))
+    assert answer.status_code == 422
+    assert "open already" in answer.content.decode()
+
+
+def test_the_page_counts_judgments_live_and_says_what_is_left(client, project, tara):
+    begin(project, wanted_judgments=2, wanted_settled=100)
+    drawn(project)
+    text = client.get(HOME + "1/").content.decode()
+    assert "0 of 2 judgments" in text
+    assert "nobody has judged in the last seven days" in text
+    live = client.get(HOME + "1/live/")
+    unchanged = client.get(HOME + "1/live/", headers={"if-none-match": live["ETag"]})
+    assert unchanged.status_code == 304
+    make_judgment(Pair.objects.first(), make_user("lena"), 1)
+    changed = client.get(HOME + "1/live/", headers={"if-none-match": live["ETag"]})
+    assert changed.status_code == 200
+    text = changed.content.decode()
+    assert "1 of 2 judgments" in text
+    assert "1 judgment in the last hour" in text
+    assert "at 1 an hour" in text
+
+
+def test_without_a_reward_model_no_forecast_is_made_up(client, project, tara):
+    begin(project)
+    text = client.get(HOME + "1/").content.decode()
+    assert "nothing is known of what judgments are worth" in text
+
+
+def test_two_reward_models_give_a_forecast(client, project, tara):
+    for judgments, caught in ((100, 0.6), (400, 0.8)):
+        checkpoint = make_policy(project, kind="reward")
+        checkpoint.manifest["metrics"] = {"judged/bad_caught": caught}
+        checkpoint.save()
+        snapshot = checkpoint.run.snapshot
+        snapshot.pk, snapshot.content_hash = None, f"{judgments:064d}"
+        snapshot.counts = {"judgments": judgments}
+        snapshot.save()
+        Run.objects.filter(pk=checkpoint.run_id).update(snapshot=snapshot)
+    begin(project, wanted_judgments=1200)
+    (view,) = client.get(HOME + "1/").context["forecasts"]
+    assert view.forecast.curve.at(1600) == pytest.approx(0.9, abs=0.001)
+    assert "Expected after 1600 judgments: 0.900" in view.said[0]
+    assert len(view.points) == 2
+
+
+def test_a_missed_gate_is_shown_with_a_field_for_the_reason(client, project, tara):
+    iteration = to_reward(project)
+    ended(step(iteration).run, metrics={"judged/bad_caught": 0.4})
+    text = client.get(HOME + "1/").content.decode()
+    assert "share of bad held-out answers caught is 0.400" in text
+    refused = do(client, 1, "approve", step="policy", reason="")
+    assert refused.status_code == 409
+    assert "say why" in refused.content.decode()
+    do(client, 1, "approve", step="policy", reason="Only a trial.")
+    assert step(iteration).run.recipe["gate_override"] == "Only a trial."
+    assert "Only a trial." in client.get(HOME + "1/").content.decode()
+
+
+def test_a_refused_deed_keeps_what_was_typed(client, project, tara):
+    begin(project)
+    answer = do(client, 1, "skip", step="draw", reason="We have drawn enough already.")
+    assert answer.status_code == 409
+    text = answer.content.decode()
+    assert "has not ended" in text
+    assert "We have drawn enough already." in text
+
+
+def test_the_alarm_is_shown_and_going_on_takes_a_reason(client, project, tara):
+    iteration = to_reward(project)
+    ended(step(iteration).run, metrics=GOOD_RM)
+    run = step(iteration).run
+    for at, score, truth in ((0, 0.5, 0.6), (10, 0.9, 0.3)):
+        for name, value in (("rm_score", score), ("truth", truth)):
+            Metric.objects.create(
+                run=run, name=f"heldout/{name}", step=at, value=value, at=timezone.now()
+            )
+    ended(run, state="stopped", result={"alarm": "score and truth part"})
+    page = client.get(HOME + "1/")
+    assert "Stopped by the alarm" in page.content.decode()
+    names = [s["name"] for s in page.context["layout"][0]["series"]]
+    assert names == ["heldout/rm_score", "heldout/truth"]
+    curves = client.get(page.context["sources"][0]["url"]).json()["series"]
+    assert curves["heldout/rm_score"] == [[0, 10], [0.5, 0.9]]
+    assert do(client, 1, "resume", step="policy").status_code == 409
+    do(client, 1, "resume", step="policy", reason="Step 0 is as good.")
+    assert fresh(iteration).step == "evaluate"
+
+
+def test_pause_go_on_promote_and_done_by_the_buttons(client, project, tara):
+    iteration = to_compare(project)
+    do(client, 1, "pause")
+    assert "Paused" in client.get(HOME + "1/").content.decode()
+    do(client, 1, "resume")
+    text = client.get(HOME + "1/").content.decode()
+    assert "Tasks complete: 0.600 after 0.500" in text
+    do(client, 1, "approve", step="promote")
+    assert fresh(iteration).state == "done"
+    text = client.get(HOME).content.decode()
+    assert "0.600" in text
+    assert "after 0.500" in text
+
+
+def test_settings_change_while_it_waits(client, project, tara):
+    iteration = begin(project)
+    data = {"wanted_judgments": "5", "wanted_settled": "50", "automatic": ["draw"]}
+    client.post(f"{HOME}1/settings/", data)
+    assert fresh(iteration).wanted_judgments == 5
+    assert not step(iteration, "reward").is_automatic
+    answer = client.post(f"{HOME}1/settings/", data | {"wanted_settled": "500"})
+    assert answer.status_code == 422
+    assert 'value="500"' in answer.content.decode()
+    assert fresh(iteration).wanted_settled == 50
+
+
+def test_an_unknown_deed_is_refused(client, project, tara):
+    begin(project)
+    assert do(client, 1, "explode").status_code == 409
+
+
+def test_curves_over_iterations_lie_beside_each_other(client, project, tara):
+    for number, score, verdicts in ((1, 0.6, [1, 1, 0]), (2, 0.7, [1, 1, 1])):
+        iteration = judged(project, number, rm_score=score, verdicts=verdicts)
+        iterations.stop_iteration(iteration=iteration, user=None, reason="for the test")
+    curves = client.get(HOME + "series/").json()["series"]
+    assert curves["drawn/rm_score"] == [[1, 2], [0.6, 0.7]]
+    assert curves["drawn/people"] == [[1, 2], [pytest.approx(2 / 3), 1.0]]
+    low, high = curves["drawn/people/low"][1], curves["drawn/people/high"][1]
+    assert low[0] < 2 / 3 < high[0] <= 1
+    page = client.get(HOME)
+    assert [c["title"] for c in page.context["layout"]] == [
+        "Fresh answers",
+        "Held-out samples",
+    ]
+
+
+def test_list_and_page_ask_the_database_little(
+    client, project, tara, django_assert_max_num_queries
+):
+    for _ in range(3):
+        iteration = to_compare(project)
+        iterations.approve_step(iteration=iteration, name="promote", user=None)
+        iterations.advance_all()
+    with django_assert_max_num_queries(10):
+        assert len(client.get(HOME).context["lines"]) == 3
+    iteration = to_reward(project)
+    places = []
+    for end in (
+        {"metrics": {}},
+        {},
+        {"result": evaluation(0.7, 0.6)},
+    ):
+        with django_assert_max_num_queries(15):
+            client.get(f"{HOME}4/")
+        ended(step(iteration).run, **end)
+        places.append(fresh(iteration).step)
+        if fresh(iteration).step == "policy" and step(iteration).state == "asking":
+            with django_assert_max_num_queries(15):
+                client.get(f"{HOME}4/")
+            iterations.approve_step(
+                iteration=fresh(iteration), name="policy", user=None, reason="go"
+            )
+            iterations.advance_all()
+    assert places == ["policy", "evaluate", "compare"]
+    with django_assert_max_num_queries(15):
+        client.get(f"{HOME}4/")
+
+
+def test_the_pages_have_no_inline_script_or_style(client, project, tara):
+    begin(project)
+    for address in (HOME, HOME + "new/", HOME + "1/"):
+        text = client.get(address).content.decode()
+        assert " style=" not in text
+        assert "onclick" not in text
+    json.dumps(client.get(HOME + "series/").json())
+    judge_all(project)

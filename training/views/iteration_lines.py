@@ -1,0 +1,319 @@
+"""An iteration as its page shows it: a line per step, its cost, what is forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from training.cycle import (
+    Comparison,
+    Forecast,
+    JudgeProgress,
+    Pace,
+    judging_pace,
+    reward_forecasts,
+)
+from training.engine.recipes import PolicyRecipe
+from training.figures import capitalized, duration_text
+from training.iterations import (
+    NEVER_SKIPPED,
+    comparison_of,
+    judged_so_far,
+    what_speaks_against,
+)
+from training.models import (
+    STEP_ORDER,
+    Iteration,
+    IterationState,
+    IterationStep,
+    Run,
+    RunState,
+    StepName,
+    StepState,
+)
+from training.views.runs import run_name
+from training.wording import words
+
+if TYPE_CHECKING:
+    from annotation.models import Project
+
+FAR = 1_000_000  # judgments beyond which a forecast says nothing
+
+
+@dataclass(frozen=True)
+class StepLine:
+    """A step as the page shows it."""
+
+    step: IterationStep
+    number: int
+    label: str
+    about: str
+    is_current: bool
+    run_name: str = ""
+    percent: int | None = None
+    facts: list[str] = field(default_factory=list)
+    against: list[str] = field(default_factory=list)
+    deeds: tuple[str, ...] = ()
+
+
+def page_facts(found: Iteration) -> dict[str, object]:
+    place = STEP_ORDER.index(found.step)
+    has_answers = place >= STEP_ORDER.index(StepName.JUDGE)
+    progress = judged_so_far(found) if has_answers else None
+    pace = judging_pace(found.project) if has_answers else None
+    typical = _typical_seconds(found.project) if found.is_open else {}
+    compared = evaluated(found)
+    lines = [
+        _line(found, each, progress, pace, typical, compared) for each in _steps(found)
+    ]
+    return {
+        "iteration": found,
+        "project": found.project,
+        "lines": lines,
+        "progress": progress,
+        "pace": pace,
+        "wanted": progress.wanted(found) if progress else None,
+        "took": took(found),
+        "people_time": _people_time(progress, pace),
+        "run_time": duration_text(sum(_seconds(each.step.run) for each in lines)),
+        "comparison": compared,
+    }
+
+
+def _steps(found: Iteration) -> list[IterationStep]:
+    return sorted(found.steps.all(), key=lambda each: STEP_ORDER.index(each.name))
+
+
+ABOUT = {
+    StepName.DRAW: lambda: _("The current policy answers turns of approved samples."),
+    StepName.JUDGE: lambda: _("People say of each answer whether it is consistent."),
+    StepName.REWARD: lambda: _("A reward model learns from all judgments so far."),
+    StepName.POLICY: lambda: _("The policy learns against it, behind its gate."),
+    StepName.EVALUATE: lambda: _("New and old policy answer held-out samples."),
+    StepName.COMPARE: lambda: _("The new policy must not be worse in truth."),
+    StepName.PROMOTE: lambda: _("It becomes the current policy."),
+}
+
+
+def _line(
+    found: Iteration,
+    step: IterationStep,
+    progress: JudgeProgress | None,
+    pace: Pace | None,
+    typical: Mapping[str, float],
+    compared: Comparison | None,
+) -> StepLine:
+    name = StepName(step.name)
+    is_current = step.name == found.step and found.state != IterationState.DONE
+    facts: list[str] = []
+    percent: int | None = None
+    run = step.run
+    if run is not None:
+        seconds = _seconds(run)
+        if seconds:
+            facts.append(duration_text(seconds))
+        if step.state == StepState.WORKING:
+            facts.append(str(run.get_state_display()))
+            if run.steps_total:
+                percent = 100 * run.step // run.steps_total
+    elif step.name in typical and step.state in (StepState.WAITING, StepState.ASKING):
+        facts.append(
+            _("the last one took %(time)s")
+            % {"time": duration_text(typical[step.name])}
+        )
+    if name == StepName.JUDGE and progress is not None:
+        wanted = progress.wanted(found)
+        percent = min(100, 100 * progress.judgments // wanted) if wanted else 100
+        facts += _judging_facts(found, step, progress, pace)
+    if name == StepName.COMPARE and compared is not None:
+        facts.append(_comparison_text(compared))
+    against: list[str] = []
+    if is_current and step.state in (StepState.ASKING, StepState.WAITING):
+        against = what_speaks_against(found)
+    return StepLine(
+        step=step,
+        number=STEP_ORDER.index(step.name) + 1,
+        label=str(name.label),
+        about=ABOUT[name](),
+        is_current=is_current,
+        run_name=run_name(run) if run is not None else "",
+        percent=percent,
+        facts=facts,
+        against=against,
+        deeds=_deeds(found, step, is_current),
+    )
+
+
+def _judging_facts(
+    found: Iteration,
+    step: IterationStep,
+    progress: JudgeProgress,
+    pace: Pace | None,
+) -> list[str]:
+    wanted = progress.wanted(found)
+    facts = [
+        _("%(done)d of %(wanted)d judgments")
+        % {"done": progress.judgments, "wanted": wanted},
+        _("%(settled)d of %(pairs)d pairs with an outcome")
+        % {"settled": progress.settled, "pairs": progress.pairs},
+    ]
+    if step.state == StepState.WORKING and pace is not None:
+        left = max(0, wanted - progress.judgments)
+        hours = pace.hours_for(left)
+        if pace.last_hour:
+            facts.append(
+                ngettext(
+                    "%(n)d judgment in the last hour",
+                    "%(n)d judgments in the last hour",
+                    pace.last_hour,
+                )
+                % {"n": pace.last_hour}
+            )
+        if left and hours is not None:
+            facts.append(
+                _("about %(time)s of judging left, at %(pace)d an hour")
+                % {"time": duration_text(3600 * hours), "pace": round(pace.per_hour)}
+            )
+        elif left:
+            facts.append(_("nobody has judged in the last seven days: no pace known"))
+    return facts
+
+
+def _comparison_text(compared: Comparison) -> str:
+    measure = capitalized(words(compared.measure))
+    return _("%(measure)s: %(after).3f after %(before).3f") % {
+        "measure": measure,
+        "after": compared.after,
+        "before": compared.before,
+    }
+
+
+def _deeds(found: Iteration, step: IterationStep, is_current: bool) -> tuple[str, ...]:
+    """Return what a person can do with a step now."""
+    if not found.is_open:
+        return ()
+    is_still = step.run is None or step.run.is_final
+    if is_current:
+        named: list[str] = []
+        if step.state == StepState.ASKING:
+            named.append("approve")
+        if step.state == StepState.FAILED:
+            named.append("retry")
+        if is_still and step.name not in NEVER_SKIPPED:
+            named.append("skip")
+        if step.run is not None and is_still:
+            named.append("back")
+        return tuple(named)
+    past = STEP_ORDER.index(step.name) < STEP_ORDER.index(found.step)
+    now = next(s for s in found.steps.all() if s.name == found.step)
+    may = past and (now.run is None or now.run.is_final)
+    return ("back",) if may else ()
+
+
+def _seconds(run: Run | None) -> float:
+    if run is None or run.started_at is None:
+        return 0.0
+    return ((run.ended_at or timezone.now()) - run.started_at).total_seconds()
+
+
+def _people_time(progress: JudgeProgress | None, pace: Pace | None) -> str:
+    if progress is None or pace is None or pace.seconds_each is None:
+        return ""
+    return duration_text(progress.judgments * pace.seconds_each)
+
+
+def _typical_seconds(project: Project) -> dict[str, float]:
+    """Return how long the newest finished run of each kind took (one query)."""
+    rows = (
+        Run.objects.filter(project=project, state=RunState.FINISHED)
+        .order_by("kind", "-pk")
+        .distinct("kind")
+        .only("kind", "started_at", "ended_at")
+    )
+    return {run.kind: _seconds(run) for run in rows}
+
+
+@dataclass(frozen=True)
+class ForecastView:
+    """A learning curve as an SVG of 100 by 40, and in words."""
+
+    forecast: Forecast
+    points: list[tuple[str, str]]
+    line: str
+    bound_y: str
+    said: list[str]
+
+
+def forecasts(found: Iteration) -> list[ForecastView]:
+    """Return what the reward model will be worth, while that is still open."""
+    recipe = found.recipes.get(StepName.POLICY, {})
+    bad_recall = recipe.get("gate_bad_recall", PolicyRecipe().gate_bad_recall)
+    every = reward_forecasts(found.project, float(bad_recall))
+    return [_forecast_view(found, each) for each in every]
+
+
+def _forecast_view(found: Iteration, forecast: Forecast) -> ForecastView:
+    known, curve = forecast.known, forecast.curve
+    most = max(k.judgments for k in known)
+    wanted = most + found.wanted_judgments
+    low = min([k.figure for k in known] + ([forecast.bound] if forecast.bound else []))
+    low = max(0.0, min(low, 0.95) - 0.05)
+
+    def x(judgments: float) -> str:
+        return f"{100 * judgments / wanted:.1f}"
+
+    def y(figure: float) -> str:
+        return f"{40 - 40 * (figure - low) / (1 - low):.1f}"
+
+    said: list[str] = []
+    line = ""
+    if curve is None:
+        said.append(
+            _(
+                "So far %(figure).3f after %(n)d judgments; a forecast needs reward models of two sizes."
+            )
+            % {"figure": known[-1].figure, "n": known[-1].judgments}
+        )
+    else:
+        steps = [most * i / 40 + (wanted - most) * i / 40 for i in range(1, 41)]
+        line = " ".join(f"{x(n)},{y(max(low, curve.at(round(n))))}" for n in steps)
+        said.append(
+            _(
+                "Expected after %(n)d judgments: %(figure).3f (past models lie %(spread).3f off)."
+            )
+            % {"n": wanted, "figure": curve.at(wanted), "spread": curve.spread}
+        )
+        if not curve.grows:
+            said.append(_("More judgments did not go with a better figure so far."))
+        elif forecast.bound is not None:
+            needed = curve.needed_for(forecast.bound)
+            if needed is not None and needed < FAR:
+                said.append(
+                    _("The gate at %(bound).2f is expected at %(n)d judgments.")
+                    % {"bound": forecast.bound, "n": needed}
+                )
+    return ForecastView(
+        forecast,
+        [(x(k.judgments), y(k.figure)) for k in known],
+        line,
+        y(forecast.bound) if forecast.bound is not None else "",
+        said,
+    )
+
+
+def evaluated(iteration: Iteration) -> Comparison | None:
+    """Return the comparison of an iteration that has come so far."""
+    place = STEP_ORDER.index(iteration.step)
+    if place < STEP_ORDER.index(StepName.COMPARE):
+        return None
+    return comparison_of(iteration)
+
+
+def took(iteration: Iteration) -> str:
+    end = iteration.ended_at or timezone.now()
+    return duration_text((end - iteration.created_at).total_seconds())

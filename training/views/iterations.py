@@ -1,0 +1,384 @@
+"""Iterations: the list, a new one, and the page that runs one from draw to promotion."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import (
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
+
+from annotation.models import Project, Role
+from annotation.views.door import enter
+from training import iterations as deeds
+from training.cycle import Comparison, Fresh, fresh_figures
+from training.forms import IterationForm, RecipeForm
+from training.iterations import STEPS, IterationRefusedError, run_of
+from training.launching import current_policy
+from training.models import RUN_STEPS, Iteration, Run, StepName
+from training.views.iteration_lines import evaluated, forecasts, page_facts, took
+from training.views.runs import run_name
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+    from django.db.models import QuerySet
+    from django.http import HttpRequest
+
+LISTED = 40
+
+
+# The list
+
+
+@dataclass(frozen=True)
+class Line:
+    iteration: Iteration
+    took: str
+    comparison: Comparison | None
+    fresh: Fresh | None
+
+
+@require_safe
+@login_required
+def iterations(request: HttpRequest, slug: str) -> HttpResponse:
+    """List the newest iterations, with what reward model and people say of each."""
+    project = enter(request, slug, Role.TRAINER)
+    found = list(_with_steps(project)[:LISTED])
+    fresh = _fresh_of(found)
+    facts = {
+        "lines": [
+            Line(
+                each,
+                took(each),
+                evaluated(each),
+                next((f for f in fresh.get(each.pk, []) if f.role == "current"), None),
+            )
+            for each in found
+        ],
+        "is_open": any(each.is_open for each in found),
+        "has_policy": bool(found) or current_policy(project) is not None,
+        "layout": _course_layout() if len(found) > 1 else [],
+        "sources": [
+            {
+                "label": _("Iterations"),
+                "url": reverse("training:iterations-series", args=[slug]),
+            }
+        ],
+    }
+    return render(request, "training/iterations.html", facts)
+
+
+def _with_steps(project: Project) -> QuerySet[Iteration]:
+    rows = Iteration.objects.filter(project=project).select_related(
+        "project", "created_by"
+    )
+    return rows.prefetch_related(STEPS).order_by("-number")
+
+
+def _fresh_of(found: list[Iteration]) -> dict[int, list[Fresh]]:
+    """Return the figures on fresh answers by iteration, in one query."""
+    draws = {each.pk: run for each in found if (run := run_of(each, StepName.DRAW))}
+    figures = fresh_figures(list(draws.values())) if draws else {}
+    return {pk: figures[run.pk] for pk, run in draws.items()}
+
+
+def _course_layout() -> list[dict[str, object]]:
+    """Return the chart of reward model and truth over the iterations."""
+    return [
+        {
+            "title": _("Fresh answers"),
+            "unit": _("reward model and people, per drawn policy"),
+            "x": _("iteration"),
+            "smooth": False,
+            "series": [
+                {"name": "drawn/rm_score", "label": _("score of the reward model")},
+                {"name": "drawn/people", "label": _("share people found consistent")},
+            ],
+        },
+        {
+            "title": _("Held-out samples"),
+            "unit": _("reward model and truth, per new policy"),
+            "x": _("iteration"),
+            "smooth": False,
+            "series": [
+                {"name": "evaluated/rm_score", "label": _("reward model accepts")},
+                {"name": "evaluated/truth", "label": _("truth")},
+            ],
+        },
+    ]
+
+
+@never_cache
+@require_safe
+@login_required
+def series(request: HttpRequest, slug: str) -> JsonResponse:
+    """Answer the curves over the iterations, as a run's page answers those of a run."""
+    project = enter(request, slug, Role.TRAINER)
+    found = list(reversed(_with_steps(project)[:LISTED]))
+    fresh = _fresh_of(found)
+    curves: dict[str, list[list[float]]] = {}
+
+    def add(name: str, number: int, value: float | None) -> None:
+        if value is not None:
+            numbers, values = curves.setdefault(name, [[], []])
+            numbers.append(number)
+            values.append(value)
+
+    for each in found:
+        for drawn in fresh.get(each.pk, []):
+            if drawn.role == "current":
+                add("drawn/rm_score", each.number, drawn.rm_score)
+                add("drawn/people", each.number, drawn.people)
+                half = drawn.half_interval
+                add("drawn/people/low", each.number, max(0.0, drawn.people - half))
+                add("drawn/people/high", each.number, min(1.0, drawn.people + half))
+        compared = evaluated(each)
+        if compared is not None:
+            add("evaluated/rm_score", each.number, compared.score_after)
+            add("evaluated/truth", each.number, compared.after)
+            if compared.after_interval:
+                add("evaluated/truth/low", each.number, compared.after_interval[0])
+                add("evaluated/truth/high", each.number, compared.after_interval[1])
+    newest = max((each.number for each in found), default=0)
+    return JsonResponse({"token": 1, "after": 0, "newest": newest, "series": curves})
+
+
+# A new one
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def iteration_new(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show the form of an iteration and the recipes of its runs; begin it."""
+    project = enter(request, slug, Role.TRAINER)
+    data = request.POST if request.method == "POST" else None
+    last = _with_steps(project).first()
+    form = IterationForm(data, initial=_settings_of(last))
+    known = _known_recipes(project, last)
+    recipes = {
+        name: RecipeForm(data, kind=name, known=known.get(name), prefix=name)
+        for name in RUN_STEPS
+    }
+    refusal = ""
+    # Each form says what is wrong with it, not only the first.
+    if data is not None and all(
+        [form.is_valid(), *(f.is_valid() for f in recipes.values())]
+    ):
+        try:
+            iteration = deeds.start_iteration(
+                project=project,
+                user=_user(request),
+                recipes={name: each.recipe() for name, each in recipes.items()},
+                wanted_judgments=form.cleaned_data["wanted_judgments"],
+                wanted_settled=form.cleaned_data["wanted_settled"],
+                automatic=tuple(form.cleaned_data["automatic"]),
+            )
+        except IterationRefusedError as error:
+            refusal = str(error)
+            for name, problems in error.problems.items():
+                recipes[name].add_problems(problems)
+        else:
+            deeds.advance(iteration_id=iteration.pk)
+            return redirect("training:iteration", slug, iteration.number)
+    wrong = bool(refusal or form.errors or any(f.errors for f in recipes.values()))
+    facts = {
+        "form": form,
+        "recipes": [(StepName(name).label, each) for name, each in recipes.items()],
+        "refusal": refusal,
+        "is_wrong": wrong,
+        "policy": current_policy(project),
+        "open": last if last is not None and last.is_open else None,
+    }
+    status = 422 if wrong else 200
+    return render(request, "training/iteration_new.html", facts, status=status)
+
+
+def _settings_of(last: Iteration | None) -> dict[str, object]:
+    if last is None:
+        return {}
+    return {
+        "wanted_judgments": last.wanted_judgments,
+        "wanted_settled": last.wanted_settled,
+        "automatic": [
+            each.name
+            for each in last.steps.all()
+            if each.is_automatic and each.name != StepName.JUDGE
+        ],
+    }
+
+
+def _known_recipes(
+    project: Project, last: Iteration | None
+) -> Mapping[str, Mapping[str, object]]:
+    """Return the recipes of the last iteration; before the first, those of past runs."""
+    if last is not None:
+        recipes: dict[str, dict[str, object]] = last.recipes
+        return recipes
+    rows = Run.objects.filter(project=project, kind__in=RUN_STEPS)
+    newest = rows.order_by("kind", "-pk").distinct("kind")
+    return {run.kind: {**run.recipe, "gate_override": ""} for run in newest}
+
+
+# One of them
+
+
+@require_safe
+@login_required
+def iteration(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Show an iteration; its steps are polled while it is open."""
+    project = enter(request, slug, Role.TRAINER)
+    return _page(request, _iteration(project, number))
+
+
+def _page(
+    request: HttpRequest,
+    found: Iteration,
+    typed: Mapping[str, str] | None = None,
+    refusal: str = "",
+    form: IterationForm | None = None,
+) -> HttpResponse:
+    policy = run_of(found, StepName.POLICY)
+    facts = _live_facts(found, typed) | {
+        "refusal": refusal,
+        "form": form or IterationForm(initial=_settings_of(found)),
+        "forecasts": forecasts(found),
+        "layout": _policy_layout() if policy is not None else [],
+        "sources": [
+            {
+                "label": run_name(policy),
+                "url": reverse(
+                    "training:run-series", args=[found.project.slug, policy.pk]
+                ),
+            }
+        ]
+        if policy is not None
+        else [],
+    }
+    status = (422 if form is not None else 409) if refusal else 200
+    return render(request, "training/iteration.html", facts, status=status)
+
+
+def _policy_layout() -> list[dict[str, object]]:
+    return [
+        {
+            "title": _("Reward model and truth"),
+            "unit": _("held out, at every checkpoint of the policy run"),
+            "smooth": False,
+            "series": [
+                {"name": "heldout/rm_score", "label": _("score of the reward model")},
+                {"name": "heldout/truth", "label": _("truth")},
+            ],
+        }
+    ]
+
+
+@never_cache
+@require_safe
+@login_required
+def live(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Answer the steps of an iteration, or 304 when they look as they did."""
+    project = enter(request, slug, Role.TRAINER)
+    facts = _live_facts(_iteration(project, number))
+    version = str(facts["version"])
+    response = (
+        HttpResponse(status=304)
+        if request.headers.get("If-None-Match") == version
+        else render(request, "training/_iteration_steps.html", facts)
+    )
+    response["ETag"] = version
+    return response
+
+
+def _live_facts(
+    found: Iteration, typed: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """Return what the steps show; their version is the hash of how they look."""
+    facts = page_facts(found) | {"typed": typed or {}, "version": ""}
+    text = render_to_string("training/_iteration_steps.html", facts)
+    return facts | {"version": f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'}
+
+
+# What people do
+
+
+@require_POST
+@login_required
+def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Do one thing with an iteration: of itself or of the step it is at."""
+    project = enter(request, slug, Role.TRAINER)
+    found = _iteration(project, number)
+    deed, name = request.POST.get("deed", ""), request.POST.get("step", "")
+    reason, user = request.POST.get("reason", "")[:1000], _user(request)
+    of_iteration: dict[str, Callable[[], None]] = {
+        "pause": lambda: deeds.pause_iteration(iteration=found),
+        "resume": lambda: deeds.resume_iteration(
+            iteration=found, user=user, reason=reason
+        ),
+        "stop": lambda: deeds.stop_iteration(iteration=found, user=user, reason=reason),
+        "approve": lambda: deeds.approve_step(
+            iteration=found, name=name, user=user, reason=reason
+        ),
+        "skip": lambda: deeds.skip_step(
+            iteration=found, name=name, user=user, reason=reason
+        ),
+        "retry": lambda: deeds.retry_step(iteration=found, name=name, user=user),
+        "back": lambda: deeds.go_back(iteration=found, name=name, user=user),
+    }
+    typed = {"deed": deed, "step": name, "reason": reason}
+    if deed not in of_iteration:
+        return _page(request, found, typed, _("There is no such deed."))
+    try:
+        of_iteration[deed]()
+    except IterationRefusedError as error:
+        return _page(request, _iteration(project, number), typed, str(error))
+    deeds.advance(iteration_id=found.pk)
+    return redirect("training:iteration", slug, number)
+
+
+@require_POST
+@login_required
+def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Change what an iteration waits for and which steps ask."""
+    project = enter(request, slug, Role.TRAINER)
+    found = _iteration(project, number)
+    form = IterationForm(request.POST)
+    refusal = ""
+    if form.is_valid():
+        try:
+            deeds.change_iteration(
+                iteration=found,
+                wanted_judgments=form.cleaned_data["wanted_judgments"],
+                wanted_settled=form.cleaned_data["wanted_settled"],
+                automatic=tuple(form.cleaned_data["automatic"]),
+            )
+        except IterationRefusedError as error:
+            refusal = str(error)
+        else:
+            deeds.advance(iteration_id=found.pk)
+            messages.success(request, _("The iteration waits for this now."))
+            return redirect("training:iteration", slug, number)
+    return _page(
+        request, found, refusal=refusal or _("A setting is not right."), form=form
+    )
+
+
+def _iteration(project: Project, number: int) -> Iteration:
+    return get_object_or_404(_with_steps(project), number=number)
+
+
+def _user(request: HttpRequest) -> User:
+    assert request.user.is_authenticated
+    return request.user
