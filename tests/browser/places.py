@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.contrib.auth.models import User
+from django.db.models import F
 from django.utils import timezone
 
+from annotation import judging
 from annotation.guidelines import confirm_reading, publish_guideline
-from annotation.models import Draft, Membership, Project, Sample
+from annotation.models import Draft, Membership, Project, Sample, Slot
+from annotation.reviewing import comment_on
 from annotation.samples import return_sample
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
 from tests.cast import make_project, make_user
@@ -134,11 +137,20 @@ PLACES = [
         press("h", wait="#drawer:popover-open .block"),
     ),
     Place("judge-order", "lena", P + "/judge/", press("1", wait="#order[open]")),
+    Place("judge-observation", "lea", P + "/judge/", ready),
+    Place("judge-raw", "leo", P + "/judge/", ready),
+    Place("judge-unnamed", "lena", "/p/{unnamed}/judge/", ready),
     Place("judge-read-first", "luis", P + "/judge/"),
     Place("judge-paused", "lena", E + "/judge/"),
+    Place("judge-all-done", "lena", "/p/{done}/judge/"),
     Place("guideline", "lena", P + "/guideline/"),
     Place("guideline-history", "lena", P + "/guideline/history/"),
     Place("guideline-edit", "rita", P + "/guideline/edit/"),
+    Place("review", "rita", P + "/review/"),
+    Place("review-filtered", "rita", P + "/review/?situation=exception"),
+    Place("review-bulk", "rita", P + "/review/bulk/"),
+    Place("review-empty", "ada", E + "/review/"),
+    Place("sample-history", "rita", P + "/samples/{cake}/history/"),
     Place("work", "lena", P + "/work/"),
     Place("work-empty", "lena", E + "/work/"),
     Place("write", "lena", P + "/write/"),
@@ -168,6 +180,7 @@ PLACES = [
     Place("checkpoints", "tara", P + "/checkpoints/"),
     Place("checkpoints-empty", "ada", E + "/checkpoints/"),
     Place("checkpoint", "tara", P + "/checkpoints/{checkpoint}/", everything),
+    Place("retention", "tara", P + "/checkpoints/retention/"),
     Place("snapshot", "tara", P + "/snapshots/{snapshot}/"),
 ]
 
@@ -180,7 +193,9 @@ def make_stage(*, count: int = 24) -> Stage:
 
     Wants ``settings.DATA_DIR`` to be a folder that may be written to.
     """
-    project = make_project(name="Cake shop", slug="cake-shop")
+    project = make_project(
+        name="Cake shop", slug="cake-shop", overlap=3, overlap_limit=5, daily_goal=40
+    )
     tara, rita, lena = (make_user(name) for name in ("tara", "rita", "lena"))
     fill(project, author=tara, count=count)
     publish_guideline(
@@ -191,19 +206,33 @@ def make_stage(*, count: int = 24) -> Stage:
         change="First text.",
     )
     confirm_readings(project, ["lena", "lea", "leo"])
+    make_decisions(project)
+    unnamed = make_project(name="Blind tasting", calibration_percent=100)
+    fill(unnamed, count=2)
+    done = make_project(name="Old town")
     empty = make_project(name="Tea house", slug="tea-house", is_paused=True)
     Membership.objects.filter(project=empty, user=make_user("luis")).delete()
     cake = Sample.objects.get(project=project, external_id="cake-for-saturday")
     values = {
         "slug": project.slug,
         "empty": empty.slug,
+        "unnamed": unnamed.slug,
+        "done": done.slug,
         "cake": cake.pk,
         "draft": make_draft(project, lena).pk,
         "returned": make_returned(project, lena, rita).pk,
         **make_runs(project, tara),
     }
     submitted = Sample.objects.filter(project=project, status="submitted")
-    values["submitted"] = submitted.order_by("pk").first().pk
+    waiting = submitted.order_by("pk").first()
+    values["submitted"] = waiting.pk
+    comment_on(
+        sample=waiting,
+        user=rita,
+        text="The guideline asks for the street before the price.",
+        position=0,
+        anchor="plan/2",
+    )
     return Stage(project, values)
 
 
@@ -214,6 +243,40 @@ def confirm_readings(project: Project, names: list[str]) -> None:
         confirm_reading(
             project=project, user=make_user(name), version=project.guideline_version
         )
+
+
+def make_decisions(project: Project) -> None:
+    """Let three people judge: some of the demo's pairs, and the cake's one after another.
+
+    Lena then meets the first pair of the cake, Lea the second and Leo the third.
+    """
+    cake = Slot.objects.filter(project=project, priority__gt=0)
+    waiting = list(cake.values_list("pk", flat=True))
+    cake.update(priority=0, place=F("place") + 1_000_000)
+    rng = random.Random(3)
+    for name, count in (("lena", 14), ("lea", 12), ("leo", 9)):
+        for _ in range(count):
+            verdict = int(rng.random() < 0.6)
+            decide(project, make_user(name), verdict, rng.uniform(4, 22))
+    Slot.objects.filter(pk__in=waiting).update(priority=5)
+    for name, count in (("lea", 1), ("leo", 2)):
+        for _ in range(count):
+            decide(project, make_user(name), 0, rng.uniform(9, 30))
+
+
+def decide(project: Project, user: User, verdict: int, seconds: float) -> None:
+    """Judge the next pair of the queue, as the page would send it."""
+    claim = judging.claim_slot(project=project, user=user)
+    judging.record_judgment(
+        slot_id=claim.slot.pk,
+        token=claim.token,
+        user=user,
+        verdict=verdict,
+        reasons=() if verdict else ("parameter",),
+        units_that_differ=(),
+        order_confirmed=True,
+        seconds_spent=seconds,
+    )
 
 
 def make_draft(project: Project, author: User) -> Draft:
@@ -259,7 +322,7 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
             snapshot=snapshot,
             created_by=user,
             step=step,
-            steps_total=600,
+            steps_total=step if state == "finished" else 600,
             attempts=1,
             started_at=begun,
             **(held if state == "running" else ended),
@@ -350,7 +413,7 @@ def make_curves(run: Run) -> None:
             run=run,
             name=name,
             step=step,
-            value=curve(step / 600) * (1 + 0.06 * rng.random()),
+            value=curve(step / 600) * (1 - 0.06 * rng.random()),
             at=begun + timezone.timedelta(seconds=step * 0.9),
         )
         for name, curve in noisy.items()
