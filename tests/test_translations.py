@@ -123,7 +123,15 @@ class Bare(HTMLParser):
             self.said.append(text)
 
 
-NAMES = {"con", "cord", "· Concord", ".jsonl", "manifest.json"}
+NAMES = {
+    "held-out",
+    "Concord · · Concord",
+    "con",
+    "cord",
+    "· Concord",
+    ".jsonl",
+    "manifest.json",
+}
 
 
 def test_no_page_says_a_text_that_cannot_be_translated():
