@@ -69,9 +69,16 @@ def _words(before: str, after: str) -> list[Piece]:
     if matcher.ratio() < ENOUGH_SHARED:
         return [*_replaced(before, after)]
     pieces: list[Piece] = []
+    taken: list[str] = []
+    added: list[str] = []
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
-        if tag == "equal":
-            pieces.append(Piece("".join(new[j1:j2])))
-        else:
-            pieces += _replaced("".join(old[i1:i2]), "".join(new[j1:j2]))
-    return pieces
+        same = "".join(new[j1:j2])
+        if tag != "equal" or ((taken or added) and same.isspace()):
+            # Only blanks between two changes: one longer change reads better.
+            taken += old[i1:i2]
+            added += new[j1:j2]
+            continue
+        pieces += _replaced("".join(taken), "".join(added))
+        taken, added = [], []
+        pieces.append(Piece(same))
+    return [*pieces, *_replaced("".join(taken), "".join(added))]

@@ -146,15 +146,22 @@ def unread_guideline(*, project: Project, user: User) -> GuidelineVersion | None
     )
 
 
-def last_known_version(*, project: Project, user: User) -> GuidelineVersion | None:
-    """Return the newest version the person has read or judged by, if it was kept."""
-    read = GuidelineReading.objects.filter(project=project, user=user)
-    judged = Judgment.objects.filter(labeler=user, pair__project=project)
-    versions = [
-        read.aggregate(last=Max("version"))["last"],
-        judged.aggregate(last=Max("guideline_version"))["last"],
-    ]
-    known = max((version for version in versions if version), default=0)
+def last_known_version(
+    *, project: Project, user: User, before: int
+) -> GuidelineVersion | None:
+    """Return the newest version under ``before`` that the person has read or judged by.
+
+    A judgment under ``before`` itself was under way when that came out: the person had
+    the one before in front of them. None where there is no such version, or where its
+    text was never kept.
+    """
+    read = GuidelineReading.objects.filter(
+        project=project, user=user, version__lt=before
+    ).aggregate(last=Max("version"))
+    judged = Judgment.objects.filter(labeler=user, pair__project=project).aggregate(
+        last=Max("guideline_version")
+    )
+    known = max(read["last"] or 0, min(judged["last"] or 0, before - 1))
     return GuidelineVersion.objects.filter(project=project, version=known).first()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Count, OuterRef, Q, Subquery, Value
+from django.db.models.functions import Coalesce
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
@@ -77,6 +78,17 @@ class SampleQuerySet(models.QuerySet["Sample"]):
     def approved(self) -> SampleQuerySet:
         """Return the samples training may learn from."""
         return self.filter(status=SampleStatus.APPROVED)
+
+    def with_open_comments(self) -> SampleQuerySet:
+        """Annotate ``open_comments``, the number of comments nobody has resolved."""
+        comments = (
+            Comment.objects.filter(sample=OuterRef("pk"), resolved_at__isnull=True)
+            .order_by()
+            .values("sample")
+            .annotate(n=Count("pk"))
+            .values("n")
+        )
+        return self.annotate(open_comments=Coalesce(Subquery(comments), Value(0)))
 
 
 class Sample(models.Model):

@@ -56,7 +56,9 @@ def drafts(request: HttpRequest, slug: str) -> HttpResponse:
                 project=project, author_id=request.user.pk
             ).select_related("sample")[:DRAFTS]
         ],
-        "returned": mine.filter(status=SampleStatus.RETURNED).order_by("-pk")[:DRAFTS],
+        "returned": mine.filter(status=SampleStatus.RETURNED)
+        .with_open_comments()
+        .order_by("-pk")[:DRAFTS],
         "submitted": mine.exclude(
             status__in=[SampleStatus.RETURNED, SampleStatus.DRAFT]
         ).order_by("-pk")[:HANDED_IN],

@@ -114,13 +114,15 @@ def guideline_to_read(
             str(project.pk): project.guideline_version
         }
         return None
-    before = last_known_version(project=project, user=user)
+    before = last_known_version(project=project, user=user, before=asked.version)
     facts = _guideline_facts(project) | {
         "can_edit": False,
         "notice": notice,
         "asked": asked,
         "before": before,
-        "changed": changes(before.text, project.guideline, context=CONTEXT_LINES)
+        "changed": changes(
+            before.text.strip(), project.guideline.strip(), context=CONTEXT_LINES
+        )
         if before
         else (),
     }

@@ -54,3 +54,14 @@ def test_context_leaves_out_what_is_far_from_a_change():
     assert "line 17\n" not in text
     assert "line 22\n" in text
     assert text.endswith(CUT)
+
+
+def test_neighbouring_changed_words_are_one_change():
+    assert changes(
+        "One cake for the two of us.", "One cake for all four people of us."
+    ) == (
+        Piece("One cake for "),
+        Piece("the two", "del"),
+        Piece("all four people", "ins"),
+        Piece(" of us."),
+    )

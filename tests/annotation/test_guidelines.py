@@ -118,11 +118,31 @@ class TestReading:
 
     def test_the_last_known_version_is_what_was_read_or_judged_by(self, project):
         lena = make_user("lena")
-        assert guidelines.last_known_version(project=project, user=lena) is None
+
+        def known(before):
+            found = guidelines.last_known_version(
+                project=project, user=lena, before=before
+            )
+            return found and found.text
+
+        assert known(2) is None
         make_judgment(make_pair(project=project), lena, 1)
-        publish(project)
-        known = guidelines.last_known_version(project=project, user=lena)
-        assert known.text == "Order counts."
+        publish(project, "Two.")
+        assert known(2) == "Order counts."
+        # A decision under way when version 2 came out is no sign of having read it.
+        project.refresh_from_db()
+        make_judgment(make_pair(project=project), lena, 1)
+        assert known(2) == "Order counts."
+        guidelines.confirm_reading(project=project, user=lena, version=2)
+        assert known(3) == "Two."
+
+    def test_who_judged_while_it_came_out_had_the_one_before(self, project):
+        lena = make_user("lena")
+        publish(project, "Two.")
+        project.refresh_from_db()
+        make_judgment(make_pair(project=project), lena, 1)
+        found = guidelines.last_known_version(project=project, user=lena, before=2)
+        assert found.text == "Order counts."
 
 
 class TestExamples:
