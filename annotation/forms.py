@@ -53,6 +53,12 @@ class JudgmentForm(SlotForm):
         return self.data.getlist("units")
 
 
+class TaskJudgmentForm(JudgmentForm):
+    """A turn's judgment on the page of a whole task, which ``answer`` names."""
+
+    answer = forms.IntegerField(min_value=1, max_value=BIGGEST)
+
+
 class SkipForm(SlotForm):
     reason = forms.CharField(max_length=80)
     more = forms.CharField(max_length=200, required=False)

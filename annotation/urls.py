@@ -11,6 +11,7 @@ from annotation.views import (
     review,
     samples,
     session,
+    task,
     work,
     write,
 )
@@ -32,6 +33,8 @@ urlpatterns = [
     path("p/<slug:slug>/judge/later/", judge.later, name="judge-later"),
     path("p/<slug:slug>/judge/ahead/", judge.ahead, name="judge-ahead"),
     path("p/<slug:slug>/judge/leave/", judge.leave, name="judge-leave"),
+    path("p/<slug:slug>/judge/task/", task.task, name="judge-task"),
+    path("p/<slug:slug>/judge/task/undo/", task.undo, name="judge-task-undo"),
     path("p/<slug:slug>/judge/context/<int:pk>/", judge.context, name="judge-context"),
     path("p/<slug:slug>/guideline/", guidelines.guideline, name="guideline"),
     path("p/<slug:slug>/guideline/edit/", guidelines.edit, name="guideline-edit"),

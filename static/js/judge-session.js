@@ -51,18 +51,21 @@ function onStripKey(event, square) {
   const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1 }[event.key];
   if (to !== undefined) choose(all[Math.max(0, Math.min(to, all.length - 1))]);
   else if (event.key === "Escape") square.blur();
-  else return;
+  else if (event.key.toLowerCase() !== "u") return; // a U here would undo another decision
   event.stopPropagation();
   event.preventDefault();
 }
+
+// What was closed here; the server knows too, but a pair may have been fetched ahead before.
+const closed = new Set();
 
 async function onSubmit(event) {
   if (event.target.id !== "close-notice") return;
   event.preventDefault();
   const { submitter } = event;
   const body = new URLSearchParams({ notice: submitter.value, csrfmiddlewaretoken: csrfToken() });
+  closed.add(submitter.value);
   submitter.closest(".notice").remove();
-  JudgeFigures.newest.delete("session");
   try {
     await fetch(event.target.action, { method: "POST", body, headers: { "X-Requested-With": "fetch" } });
   } catch {
@@ -88,6 +91,9 @@ class JudgeFigures extends HTMLElement {
       this.dataset.at = known.at;
       this.replaceChildren(...known.nodes.map((node) => node.cloneNode(true)));
     } else newest.set(this.id, { at, nodes: [...this.childNodes].map((node) => node.cloneNode(true)) });
+    for (const button of this.querySelectorAll('button[name="notice"]')) {
+      if (closed.has(button.value)) button.closest(".notice").remove();
+    }
     prepare();
   }
 }

@@ -1,0 +1,246 @@
+"""A whole sampled task on one page: its turns in order, each judged by itself.
+
+A post answers with that turn's section: as a fragment to htmx, by a redirect to everybody
+else. As on the Judge page nothing here tells where the answers came from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from annotation.calibration import reason_choices, view_for
+from annotation.forms import BIGGEST, TaskJudgmentForm
+from annotation.judging import (
+    InvalidJudgment,
+    JudgingError,
+    OrderNotConfirmed,
+    record_judgment,
+    undo_judgment,
+)
+from annotation.models import Pair, Role
+from annotation.queue import NothingToDo
+from annotation.tasks import TaskTurn, claim_task, task_of
+from annotation.views.door import enter
+from annotation.views.guidelines import guideline_to_read
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+    from django.http import HttpRequest
+
+    from annotation.models import Project
+
+WHY_NOT_YOURS = {
+    "identical": gettext_lazy("Equal to the label response, letter by letter"),
+    "malformed": gettext_lazy("Breaks the response grammar; counts as not consistent"),
+    "others": gettext_lazy("Other people judge this turn"),
+    "skipped": gettext_lazy("You skipped this turn"),
+    "unanswered": gettext_lazy("No response was sampled for this turn"),
+}
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def task(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show the task in the person's hands or the next one, or record one turn of it."""
+    project = enter(request, slug, Role.LABELER)
+    if request.method == "POST":
+        return _record(request, project)
+    if page := guideline_to_read(request, project):
+        return page
+    answer = _number(request.GET.get("answer", ""))
+    found = claim_task(project=project, user=_user(request), answer=answer)
+    if found is None and answer is not None:
+        return redirect("annotation:judge-task", project.slug)
+    if found is None or isinstance(found, NothingToDo):
+        # The Judge page has the pair, or says which of the four answers it is.
+        return redirect("annotation:judge", project.slug)
+    if answer is None:
+        return redirect(_address(project, found.answer))
+    facts = {
+        "task": found,
+        "turns": [_shown(project, _user(request), one) for one in found.turns],
+    }
+    return render(request, "annotation/task.html", facts)
+
+
+@require_POST
+@login_required
+def undo(request: HttpRequest, slug: str) -> HttpResponse:
+    """Take back the decision of the task that ``judgment`` names."""
+    project = enter(request, slug, Role.LABELER)
+    # 0 is nobody's judgment and stands for a key that was not understood.
+    named = _number(request.POST.get("judgment", "")) or 0
+    try:
+        claim = undo_judgment(project=project, user=_user(request), judgment_id=named)
+    except JudgingError as error:
+        return _answer(request, project, problem=str(error))
+    return _answer(request, project, pair=claim.pair.pk)
+
+
+def _record(request: HttpRequest, project: Project) -> HttpResponse:
+    form = TaskJudgmentForm(request.POST)
+    if not form.is_valid():
+        return _again(request, project, form, _problem(form))
+    data = form.cleaned_data
+    try:
+        judgment = record_judgment(
+            slot_id=data["slot"],
+            token=data["token"],
+            user=_user(request),
+            verdict=data["verdict"],
+            reasons=data["reasons"],
+            units_that_differ=form.units(),
+            seconds_spent=data["seconds"],
+            order_confirmed=data["order_confirmed"],
+        )
+    except OrderNotConfirmed:
+        return _again(request, project, form, asks_order=True)
+    except InvalidJudgment as error:
+        return _again(request, project, form, str(error))
+    except JudgingError as error:
+        return _answer(request, project, problem=str(error))
+    late = _(
+        "That judgment came after the pair had passed on. It is kept as an extra "
+        "and does not count."
+    )
+    return _answer(
+        request,
+        project,
+        pair=judgment.pair_id,
+        problem=late if judgment.is_extra else "",
+    )
+
+
+def _again(
+    request: HttpRequest,
+    project: Project,
+    form: TaskJudgmentForm,
+    problem: str = "",
+    *,
+    asks_order: bool = False,
+) -> HttpResponse:
+    """Answer with the turn as it was filled in."""
+    data = form.cleaned_data
+    slot = data.get("slot")
+    pair = Pair.objects.filter(slots=slot).values_list("pk", flat=True).first()
+    chosen = {
+        "verdict": data.get("verdict"),
+        "units": form.units(),
+        "reasons": data.get("reasons", []),
+        "seconds": data.get("seconds", 0.0),
+        "asks_order": asks_order,
+    }
+    return _answer(request, project, pair=pair, problem=problem, chosen=chosen)
+
+
+def _answer(
+    request: HttpRequest,
+    project: Project,
+    *,
+    pair: int | None = None,
+    problem: str = "",
+    chosen: dict[str, Any] | None = None,
+) -> HttpResponse:
+    """Answer a deed with its turn's section, or the page, or the way back to it."""
+    answer = _number(request.POST.get("answer", ""))
+    found = (
+        task_of(project=project, user=_user(request), answer=answer) if answer else None
+    )
+    if found is None:
+        if problem:
+            messages.warning(request, problem)
+        return _go(request, reverse("annotation:judge-task", args=[project.slug]))
+    one = next((one for one in found.turns if one.pair and one.pair.pk == pair), None)
+    facts: dict[str, Any] = {"task": found}
+    status = 422 if chosen is not None else 200
+    if one is not None and request.htmx:  # type: ignore[attr-defined]
+        facts["one"] = _shown(project, _user(request), one, chosen, problem)
+        return render(request, "annotation/_task_turn.html", facts, status=status)
+    if chosen is not None and one is not None:
+        facts["turns"] = [
+            _shown(
+                project,
+                _user(request),
+                other,
+                *((chosen, problem) if other is one else ()),
+            )
+            for other in found.turns
+        ]
+        return render(request, "annotation/task.html", facts, status=status)
+    if problem:
+        messages.warning(request, problem)
+    place = f"#turn-{one.turn.position + 1}" if one else ""
+    return _go(request, _address(project, found.answer) + place)
+
+
+def _go(request: HttpRequest, address: str) -> HttpResponse:
+    if request.htmx:  # type: ignore[attr-defined]
+        return HttpResponse(status=204, headers={"HX-Redirect": address})
+    response = redirect(address)
+    response.status_code = 303
+    return response
+
+
+def _shown(
+    project: Project,
+    user: User,
+    one: TaskTurn,
+    chosen: dict[str, Any] | None = None,
+    problem: str = "",
+) -> dict[str, Any]:
+    """Return what a turn's section shows; the rows only where there is a pair."""
+    facts: dict[str, Any] = {
+        "one": one,
+        "turn": one.turn,
+        "number": one.turn.position + 1,
+        "why": WHY_NOT_YOURS.get(one.state, ""),
+        "chosen": chosen or {"units": None, "seconds": 0.0},
+        "problem": problem,
+    }
+    if one.pair is None:
+        return facts
+    view = view_for(project=project, pair=one.pair, user_id=user.pk)
+    picked = view.proposed_reasons if chosen is None else chosen["reasons"]
+    return facts | {
+        "view": view,
+        "asks_order": view.order_differs and project.confirm_step_order,
+        "reasons": [
+            {"value": value, "label": label, "is_chosen": value in picked}
+            for value, label in reason_choices(is_blind=view.is_blind)
+        ],
+    }
+
+
+def _problem(form: TaskJudgmentForm) -> str:
+    if set(form.errors) == {"verdict"}:
+        return _("Choose consistent or not consistent first.")
+    return _("Nothing was recorded: the form was not understood (%(fields)s).") % {
+        "fields": ", ".join(form.errors)
+    }
+
+
+def _address(project: Project, answer: int) -> str:
+    return f"{reverse('annotation:judge-task', args=[project.slug])}?answer={answer}"
+
+
+def _number(text: str) -> int | None:
+    """Return a key as people's pages send it; None for anything else."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        return None
+    return int(text) if 0 < int(text) <= BIGGEST else None
+
+
+def _user(request: HttpRequest) -> User:
+    assert request.user.is_authenticated
+    return request.user
