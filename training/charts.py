@@ -97,6 +97,21 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart(_("Entropy"), _("nats per token"), ("entropy",)),
         Chart(_("Held-out share"), "", ("heldout/format", "heldout/rm_accepted")),
     ),
+    RunKind.PREFERENCE: (
+        Chart(_("Loss"), _("mean of the step"), ("loss",), smooth=True),
+        Chart(
+            _("Pairs in the right order"),
+            _("share, against the reference"),
+            ("accuracy", "held_out/accuracy"),
+        ),
+        Chart(
+            _("Margin"),
+            _("nats, good above bad answers"),
+            ("margin", "held_out/margin"),
+        ),
+        Chart(_("Log-probability"), _("nats per answer"), ("logprob/*",), smooth=True),
+        Chart(_("Truth"), _("held out, mean with 95 % interval"), ("heldout/truth",)),
+    ),
     RunKind.DRAW: (
         Chart(_("Identical to the label"), _("share"), ("*/identical",)),
         Chart(_("Breaks the grammar"), _("share"), ("*/format_errors",)),

@@ -14,8 +14,9 @@ from django.utils.translation import gettext_lazy as _
 from training.engine.recipes import RECIPES
 from training.exporting import UNKNOWN_LICENCE
 from training.figures import capitalized
-from training.launching import INPUTS, LEAVES_A_POLICY, default_inputs
+from training.launching import INPUTS, default_inputs
 from training.models import (
+    LEAVES_A_POLICY,
     SHORT,
     Checkpoint,
     InputRole,

@@ -17,6 +17,8 @@ from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_jso
 from training.hints import send_hint_on_commit
 from training.manifests import NotWholeError, read_whole
 from training.models import (
+    LEARNS_FROM_JUDGMENTS,
+    LEAVES_A_POLICY,
     Checkpoint,
     InputRole,
     Promotion,
@@ -73,16 +75,19 @@ INPUTS: dict[str, tuple[Takes, ...]] = {
             _("Scores the answers; only the oracle as consistency source needs none."),
         ),
     ),
+    RunKind.PREFERENCE: (
+        Takes(
+            InputRole.POLICY,
+            True,
+            _("The policy to improve; also what it is held to."),
+        ),
+    ),
     RunKind.EVALUATE: (
         Takes(InputRole.POLICY, True, _("The policy to measure.")),
         Takes(InputRole.INITIAL, False, _("Measured beside it.")),
         Takes(InputRole.REWARD, False, _("Scores consistency besides the oracle.")),
     ),
 }
-
-
-# The kinds whose model answers: its answers can be drawn as soon as it is there.
-LEAVES_A_POLICY = (RunKind.SFT, RunKind.POLICY)
 
 
 class LaunchRefusedError(Exception):
@@ -155,7 +160,7 @@ def start_run(
         raise LaunchRefusedError(problems)
     try:
         snapshot = build_snapshot(
-            project=project, user=user, with_judgments=kind == RunKind.REWARD
+            project=project, user=user, with_judgments=kind in LEARNS_FROM_JUDGMENTS
         )
     except NothingToTrainOnError as error:
         raise LaunchRefusedError({"": str(error)}) from error
@@ -406,7 +411,7 @@ def promote(
     unless forced with a reason, for a policy whose own run measured it worse on
     held-out truth than what it started from.
     """
-    if checkpoint.run.kind not in (RunKind.SFT, RunKind.POLICY):
+    if checkpoint.run.kind not in LEAVES_A_POLICY:
         raise PromotionRefusedError(
             gettext("Only a policy can be promoted, this is a reward model."),
             can_force=False,
@@ -455,18 +460,15 @@ def promote(
 
 
 def policies_that_learned_from(judgment: Judgment) -> QuerySet[Checkpoint]:
-    """Return the policies trained with a reward model that was trained on a judgment.
+    """Return the policies that learned from a judgment, by a reward model or directly.
 
-    The path: judgment → snapshot → reward run → its checkpoints → policy run → its
-    checkpoints. A policy that started from such a policy counts as well.
+    The paths: judgment → snapshot → reward run → its checkpoints → policy run → its
+    checkpoints; and judgment → snapshot → preference run → its checkpoints. A policy
+    that started from such a policy counts as well.
     """
-    taught = set(
-        Checkpoint.objects.filter(run__snapshot__judgments=judgment)
-        .reward_models()
-        .values_list("pk", flat=True)
-    )
-    learned: set[int] = set()
-    newest = taught
+    taught = Checkpoint.objects.filter(run__snapshot__judgments=judgment)
+    learned = set(taught.policies().values_list("pk", flat=True))
+    newest = learned | set(taught.reward_models().values_list("pk", flat=True))
     while newest:
         children = set(
             Checkpoint.objects.filter(

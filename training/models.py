@@ -25,6 +25,7 @@ class RunKind(models.TextChoices):
     DRAW = "draw", _("Draw responses")
     REWARD = "reward", _("Reward model")
     POLICY = "policy", _("Policy (RL)")
+    PREFERENCE = "preference", _("Preference (DPO, KTO)")
     EVALUATE = "evaluate", _("Evaluate")
 
 
@@ -34,8 +35,15 @@ SHORT = {
     RunKind.DRAW: _("Draw"),
     RunKind.REWARD: _("Reward"),
     RunKind.POLICY: _("Policy"),
+    RunKind.PREFERENCE: _("Preference"),
     RunKind.EVALUATE: _("Evaluate"),
 }
+
+
+# The kinds whose model answers: its answers can be drawn as soon as it is there.
+LEAVES_A_POLICY = (RunKind.SFT, RunKind.POLICY, RunKind.PREFERENCE)
+# The kinds that learn from judgments.
+LEARNS_FROM_JUDGMENTS = (RunKind.REWARD, RunKind.PREFERENCE)
 
 
 class RunState(models.TextChoices):
@@ -129,7 +137,7 @@ class Run(models.Model):
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="runs")
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    kind = models.CharField(max_length=8, choices=RunKind.choices)
+    kind = models.CharField(max_length=16, choices=RunKind.choices)
     recipe = models.JSONField(help_text="The settings, as validated by the recipe.")
     snapshot = models.ForeignKey(Snapshot, null=True, on_delete=models.PROTECT)
     inputs: models.ManyToManyField[Checkpoint, RunInput] = models.ManyToManyField(
@@ -227,8 +235,8 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
         return self.filter(project__in=Project.objects.visible_to(user))
 
     def policies(self) -> CheckpointQuerySet:
-        """Return the checkpoints that answer: those of SFT and policy runs."""
-        return self.filter(run__kind__in=[RunKind.SFT, RunKind.POLICY])
+        """Return the checkpoints that answer: of SFT, policy and preference runs."""
+        return self.filter(run__kind__in=LEAVES_A_POLICY)
 
     def reward_models(self) -> CheckpointQuerySet:
         """Return the checkpoints that judge."""

@@ -40,6 +40,7 @@ MEASURES: dict[str, tuple[tuple[str, bool], ...]] = {
     RunKind.SFT: (("held_out_loss", False), ("loss", False)),
     RunKind.REWARD: (("judged/auc", True), ("quads/unseen/accuracy", True)),
     RunKind.POLICY: (("truth", True), ("rm_score", True)),
+    RunKind.PREFERENCE: (("truth", True), ("held_out/accuracy", True)),
 }
 # The measures of a kind that is not named above, whichever it has.
 ANY_MEASURE = (("truth", True), ("held_out_loss", False), ("loss", False))

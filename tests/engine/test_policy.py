@@ -648,11 +648,16 @@ def test_the_held_out_set_is_the_same_in_every_run(tmp_path):
     run.read()
 
     def chosen(seed):
-        recipe = PolicyRecipe(seed=seed, held_out_samples=5)
         sampling = Sampling(0.0, 1.0, 8, (0,), tokenizer.pad_token_id)
-        rewards = Rewards(recipe, None)
+        rewards = Rewards(PolicyRecipe(seed=seed), None)
         return HeldOut(
-            recipe, run, Encoder(tokenizer), sampling, CPU, rewards, 4096
+            run,
+            Encoder(tokenizer),
+            sampling,
+            CPU,
+            rewards,
+            longest=4096,
+            count=5,
         ).samples
 
     assert chosen(1) == chosen(2)

@@ -1,6 +1,7 @@
 """Recipes: defaults, checks, and what the form is made from."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,9 @@ def test_unknown_programs_are_refused():
 
 def test_whole_floats_count_as_whole_numbers():
     assert recipe_from_json("sft", {"steps": 5.0}) == SftRecipe(steps=5)
+
+
+@pytest.mark.parametrize("program", RECIPES)
+def test_every_recipe_has_a_program_of_its_name(program):
+    text = Path(f"training/engine/{program}.py").read_text()
+    assert f'sys.exit(run_program("{program}", ' in text

@@ -54,9 +54,14 @@ def test_lineage_is_shown_both_ways(client, project, tara):
     later = make_checkpoint(make_run(project=project, kind="policy", state="finished"))
     RunInput.objects.create(run=later.run, checkpoint=policy, role="policy")
     other = make_policy(project)
+    direct = make_checkpoint(
+        make_run(
+            project=project, kind="preference", state="finished", snapshot=snapshot
+        )
+    )
 
     learned = launching.policies_that_learned_from(judgment)
-    assert set(learned) == {policy, later}
+    assert set(learned) == {policy, later, direct}
     assert other not in learned
 
     page = client.get(f"/p/cakes/checkpoints/{sft.pk}/").content.decode()
@@ -67,7 +72,7 @@ def test_lineage_is_shown_both_ways(client, project, tara):
     assert "1 judgment behind it" in page
     assert f"Reward {reward.run_id}" in page
     found = client.get(f"/p/cakes/checkpoints/?judgment={judgment.pk}")
-    assert [x.checkpoint for x in found.context["lines"]] == [later, policy]
+    assert [x.checkpoint for x in found.context["lines"]] == [direct, later, policy]
     foreign = client.get("/p/cakes/checkpoints/?judgment=99999")
     assert foreign.status_code == 404
 

@@ -8,7 +8,7 @@ from django.db import connection
 from actions.demo import generate
 from annotation.interchange import save_sample
 from annotation.models import Pair, Slot
-from tests.cast import make_project
+from tests.cast import make_judgment, make_pair, make_project, make_user
 from tests.training.conftest import wait_until
 from training import launching, supervising
 from training.models import Metric, Run
@@ -81,6 +81,34 @@ def test_sft_then_draw_then_evaluate(project):
         policy=policy,
     )
     assert 0 <= evaluate.result["policies"]["policy"]["format_valid"]["value"] <= 1
+
+
+def test_preferences_are_learned_from_what_was_drawn(project):
+    """Answers that break the grammar count too, once one pair was judged by a person."""
+    sft = run_through(project, "sft", MICRO)
+    policy = sft.checkpoints.get(is_final=True)
+    recipe = {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 6, "threads": 1}
+    run_through(project, "draw", recipe, policy=policy)
+    Slot.objects.all().delete()
+    turn = project.samples.filter(split="").first().turns.first()
+    make_judgment(make_pair(turn=turn, slots=1), make_user("lena"), 0)
+    for objective in ("dpo", "kto"):
+        run = run_through(
+            project,
+            "preference",
+            {
+                "objective": objective,
+                "steps": 2,
+                "examples_per_step": 2,
+                "max_new_tokens": 6,
+                "held_out_samples": 1,
+                "threads": 1,
+            },
+            policy=policy,
+        )
+        assert run.snapshot.counts["pairs"] > 0
+        assert run.checkpoints.filter(is_final=True).count() == 1
+        assert Metric.objects.filter(run=run, name="margin").exists()
 
 
 def test_a_stopped_sft_goes_on_from_its_checkpoint(project):

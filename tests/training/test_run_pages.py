@@ -5,9 +5,16 @@ import json
 import pytest
 from django.utils import timezone
 
-from tests.cast import make_project, make_sample, make_user, sign_in
+from tests.cast import (
+    make_judgment,
+    make_pair,
+    make_project,
+    make_sample,
+    make_user,
+    sign_in,
+)
 from tests.training.conftest import make_policy, make_run
-from training import figures
+from training import figures, launching
 from training.models import Metric, Run, RunNote, RunSample, RunState
 
 pytestmark = pytest.mark.django_db
@@ -49,6 +56,26 @@ def start(client, project, kind="sft", **fields):
     return client.post(
         f"/p/{project.slug}/runs/new/{kind}/", filled(client, project, kind) | fields
     )
+
+
+def test_a_preference_run_starts_from_its_form(client, project, tara):
+    policy = make_policy(project)
+    launching.promote(checkpoint=policy, user=tara)
+    pair = make_pair(project=project, slots=1)
+    make_judgment(pair, make_user("lena"), 0)
+    page = start(client, project, "preference", recipe_objective="kto")
+    assert page.status_code == 302, page.context["form"].errors
+    run = Run.objects.get(kind="preference")
+    assert run.recipe["objective"] == "kto"
+    assert run.snapshot.counts["pairs"] == 1
+    assert client.get(run.get_absolute_url()).status_code == 200
+
+
+def test_a_preference_run_without_judgments_says_what_is_missing(client, project, tara):
+    launching.promote(checkpoint=make_policy(project), user=tara)
+    page = start(client, project, "preference")
+    assert page.status_code == 422
+    assert "No pair has been judged to an outcome yet." in page.content.decode()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,11 +1,13 @@
-"""The held-out watch of the policy program: reward model and truth side by side."""
+"""The held-out watch: reward model and truth side by side, and the best look of a run."""
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -13,7 +15,6 @@ from training.engine.conversations import Encoder, read_samples
 from training.engine.generation import Sampling
 from training.engine.measuring import answer, ask, measure
 from training.engine.models import Place
-from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import Rewards
 from training.engine.rollouts import mean
 from training.engine.rundir import RunDirectory, step_random
@@ -39,20 +40,19 @@ class HeldOut:
 
     def __init__(
         self,
-        recipe: PolicyRecipe,
         run: RunDirectory,
         encoder: Encoder,
         sampling: Sampling,
         place: Place,
-        rewards: Rewards,
+        rewards: Rewards | None,
+        *,
         longest: int,
+        count: int,
     ) -> None:
         samples = read_samples(run.data["held_out"]) if "held_out" in run.data else []
         # The same set in every run, so that runs can be compared.
-        if recipe.held_out_samples and len(samples) > recipe.held_out_samples:
-            samples = step_random(0, "held out").sample(
-                samples, recipe.held_out_samples
-            )
+        if count and len(samples) > count:
+            samples = step_random(0, "held out").sample(samples, count)
         self.asked, left_out = ask(encoder, samples, longest)
         if left_out:
             run.log(f"{len(left_out)} held-out turns are too long to ask", "warning")
@@ -86,7 +86,7 @@ class HeldOut:
             if found.consistent is not None:
                 right.append(found.consistent)
                 of_right.append(owner)
-        if self.rewards.model is not None:
+        if self.rewards is not None and self.rewards.model is not None:
             scores = self.rewards.scores(answers)
             valid = [m.format_valid for m in measured]
             probabilities = [
@@ -144,3 +144,40 @@ def gain(before: Looked, after: Looked) -> dict[str, float]:
     ]
     low, high = interval(differences, after.sample)
     return {"gain": mean(differences), "gain/low": low, "gain/high": high}
+
+
+def best(looks: Sequence[Looked], has_truth: bool) -> tuple[Looked, dict[str, object]]:
+    """Return the look to end with, and why: the best by truth, the start among them."""
+    if not has_truth:
+        last = looks[-1]
+        why = "the last step: no truth"
+        return last, {"chosen_step": last.step, "chosen_by": why}
+    chosen = max(looks, key=lambda x: (x.truth or 0.0, -x.step))
+    return chosen, {
+        "chosen_step": chosen.step,
+        "truth": chosen.truth,
+        "truth_at_start": looks[0].truth,
+        **gain(looks[0], chosen),
+        "chosen_by": "held-out truth, the best of all looks on this very set",
+    }
+
+
+# Progress on disk
+
+
+def save_progress(folder: Path, step: int, looks: Sequence[Looked]) -> None:
+    """Write the step and all looks so far."""
+    state = {"step": step, "looks": [asdict(x) for x in looks]}
+    (folder / "state.json").write_text(json.dumps(state) + "\n")
+
+
+def load_progress(folder: Path) -> tuple[int, list[Looked]]:
+    """Return what ``save_progress`` wrote."""
+    state = json.loads((folder / "state.json").read_text())
+    looks = [
+        Looked(
+            x["step"], x["rm_score"], x["truth"], tuple(x["right"]), tuple(x["sample"])
+        )
+        for x in state["looks"]
+    ]
+    return int(state["step"]), looks

@@ -31,12 +31,10 @@ uninterrupted one from weights, optimiser moments and the step number.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from datasets import Dataset
@@ -57,7 +55,13 @@ from training.engine.algorithms import TRL_LOSS, algorithm_of
 from training.engine.conversations import Encoder, read_samples
 from training.engine.generation import Sampling
 from training.engine.grpo import SharedPromptTrainer, given_reward
-from training.engine.held_out import HeldOut, Looked, gain
+from training.engine.held_out import (
+    HeldOut,
+    Looked,
+    best,
+    load_progress,
+    save_progress,
+)
 from training.engine.measuring import ask, longest_prompt
 from training.engine.models import Place, load_policy, prepare, save_policy
 from training.engine.optimizing import (
@@ -122,7 +126,15 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
             batch_tokens=recipe.batch_tokens,
         )
 
-    held_out = HeldOut(recipe, run, encoder, sampling(0.0), place, rewards, longest)
+    held_out = HeldOut(
+        run,
+        encoder,
+        sampling(0.0),
+        place,
+        rewards,
+        longest=longest,
+        count=recipe.held_out_samples,
+    )
     if not held_out.has_truth:
         run.log(
             "no held-out turn has facts: only the reward model's score is watched, no "
@@ -258,22 +270,6 @@ def make_trainer(
             dataloader_pin_memory=place.device.type == "cuda",
         ),
     )
-
-
-def best(looks: Sequence[Looked], has_truth: bool) -> tuple[Looked, dict[str, object]]:
-    """Return the look to end with, and why: the best by truth, the start among them."""
-    if not has_truth:
-        last = looks[-1]
-        why = "the last step: no truth"
-        return last, {"chosen_step": last.step, "chosen_by": why}
-    chosen = max(looks, key=lambda x: (x.truth or 0.0, -x.step))
-    return chosen, {
-        "chosen_step": chosen.step,
-        "truth": chosen.truth,
-        "truth_at_start": looks[0].truth,
-        **gain(looks[0], chosen),
-        "chosen_by": "held-out truth, the best of all looks on this very set",
-    }
 
 
 class Watch(TrainerCallback):
@@ -494,27 +490,6 @@ def refer_to_initial(run: RunDirectory, trainer: GRPOTrainer, place: Place) -> N
     initial, _ = load_policy(run.inputs.get("initial", run.inputs["policy"]), place)
     reference = trainer.accelerator.unwrap_model(trainer.ref_model)
     reference.load_state_dict(initial.state_dict())
-
-
-# Progress on disk
-
-
-def save_progress(folder: Path, step: int, looks: Sequence[Looked]) -> None:
-    """Write the step and all looks so far."""
-    state = {"step": step, "looks": [asdict(x) for x in looks]}
-    (folder / "state.json").write_text(json.dumps(state) + "\n")
-
-
-def load_progress(folder: Path) -> tuple[int, list[Looked]]:
-    """Return what ``save_progress`` wrote."""
-    state = json.loads((folder / "state.json").read_text())
-    looks = [
-        Looked(
-            x["step"], x["rm_score"], x["truth"], tuple(x["right"]), tuple(x["sample"])
-        )
-        for x in state["looks"]
-    ]
-    return int(state["step"]), looks
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -819,6 +819,151 @@ class PolicyRecipe:
 
 
 @dataclass(frozen=True)
+class PreferenceRecipe:
+    """Learn straight from judgments, without a reward model (DPO or KTO)."""
+
+    seed: int = field(default=1, metadata=_SEED)
+    objective: str = field(
+        default="dpo",
+        metadata=_about(
+            "dpo: a consistent answer against an inconsistent one to the same turn; "
+            "kto: every judged answer by itself.",
+            choices=("dpo", "kto"),
+        ),
+    )
+    steps: int = field(
+        default=100,
+        metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),
+    )
+    examples_per_step: int = field(
+        default=16,
+        metadata=_about(
+            "Pairs (dpo) or judged answers, half of each verdict (kto), in one step.",
+            min=1,
+            max=65536,
+        ),
+    )
+    beta: float = field(
+        default=0.1,
+        metadata=_about(
+            "How strongly the policy is held to the one it starts from.",
+            min=0.0001,
+            max=100.0,
+        ),
+    )
+    label_as_good: str = field(
+        default="when none was consistent",
+        metadata=_about(
+            "When the label response counts as a consistent answer to its turn.",
+            choices=("when none was consistent", "always", "never"),
+        ),
+    )
+    ill_formed: bool = field(
+        default=True,
+        metadata=_about("Learn from answers that broke the grammar, as inconsistent."),
+    )
+    nll_weight: float = field(
+        default=0.0,
+        metadata=_about(
+            "Weight of the likelihood of the good answer beside dpo, which by itself "
+            "may lower both.",
+            min=0.0,
+            max=100.0,
+            advanced=True,
+        ),
+    )
+    good_weight: float = field(
+        default=1.0,
+        metadata=_about(
+            "Weight of consistent answers (kto).", min=0.0, max=100.0, advanced=True
+        ),
+    )
+    bad_weight: float = field(
+        default=1.0,
+        metadata=_about(
+            "Weight of inconsistent answers (kto).", min=0.0, max=100.0, advanced=True
+        ),
+    )
+    method: str = field(
+        default="full",
+        metadata=_about(
+            "Train all weights, or a fresh adapter (merged into the saved model).",
+            choices=("full", "lora"),
+        ),
+    )
+    learning_rate: float = field(
+        default=1e-4, metadata=_about("Peak rate of AdamW.", min=0.0, max=1.0)
+    )
+    warmup_steps: int = field(
+        default=5,
+        metadata=_about(
+            "Linear warm-up.", min=0, max=1_000_000, unit="steps", advanced=True
+        ),
+    )
+    decay_share: float = field(
+        default=0.5,
+        metadata=_about(
+            "Last share of the steps over which the rate falls linearly to zero.",
+            min=0.0,
+            max=1.0,
+            advanced=True,
+        ),
+    )
+    clip_norm: float = field(
+        default=1.0,
+        metadata=_about("Gradient norm limit.", min=0.0, max=1e6, advanced=True),
+    )
+    lora_rank: int = field(
+        default=16, metadata=_about("Rank of the adapters.", min=1, max=4096)
+    )
+    lora_alpha: int = field(
+        default=32,
+        metadata=_about("Scale of the adapters.", min=1, max=8192, advanced=True),
+    )
+    micro_batch: int = field(
+        default=0,
+        metadata=_about(
+            "Pairs or answers computed at once; 0 takes the whole step. Smaller saves "
+            "memory and leaves the gradient as it is.",
+            min=0,
+            max=65536,
+            advanced=True,
+        ),
+    )
+    max_tokens: int = field(
+        default=4096,
+        metadata=_about(
+            "A longer prompt with its answer is left out, counted and reported.",
+            min=32,
+            max=1_000_000,
+            unit="tokens",
+        ),
+    )
+    evaluate_every: int = field(
+        default=25,
+        metadata=_about(
+            "Steps between looks at the held-out set, each with a checkpoint.",
+            min=1,
+            max=1_000_000,
+            unit="steps",
+        ),
+    )
+    held_out_samples: int = field(
+        default=48,
+        metadata=_about(
+            "Held-out samples whose turns are answered at every look; 0 takes all.",
+            min=0,
+            max=100_000,
+        ),
+    )
+    max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
+    batch_tokens: int = field(default=16384, metadata=_BATCH_TOKENS)
+    precision: str = field(default="fp32", metadata=_PRECISION)
+    device: str = field(default="auto", metadata=_DEVICE)
+    threads: int = field(default=0, metadata=_THREADS)
+
+
+@dataclass(frozen=True)
 class EvaluateRecipe:
     """Measure one or several policies on held-out samples."""
 
@@ -857,13 +1002,19 @@ class EvaluateRecipe:
 
 
 Recipe: TypeAlias = (
-    SftRecipe | DrawRecipe | RewardRecipe | PolicyRecipe | EvaluateRecipe
+    SftRecipe
+    | DrawRecipe
+    | RewardRecipe
+    | PreferenceRecipe
+    | PolicyRecipe
+    | EvaluateRecipe
 )
 
 RECIPES: dict[str, type[Recipe]] = {
     "sft": SftRecipe,
     "draw": DrawRecipe,
     "reward": RewardRecipe,
+    "preference": PreferenceRecipe,
     "policy": PolicyRecipe,
     "evaluate": EvaluateRecipe,
 }

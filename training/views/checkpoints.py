@@ -40,12 +40,12 @@ from training.launching import (
     promote,
 )
 from training.models import (
+    LEAVES_A_POLICY,
     Checkpoint,
     InputRole,
     Promotion,
     Run,
     RunInput,
-    RunKind,
     Snapshot,
 )
 from training.retention import plan_removal, remove_files, retention_of
@@ -172,7 +172,7 @@ def _checkpoint_page(
         "promotions": Promotion.objects.filter(checkpoint=found).select_related(
             "promoted_by"
         ),
-        "can_promote": found.run.kind in (RunKind.SFT, RunKind.POLICY),
+        "can_promote": found.run.kind in LEAVES_A_POLICY,
         "form": form,
         "refusal": refusal,
         "export_form": export_form or ExportForm(),

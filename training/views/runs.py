@@ -47,6 +47,7 @@ from training.launching import (
     stop_run,
 )
 from training.models import (
+    LEARNS_FROM_JUDGMENTS,
     SHORT,
     Checkpoint,
     InputRole,
@@ -83,6 +84,10 @@ NEXT_STAGES: dict[str, tuple[tuple[RunKind, InputRole | None], ...]] = {
     RunKind.DRAW: ((RunKind.REWARD, None),),
     RunKind.REWARD: ((RunKind.POLICY, InputRole.REWARD),),
     RunKind.POLICY: (
+        (RunKind.EVALUATE, InputRole.POLICY),
+        (RunKind.DRAW, InputRole.POLICY),
+    ),
+    RunKind.PREFERENCE: (
         (RunKind.EVALUATE, InputRole.POLICY),
         (RunKind.DRAW, InputRole.POLICY),
     ),
@@ -298,7 +303,7 @@ def _missing(project: Project, kind: str) -> list[Missing]:
             )
         )
     if (
-        kind == RunKind.REWARD
+        kind in LEARNS_FROM_JUDGMENTS
         and not Pair.objects.filter(project=project).settled().exists()
     ):
         lacking.append(

@@ -1,0 +1,505 @@
+"""Learn from judged answers directly: ``python -m training.engine.preference RUN_DIR``.
+
+No reward model: the judgments themselves say which answers should become likelier. With
+π the policy, π_ref the one it starts from, and r(y) = log π(y|x)/π_ref(y|x):
+
+DPO (Rafailov et al. 2023, equation 7), for a consistent answer c and an inconsistent one
+b to the same turn x:
+
+    −log σ(β r(c) − β r(b))        [ + nll_weight × −log π(c|x)/|c| ]
+
+KTO (Ethayarajh et al. 2024, equation 8), for every judged answer by itself:
+
+    good_weight × (1 − σ(β (r(y) − z)))   if it is consistent
+    bad_weight  × (1 − σ(β (z − r(y))))   if it is not
+    z = max(0, mean over the step of log π(y′|x)/π_ref(y′|x)), y′ the answer to another
+        turn of the step; z gets no gradient
+
+Where no answer to a turn was judged consistent the label response stands for one
+(``label_as_good``). A step of KTO has half good and half bad answers, within the range
+of balance that the paper asks for; equal weights are then its default.
+
+The reference is the start policy: under LoRA the model with its adapters off, else a
+second model. Answers to one prompt share a row (``prefixes``), so a pair costs its
+prompt once. As in the policy program, a fixed held-out set is answered at every look and
+the checkpoint of the best truth is the final one, the start included. The order of the
+data depends on the seed and the step alone; a resumed run repeats an uninterrupted one.
+
+Data: ``train`` and ``judgments``; judgments of the split "held-out" are never learned
+from and give the figures called held_out; ``held_out`` samples are answered.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from training.engine.adapters import adapters, load_adapters, merged, save_adapters
+from training.engine.conversations import Encoder, Sample, read_samples
+from training.engine.generation import Sampling
+from training.engine.held_out import (
+    HeldOut,
+    Looked,
+    best,
+    load_progress,
+    save_progress,
+)
+from training.engine.measuring import longest_prompt
+from training.engine.models import (
+    Place,
+    load_policy,
+    longest_input,
+    prepare,
+    save_policy,
+)
+from training.engine.optimizing import (
+    load_optimizer,
+    muon_and_adamw,
+    save_optimizer,
+    trapezoid,
+)
+from training.engine.prefixes import can_share, shared_logprobs
+from training.engine.recipes import PreferenceRecipe
+from training.engine.rundir import (
+    Ending,
+    RunDirectory,
+    RunError,
+    read_rows,
+    run_program,
+    step_random,
+)
+
+TELL_EVERY = 5  # steps between metric events
+CHUNK = 16  # pairs computed at once for the held-out figures
+
+Row: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # a prompt and an answer
+Model: TypeAlias = PreTrainedModel | PeftModel
+
+
+# The losses
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """Return the loss of each pair, (B,), of the log-ratios r of its two answers."""
+    return -functional.logsigmoid(beta * (chosen - rejected))
+
+
+def kto_loss(
+    ratio: Tensor,
+    good: Tensor,
+    divergence: Tensor,
+    beta: float,
+    good_weight: float = 1.0,
+    bad_weight: float = 1.0,
+) -> Tensor:
+    """Return the loss of each answer, (B,), of its log-ratio and whether it is good."""
+    gained = beta * (ratio - divergence)
+    return torch.where(
+        good,
+        good_weight * (1 - gained.sigmoid()),
+        bad_weight * (1 - (-gained).sigmoid()),
+    )
+
+
+# What is learned
+
+
+@dataclass(frozen=True)
+class Question:
+    """A turn with its judged answers, as token ids."""
+
+    prompt: tuple[int, ...]
+    good: tuple[tuple[int, ...], ...]
+    bad: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one step: chosen and rejected in turn (DPO), or any answers (KTO)."""
+
+    rows: list[Row]
+    good: list[bool]
+
+
+def read_questions(
+    run: RunDirectory, recipe: PreferenceRecipe, encoder: Encoder, longest: int
+) -> tuple[list[Question], list[Question]]:
+    """Return the judged turns to learn from and the held-out ones.
+
+    Raises ``RunError`` naming a line of ``judgments.jsonl`` that is wrong.
+    """
+    samples: dict[str, Sample] = {}
+    for name in ("train", "held_out"):
+        if name in run.data:
+            samples |= {sample.id: sample for sample in read_samples(run.data[name])}
+    answers: dict[tuple[str, int, bool], tuple[list[str], list[str]]] = {}
+    counts: Counter[str] = Counter()
+    path = run.need_data("judgments")
+    for number, row in enumerate(read_rows(path), start=1):
+        try:
+            sample, turn = samples[str(row["sample"])], int(str(row["turn"]))
+            text, consistent = str(row["sampled"]), bool(row["consistent"])
+            label = sample.turns[turn].response
+        except (KeyError, IndexError, ValueError) as error:
+            place = f"{path.name}, line {number}"
+            expected = "a judged pair of a sample of this run"
+            raise RunError(place, expected, f"{error!r}") from error
+        if row.get("source") == "format" and not recipe.ill_formed:
+            counts["ill-formed"] += 1
+            continue
+        held_out = row.get("split") == "held-out"
+        key = (sample.id, turn, held_out)
+        good, bad = answers.setdefault(key, ([], []))
+        (good if consistent else bad).append(text)
+        counts["consistent" if consistent else "inconsistent"] += 1
+    found: dict[bool, list[Question]] = {False: [], True: []}
+    for (name, turn, held_out), (good, bad) in answers.items():
+        label = samples[name].turns[turn].response
+        wanted = recipe.label_as_good
+        if wanted == "always" or (wanted == "when none was consistent" and not good):
+            good.append(label)
+        prompt = tuple(encoder.encode(samples[name]).prompt(turn))
+
+        def fitting(texts: list[str], room: int) -> tuple[tuple[int, ...], ...]:
+            ids = [encoder.response_ids(text) for text in dict.fromkeys(texts)]
+            counts["too long"] += sum(len(answer) > room for answer in ids)
+            return tuple(answer for answer in ids if len(answer) <= room)
+
+        room = longest - len(prompt)
+        question = Question(prompt, fitting(good, room), fitting(bad, room))
+        if question.good or question.bad:
+            found[held_out].append(question)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    run.log(f"judged answers: {told}", "warning" if counts["too long"] else "info")
+    return found[False], found[True]
+
+
+class Course:
+    """Which examples a step learns; it depends on the seed and the step's number."""
+
+    def __init__(self, recipe: PreferenceRecipe, questions: Sequence[Question]) -> None:
+        self.recipe = recipe
+        self.pairs = [(q, bad) for q in questions if q.good for bad in q.bad]
+        self.good = [(q.prompt, answer) for q in questions for answer in q.good]
+        self.bad = [(q.prompt, answer) for q in questions for answer in q.bad]
+        if recipe.objective == "dpo" and not self.pairs:
+            expected = "a turn with a consistent and an inconsistent answer"
+            raise RunError("data.judgments", expected, "none to learn from")
+        if not self.good and not self.bad:
+            raise RunError("data.judgments", "judged answers", "none to learn from")
+
+    def at(self, step: int) -> Step:
+        """Return the rows that ``step`` learns, each pass in an order of its own."""
+        count = self.recipe.examples_per_step
+        if self.recipe.objective == "dpo":
+            rows: list[Row] = []
+            for epoch, i in self._places("pairs", len(self.pairs), step, count):
+                question, bad = self.pairs[i]
+                rng = step_random(self.recipe.seed, "chosen", epoch, i)
+                rows += [
+                    (question.prompt, rng.choice(question.good)),
+                    (question.prompt, bad),
+                ]
+            return Step(rows, [True, False] * count)
+        pools = [(n, p) for n, p in (("good", self.good), ("bad", self.bad)) if p]
+        rows, good = [], []
+        for number, (name, pool) in enumerate(pools):
+            share = count // len(pools) + (number < count % len(pools))
+            for _, i in self._places(name, len(pool), step, share):
+                rows.append(pool[i])
+                good.append(name == "good")
+        return Step(rows, good)
+
+    def _places(
+        self, name: str, size: int, step: int, count: int
+    ) -> list[tuple[int, int]]:
+        """Return (pass, index) of the ``count`` items that ``step`` takes of a pool."""
+        orders: dict[int, list[int]] = {}
+        places: list[tuple[int, int]] = []
+        for place in range(step * count, (step + 1) * count):
+            epoch, position = divmod(place, size)
+            if epoch not in orders:
+                orders[epoch] = list(range(size))
+                step_random(self.recipe.seed, name, epoch).shuffle(orders[epoch])
+            places.append((epoch, orders[epoch][position]))
+        return places
+
+
+# Log-ratios
+
+
+def logprobs(
+    model: Model, rows: Sequence[Row], pad: int, place: Place, chunk: int = 0
+) -> Tensor:
+    """Return log π(answer | prompt) of each row, (B,): the sum over its tokens."""
+    if chunk:
+        parts = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
+        return torch.cat([logprobs(model, part, pad, place) for part in parts])
+    before = max(len(prompt) for prompt, _ in rows)
+    after = max(len(answer) for _, answer in rows)
+    ids = torch.full((len(rows), before + after), pad)
+    mask = torch.zeros_like(ids)
+    for line, (prompt, answer) in enumerate(rows):
+        start, end = before - len(prompt), before + len(answer)
+        ids[line, start:end] = torch.tensor([*prompt, *answer])
+        mask[line, start:end] = 1
+    ids, mask = ids.to(place.device), mask.to(place.device)
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(plain, PreTrainedModel)
+    with place.autocast():
+        if can_share(plain):
+            found, _ = shared_logprobs(plain, ids, mask, after, 1.0)
+            return found.sum(1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        logits = plain(
+            input_ids=ids, attention_mask=mask, position_ids=positions
+        ).logits[:, before - 1 : -1]
+    normal = logits.float().log_softmax(-1)
+    chosen = normal.gather(2, ids[:, before:, None]).squeeze(2)
+    summed: Tensor = (chosen * mask[:, before:]).sum(1)
+    return summed
+
+
+class Pupil:
+    """The policy that learns, and the reference that it is compared with."""
+
+    def __init__(
+        self, learner: Model, reference: Model | None, pad: int, place: Place
+    ) -> None:
+        self.learner, self.reference = learner, reference
+        self.pad, self.place = pad, place
+
+    def logprobs(self, rows: Sequence[Row], chunk: int = 0) -> Tensor:
+        """Return log π of each row."""
+        return logprobs(self.learner, rows, self.pad, self.place, chunk)
+
+    @torch.no_grad()
+    def reference_logprobs(self, rows: Sequence[Row], chunk: int = 0) -> Tensor:
+        """Return log π_ref of each row."""
+        if self.reference is not None:
+            return logprobs(self.reference, rows, self.pad, self.place, chunk)
+        assert isinstance(self.learner, PeftModel)
+        with self.learner.disable_adapter():
+            return logprobs(self.learner, rows, self.pad, self.place, chunk)
+
+    @torch.no_grad()
+    def divergence(self, rows: Sequence[Row], chunk: int) -> Tensor:
+        """Return KTO's z: the mean log-ratio of answers beside others' prompts."""
+        others = [
+            (prompt, rows[(i + 1) % len(rows)][1]) for i, (prompt, _) in enumerate(rows)
+        ]
+        ratio = self.logprobs(others, chunk) - self.reference_logprobs(others, chunk)
+        return ratio.mean().clamp(min=0)
+
+
+def learn(pupil: Pupil, recipe: PreferenceRecipe, step: Step) -> dict[str, float]:
+    """Add the gradient of a step's mean loss; return its figures."""
+    paired = recipe.objective == "dpo"
+    per_example = 2 if paired else 1
+    chunk = per_example * (recipe.micro_batch or len(step.rows))
+    divergence = torch.zeros((), device=pupil.place.device)
+    if not paired and len(step.rows) > 1:
+        divergence = pupil.divergence(step.rows, chunk)
+    total = 0.0
+    own: list[Tensor] = []
+    ratios: list[Tensor] = []
+    for start in range(0, len(step.rows), chunk):
+        rows = step.rows[start : start + chunk]
+        good = torch.tensor(step.good[start : start + chunk], device=divergence.device)
+        new = pupil.logprobs(rows)
+        ratio = new - pupil.reference_logprobs(rows)
+        if paired:
+            loss = dpo_loss(ratio[0::2], ratio[1::2], recipe.beta)
+            if recipe.nll_weight:
+                lengths = [len(answer) for _, answer in rows[0::2]]
+                loss = loss - recipe.nll_weight * new[0::2] / torch.tensor(
+                    lengths, device=new.device
+                )
+        else:
+            weights = recipe.good_weight, recipe.bad_weight
+            loss = kto_loss(ratio, good, divergence, recipe.beta, *weights)
+        part = loss.sum() * per_example / len(step.rows)
+        part.backward()  # type: ignore[no-untyped-call]
+        total += float(part)
+        own.append(new.detach())
+        ratios.append(ratio.detach())
+    good = torch.tensor(step.good, device=divergence.device)
+    values = {"loss": total, **figures(torch.cat(ratios), good, paired)}
+    for name, which in (("good", good), ("bad", ~good)):
+        if which.any():
+            values[f"logprob/{name}"] = float(torch.cat(own)[which].mean())
+    if not paired:
+        values["kl"] = float(divergence)
+    return values
+
+
+def figures(ratio: Tensor, good: Tensor, paired: bool) -> dict[str, float]:
+    """Return how far good answers gained on bad ones, and how often a pair is right."""
+    values: dict[str, float] = {}
+    if good.any() and (~good).any():
+        values["margin"] = float(ratio[good].mean() - ratio[~good].mean())
+    if paired:
+        values["accuracy"] = float((ratio[0::2] > ratio[1::2]).float().mean())
+    return values
+
+
+# The program
+
+
+def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
+    """Train on ``run``; announce the best checkpoint by held-out truth as final."""
+    started = time.monotonic()
+    place = prepare(recipe)
+    start = run.need_input("policy")
+    full = recipe.method == "full"
+    model, tokenizer = load_policy(run.resume if run.resume and full else start, place)
+    encoder = Encoder(tokenizer)
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+
+    # Data: pairs and answers to learn from, held-out pairs, held-out turns to answer.
+    longest = longest_input(model, recipe.max_tokens)
+    questions, held_out_questions = read_questions(run, recipe, encoder, longest)
+    course = Course(recipe, questions)
+    tests = [
+        row
+        for q in held_out_questions
+        for good in q.good
+        for bad in q.bad
+        for row in ((q.prompt, good), (q.prompt, bad))
+    ]
+    run.log(
+        f"{len(course.pairs)} pairs, {len(course.good)} good and {len(course.bad)} bad "
+        f"answers to learn from; {len(tests) // 2} held-out pairs"
+    )
+    held_out = HeldOut(
+        run,
+        encoder,
+        Sampling(
+            0.0,
+            1.0,
+            recipe.max_new_tokens,
+            encoder.frame.stop_ids,
+            pad,
+            recipe.batch_tokens,
+        ),
+        place,
+        None,
+        longest=longest_prompt(model, recipe.max_tokens, recipe.max_new_tokens),
+        count=recipe.held_out_samples,
+    )
+
+    # Model, reference, optimiser.
+    learner: Model = model
+    reference: Model | None = None
+    if full:
+        reference = load_policy(start, place)[0]
+    else:
+        learner = get_peft_model(model, adapters(recipe.lora_rank, recipe.lora_alpha))
+    pupil = Pupil(learner, reference, pad, place)
+    optimizer = muon_and_adamw(
+        learner.named_parameters(),
+        muon_rate=0.0,
+        adamw_rate=recipe.learning_rate,
+        weight_decay=0.0,
+        muon=False,
+    )
+    first, looks = 0, list[Looked]()
+    if run.resume:
+        first, looks = load_progress(run.resume / "trainer")
+        load_optimizer(optimizer, run.resume / "trainer")
+        if isinstance(learner, PeftModel):
+            load_adapters(learner, run.resume / "trainer")
+    schedule = trapezoid(
+        optimizer,
+        first=first,
+        steps=recipe.steps,
+        warmup=recipe.warmup_steps,
+        decay_share=recipe.decay_share,
+    )
+
+    def look(step: int) -> dict[str, object]:
+        learner.eval()
+        found: dict[str, object] = {}
+        if tests:
+            with torch.no_grad():
+                ratio = pupil.logprobs(tests, CHUNK) - pupil.reference_logprobs(
+                    tests, CHUNK
+                )
+            good = torch.tensor([True, False] * (len(tests) // 2), device=ratio.device)
+            found |= {
+                f"held_out/{name}": value
+                for name, value in figures(ratio, good, True).items()
+            }
+            run.metrics(step, found)
+        if held_out.asked:
+            looks.append(held_out.look(cast(PreTrainedModel, learner), step))
+        return found
+
+    def save(step: int, metrics: dict[str, object], final: bool = False) -> None:
+        def write(folder: Path) -> None:
+            save_policy(merged(learner), tokenizer, folder)
+            (folder / "trainer").mkdir()
+            save_optimizer(optimizer, folder / "trainer")
+            save_progress(folder / "trainer", step, looks)
+            if isinstance(learner, PeftModel):
+                save_adapters(learner, folder / "trainer")
+
+        latest = next((x for x in reversed(looks) if x.step == step), None)
+        told = {**metrics, "truth": latest.truth} if latest else metrics
+        run.save_checkpoint(
+            step, write, kind="policy", recipe=recipe, metrics=told, final=final
+        )
+
+    # Loop.
+    measured: dict[str, object] = {}
+    if not first:
+        measured = look(0)
+        save(0, measured)
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    since, told_at, step = time.monotonic(), first, first
+    while step < recipe.steps and not run.stop_requested:
+        learner.train()
+        torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(62))
+        values: dict[str, object] = {**learn(pupil, recipe, course.at(step))}
+        norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm or float("inf"))
+        rate = schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        step += 1
+        run.progress(step, recipe.steps)
+        if step % TELL_EVERY == 0 or step in (first + 1, recipe.steps):
+            values |= {"gradient_norm": float(norm), "learning_rate": rate}
+            values["seconds_per_step"] = (time.monotonic() - since) / (step - told_at)
+            run.metrics(step, values)
+            since, told_at = time.monotonic(), step
+        if step % recipe.evaluate_every == 0 or step == recipe.steps:
+            measured = look(step)
+            save(step, measured)
+    seconds = round(time.monotonic() - started, 1)
+    told: dict[str, object] = {"steps": step, "seconds": seconds, **measured}
+    if step < recipe.steps:
+        save(step, {})
+        return Ending("stopped", told)
+    if not looks:  # nothing held out to answer
+        save(step, measured, final=True)
+        return Ending("finished", told)
+    chosen, why = best(looks, held_out.has_truth)
+    save(chosen.step, {}, final=True)
+    return Ending("finished", told | why)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("preference", PreferenceRecipe, main))
