@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from django.utils.translation import gettext as _
 
 from actions.builtins import BUILT_IN_ACTIONS
 from actions.definitions import ActionDefinition, check_parameters
-from actions.grammar import ActionCall, FormatError, Response, parse
+from actions.grammar import ActionCall, FormatError, Response, parse, render
 from actions.tags import JSON, find_tag
-from actions.units import align_units
+from actions.units import UnitPair, align_units
 from annotation.blocks import Block, blocks_of_response
 from annotation.draft_blocks import EditBlock, blocks_to_edit
 from annotation.drafting import (
@@ -236,6 +237,14 @@ def _call_problems(
     return problems
 
 
+@lru_cache(maxsize=256)
+def _aligned_texts(label: str, reference: str, inside: bool) -> tuple[UnitPair, ...]:
+    """Align once what comes back with every key that is typed elsewhere."""
+    return align_units(
+        parse(label, inside_thinking=inside), parse(reference, inside_thinking=inside)
+    )
+
+
 def check_reference(
     number: int, label: Response | None, text: str, *, inside: bool
 ) -> Reference:
@@ -252,7 +261,7 @@ def check_reference(
         "action name": _("Other action"),
         "parameter": _("Other parameter"),
     }
-    for pair in align_units(label, parsed):
+    for pair in _aligned_texts(render(label), text, inside):
         if pair.differs and pair.kind in ("plan step", "action name", "parameter"):
             what = titles.get(pair.reason or "", pair.kind)
             place = pair.key.replace("parameters/", "").replace("/", " ")

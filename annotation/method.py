@@ -10,8 +10,9 @@ The rules read words only. They ask, they never refuse, and a person can put eac
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from django.utils.translation import gettext as _
@@ -24,6 +25,8 @@ from annotation.drafting import TurnTexts
 
 # How many of the input's words an element must share to be named as the likely one.
 ENOUGH: Final = 0.2
+# Hints look no further into a text than this.
+READ: Final = 20_000
 
 _STEP = re.compile(
     r"\b(step|plan|next|task|resum|continu|back to)|步骤|计划|任务|下一步", re.I
@@ -69,7 +72,13 @@ class Hint:
 
 
 def source_of(title: str, *texts: str, key: int | None = None) -> Source:
-    return Source(title, frozenset(meaning_words("\n".join((title, *texts)))), key)
+    return Source(title, _words("\n".join((title, *texts))), key)
+
+
+@lru_cache(maxsize=2048)
+def _words(text: str) -> frozenset[str]:
+    """Read a text's words once: with every key typed, most texts stay as they were."""
+    return frozenset(meaning_words(text[:READ]))
 
 
 def hints_of_turn(
@@ -155,7 +164,9 @@ def hints_of_turn(
 
 def _hints_of_result(turn: TurnTexts, response: Response) -> list[Hint]:
     said = response.thinking_text + "\n" + response.answer
-    if turn.text.startswith("Exception ") and not _CARRY_ON.search(said):
+    if turn.text.startswith("Exception "):
+        if _CARRY_ON.search(said):
+            return []
         return [
             Hint(
                 "exception",
@@ -194,11 +205,11 @@ def _waiting_step(responses: Sequence[Response | None]) -> tuple[Plan | None, st
 
 def _element(turns: Sequence[TurnTexts], knowledge: Knowledge) -> str:
     """Name the first thinking element that shares enough words with the input."""
-    asked = frozenset(meaning_words(turns[-1].text))
-    history = meaning_words(
-        "\n".join(turn.text + "\n" + turn.response for turn in turns[:-1])
-    )
-    if _share(asked, frozenset(history)) >= 2 * ENOUGH:
+    asked = _words(turns[-1].text)
+    history: set[str] = set()
+    for turn in turns[:-1]:
+        history |= _words(turn.text) | _words(turn.response)
+    if _share(asked, history) >= 2 * ENOUGH:
         return _("chat history")
     best = max(
         knowledge.at_hand, key=lambda one: _share(asked, one.words), default=None
@@ -212,7 +223,7 @@ def _element(turns: Sequence[TurnTexts], knowledge: Knowledge) -> str:
     return ""
 
 
-def _share(asked: frozenset[str], words: frozenset[str]) -> float:
+def _share(asked: Set[str], words: Set[str]) -> float:
     return len(asked & words) / len(asked) if asked else 0.0
 
 
@@ -225,7 +236,7 @@ def _fetch_hint(
 ) -> Hint | None:
     if element or plan is not None or _fetches(response):
         return None
-    asked = frozenset(meaning_words(turns[-1].text))
+    asked = _words(turns[-1].text)
     best = max(knowledge.local, key=lambda one: _share(asked, one.words), default=None)
     if best is None or _share(asked, best.words) < ENOUGH:
         return None

@@ -28,7 +28,7 @@ from annotation.drafting import (
     typed_contexts,
 )
 from annotation.interchange import sample_to_json
-from annotation.models import Draft, Role, Sample, SampleStatus
+from annotation.models import Draft, Role, Sample, SampleStatus, Situation
 from annotation.pasting import PasteError, read_pasted
 from annotation.situations import NoPlace, derive
 from annotation.views.door import enter, place_of
@@ -51,7 +51,7 @@ def drafts(request: HttpRequest, slug: str) -> HttpResponse:
     mine = Sample.objects.filter(project=project, author_id=request.user.pk)
     facts = {
         "drafts": [
-            (draft, _opening(draft.content), len(turns_of(draft.content)))
+            (draft, _opening(draft.content), _situation(draft.content))
             for draft in Draft.objects.filter(
                 project=project, author_id=request.user.pk
             ).select_related("sample")[:DRAFTS]
@@ -68,6 +68,12 @@ def drafts(request: HttpRequest, slug: str) -> HttpResponse:
 
 def _opening(content: Content) -> str:
     return next((texts_of(turn).text for turn in turns_of(content)), "")
+
+
+def _situation(content: Content) -> str:
+    labels = dict(Situation.choices)
+    value = str(content.get("situation", ""))
+    return str(labels.get(value, value))
 
 
 @require_POST

@@ -28,6 +28,9 @@ class DraftEditor extends HTMLElement {
       this.addEventListener(name, (event) => onBlockDrag(event, (turn) => this.blocksChanged(turn)));
     }
     this.addEventListener("submit", (event) => this.onSubmit(event));
+    // Nothing may be drawn anew under an input method that is in the middle of a word.
+    this.addEventListener("compositionstart", () => (this.composing = true));
+    this.addEventListener("compositionend", () => (this.composing = false));
     addEventListener("online", () => this.unsaved && this.save());
     addEventListener("beforeunload", (event) => {
       if (this.unsaved && !this.isKept) event.preventDefault();
@@ -130,6 +133,10 @@ class DraftEditor extends HTMLElement {
   /** Post the form; one request at a time, the newest state last. */
   async save() {
     clearTimeout(this.timer);
+    if (this.composing) {
+      this.timer = setTimeout(() => this.save(), WAIT);
+      return;
+    }
     if (this.saving) {
       this.again = true;
       return this.saving;
@@ -152,7 +159,10 @@ class DraftEditor extends HTMLElement {
     for (const number of redraw) body.append("redraw", number);
     const answer = await this.fetch(this.dataset.save, body);
     if (!answer) return;
-    for (const number of redraw) this.redraw.delete(number);
+    for (const number of redraw) {
+      const isDrawn = !this.composing && this.edits.get(number) === edits.get(number);
+      if (isDrawn) this.redraw.delete(number);
+    }
     this.showAnswer(answer, edits);
     if (this.inConflict) {
       this.querySelector("#conflict").scrollIntoView({ block: "nearest" });
@@ -202,7 +212,8 @@ class DraftEditor extends HTMLElement {
       if (!PLACES.test(part.id)) continue;
       const place = this.querySelector(`#${part.id}`);
       const [, number] = part.id.match(/^blocks-(\d+)$/) ?? [];
-      if (!place || (number && this.edits.get(number) !== edits.get(number))) continue;
+      const isOld = number && (this.composing || this.edits.get(number) !== edits.get(number));
+      if (!place || isOld) continue;
       if (place.outerHTML !== part.outerHTML) place.replaceWith(document.importNode(part, true));
     }
     const texts = JSON.parse(answer.querySelector("#raw-texts")?.textContent ?? "{}");
@@ -273,10 +284,10 @@ class DraftEditor extends HTMLElement {
     const [name, number, place] = deed.split(":");
     const next = Number(number) + 1;
     const targets = {
-      "add-user": ".turn-edit:last-of-type [name=turn_text]",
-      "add-observation": ".turn-edit:last-of-type [name=turn_text]",
-      "add-context": "#contexts fieldset:last-of-type [name=new_title]",
-      "add-reference": `#turn-${number} .reference:last-of-type [name=reference_text]`,
+      "add-user": "[name=turn_text]",
+      "add-observation": "[name=turn_text]",
+      "add-context": "[name=new_title]",
+      "add-reference": `#turn-${number} [name=reference_text]`,
       "remove-reference": `#turn-${number} [value="add-reference:${number}"]`,
       "remove-turn": `#turn-${Math.max(1, Number(number) - 1)} [name=turn_text]`,
       "raise-turn": `#turn-${Number(number) - 1} [name=turn_text]`,
@@ -288,7 +299,7 @@ class DraftEditor extends HTMLElement {
       keep: "#scenario",
       "advice-read": "#scenario",
     };
-    const found = targets[name] && this.querySelector(targets[name]);
+    const found = targets[name] && [...this.querySelectorAll(targets[name])].at(-1);
     if (!found || (name === "result" && place === "run" && !found.value)) return false;
     found.focus();
     return true;

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
+from annotation.drafting import empty_content
+from annotation.interchange import save_sample
+from annotation.judging import claim_slot
 from annotation.models import Draft, Sample, SampleStatus, ThinkingContext
-from annotation.samples import return_sample
-from tests.cast import LABEL, make_project, make_sample, make_user, sign_in
+from annotation.pairing import ResponseRow, receive_responses
+from annotation.samples import approve_sample, return_sample
+from tests.browser.stage import CAKE, PRODUCER
+from tests.cast import LABEL, SAMPLED, make_project, make_sample, make_user, sign_in
 
 pytestmark = pytest.mark.django_db
 
@@ -270,3 +278,471 @@ def test_a_stranger_cannot_make_or_revise(client, project, lena):
     assert client.post(f"/p/cakes/write/revise/{sample.pk}/").status_code == 404
     sign_in(client, make_user("sam"))
     assert client.post("/p/cakes/write/new/").status_code == 404
+
+
+# --- blocks, hints, references, results ------------------------------------------------
+
+CAKES = [
+    {
+        "name": "Find shops",
+        "description": "Finds shops.",
+        "parameters": {"kind": {"type": "string", "description": "What."}},
+        "exception": {"No shop": "None is near."},
+    }
+]
+
+
+@pytest.fixture
+def context(project) -> ThinkingContext:
+    return ThinkingContext.objects.create(
+        project=project,
+        scope="global",
+        title="Cakes",
+        guideline="Find a shop, then order the cake.",
+        actions=CAKES,
+        content_hash="c" * 64,
+    )
+
+
+def keyed(client, address, **changes) -> dict:
+    """Return the form of a draft with the key of its one turn."""
+    draft = Draft.objects.get(pk=int(address.rstrip("/").split("/")[-1]))
+    fields = {
+        "version": str(draft.version),
+        "turn_key": [draft.content["turns"][0]["key"]],
+    }
+    return form(**(fields | changes))
+
+
+def test_blocks_posted_for_a_turn_become_its_raw_text(client, address):
+    blocks = [
+        {"kind": "thinking", "text": "A task."},
+        {"kind": "plan", "steps": ["Look", "Buy"]},
+        {"kind": "answer", "text": "Which one?"},
+    ]
+    fields = keyed(client, address, turn_blocks=[json.dumps(blocks)], redraw="1")
+    page = client.post(f"{address}save/", fields).content.decode()
+    text = "<<think>>A task.\nPlan:\n1. Look\n2. Buy<</think>>Which one?"
+    assert Draft.objects.get().content["turns"][0]["response"] == text
+    found = re.search(r'id="raw-texts"[^>]*>(.*?)</script>', page)
+    assert json.loads(found[1]) == {"1": text}
+    assert page.count('data-block="plan"') == 1
+
+
+def test_raw_text_that_parses_comes_back_as_blocks_and_broken_text_stays(
+    client, address
+):
+    fields = keyed(client, address, turn_response=[LABEL], redraw="1")
+    page = client.post(f"{address}save/", fields).content.decode()
+    assert 'value="Find a bakery."' in page
+    assert 'data-block="action"' in page
+    fields = keyed(client, address, turn_response=[LABEL[:-4]], redraw="1")
+    page = client.post(f"{address}save/", fields).content.decode()
+    assert "data-block" not in page
+    assert "does not follow the grammar" in page
+    assert 'data-goto="' in page
+    assert Draft.objects.get().content["turns"][0]["response"] == LABEL[:-4]
+
+
+def test_an_action_is_a_form_of_its_definition(client, address, context):
+    fields = keyed(client, address, context=[str(context.pk)], turn_response=[LABEL])
+    client.post(address, fields)
+    page = client.get(address).content.decode()
+    assert "Finds shops." in page
+    assert 'value="result:1:exception:No shop"' in page
+    assert "Ask the simulator" in page
+
+
+def test_a_hint_is_put_away_and_called_back(client, address):
+    fields = keyed(client, address)
+    page = client.post(f"{address}save/", fields).content.decode()
+    assert "Which thinking element is used?" in page
+    client.post(address, keyed(client, address, do="dismiss:1:element"))
+    page = client.get(address).content.decode()
+    assert "Which thinking element is used?" not in page
+    assert "Show 1 hint again" in page
+    client.post(address, keyed(client, address, do="recall:1"))
+    assert "Which thinking element is used?" in client.get(address).content.decode()
+
+
+def test_a_fetch_puts_the_context_and_its_result_before_the_response(
+    client, project, address
+):
+    wine = ThinkingContext.objects.create(
+        project=project,
+        scope="local",
+        title="Wine cellar",
+        guideline="Ask for the vintage of the wine.",
+        content_hash="w" * 64,
+    )
+    asked = {"turn_text": ["Which wine vintage is good?"]}
+    fields = keyed(
+        client, address, turn_response=["<<think>>Hm.<</think>>Ten."], **asked
+    )
+    page = client.post(f"{address}save/", fields).content.decode()
+    assert 'value="fetch:1"' in page
+    response = client.post(
+        address,
+        keyed(
+            client,
+            address,
+            do="fetch:1",
+            turn_response=["<<think>>Hm.<</think>>Ten."],
+            **asked,
+        ),
+    )
+    assert response["Location"].endswith("#turn-2")
+    content = Draft.objects.get().content
+    first, second = content["turns"]
+    assert first["response"].startswith(
+        '<<think>><<action>>{"name": "Get thinking context"'
+    )
+    assert second["input"] == {
+        "kind": "observation",
+        "text": "Wine cellar\nAsk for the vintage of the wine.",
+    }
+    assert second["response"] == "Hm.<</think>>Ten."
+    assert content["contexts"] == [{"existing": wine.pk}]
+
+
+def test_the_result_of_a_call_comes_from_a_sample_that_records_it(
+    client, project, address, context
+):
+    sample = make_sample(
+        project=project,
+        turns=(
+            ("user", "A cake.", LABEL),
+            (
+                "observation",
+                "Exception No shop: closed",
+                "Again.\n" + LABEL[LABEL.index("<<action>>") :],
+            ),
+            ("observation", "Bakery Rose", "Found.<</think>>Rose."),
+        ),
+    )
+    sample.samplecontext_set.create(context=context, position=0)
+    fields = {"context": [str(context.pk)], "turn_response": [LABEL]}
+    client.post(address, keyed(client, address, do="result:1:run", **fields))
+    turns = Draft.objects.get().content["turns"]
+    assert turns[1]["input"] == {
+        "kind": "observation",
+        "text": "Exception No shop: closed",
+    }
+    page = client.get(address).content.decode()
+    assert f"as sample {sample} records it" in page
+
+
+def test_a_call_that_nothing_knows_is_said_and_nothing_is_made_up(
+    client, address, context
+):
+    fields = {"context": [str(context.pk)], "turn_response": [LABEL]}
+    client.post(address, keyed(client, address, do="result:1:run", **fields))
+    assert len(Draft.objects.get().content["turns"]) == 1
+    assert (
+        "No simulator knows what “Find shops” returns"
+        in client.get(address).content.decode()
+    )
+
+
+def test_calculate_runs_and_an_exception_is_picked(client, address):
+    call = '<<think>>Sum.<<action>>{"name": "Calculate", "parameters": {"expression": "6*7"}}<</action>>'
+    client.post(
+        address, keyed(client, address, do="result:1:run", turn_response=[call])
+    )
+    draft = Draft.objects.get()
+    assert draft.content["turns"][1]["input"]["text"] == "42"
+    keys = [turn["key"] for turn in draft.content["turns"]]
+    fields = form(
+        version=str(draft.version),
+        do="result:1:exception:Cannot calculate",
+        turn_key=keys,
+        turn_kind=["user", "observation"],
+        turn_text=["Six by seven", "42"],
+        turn_response=[call, ""],
+    )
+    client.post(address, fields)
+    turns = Draft.objects.get().content["turns"]
+    assert [turn["input"]["text"] for turn in turns] == [
+        "Six by seven",
+        "Exception Cannot calculate",
+    ]
+
+
+def test_a_reference_is_held_against_the_response(client, address):
+    client.post(
+        address, keyed(client, address, do="add-reference:1", turn_response=[LABEL])
+    )
+    assert Draft.objects.get().content["turns"][0]["references"] == [LABEL]
+    page = client.get(address).content.decode()
+    assert "word by word" in page
+    key = Draft.objects.get().content["turns"][0]["key"]
+    same = LABEL.replace("The user wants a cake.", "A cake is asked for.")
+    swapped = same.replace(
+        "1. Find a bakery.\n2. Order the cake.", "1. Order the cake.\n2. Find a bakery."
+    )
+    other = same.replace('"bakery"', '"florist"')
+    for text, said in (
+        (same, "The same plan order and the same actions."),
+        (swapped, "Other order, plan 1"),
+        (other, "Other parameter, action 1 kind"),
+        ("<<think>>", "Response, line 1, column 10"),
+    ):
+        fields = keyed(
+            client,
+            address,
+            turn_response=[LABEL],
+            reference_of=[key],
+            reference_text=[text],
+        )
+        assert said in client.post(f"{address}save/", fields).content.decode()
+    client.post(
+        address,
+        keyed(
+            client,
+            address,
+            turn_response=["Other."],
+            reference_of=[key],
+            reference_text=[same],
+        ),
+    )
+    assert Draft.objects.get().content["turns"][0]["references"] == [same]
+    client.post(
+        address,
+        keyed(
+            client,
+            address,
+            do="remove-reference:1:1",
+            reference_of=[key],
+            reference_text=[same],
+        ),
+    )
+    assert not Draft.objects.get().content["turns"][0].get("references")
+
+
+def test_references_reach_the_sample_and_empty_ones_do_not(client, address):
+    key = Draft.objects.get().content["turns"][0]["key"]
+    fields = keyed(
+        client,
+        address,
+        do="submit",
+        reference_of=[key, key],
+        reference_text=["Which of them?", " "],
+    )
+    client.post(address, fields)
+    references = Sample.objects.get().turns.get().references.all()
+    assert [one.text for one in references] == ["Which of them?"]
+
+
+# --- a policy's proposal ---------------------------------------------------------------
+
+PROPOSAL = {"checkpoint": 3, "digest": "abc", "text": "Which one?"}
+
+
+def test_a_proposal_stays_marked_through_edits_until_it_is_in_the_sample(
+    client, address
+):
+    draft = Draft.objects.get()
+    draft.content["turns"][0] |= {"proposal": PROPOSAL, "response": "Which one?"}
+    draft.save()
+    assert (
+        "Proposed by a policy, not edited yet" in client.get(address).content.decode()
+    )
+    fields = keyed(client, address, turn_response=["Which one then?"])
+    page = client.post(f"{address}save/", fields).content.decode()
+    assert "Proposed by a policy, edited by you" in page
+    client.post(
+        address, keyed(client, address, do="submit", turn_response=["Which one then?"])
+    )
+    sample = Sample.objects.get()
+    assert sample.turns.get().proposal == PROPOSAL
+    return_sample(sample=sample, user=make_user("rita"), comment="Say more.")
+    client.post(f"/p/cakes/write/revise/{sample.pk}/")
+    assert Draft.objects.get().content["turns"][0]["proposal"] == PROPOSAL
+
+
+def test_facts_of_a_text_go_when_it_changes(client, address):
+    draft = Draft.objects.get()
+    draft.content["turns"][0] |= {"facts": {"a": 1}, "response": "Which one?"}
+    draft.save()
+    same = {"turn_text": [""], "turn_response": ["Which one?"]}
+    client.post(f"{address}save/", keyed(client, address, **same))
+    assert Draft.objects.get().content["turns"][0]["facts"] == {"a": 1}
+    client.post(f"{address}save/", keyed(client, address))
+    assert "facts" not in Draft.objects.get().content["turns"][0]
+
+
+# --- conflicts -------------------------------------------------------------------------
+
+
+def test_a_conflict_shows_both_sides_and_merges_by_part(client, address):
+    fields = keyed(client, address)
+    key = fields["turn_key"][0]
+    theirs = fields | {"turn_text": ["A pie, please."], "scenario": "pies"}
+    client.post(f"{address}save/", theirs)
+    mine = fields | {"turn_text": ["A bun, please."]}
+    page = client.post(f"{address}save/", mine).content.decode()
+    assert "<del>bun</del>" in page
+    assert "<ins>pie</ins>" in page
+    assert f'name="choice-{key}"' in page
+    merged = mine | {
+        "do": "merge",
+        "other_version": "1",
+        f"choice-{key}": "mine",
+        "choice-about": "theirs",
+    }
+    client.post(address, merged)
+    content = Draft.objects.get().content
+    assert (content["scenario"], content["turns"][0]["input"]["text"]) == (
+        "pies",
+        "A bun, please.",
+    )
+
+
+def test_a_merge_onto_an_older_version_is_a_conflict_again(client, address):
+    fields = keyed(client, address)
+    for text in ("one", "two"):
+        client.post(address, keyed(client, address, turn_text=[text]))
+    response = client.post(address, fields | {"do": "merge", "other_version": "1"})
+    assert response.status_code == 409
+    assert Draft.objects.get().content["turns"][0]["input"]["text"] == "two"
+
+
+# --- other ways to begin ---------------------------------------------------------------
+
+
+@pytest.fixture
+def told(project, lena) -> Sample:
+    return save_sample(project=project, document=CAKE, author=lena, status="approved")
+
+
+def test_a_sample_is_made_into_another_situation(client, project, lena, told):
+    page = client.get(f"/p/cakes/samples/{told.pk}/").content.decode()
+    assert 'value="exception"' in page
+    response = client.post(
+        f"/p/cakes/write/from/{told.pk}/", {"situation": "exception"}
+    )
+    assert response["Location"].endswith("#turn-3")
+    draft = Draft.objects.get()
+    assert draft.sample is None
+    assert draft.content["meta"] == {"derived_from": "cake-for-saturday"}
+    page = client.get(response["Location"]).content.decode()
+    assert "In turn 3 the action now fails" in page
+    client.post(response["Location"], keyed_all(draft, do="advice-read"))
+    assert (
+        "the action now fails" not in client.get(response["Location"]).content.decode()
+    )
+
+
+def keyed_all(draft: Draft, **changes) -> dict:
+    turns = draft.content["turns"]
+    return {
+        "version": str(draft.version),
+        "turn_kind": [turn["input"]["kind"] for turn in turns],
+        "turn_text": [turn["input"]["text"] for turn in turns],
+        "turn_response": [turn["response"] for turn in turns],
+    } | changes
+
+
+def test_a_derived_draft_is_submitted_with_its_source_named(client, told):
+    client.post(f"/p/cakes/write/from/{told.pk}/", {"situation": "noise"})
+    draft = Draft.objects.get()
+    fields = keyed_all(draft, situation="noise")
+    fields["turn_response"] = [
+        text or "A fine day. And the cake?" for text in fields["turn_response"]
+    ]
+    address = f"/p/cakes/write/{draft.pk}/"
+    fields["context"] = [str(one["existing"]) for one in draft.content["contexts"]]
+    response = client.post(address, fields | {"do": "submit"})
+    sample = Sample.objects.exclude(pk=told.pk).first()
+    assert sample is not None, response.content.decode()[:3000]
+    assert sample.meta["derived_from"] == "cake-for-saturday"
+    assert sample.situation == "noise"
+
+
+def test_where_no_place_fits_the_page_says_so(client, project, lena):
+    sample = make_sample(project=project, author=lena)
+    response = client.post(
+        f"/p/cakes/write/from/{sample.pk}/", {"situation": "nested"}, follow=True
+    )
+    assert "no point where the user could say" in response.content.decode()
+    assert not Draft.objects.exists()
+
+
+def test_another_authors_sample_is_for_curators_only(client, project, told):
+    sign_in(client, make_user("luis"))
+    address = f"/p/cakes/write/from/{told.pk}/"
+    assert client.post(address, {"situation": "noise"}).status_code == 403
+    sign_in(client, make_user("sam"))
+    assert client.post(address, {"situation": "noise"}).status_code == 404
+    sign_in(client, make_user("rita"))
+    assert client.post(address, {"situation": "noise"}).status_code == 302
+
+
+def test_a_pasted_conversation_is_shown_before_it_becomes_a_draft(
+    client, project, lena
+):
+    text = "User: A cake\nAssistant: <<think>>Hm.<</think>>Which?\nUser: Red"
+    page = client.post("/p/cakes/write/paste/", {"text": text}).content.decode()
+    assert "It becomes 2 turns" in page
+    assert "The response is empty." in page
+    assert not Draft.objects.exists()
+    client.post("/p/cakes/write/paste/", {"text": text, "do": "make"})
+    assert len(Draft.objects.get().content["turns"]) == 2
+
+
+def test_a_bad_paste_names_its_place_and_loses_nothing(client, project, lena):
+    response = client.post(
+        "/p/cakes/write/paste/", {"text": "User: a\nAssistant:", "do": "make"}
+    )
+    page = response.content.decode()
+    assert response.status_code == 422
+    assert "line 2: expected what the assistant says" in page
+    assert "User: a\nAssistant:</textarea>" in page
+    assert not Draft.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("sam", 404), ("tara", 403), ("rita", 200)]
+)
+def test_who_may_paste(client, project, name, status):
+    sign_in(client, make_user(name))
+    assert client.get("/p/cakes/write/paste/").status_code == status
+
+
+# --- costs and fairness ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_save_costs_the_same_queries_whatever_the_length(
+    client, address, context, count, django_assert_max_num_queries
+):
+    fields = form(
+        turn_kind=["user"] * count,
+        turn_text=["A cake, please."] * count,
+        turn_response=["<<think>>Hm.<</think>>Which?"] * count,
+        context=[str(context.pk)],
+    )
+    with django_assert_max_num_queries(8):
+        client.post(f"{address}save/", fields)
+
+
+def test_the_list_costs_the_same_queries_whatever_its_length(
+    client, project, lena, django_assert_max_num_queries
+):
+    for _ in range(12):
+        Draft.objects.create(project=project, author=lena, content=empty_content())
+        make_sample(project=project, author=lena, status="submitted")
+    with django_assert_max_num_queries(8):
+        assert client.get("/p/cakes/write/").status_code == 200
+
+
+def test_ones_own_sample_never_comes_into_ones_own_queue(
+    client, project, lena, address
+):
+    client.post(address, form(do="submit", turn_response=[LABEL]))
+    sample = approve_sample(sample=Sample.objects.get(), user=make_user("rita"))
+    rows = [ResponseRow(sample.external_id, 0, 0, SAMPLED)]
+    receive_responses(project=project, producer=PRODUCER, responses=rows)
+    assert claim_slot(project=project, user=lena).kind == "nothing for you"
+    claim = claim_slot(project=project, user=make_user("luis"))
+    assert claim.pair.turn.sample == sample
