@@ -24,6 +24,7 @@ from annotation.samples import return_sample
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
 from tests.cast import make_project, make_user
 from tests.training.conftest import make_checkpoint, make_run
+from training.iterations import start_iteration
 from training.launching import promote
 from training.models import Metric, Run, RunInput, RunNote, RunSample
 from training.snapshots import build_snapshot
@@ -107,6 +108,34 @@ def wrong_settings(page: Page) -> None:
     page.wait_for_selector(".message.error")
 
 
+def edited(page: Page) -> None:
+    page.wait_for_selector("draft-editor[data-ready]")
+
+
+def at_the_turns(page: Page) -> None:
+    edited(page)
+    page.evaluate("document.querySelector('#turns').scrollIntoView()")
+    page.mouse.wheel(0, -80)
+
+
+def keys_of_the_editor(page: Page) -> None:
+    edited(page)
+    page.click("button[popovertarget=keys]:visible")
+    page.wait_for_selector("#keys:popover-open")
+
+
+def pasted(page: Page) -> None:
+    page.fill("#text", "User: A cake, please.\nAssistant: For how many people?")
+    page.click("button[value=preview]")
+    page.wait_for_selector("#preview")
+
+
+def pasted_wrong(page: Page) -> None:
+    page.fill("#text", "A cake, please.")
+    page.click("button[value=preview]")
+    page.wait_for_selector("#text-error")
+
+
 def charts(page: Page) -> None:
     page.wait_for_selector("run-charts canvas")
 
@@ -140,6 +169,7 @@ PLACES = [
     Place("judge-observation", "lea", P + "/judge/", ready),
     Place("judge-raw", "leo", P + "/judge/", ready),
     Place("judge-unnamed", "lena", "/p/{unnamed}/judge/", ready),
+    Place("judge-task", "lena", P + "/judge/task/"),
     Place("judge-read-first", "luis", P + "/judge/"),
     Place("judge-paused", "lena", E + "/judge/"),
     Place("judge-all-done", "lena", "/p/{done}/judge/"),
@@ -149,13 +179,21 @@ PLACES = [
     Place("review", "rita", P + "/review/"),
     Place("review-filtered", "rita", P + "/review/?situation=exception"),
     Place("review-bulk", "rita", P + "/review/bulk/"),
+    Place("disputes", "rita", "/p/{unnamed}/review/disputes/"),
+    Place("disputes-empty", "ada", E + "/review/disputes/"),
+    Place("pair", "rita", "/p/{unnamed}/pairs/{pair}/"),
     Place("review-empty", "ada", E + "/review/"),
     Place("sample-history", "rita", P + "/samples/{cake}/history/"),
     Place("work", "lena", P + "/work/"),
     Place("work-empty", "lena", E + "/work/"),
     Place("write", "lena", P + "/write/"),
     Place("write-empty", "lena", E + "/write/"),
-    Place("draft", "lena", P + "/write/{draft}/"),
+    Place("draft", "lena", P + "/write/{draft}/", edited),
+    Place("draft-turns", "lena", P + "/write/{draft}/", at_the_turns),
+    Place("draft-keys", "lena", P + "/write/{draft}/", keys_of_the_editor),
+    Place("paste", "lena", P + "/write/paste/"),
+    Place("paste-preview", "lena", P + "/write/paste/", pasted),
+    Place("paste-wrong", "lena", P + "/write/paste/", pasted_wrong, errors=("422",)),
     Place("samples", "rita", P + "/samples/"),
     Place("samples-none", "rita", P + "/samples/?status=retired"),
     Place("samples-empty", "ada", E + "/samples/"),
@@ -180,6 +218,10 @@ PLACES = [
     Place("checkpoints", "tara", P + "/checkpoints/"),
     Place("checkpoints-empty", "ada", E + "/checkpoints/"),
     Place("checkpoint", "tara", P + "/checkpoints/{checkpoint}/", everything),
+    Place("iterations", "tara", P + "/iterations/"),
+    Place("iterations-empty", "ada", E + "/iterations/"),
+    Place("iteration-new", "tara", "/p/{unnamed}/iterations/new/"),
+    Place("iteration", "tara", P + "/iterations/1/"),
     Place("retention", "tara", P + "/checkpoints/retention/"),
     Place("snapshot", "tara", P + "/snapshots/{snapshot}/"),
 ]
@@ -207,8 +249,12 @@ def make_stage(*, count: int = 24) -> Stage:
     )
     confirm_readings(project, ["lena", "lea", "leo"])
     make_decisions(project)
-    unnamed = make_project(name="Blind tasting", calibration_percent=100)
+    unnamed = make_project(
+        name="Blind tasting", calibration_percent=100, overlap=2, overlap_limit=2
+    )
     fill(unnamed, count=2)
+    for name, verdict in (("lea", 1), ("leo", 0)):
+        decide(unnamed, make_user(name), verdict, 8)
     done = make_project(name="Old town")
     empty = make_project(name="Tea house", slug="tea-house", is_paused=True)
     Membership.objects.filter(project=empty, user=make_user("luis")).delete()
@@ -218,6 +264,7 @@ def make_stage(*, count: int = 24) -> Stage:
         "empty": empty.slug,
         "unnamed": unnamed.slug,
         "done": done.slug,
+        "pair": unnamed.pairs.disputed().get().pk,
         "cake": cake.pk,
         "draft": make_draft(project, lena).pk,
         "returned": make_returned(project, lena, rita).pk,
@@ -376,6 +423,7 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
     for each in (sft, reward, policy, failed):
         make_curves(each)
     make_shown(policy)
+    start_iteration(project=project, user=user)
     return {
         "sft": sft.pk,
         "policy": policy.pk,
