@@ -148,7 +148,7 @@ class SettleForm(forms.Form):
     """A curator's final word on a pair."""
 
     verdict = forms.TypedChoiceField(
-        choices=[(0, "Not consistent"), (1, "Consistent")],
+        choices=[(0, _("Not consistent")), (1, _("Consistent"))],
         coerce=int,
         error_messages={"required": _("Choose consistent or not consistent first.")},
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_noop
 
 from annotation.access import Forbidden, has_role, require_role
 from annotation.models import Draft, Pair, Role, Sample, SampleStatus, Slot
@@ -29,14 +30,31 @@ class SampleError(Exception):
     """What was asked of a sample or a draft cannot be done; the text says why."""
 
 
+# Words that stand in messages; makemessages finds them here.
+WORDS: Final = (
+    *(gettext_noop("draft"), gettext_noop("submitted"), gettext_noop("approved")),
+    *(gettext_noop("returned"), gettext_noop("retired"), gettext_noop("fixed")),
+)
+
+
 class WrongStatus(SampleError):
     """The sample is not at a point of its life where the deed makes sense."""
 
     def __init__(self, sample: Sample, deed: str, allowed: frozenset[str]) -> None:
         self.sample, self.deed, self.allowed = sample, deed, allowed
-        wanted = " or ".join(status for status in SampleStatus if status in allowed)
+        wanted = gettext(" or ").join(
+            gettext(status.value) for status in SampleStatus if status in allowed
+        )
         super().__init__(
-            f"Sample {sample} is {sample.status}; only a {wanted} one can be {deed}."
+            gettext(
+                "Sample %(sample)s is %(status)s; only a %(wanted)s one can be %(deed)s."
+            )
+            % {
+                "sample": sample,
+                "status": gettext(sample.status),
+                "wanted": wanted,
+                "deed": gettext(deed),
+            }
         )
 
 
@@ -45,14 +63,17 @@ class IncompleteSample(SampleError):
 
     def __init__(self, sample: Sample, missing: str) -> None:
         self.sample, self.missing = sample, missing
-        super().__init__(f"Sample {sample} has {missing}.")
+        super().__init__(
+            gettext("Sample %(sample)s has %(missing)s.")
+            % {"sample": sample, "missing": missing}
+        )
 
 
 class CommentMissing(SampleError):
     """A sample is returned with a word to its author, or not at all."""
 
     def __init__(self) -> None:
-        super().__init__("Say what the author should change.")
+        super().__init__(gettext("Say what the author should change."))
 
 
 class StaleDraft(SampleError):
@@ -61,8 +82,11 @@ class StaleDraft(SampleError):
     def __init__(self, draft: Draft, version: int) -> None:
         self.draft, self.version = draft, version
         super().__init__(
-            f"This draft was saved elsewhere: the server has version {draft.version}, "
-            f"this page began from version {version}."
+            gettext(
+                "This draft was saved elsewhere: the server has version %(newest)s, "
+                "this page began from version %(base)s."
+            )
+            % {"newest": draft.version, "base": version}
         )
 
 
@@ -78,10 +102,11 @@ def submit_sample(*, sample: Sample, user: User) -> Sample:
         sample = _lock(sample, "submitted", {SampleStatus.DRAFT, SampleStatus.RETURNED})
         responses = list(sample.turns.values_list("position", "response"))
         if not responses:
-            raise IncompleteSample(sample, "no turn")
+            raise IncompleteSample(sample, gettext("no turn"))
         for position, response in responses:
             if not response.strip():
-                raise IncompleteSample(sample, f"no response in turn {position + 1}")
+                missing = gettext("no response in turn %(number)s")
+                raise IncompleteSample(sample, missing % {"number": position + 1})
         return _move(sample, SampleStatus.SUBMITTED)
 
 
