@@ -94,6 +94,8 @@ class Desk {
     const { stage } = this;
     this.deeds.push({ address, fields, stage, isDecision, tries: 0 });
     this.goOn();
+    const undo = this.stage.querySelector("button.undo");
+    if (isDecision && undo) undo.disabled = false;
     this.work();
   }
 

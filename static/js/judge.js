@@ -399,15 +399,13 @@ class JudgeStage extends HTMLElement {
     for (const sheet of this.querySelectorAll(":popover-open")) sheet.hidePopover();
     this.querySelector(".bar > .notice")?.remove();
     if (isUndo) desk.undo(address, fields);
-    else {
-      if (isDecision) this.form.querySelector("button.undo").disabled = false;
-      desk.perform(address, fields, { isDecision });
-    }
+    else desk.perform(address, fields, { isDecision });
   }
 
   setBusy(busy) {
     this.busy = busy;
     this.form?.classList.toggle("sending", busy);
+    this.form?.setAttribute("aria-busy", String(busy));
   }
 
   /** Say something beside the pair. */

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime, timedelta
 
 import pytest
+from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from annotation.models import Judgment, Project, Skip, Slot
@@ -37,6 +39,10 @@ def soon(check, seconds: float = 5.0) -> None:
     while not check() and time.monotonic() < end:
         time.sleep(0.02)
     assert check()
+
+
+def in_seconds(seconds: int) -> datetime:
+    return timezone.now() + timedelta(seconds=seconds)
 
 
 def decided(count: int) -> None:
@@ -351,3 +357,296 @@ def test_nothing_is_wider_than_a_small_screen(sign_in, project):
     for address in ("write/", "work/"):
         page.goto(f"/p/cake-shop/{address}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+# --- the pair after this one ------------------------------------------------------------
+
+
+def at_hand(page: Page) -> None:
+    """Wait until the next pair is leased ahead and the page has it."""
+    soon(lambda: Slot.objects.filter(is_ahead=True).exists())
+    page.wait_for_load_state("networkidle")
+
+
+def hold_back(page: Page, address: str, seconds: float) -> None:
+    """Let requests to ``address`` take so long."""
+
+    def handle(route):
+        time.sleep(seconds)
+        route.continue_()
+
+    page.route(address, handle)
+
+
+def test_the_next_pair_is_on_screen_before_the_server_answers(sign_in, project):
+    for _ in range(4):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    at_hand(page)
+    held = []
+    page.route("**/judge/", lambda route: held.append(route))
+    page.keyboard.press("1")
+    assert next_pair(page, pair) != pair
+    assert not Judgment.objects.exists()
+    assert len(held) == 1
+    held[0].continue_()
+    decided(1)
+    soon(lambda: Slot.objects.leased().count() == 2)
+    # What is on screen has a whole lease; one slot is ahead.
+    slot = Slot.objects.leased().get(is_ahead=False)
+    assert str(slot.pair_id) == page.get_attribute("form.stage", "data-pair")
+    assert (slot.leased_until - slot.leased_at).total_seconds() == 600
+
+
+def test_on_a_slow_line_every_decision_arrives_once_and_in_order(sign_in, project):
+    for _ in range(5):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    hold_back(page, re.compile(r"/judge/(ahead/)?$"), 0.4)
+    seen = []
+    for key in ("1", "0", "1", "0"):
+        seen.append(int(pair))
+        page.keyboard.press(key)
+        if key == "0":
+            page.keyboard.press("Enter")
+        # Fast hands: what comes before the pair is painted counts for nothing.
+        page.keyboard.press("1")
+        pair = next_pair(page, pair)
+    decided(4)
+    page.unroute_all()
+    found = Judgment.objects.order_by("pk").values_list("pair", "verdict")
+    assert list(found) == list(zip(seen, [1, 0, 1, 0], strict=True))
+
+
+def test_a_reload_shows_the_pair_that_was_on_screen(sign_in, project):
+    for _ in range(3):
+        make_pair(project=project, slots=1)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    at_hand(page)
+    page.reload()
+    assert ready(page) == pair
+    at_hand(page)
+    assert Slot.objects.leased().count() == 2
+
+
+def test_a_pair_ahead_that_ran_out_is_taken_up_anew_before_it_is_shown(
+    sign_in, project
+):
+    for _ in range(3):
+        make_pair(project=project, slots=1)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    at_hand(page)
+    ahead = Slot.objects.get(is_ahead=True)
+    Slot.objects.filter(pk=ahead.pk).update(leased_until="2020-01-01T00:00Z")
+    make_judgment(ahead.pair, make_user("luis"), 1)
+    # The page's own clock says so too.
+    page.evaluate("Date.now = () => performance.timeOrigin + performance.now() + 1e6")
+    page.keyboard.press("1")
+    following = next_pair(page, pair)
+    assert following != str(ahead.pair_id)
+    decided(2)
+    held = Slot.objects.get(holder=make_user("lena"), is_ahead=False)
+    assert str(held.pair_id) == following
+
+
+def test_a_pair_ahead_that_passed_on_is_told_as_soon_as_it_is_shown(sign_in, project):
+    for _ in range(3):
+        make_pair(project=project, slots=1)
+    page = sign_in(make_user("lena"))
+    page.expected_errors += ["409"]
+    pair = ready(page)
+    at_hand(page)
+    ahead = Slot.objects.get(is_ahead=True)
+    Slot.objects.filter(pk=ahead.pk).update(leased_until="2020-01-01T00:00Z")
+    make_judgment(ahead.pair, make_user("luis"), 1)
+    page.keyboard.press("1")
+    assert next_pair(page, pair) == str(ahead.pair_id)
+    expect(page.locator(".bar > .notice")).to_contain_text("passed on to someone else")
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    next_pair(page, str(ahead.pair_id))
+    decided(3)
+    assert Judgment.objects.get(labeler=make_user("lena"), verdict=0).is_extra
+    expect(page.locator(".bar > .notice")).to_contain_text("does not count")
+
+
+def test_a_refused_decision_brings_the_person_back_to_what_they_chose(sign_in, project):
+    for _ in range(3):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    page.expected_errors += ["500"]
+    pair = ready(page)
+    at_hand(page)
+    page.route("**/judge/", lambda route: route.fulfill(status=500, body="Oops"))
+    page.keyboard.press("0")
+    page.keyboard.press("k")
+    page.keyboard.press("x")
+    chosen = marked(page)
+    assert len(chosen) == 2
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text("Your decision is still here")
+    assert ready(page) == pair
+    assert marked(page) == chosen
+    page.unroute("**/judge/")
+    page.keyboard.press("Enter")
+    next_pair(page, pair)
+    decided(1)
+    assert Judgment.objects.get().units_that_differ == chosen
+
+
+def test_undo_right_after_a_decision_brings_that_pair_back(sign_in, project):
+    for _ in range(4):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    at_hand(page)
+    hold_back(page, "**/judge/", 0.3)
+    page.keyboard.press("1")
+    following = next_pair(page, pair)
+    page.keyboard.press("u")
+    assert next_pair(page, following) == pair
+    page.unroute_all()
+    assert not Judgment.objects.current().exists()
+    expect(page.locator(".bar > .notice")).to_contain_text("Taken back")
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    assert next_pair(page, pair) == following
+    decided(1)
+
+
+def test_later_brings_the_pair_again_after_the_others(sign_in, project):
+    for _ in range(3):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = first = ready(page)
+    page.keyboard.press("l")
+    met = []
+    for _ in range(3):
+        pair = next_pair(page, pair)
+        met.append(pair)
+        page.keyboard.press("1")
+    page.wait_for_selector("[data-nothing]")
+    decided(3)
+    assert met[-1] == first
+    assert len(set(met)) == 3
+    assert not Skip.objects.exists()
+
+
+def test_the_first_difference_has_the_focus_when_a_pair_arrives(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    for _ in range(2):
+        focused = page.locator("input[name=units]:focus")
+        expect(focused).to_have_value("action/1/parameters/kind")
+        expect(page.locator(".unit.current").last).to_be_in_viewport()
+        assert not page.locator("input[name=verdict]:checked").count()
+        page.keyboard.press("1")
+        if page.locator("form.stage").count():
+            page.wait_for_selector(f"form.stage:not([data-pair='{pair}'])")
+
+
+def test_keys_are_dead_on_a_focused_button(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    ready(page)
+    page.keyboard.press("0")
+    page.locator("button[popovertarget=keys]").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#keys")).to_be_visible()
+    page.wait_for_timeout(200)
+    assert not Judgment.objects.exists()
+
+
+@pytest.mark.parametrize("key", ["Control+Enter", "Enter"])
+def test_enter_in_the_words_of_a_skip_sends_the_skip(sign_in, project, key):
+    for _ in range(3):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    # A decision stands ready behind the sheet: it must not be what is sent.
+    page.keyboard.press("0")
+    page.keyboard.press("s")
+    page.keyboard.press("2")
+    page.fill("#skip-more", "half a sentence")
+    page.keyboard.press(key)
+    next_pair(page, pair)
+    soon(Skip.objects.exists)
+    assert Skip.objects.get().reason.endswith("looks wrong: half a sentence")
+    assert not Judgment.objects.exists()
+
+
+def test_not_consistent_without_a_word_why_stays_on_the_page(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    page.keyboard.press("0")
+    page.keyboard.press("x")
+    page.keyboard.press("Enter")
+    expect(page.locator(".bar > .notice")).to_contain_text("Mark a unit that differs")
+    assert ready(page) == pair
+    assert not Judgment.objects.exists()
+
+
+# --- leaving ----------------------------------------------------------------------------
+
+
+def test_leaving_gives_both_pairs_back(sign_in, project):
+    for _ in range(2):
+        make_pair(project=project, slots=1)
+    page = sign_in(make_user("lena"))
+    ready(page)
+    at_hand(page)
+    page.goto("/p/cake-shop/work/")
+    soon(lambda: not Slot.objects.filter(leased_until__gt=in_seconds(11)).exists())
+    assert Slot.objects.filter(is_ahead=True, leased_until__lte=in_seconds(0)).exists()
+    # Coming back in time finds the same pair.
+    page.go_back()
+    ready(page)
+    at_hand(page)
+    soon(lambda: Slot.objects.filter(leased_until__gt=in_seconds(500)).count() == 1)
+
+
+def test_closing_one_tab_keeps_the_pair_that_another_shows(sign_in, project):
+    for _ in range(3):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    at_hand(page)
+    other = page.context.new_page()
+    other.goto("/p/cake-shop/judge/")
+    assert ready(other) == pair
+    other.wait_for_load_state("networkidle")
+    other.close(run_before_unload=True)
+    page.wait_for_timeout(500)
+    assert Slot.objects.filter(leased_until__gt=in_seconds(60)).count() == 2
+    page.keyboard.press("1")
+    next_pair(page, pair)
+    decided(1)
+    assert not Judgment.objects.get().is_extra
+    # The last tab gives them back.
+    at_hand(page)
+    page.goto("/p/cake-shop/work/")
+    soon(lambda: not Slot.objects.filter(leased_until__gt=in_seconds(11)).exists())
+
+
+def test_a_decision_not_sent_yet_is_sent_when_the_page_is_left(sign_in, project):
+    for _ in range(3):
+        make_pair(project=project)
+    page = sign_in(make_user("lena"))
+    pair = ready(page)
+    at_hand(page)
+    hold_back(page, "**/judge/ahead/", 0.5)
+    page.keyboard.press("1")
+    pair = next_pair(page, pair)
+    page.keyboard.press("1")
+    page.goto("/p/cake-shop/work/")
+    decided(2)
+    assert Judgment.objects.count() == 2
