@@ -16,6 +16,7 @@ from decimal import Decimal
 from actions.definitions import DefinitionError, describe, parse_definition
 from actions.format_check import check_text
 from actions.json_values import MAX_DEPTH, json_depth
+from actions.rules import FIELDS, RuleError, rule_of
 from actions.tags import ACTION_CLOSE, JSON, find_tag
 
 SITUATIONS = ("normal", "exception", "interruption", "noise", "nested", "refusal")
@@ -184,7 +185,7 @@ def check_sample(document: JSON) -> SampleForm:
             for index, context in enumerate(_list(form.get("contexts", []), "contexts"))
         ),
         turns=_check_turns(turns),
-        meta=_object(form.get("meta", {}), "meta"),
+        meta=_check_meta(form.get("meta", {})),
     )
 
 
@@ -212,6 +213,17 @@ def check_text_values(value: JSON, place: str = "") -> None:
     # The fast way out. Only a suspicion: a text may also say backslash, u0000.
     if "\\u0000" in text or json_depth(text) > MAX_DEPTH:
         _find_bad_text(value, place, 0)
+
+
+def _check_meta(value: JSON) -> dict[str, JSON]:
+    """Return the meta of a sample; a rule in it must be one that can be applied."""
+    meta = _object(value, "meta")
+    try:
+        rule_of(meta)
+    except RuleError as error:
+        place = f"meta.rule.{error.field}" if error.field in FIELDS else "meta.rule"
+        raise SampleError(place, error.expected, describe(error.found)) from None
+    return meta
 
 
 def _find_bad_text(value: JSON, place: str, depth: int) -> None:

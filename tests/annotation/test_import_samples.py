@@ -304,6 +304,15 @@ def test_command_names_a_file_that_is_not_there(tmp_path):
     assert not Project.objects.filter(name="P").exists()
 
 
+def test_a_rule_that_cannot_be_applied_is_refused_at_its_field():
+    good = make_document(meta={"rule": {"match": "numeric", "answer": 5}})
+    assert sample_to_json(save_sample(project=make_project(), document=good)) == good
+    bad = make_document(meta={"rule": {"match": "numeric", "answer": "five"}})
+    with pytest.raises(SampleError) as caught:
+        save_sample(project=make_project(), document=bad)
+    assert str(caught.value) == 'meta.rule.answer: expected a number, found "five"'
+
+
 @pytest.mark.parametrize("depth", [62, 63, 5000])
 def test_deep_nesting_is_refused_before_the_database_sees_it(depth):
     value = None

@@ -174,6 +174,10 @@ def judged(threshold=0.5, **recipe):
     [
         ("logit", [0.0, 0.5, 0.625, 1.0]),
         ("verdict", [0.0, 1.0, 1.0, 1.0]),
+        (
+            "log-probability",
+            [0.0, 1 - math.log(2) / 4, 1 - math.log1p(math.exp(-1)) / 4, 1.0],
+        ),
         ("probability", [1 / (1 + math.exp(9)), 0.5, 1 / (1 + math.exp(-1)), 1.0]),
     ],
 )

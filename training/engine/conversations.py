@@ -22,6 +22,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from actions.definitions import ActionDefinition, DefinitionError, parse_definition
+from actions.rules import Rule, rule_of
 from actions.tags import ACTION_CLOSE, JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
 from training.engine.rundir import RunError, read_rows
 from training.engine.tokens import tag_ids
@@ -65,6 +66,24 @@ class Sample:
     definitions: tuple[ActionDefinition, ...]
     turns: tuple[Turn, ...]
     document: dict[str, JSON] = field(repr=False)
+    rule: Rule | None = None  # of a reasoning task: judges the answer of its last turn
+
+    @property
+    def task(self) -> str:
+        """The kind of task (the paper's Table 1): "action", "reasoning" or "other"."""
+        if self.rule is not None:
+            return "reasoning"
+        meta = self.document.get("meta")
+        is_other = isinstance(meta, dict) and meta.get("task") == "other"
+        return "other" if is_other else "action"
+
+    def rule_at(self, turn: int) -> Rule | None:
+        """Return the rule that judges answers to ``turn``, if one does."""
+        return self.rule if turn == len(self.turns) - 1 else None
+
+    def is_verifiable(self, turn: int) -> bool:
+        """Whether answers to ``turn`` can be told right or wrong, by oracle or rule."""
+        return self.turns[turn].has_facts or self.rule_at(turn) is not None
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -101,6 +120,7 @@ def sample_from_json(row: Mapping[str, JSON]) -> Sample:
         definitions=definitions,
         turns=turns,
         document=dict(row),
+        rule=rule_of(row.get("meta")),
     )
 
 

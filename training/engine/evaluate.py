@@ -246,7 +246,7 @@ def tasks_complete(
         row.answer.sample.id for row in rows if row.measured.consistent is not None
     )
     for asked in left_out:
-        judged_turns[asked.sample.id] += asked.sample.turns[asked.turn].has_facts
+        judged_turns[asked.sample.id] += asked.sample.is_verifiable(asked.turn)
     return {
         sample.id: [right[sample.id] == len(sample.turns)]
         for sample in samples

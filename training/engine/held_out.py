@@ -59,7 +59,7 @@ class HeldOut:
         self.samples = [sample.id for sample in samples]
         self.sampling, self.place, self.encoder = sampling, place, encoder
         self.rewards, self.run = rewards, run
-        self.has_truth = any(a.sample.turns[a.turn].has_facts for a in self.asked)
+        self.has_truth = any(a.sample.is_verifiable(a.turn) for a in self.asked)
 
     def look(self, model: PreTrainedModel, step: int) -> Looked:
         """Answer the set, report score and truth with their intervals, return them."""
@@ -87,14 +87,18 @@ class HeldOut:
                 right.append(found.consistent)
                 of_right.append(owner)
         if self.rewards is not None and self.rewards.model is not None:
-            scores = self.rewards.scores(answers)
-            valid = [m.format_valid for m in measured]
+            # The reward model speaks of action tasks only.
+            chosen = [
+                i for i, a in enumerate(answers) if a.sample.task == "action"
+            ] or list(range(len(answers)))
+            scores = self.rewards.scores([answers[i] for i in chosen])
+            valid = [measured[i].format_valid for i in chosen]
             probabilities = [
                 score.probability if ok else 0.0
                 for score, ok in zip(scores, valid, strict=True)
             ]
             rm_score = mean(probabilities)
-            low, high = interval(probabilities, owners)
+            low, high = interval(probabilities, [owners[i] for i in chosen])
             values |= {
                 "heldout/rm_score": rm_score,
                 "heldout/rm_score/low": low,

@@ -124,8 +124,9 @@ class Measured:
 
     ``plan_order``: the plan has the label's steps in the label's order, by the oracle
     where the turn has facts, else by alignment (asked where the label has a plan). ``action_name`` and ``action_parameters``: the calls are the
-    label's (asked where the label calls). ``consistent``: the oracle's verdict (asked
-    where the turn has facts); ``errors`` are the oracle's kinds of error.
+    label's (asked where the label calls). ``consistent``: right by the task's rule,
+    else the oracle's verdict (asked where there is a rule or the turn has facts);
+    ``errors`` are the oracle's kinds of error.
     """
 
     format_valid: bool
@@ -143,7 +144,10 @@ def measure(given: Answer) -> Measured:
     errors: tuple[str, ...] = ()
     units: Mapping[str, bool] = {}
     verdict = oracle_verdict(turn, given.text)
-    if verdict is not None:
+    right = rule_verdict(given)
+    if right is not None:
+        consistent, errors = right, () if right else ("rule",)
+    elif verdict is not None:
         consistent = verdict.consistent and given.format_error is None
         errors = tuple(verdict.errors)
         units = verdict.units
@@ -171,6 +175,17 @@ def oracle_verdict(turn: Turn, text: str) -> oracle.OracleVerdict | None:
         return oracle.judge(turn.document, text)
     except FactsError:  # facts of somebody else's
         return None
+
+
+def rule_verdict(given: Answer) -> bool | None:
+    """Return whether an answer is right by its task's rule, None where it has none."""
+    rule = given.sample.rule_at(given.turn)
+    if rule is None:
+        return None
+    if given.format_error is not None:
+        return False
+    inside = given.sample.turns[given.turn].inside_thinking
+    return rule.accepts(parse(given.text, inside_thinking=inside).answer)
 
 
 def parsed_label(turn: Turn) -> Response | None:

@@ -5,6 +5,8 @@ Group relative policy optimisation (GRPO, Shao et al. 2024) and its kin, run by
 each gets a reward
 
     r = format_weight × [the response is well formed] + consistency_weight × consistency
+        (or, by kind of task, rule_weight × [right by the rule], or preference_weight ×
+        the score of a preference model: ``rewards``)
 
 and an advantage: how much better it is than the others. The policy's tokens are pushed
 along their advantages, clipped as in PPO, and held near the initial policy. Baseline,
@@ -70,8 +72,9 @@ from training.engine.optimizing import (
     save_optimizer,
     trapezoid,
 )
+from training.engine.preferring import PreferenceModel
 from training.engine.recipes import PolicyRecipe
-from training.engine.rewards import Rewards
+from training.engine.rewards import KINDS, Rewards
 from training.engine.rollouts import Rollouts
 from training.engine.rundir import Ending, RunDirectory, RunError, run_program
 from training.engine.scoring import load_reward_model
@@ -105,9 +108,16 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
     samples = read_samples(run.need_data("train"))
     asked, left_out = ask(encoder, samples, longest)
-    rewards = Rewards(recipe, reward_model)
+    preference = None
+    if "preference" in run.inputs:
+        preference = PreferenceModel(run.inputs["preference"], place)
+    rewards = Rewards(recipe, reward_model, preference)
     if recipe.consistency_source == "oracle":
-        asked = [a for a in asked if a.sample.turns[a.turn].has_facts]
+        asked = [
+            a
+            for a in asked
+            if a.sample.task != "action" or a.sample.turns[a.turn].has_facts
+        ]
     if not asked:
         raise RunError("data.train", "turns to answer", "none that can be asked")
     run.log(
@@ -396,8 +406,11 @@ class Watch(TrainerCallback):
             given = episode.answers[0]
             turn = given.sample.turns[given.turn]
             scores = {
-                "format": episode.format,
-                "consistency": episode.consistency,
+                **{
+                    kind: value
+                    for kind in KINDS
+                    if (value := episode.earned(kind)) is not None
+                },
                 "advantage": float(pushed[i]),
             }
             self.run.sample(

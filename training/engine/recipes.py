@@ -583,8 +583,9 @@ class PolicyRecipe:
         default="logit",
         metadata=_about(
             "What of the reward model's output becomes the reward: the logit relative "
-            "to its threshold, clipped; the probability; or the verdict 0/1.",
-            choices=("logit", "probability", "verdict"),
+            "to its threshold, clipped; the log-probability, clipped below; the "
+            "probability; or the verdict 0/1.",
+            choices=("logit", "log-probability", "probability", "verdict"),
         ),
     )
     credit: str = field(
@@ -616,6 +617,24 @@ class PolicyRecipe:
     consistency_weight: float = field(
         default=1.0,
         metadata=_about("Weight of the consistency reward.", min=0.0, max=100.0),
+    )
+    rule_weight: float = field(
+        default=1.0,
+        metadata=_about(
+            "Weight of being right by the rule of a reasoning task.",
+            min=0.0,
+            max=100.0,
+            advanced=True,
+        ),
+    )
+    preference_weight: float = field(
+        default=1.0,
+        metadata=_about(
+            "Weight of the preference model's score of other tasks.",
+            min=0.0,
+            max=100.0,
+            advanced=True,
+        ),
     )
     normalize_each: bool = field(
         default=False,

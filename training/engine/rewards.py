@@ -1,15 +1,32 @@
-"""What an answer earns: the format and the consistency reward of the paper's Table 1."""
+"""What an answer earns: the rewards of the paper's Table 1, by kind of task.
+
+============ ======== ===============================================================
+task         format   and
+============ ======== ===============================================================
+action       yes      consistency: the reward model's (or the oracle's) word on the
+                      label and the answer
+reasoning    yes      rule: whether the answer is right (``actions.rules``), at its turn
+other        yes      preference: a scalar reward model's score of prompt and answer
+============ ======== ===============================================================
+
+All three may stand in one run: a reward that a task does not have is None and counts
+nothing. A response that is not well formed gets 0 for everything.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actions.demo import oracle
-from training.engine.measuring import Answer
+from training.engine.measuring import Answer, rule_verdict
 from training.engine.recipes import PolicyRecipe
 from training.engine.scoring import Pair, RewardModel, Score
+
+KINDS = ("format", "consistency", "rule", "preference")
+
+Preference = Callable[[Sequence[Answer]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -22,17 +39,44 @@ class Rewarded:
     format: float
     consistency: float | None
     units: Mapping[str, float] = field(default_factory=dict)
+    rule: float | None = None
+    preference: float | None = None
 
 
 class Rewards:
-    """The two rewards of the paper for action tasks (its Table 1), 0 to 1 each."""
+    """The rewards of a run; format, consistency and rule are 0 to 1 each.
 
-    def __init__(self, recipe: PolicyRecipe, model: RewardModel | None) -> None:
+    ``model`` is the consistency reward model, ``preference`` scores other tasks.
+    """
+
+    def __init__(
+        self,
+        recipe: PolicyRecipe,
+        model: RewardModel | None,
+        preference: Preference | None = None,
+    ) -> None:
         self.recipe = recipe
         self.model = model
+        self.preference = preference
 
     def __call__(self, answers: Sequence[Answer]) -> list[Rewarded]:
         """Return the rewards of ``answers``, in order."""
+        found: list[Rewarded] = [Rewarded(0.0, None)] * len(answers)
+        by_task: dict[str, list[int]] = {"action": [], "reasoning": [], "other": []}
+        for number, given in enumerate(answers):
+            by_task[given.sample.task].append(number)
+        for task, rewarded in (
+            ("action", self._of_action),
+            ("reasoning", self._of_reasoning),
+            ("other", self._of_other),
+        ):
+            chosen = [answers[number] for number in by_task[task]]
+            if chosen:
+                for number, earned in zip(by_task[task], rewarded(chosen), strict=True):
+                    found[number] = earned
+        return found
+
+    def _of_action(self, answers: Sequence[Answer]) -> list[Rewarded]:
         if self.recipe.consistency_source == "oracle":
             return [self._by_oracle(given) for given in answers]
         scores = self.scores(answers)
@@ -43,12 +87,34 @@ class Rewards:
             for given, score in zip(answers, scores, strict=True)
         ]
 
+    def _of_reasoning(self, answers: Sequence[Answer]) -> list[Rewarded]:
+        found: list[Rewarded] = []
+        for given in answers:
+            right = rule_verdict(given)
+            rule = None if right is None else float(right)
+            found.append(Rewarded(well_formed(given), None, rule=rule))
+        return found
+
+    def _of_other(self, answers: Sequence[Answer]) -> list[Rewarded]:
+        if self.preference is None:
+            return [Rewarded(well_formed(given), None) for given in answers]
+        scores = self.preference(answers)
+        lowest = min(scores)
+        return [
+            Rewarded(
+                well_formed(given),
+                None,
+                # A score has no zero: what is ill-formed gets the worst of its step.
+                preference=lowest if given.format_error else score,
+            )
+            for given, score in zip(answers, scores, strict=True)
+        ]
+
     def _by_oracle(self, given: Answer) -> Rewarded:
         turn = given.sample.turns[given.turn]
-        well_formed = float(given.format_error is None)
         if not turn.has_facts:
-            return Rewarded(well_formed, None)
-        if not well_formed:
+            return Rewarded(well_formed(given), None)
+        if not well_formed(given):
             return Rewarded(0.0, 0.0)
         verdict = oracle.judge(turn.document, given.text)
         units = {key: float(matches) for key, matches in verdict.units.items()}
@@ -90,8 +156,17 @@ class Rewards:
         if self.recipe.consistency_value == "probability":
             return 1 / (1 + math.exp(-logit))
         limit = self.recipe.logit_limit
+        if self.recipe.consistency_value == "log-probability":
+            # −log(1 + e^−x), computed so that no power overflows.
+            log_probability = min(logit, 0.0) - math.log1p(math.exp(-abs(logit)))
+            return 1 + max(-limit, log_probability) / limit
         return (max(-limit, min(limit, above)) + limit) / (2 * limit)
 
 
 def _logit(score: Score) -> float:
     return score.logit
+
+
+def well_formed(given: Answer) -> float:
+    """Return the format reward of an answer."""
+    return float(given.format_error is None)

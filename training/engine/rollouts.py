@@ -29,7 +29,7 @@ from training.engine.generation import Sampling
 from training.engine.measuring import Answer, Asked, answer
 from training.engine.models import Place
 from training.engine.recipes import PolicyRecipe
-from training.engine.rewards import Rewarded, Rewards
+from training.engine.rewards import KINDS, Rewarded, Rewards
 from training.engine.rundir import step_random
 from training.engine.scoring import Pair, units_of
 
@@ -69,15 +69,9 @@ class Episode:
         """Whether the last answer did not come to its end."""
         return not self.answers[-1].sampled.ended
 
-    @property
-    def format(self) -> float:
-        """Mean format reward over the turns."""
-        return sum(r.format for r in self.rewarded) / len(self.rewarded)
-
-    @property
-    def consistency(self) -> float | None:
-        """Mean consistency reward over the turns that have one."""
-        known = [r.consistency for r in self.rewarded if r.consistency is not None]
+    def earned(self, kind: str) -> float | None:
+        """Return the mean reward of a kind over the turns that have one."""
+        known = [v for r in self.rewarded if (v := getattr(r, kind)) is not None]
         return sum(known) / len(known) if known else None
 
 
@@ -106,7 +100,14 @@ class Rollouts:
         self.first = first
         self.figures: dict[str, float] = {}
         self.algorithm = algorithm_of(recipe)
-        self.weights = (recipe.format_weight, recipe.consistency_weight, 1.0)
+        # Of the kinds of reward, and of the punishment of what is too long.
+        self.weights = (
+            recipe.format_weight,
+            recipe.consistency_weight,
+            recipe.rule_weight,
+            recipe.preference_weight,
+            1.0,
+        )
         self.groups: list[Group] = []
         self.silent: list[bool] = []  # the groups that must push nothing
         self.pushed: torch.Tensor | None = None  # mean advantage of each completion
@@ -162,11 +163,9 @@ class Rollouts:
         order = sorted(range(len(groups)), key=lambda i: drops and silent[i])
         kept = order[:wanted]
         everything = [episode for group in groups for episode in group]
-        known = [c for e in everything if (c := e.consistency) is not None]
         self.figures = {
             # Over all that was drawn: the groups kept are chosen for their spread.
-            "reward/format": mean([episode.format for episode in everything]),
-            "reward/consistency": mean(known) if known else math.nan,
+            **mean_rewards(everything),
             "groups_without_signal": mean([float(quiet) for quiet in silent]),
             "groups_without_signal/kept": mean([float(silent[i]) for i in kept]),
             "response_tokens": mean([float(sum(e.mask)) for e in everything]),
@@ -208,7 +207,7 @@ class Rollouts:
                 recipe.max_new_tokens,
                 min(recipe.overlong_tokens, recipe.max_new_tokens),
             )
-        return (episode.format, episode.consistency, punished)
+        return (*(episode.earned(kind) for kind in KINDS), punished)
 
     def reward(self, episode: Episode) -> float:
         """Return the weighted sum of the rewards that apply."""
@@ -256,6 +255,10 @@ class Rollouts:
         if units is None:
             owners = (STRUCTURE,) * len(ids)
             return Piece(given.turn, owners, {STRUCTURE: 0.0})
+        if given.sample.task != "action":  # one verdict for the whole answer
+            owners = (STRUCTURE,) * len(ids)
+            whole = rewarded.preference if rewarded.rule is None else rewarded.rule
+            return Piece(given.turn, owners, {STRUCTURE: whole or 0.0})
         spans = unit_spans(units, given.text)
         matches = {key: m for key, m in rewarded.units.items() if key in spans}
         placeless = [m for key, m in rewarded.units.items() if key not in spans]
@@ -347,6 +350,16 @@ def same_calls(given: Answer) -> bool:
             for ours, theirs in zip(label.actions, found.actions, strict=True)
         )
     )
+
+
+def mean_rewards(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Return the mean of every kind of reward that some episode has."""
+    found: dict[str, float] = {}
+    for kind in KINDS:
+        known = [v for e in episodes if (v := e.earned(kind)) is not None]
+        if known:
+            found[f"reward/{kind}"] = mean(known)
+    return found
 
 
 def mean(values: Sequence[float]) -> float:
