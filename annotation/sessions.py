@@ -39,16 +39,22 @@ PAUSE: Final = timedelta(minutes=5)
 LOOK_BACK: Final = timedelta(hours=6)
 
 # The index judgment_by_labeler_time gives ``recent``; the strip walks judgment_by_labeler.
+# Project and successor are asked in scalar sub-queries on purpose: as joins the planner
+# may read both tables whole for the few hundred rows of a day.
 _SESSION: Final = """
 (
     WITH recent AS MATERIALIZED (
         SELECT j.id, j.verdict, j.seconds_spent, j.created_at
-        FROM annotation_judgment j JOIN annotation_pair p ON p.id = j.pair_id
-        WHERE j.labeler_id = %(user)s AND p.project_id = %(project)s
+        FROM annotation_judgment j
+        WHERE j.labeler_id = %(user)s
           AND j.created_at >= %(since)s AND j.verdict <> 2
-          AND NOT EXISTS (
-              SELECT FROM annotation_judgment later WHERE later.supersedes_id = j.id
-          )
+          AND (
+              SELECT p.project_id FROM annotation_pair p WHERE p.id = j.pair_id
+          ) = %(project)s
+          AND (
+              SELECT true FROM annotation_judgment later
+              WHERE later.supersedes_id = j.id
+          ) IS NULL
     ),
     today AS (
         SELECT count(*) AS count,
@@ -57,13 +63,13 @@ _SESSION: Final = """
         FROM recent WHERE created_at >= %(midnight)s
     ),
     newest AS (SELECT * FROM recent ORDER BY id DESC LIMIT 1),
+    last_other AS MATERIALIZED (
+        SELECT coalesce(max(id), 0) AS id
+        FROM recent WHERE verdict <> (SELECT verdict FROM newest)
+    ),
     equal_run AS (
-        SELECT count(*) AS count, min(recent.id) AS first
-        FROM recent, newest
-        WHERE recent.id > coalesce((
-            SELECT max(other.id) FROM recent other
-            WHERE other.verdict <> newest.verdict
-        ), 0)
+        SELECT count(*) AS count, min(id) AS first
+        FROM recent WHERE id > (SELECT id FROM last_other)
     ),
     gaps AS (
         SELECT id, created_at,

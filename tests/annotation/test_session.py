@@ -267,3 +267,18 @@ def test_who_may_not_look(client, project, name, status):
     assert client.get("/p/cakes/judge/session/").status_code == status
     close = "/p/cakes/judge/session/close/"
     assert client.post(close, {"notice": "run-1-1"}).status_code == status
+
+
+def test_a_pair_fetched_ahead_is_as_blind(client, project, lena):
+    Project.objects.update(reveal_after=True)
+    for _ in range(2):
+        make_drawn_pair(project)
+    page = client.get("/p/cakes/judge/").content.decode()
+    lease = {
+        name: page.split(f'name="{name}" value="')[1].split('"')[0]
+        for name in ("slot", "token")
+    }
+    ahead = client.post("/p/cakes/judge/ahead/", lease).content.decode()
+    assert "florist" in ahead
+    for word in ("policy", "checkpoint", "producer", "run 77", "step 123", "score"):
+        assert word not in ahead.casefold()
