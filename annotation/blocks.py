@@ -15,6 +15,7 @@ from actions.grammar import ActionCall, FormatError, Response, Text, parse
 from actions.json_values import dump_json
 from actions.plans import find_plan
 from actions.tags import JSON
+from annotation.wording import grammar_message
 
 BlockKind = Literal["thinking", "plan", "action", "observation", "answer", "raw"]
 
@@ -81,5 +82,5 @@ def blocks_of_text(text: str, *, inside_thinking: bool = False) -> tuple[Block, 
     try:
         response = parse(text, inside_thinking=inside_thinking)
     except FormatError as error:
-        return (Block("raw", text=text, error=str(error)),)
+        return (Block("raw", text=text, error=grammar_message(error)),)
     return tuple(blocks_of_response(response))

@@ -24,6 +24,7 @@ from annotation.drafting import (
     texts_of,
 )
 from annotation.method import Hint, Knowledge, hints_of_turn
+from annotation.wording import grammar_message
 
 AROUND: Final = 60
 _DEFINED: Final = {one.name: one for one in BUILT_IN_ACTIONS}
@@ -174,7 +175,7 @@ def read_response(text: str, *, inside: bool) -> tuple[Response | None, list[Pro
     try:
         return parse(text, inside_thinking=inside), []
     except FormatError as error:
-        said = _("Response, %(error)s.") % {"error": error}
+        said = _("Response, %(error)s.") % {"error": grammar_message(error)}
         return None, [Problem(said, "error", _place(text, error.position))]
 
 

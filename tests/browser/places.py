@@ -203,7 +203,7 @@ PLACES = [
     Place("sample-submitted", "rita", P + "/samples/{submitted}/"),
     Place("sample-returned", "lena", P + "/samples/{returned}/"),
     Place("runs", "tara", P + "/runs/"),
-    Place("runs-menu", "tara", P + "/runs/", click("text=New run", "#new-run")),
+    Place("runs-menu", "tara", P + "/runs/", click("button[popovertarget=new-run]", "#new-run")),
     Place("runs-empty", "ada", E + "/runs/"),
     Place("run-new", "tara", P + "/runs/new/policy/", everything),
     Place("run-new-lacking", "ada", E + "/runs/new/reward/"),
