@@ -114,8 +114,8 @@ def edited(page: Page) -> None:
 
 def at_the_turns(page: Page) -> None:
     edited(page)
-    page.evaluate("document.querySelector('#turns').scrollIntoView()")
-    page.mouse.wheel(0, -80)
+    page.evaluate("document.querySelector('#turn-2').scrollIntoView()")
+    page.mouse.wheel(0, -90)
 
 
 def keys_of_the_editor(page: Page) -> None:
@@ -327,10 +327,10 @@ def decide(project: Project, user: User, verdict: int, seconds: float) -> None:
 
 
 def make_draft(project: Project, author: User) -> Draft:
-    """Return a draft of the cake whose second turn has an error at a place."""
+    """Return a draft of the cake whose third turn has an error at a place."""
     context = project.contexts.get(title="The cake shop")
     turns = [dict(turn) for turn in CAKE["turns"]]
-    turns[1]["response"] = turns[1]["response"].replace("<</action>>", "")
+    turns[2]["response"] = turns[2]["response"].replace("<</think>>", "")
     content = {**CAKE, "contexts": [{"existing": context.pk}], "turns": turns}
     return Draft.objects.create(
         project=project, author=author, content=content, version=3
