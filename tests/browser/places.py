@@ -115,7 +115,7 @@ def edited(page: Page) -> None:
 def at_the_turns(page: Page) -> None:
     edited(page)
     page.evaluate("document.querySelector('#turn-2').scrollIntoView()")
-    page.mouse.wheel(0, -90)
+    page.evaluate("window.scrollBy(0, -90)")
 
 
 def keys_of_the_editor(page: Page) -> None:
@@ -203,7 +203,12 @@ PLACES = [
     Place("sample-submitted", "rita", P + "/samples/{submitted}/"),
     Place("sample-returned", "lena", P + "/samples/{returned}/"),
     Place("runs", "tara", P + "/runs/"),
-    Place("runs-menu", "tara", P + "/runs/", click("button[popovertarget=new-run]", "#new-run")),
+    Place(
+        "runs-menu",
+        "tara",
+        P + "/runs/",
+        click("button[popovertarget=new-run]", "#new-run"),
+    ),
     Place("runs-empty", "ada", E + "/runs/"),
     Place("run-new", "tara", P + "/runs/new/policy/", everything),
     Place("run-new-lacking", "ada", E + "/runs/new/reward/"),
