@@ -59,6 +59,28 @@ def test_shared_rows_give_the_log_probabilities_and_gradients_of_own_rows(
         assert torch.allclose(shared, own, atol=2e-4, rtol=1e-4)
 
 
+def test_equal_responses_are_computed_once_and_count_as_often_as_they_came():
+    model = micro_policy(micro_tokenizer())
+    input_ids, mask = batch()
+    again = torch.tensor([0, 1, 0, 2, 0])  # three times the first line
+    input_ids, mask = input_ids[again], mask[again]
+    computed = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, __, given: computed.append(given["input_ids"].ne(0).sum().item()),
+        with_kwargs=True,
+    )
+    found = {}
+    for name, compute in (("shared", shared_logprobs), ("own", row_by_row)):
+        model.zero_grad()
+        logprobs, entropies = compute(model, input_ids, mask, 6, 0.7)
+        (logprobs * torch.arange(30).reshape(5, 6)).sum().backward()
+        gradient = model.get_input_embeddings().weight.grad.clone()
+        found[name] = (logprobs.detach(), entropies.detach(), gradient)
+    assert computed[0] == 9 + 4 + 1 + 5 + 6  # prompts and different responses
+    for shared, own in zip(*found.values(), strict=True):
+        assert torch.allclose(shared, own, atol=2e-4, rtol=1e-4)
+
+
 def test_a_model_with_windowed_layers_keeps_its_own_rows():
     model = micro_policy(micro_tokenizer())
     model.config.layer_types = ["full_attention", "sliding_attention"]

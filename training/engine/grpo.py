@@ -6,6 +6,8 @@ the rewards are replaced by those of ``algorithms``, which knows more methods.
 
 from __future__ import annotations
 
+import time
+
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -35,9 +37,15 @@ class SharedPromptTrainer(GRPOTrainer):
     def _generate_and_score_completions(
         self, inputs: list[dict[str, object]]
     ) -> dict[str, object]:
+        started = time.monotonic()
         output: dict[str, object] = super()._generate_and_score_completions(inputs)
         rollouts = self.rollout_func
         assert isinstance(rollouts, Rollouts)
+        # What is left of this is the log-probabilities of the reference (and of the
+        # policy before its updates).
+        figures = rollouts.figures
+        drawing = figures["seconds/generation"] + figures["seconds/scoring"]
+        figures["seconds/reference"] = time.monotonic() - started - drawing
         found = self._advantages(rollouts, output)
         silent = torch.tensor(rollouts.silent, device=found.device)
         found[silent.repeat_interleave(rollouts.recipe.responses_per_prompt)] = 0.0

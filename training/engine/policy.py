@@ -304,7 +304,7 @@ class Watch(TrainerCallback):
         self.drew = True  # whether this step drew responses, or only learned again
         self.spent: dict[str, float] = {}
         self.seconds = dict.fromkeys(
-            ("generation", "scoring", "update", "evaluation"), 0.0
+            ("generation", "scoring", "reference", "update", "evaluation"), 0.0
         )
 
     def on_step_begin(
@@ -377,21 +377,13 @@ class Watch(TrainerCallback):
         return reason or ""
 
     def _count_seconds(self, whole: float) -> None:
-        """Split the seconds of a step; what is neither drawing nor scoring is update."""
-        figures = self.rollouts.figures
-        generation = figures["seconds/generation"]
-        scoring = figures["seconds/scoring"]
-        if (
-            self.step % self.recipe.updates_per_draw
-        ):  # an update on responses drawn before
-            generation = scoring = 0.0
-        update = whole - generation - scoring
-        self.spent = {"seconds/update": update}
-        for name, value in (
-            ("generation", generation),
-            ("scoring", scoring),
-            ("update", update),
-        ):
+        """Split the seconds of a step; what is left of it is update."""
+        parts = dict.fromkeys(("generation", "scoring", "reference"), 0.0)
+        if self.drew:  # else it learned again from responses drawn before
+            parts = {n: self.rollouts.figures[f"seconds/{n}"] for n in parts}
+        parts["update"] = whole - sum(parts.values())
+        self.spent = {"seconds/update": parts["update"]}
+        for name, value in parts.items():
             self.seconds[name] += value
 
     def _show(self, step: int) -> None:

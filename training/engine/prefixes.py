@@ -8,6 +8,7 @@ share a row:
 
 with positions that start again after the prompt for each response, and a mask by which a
 response sees the prompt and itself only. The numbers are those of G separate rows.
+Equal responses to one prompt are computed once, and their gradients summed.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ def shared_logprobs(
     ).last_hidden_state
     where = torch.tensor(owners, device=device)  # (tokens, 5)
     of, before, owner, column, token = where.unbind(1)
+    # Equal responses share their places: the head computes each place once.
+    places, which = torch.unique(
+        torch.stack([of, before, token]), dim=1, return_inverse=True
+    )
+    of, before, token = places.unbind(0)
     head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
     logits = head(hidden[of, before]).float() / temperature
     normal = logits.log_softmax(-1)
@@ -77,8 +83,8 @@ def shared_logprobs(
     entropy = -(normal.exp() * normal).sum(-1)
     empty = torch.zeros((input_ids.shape[0], keep), device=device)
     return (
-        empty.index_put((owner, column), chosen),
-        empty.index_put((owner, column), entropy),
+        empty.index_put((owner, column), chosen[which]),
+        empty.index_put((owner, column), entropy[which]),
     )
 
 
@@ -91,15 +97,23 @@ class _Row:
         self.positions = list(range(len(prompt)))
         self.segments = [0] * len(prompt)
         self.responses = 0
+        self.places: dict[tuple[int, ...], list[int]] = {}
 
     def add(self, response: list[int]) -> list[int]:
-        """Append a response; return where each of its tokens is predicted from."""
+        """Append a response; return where each of its tokens is predicted from.
+
+        One that is there already is not appended again.
+        """
+        if found := self.places.get(tuple(response)):
+            return found
         self.responses += 1
         start, first = len(self.ids), len(self.prompt)
         self.ids += response
         self.positions += range(first, first + len(response))
         self.segments += [self.responses] * len(response)
-        return [first - 1, *range(start, start + len(response) - 1)]
+        places = [first - 1, *range(start, start + len(response) - 1)]
+        self.places[tuple(response)] = places
+        return places
 
 
 def _share(
