@@ -45,7 +45,6 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart(
             _("Gradient norm"), _("before clipping"), ("gradient_norm",), smooth=True
         ),
-        Chart(_("Speed"), _("tokens a second"), ("tokens_per_second",), smooth=True),
     ),
     RunKind.REWARD: (
         Chart(_("Loss"), _("nats"), ("loss", "loss/*", "*_loss"), smooth=True),
@@ -95,6 +94,8 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             ("groups_without_signal", "groups_without_signal/kept"),
         ),
         Chart(_("Entropy"), _("nats per token"), ("entropy",)),
+        Chart(_("Clip ratio"), _("share of tokens"), ("clip_ratio", "clip_ratio/*")),
+        Chart(_("Cut off"), _("share of responses"), ("cut_off",), smooth=True),
         Chart(_("Held-out share"), "", ("heldout/format", "heldout/rm_accepted")),
     ),
     RunKind.PREFERENCE: (
@@ -118,6 +119,18 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart(_("Distinct answers"), _("share"), ("*/distinct",)),
     ),
 }
+
+# What any kind of run may report of its speed, after its own charts.
+SPEED = (
+    Chart(
+        _("Speed"),
+        _("tokens a second"),
+        ("tokens_per_second", "tokens_per_second/*", "*/tokens_per_second"),
+        smooth=True,
+    ),
+    Chart(_("MFU"), _("share of the matmul rate"), ("mfu", "mfu/*"), smooth=True),
+    Chart(_("Device memory"), _("bytes"), ("memory", "memory/*")),
+)
 
 # Counts and parts that have a place of their own on the page. A metric's ``/low`` and
 # ``/high`` become the band around its curve.
@@ -144,7 +157,7 @@ def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
         return []
     rest = sorted(n for n in names if not _matches(n, HIDDEN))
     drawn: list[dict[str, object]] = []
-    for chart in CHARTS.get(kind, ()):
+    for chart in (*CHARTS.get(kind, ()), *SPEED):
         mine = [n for p in chart.names for n in rest if fnmatchcase(n, p)]
         mine = list(dict.fromkeys(mine))
         rest = [n for n in rest if n not in mine]

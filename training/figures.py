@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from django.template.defaultfilters import filesizeformat
 from django.utils.formats import number_format
 from django.utils.translation import gettext
 
@@ -190,3 +191,38 @@ def duration_text(seconds: float) -> str:
     else:
         text = gettext("%(seconds)d s")
     return text % parts
+
+
+def hardware_figures(facts: Mapping[str, Json]) -> list[tuple[str, str]]:
+    """Return what a run's program runs on and takes of it, as lines."""
+    lines: list[tuple[str, str]] = []
+
+    def bytes_text(value: Json) -> str:
+        return filesizeformat(value) if isinstance(value, int) else "–"
+
+    def of(used: Json, whole: Json) -> str:
+        if whole is None:
+            return bytes_text(used)
+        facts = {"used": bytes_text(used), "whole": bytes_text(whole)}
+        return gettext("%(used)s of %(whole)s") % facts
+
+    if facts.get("host"):
+        lines.append((gettext("Machine"), str(facts["host"])))
+    if facts.get("processor"):
+        lines.append((gettext("Processor"), str(facts["processor"])))
+    used, cores = facts.get("cores_used"), facts.get("cores")
+    if isinstance(used, int | float):
+        text = number_format(used, 1)
+        if isinstance(cores, int):
+            text = gettext("%(used)s of %(cores)d") % {"used": text, "cores": cores}
+        lines.append((gettext("Cores in use"), text))
+    if facts.get("memory"):
+        text = of(facts["memory"], facts.get("memory_total"))
+        lines.append((gettext("Memory"), text))
+        lines.append((gettext("At most"), bytes_text(facts.get("memory_peak"))))
+    devices = facts.get("gpus")
+    for gpu in devices if isinstance(devices, list) else []:
+        if isinstance(gpu, dict):
+            text = of(gpu.get("memory"), gpu.get("memory_total"))
+            lines.append((str(gpu.get("name")), f"{text}, {gpu.get('percent')} %"))
+    return lines

@@ -46,6 +46,11 @@ LEAVES_A_POLICY = (RunKind.SFT, RunKind.POLICY, RunKind.PREFERENCE)
 LEARNS_FROM_JUDGMENTS = (RunKind.REWARD, RunKind.PREFERENCE)
 
 
+def run_name(run: Run) -> str:
+    """Return what people call a run: ``Policy 12``."""
+    return f"{SHORT[RunKind(run.kind)]} {run.pk}"
+
+
 class RunState(models.TextChoices):
     QUEUED = "queued", _("Queued")
     STARTING = "starting", _("Starting")
@@ -181,6 +186,11 @@ class Run(models.Model):
         "receive its outputs.",
     )
     log_tail = models.TextField(blank=True, help_text="The end of log.txt.")
+    hardware = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="What its program runs on and takes of it; see training.hardware.",
+    )
     result = models.JSONField(default=dict, blank=True)
     error = models.TextField(blank=True)
     created_by = models.ForeignKey(USER, null=True, on_delete=models.PROTECT)

@@ -34,6 +34,7 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from training.hardware import Meter
 from training.hints import send_hint
 from training.manifests import (
     NotWholeError,
@@ -451,6 +452,7 @@ class _Supervision:
         """Bring in what the program says until it ends; return its exit status."""
         asked_at: float | None = None
         log_size = -1
+        self.meter = Meter(child.pid)
         while True:
             # First look whether it has ended, then read: its last words are in.
             has_ended = _has_ended(child)
@@ -463,6 +465,8 @@ class _Supervision:
             if size != log_size:
                 log_size = size
                 self.patiently(self._keep_log)
+            if not has_ended and self.meter.is_due():
+                self.patiently(self._keep_hardware)
             connection.close()
             if has_ended:
                 self.kill()
@@ -484,6 +488,9 @@ class _Supervision:
 
     def _keep_log(self) -> None:
         update_held(self.run, log_tail=read_log_tail(self.run))
+
+    def _keep_hardware(self) -> None:
+        update_held(self.run, hardware=self.meter.read())
 
     def kill(self) -> None:
         """Kill the program and all it started. Its exit is not collected before."""

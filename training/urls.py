@@ -2,16 +2,28 @@
 
 from django.urls import path
 
-from training.views import checkpoints, iterations, proposals, runs
+from training.views import (
+    checkpoints,
+    curves,
+    iterations,
+    proposals,
+    run_samples,
+    runs,
+)
 
 app_name = "training"
 urlpatterns = [
     path("p/<slug:slug>/runs/", runs.runs, name="runs"),
     path("p/<slug:slug>/runs/new/<slug:kind>/", runs.run_new, name="run-new"),
-    path("p/<slug:slug>/runs/compare/", runs.compare, name="runs-compare"),
+    path("p/<slug:slug>/runs/compare/", curves.compare, name="runs-compare"),
     path("p/<slug:slug>/runs/<int:pk>/", runs.run, name="run"),
     path("p/<slug:slug>/runs/<int:pk>/live/", runs.live, name="run-live"),
-    path("p/<slug:slug>/runs/<int:pk>/series/", runs.series, name="run-series"),
+    path("p/<slug:slug>/runs/<int:pk>/series/", curves.series, name="run-series"),
+    path(
+        "p/<slug:slug>/runs/<int:pk>/samples/",
+        run_samples.run_samples,
+        name="run-samples",
+    ),
     path("p/<slug:slug>/runs/<int:pk>/stop/", runs.stop, name="run-stop"),
     path("p/<slug:slug>/runs/<int:pk>/resume/", runs.resume, name="run-resume"),
     path("p/<slug:slug>/iterations/", iterations.iterations, name="iterations"),

@@ -8,6 +8,8 @@
 import { fill, gettext } from "./words.js";
 
 const TONES = ["--accent", "--act", "--good", "--bad", "--obs", "--ink-3"];
+// Where there are more lines than colours, the next six are dashed, and so on.
+const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 const HEIGHT = 132;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -53,6 +55,29 @@ function merged(known, added) {
   return [sorted.map(([step]) => step), sorted.map(([, value]) => value)];
 }
 
+/** Colour and dashes of the n-th line. */
+function look(number) {
+  return {
+    tone: TONES[number % TONES.length],
+    dash: DASHES[Math.floor(number / TONES.length) % DASHES.length],
+  };
+}
+
+/** A short piece of a line, for the legend. */
+function mark(line) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 20 8");
+  svg.setAttribute("aria-hidden", "true");
+  svg.setAttribute("class", `mark-line tone-${TONES.indexOf(line.tone)}`);
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", "M0 4H20");
+  path.setAttribute("stroke", "currentColor");
+  path.setAttribute("stroke-width", "3");
+  path.setAttribute("stroke-dasharray", line.dash.join(" "));
+  svg.append(path);
+  return svg;
+}
+
 class Chart {
   constructor(spec, sources, sync) {
     this.spec = spec;
@@ -61,7 +86,7 @@ class Chart {
         source: place,
         name: series.name,
         label: sources.length > 1 ? source.label : series.label,
-        tone: TONES[(sources.length > 1 ? place : index) % TONES.length],
+        ...look(sources.length > 1 ? place : index),
       })),
     );
     this.sync = sync;
@@ -120,7 +145,7 @@ class Chart {
     const series = this.lines.flatMap((line) => {
       const stroke = colour(line.tone);
       const points = { show: (u, i) => (this.table[i] ?? []).filter((v) => v != null).length < 12, size: 5, fill: stroke };
-      const bold = { stroke, width: 2, spanGaps: true, points };
+      const bold = { stroke, dash: line.dash, width: 2, spanGaps: true, points };
       if (!smooth) return [bold];
       return [{ stroke: `${stroke}55`, width: 1, spanGaps: true, points: { show: false } }, { ...bold, points: { show: false } }];
     });
@@ -170,25 +195,29 @@ class Chart {
     if (this.single) {
       const when = document.createElement("span");
       when.className = "at";
-      when.textContent = index == null ? "" : fill(gettext("step %(step)s"), { step: steps[at] });
+      when.textContent = index == null ? "" : this.place(steps[at]);
       this.now.replaceChildren(short(values[0]), when);
       return;
     }
     const when = document.createElement("span");
     when.className = "at";
-    when.textContent = index == null ? "" : fill(gettext("step %(step)s"), { step: steps[at] });
+    when.textContent = index == null ? "" : this.place(steps[at]);
     this.now.replaceChildren(when);
     this.legend.replaceChildren(
       ...this.lines.map((line, i) => {
         const item = document.createElement("li");
-        const dot = document.createElement("span");
-        dot.className = `dot tone-${TONES.indexOf(line.tone)}`;
+        const dot = mark(line);
         const value = document.createElement("b");
         value.textContent = short(values[i]);
         item.append(dot, line.label, value);
         return item;
       }),
     );
+  }
+
+  /** Where on the x axis: a step of a run, or what the chart says it counts. */
+  place(at) {
+    return this.spec.x ? `${this.spec.x} ${at}` : fill(gettext("step %(step)s"), { step: at });
   }
 
   resize() {
@@ -304,3 +333,8 @@ class RunCharts extends HTMLElement {
 }
 
 customElements.define("run-charts", RunCharts);
+
+// The table of compared runs marks each with its line.
+for (const place of document.querySelectorAll(".mark-of")) {
+  place.replaceWith(mark(look(Number(place.dataset.line))));
+}

@@ -21,6 +21,7 @@ from annotation.guidelines import confirm_reading, publish_guideline
 from annotation.models import Draft, Membership, Project, Sample, Slot
 from annotation.reviewing import comment_on
 from annotation.samples import return_sample
+from tests.browser.cycle import make_iterations
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
 from tests.cast import make_project, make_user
 from tests.training.conftest import make_checkpoint, make_run
@@ -217,6 +218,7 @@ PLACES = [
     ),
     Place("run-finished", "tara", P + "/runs/{sft}/", charts),
     Place("run-running", "tara", P + "/runs/{policy}/", charts),
+    Place("run-samples", "tara", P + "/runs/{policy}/samples/", everything),
     Place("run-failed", "tara", P + "/runs/{failed}/"),
     Place("run-evaluated", "tara", P + "/runs/{evaluate}/"),
     Place("compare", "tara", P + "/runs/compare/?run={sft}&run={failed}", charts),
@@ -229,6 +231,12 @@ PLACES = [
     Place("iteration", "tara", P + "/iterations/1/"),
     Place("retention", "tara", P + "/checkpoints/retention/"),
     Place("snapshot", "tara", P + "/snapshots/{snapshot}/"),
+    Place("iterations", "tara", P + "/iterations/", charts),
+    Place("iterations-empty", "ada", E + "/iterations/"),
+    Place("iteration-new", "tara", P + "/iterations/new/", everything),
+    Place("iteration-judge", "tara", P + "/iterations/3/", everything),
+    Place("iteration-alarm", "tara", P + "/iterations/2/", charts),
+    Place("iteration-done", "tara", P + "/iterations/1/", charts),
 ]
 
 
@@ -275,6 +283,7 @@ def make_stage(*, count: int = 24) -> Stage:
         "returned": make_returned(project, lena, rita).pk,
         **make_runs(project, tara),
     }
+    make_iterations(project, tara, Run.objects.get(pk=values["policy"]))
     submitted = Sample.objects.filter(project=project, status="submitted")
     waiting = submitted.order_by("pk").first()
     values["submitted"] = waiting.pk

@@ -1,11 +1,16 @@
 """The run pages through the HTTP door: who may see them, what they show and do."""
 
+import csv
+import datetime
+import io
 import json
 
 import pytest
 from django.utils import timezone
 
 from tests.cast import (
+    LABEL,
+    SAMPLED,
     make_judgment,
     make_pair,
     make_project,
@@ -16,6 +21,7 @@ from tests.cast import (
 from tests.training.conftest import make_policy, make_run
 from training import figures, launching
 from training.models import Metric, Run, RunNote, RunSample, RunState
+from training.views import curves
 
 pytestmark = pytest.mark.django_db
 
@@ -25,6 +31,7 @@ PAGES = [
     "/p/{slug}/runs/{run}/",
     "/p/{slug}/runs/{run}/live/",
     "/p/{slug}/runs/{run}/series/",
+    "/p/{slug}/runs/{run}/samples/",
     "/p/{slug}/checkpoints/",
     "/p/{slug}/checkpoints/{checkpoint}/",
     "/p/{slug}/checkpoints/{checkpoint}/download/",
@@ -96,7 +103,7 @@ def test_only_trainers_and_admins_come_in(client, project, page):
 
 def test_a_foreign_run_is_not_found(client, project, tara):
     other = make_run(project=make_project())
-    for page in ("", "live/", "series/"):
+    for page in ("", "live/", "series/", "samples/"):
         assert client.get(f"/p/cakes/runs/{other.pk}/{page}").status_code == 404
     assert client.post(f"/p/cakes/runs/{other.pk}/stop/").status_code == 404
     make_sample(project=other.project)
@@ -313,8 +320,106 @@ def test_series_come_after_a_row_and_whole_after_a_new_attempt(client, project, 
         len(client.get(f"{address}?after={new['newest']}&token=0").json()["series"])
         == 4
     )
-    rows = b"".join(client.get(f"{address}?format=csv").streaming_content).decode()
-    assert rows.startswith("metric,step,value\r\nheld_out_loss,1,1.0\r\n")
+
+
+def rows_of(answer):
+    text = b"".join(answer.streaming_content).decode()
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_curves_of_a_run_are_streamed_as_csv(client, project, tara):
+    run = running(project)
+    Metric.objects.create(run=run, name="=cmd()", step=1, value=2, at=timezone.now())
+    answer = client.get(f"/p/cakes/runs/{run.pk}/series/?format=csv")
+    assert answer.streaming
+    assert f'"run-{run.pk}-curves.csv"' in answer["Content-Disposition"]
+    rows = rows_of(answer)
+    assert len(rows) == 3 * 40 + 1
+    assert rows[0]["metric"] == "'=cmd()"  # no formula for a spreadsheet to run
+    first = rows[1]
+    assert (first["run"], first["metric"]) == (f"SFT {run.pk}", "held_out_loss")
+    assert (first["step"], float(first["value"])) == ("1", 1.0)
+    at = Metric.objects.get(run=run, name="held_out_loss", step=1).at
+    assert datetime.datetime.fromisoformat(first["time"]) == at
+
+
+def test_any_number_of_runs_is_compared_and_exported(
+    client, project, tara, django_assert_max_num_queries
+):
+    runs = [running(project, recipe={"seed": n}) for n in range(12)]
+    query = "&".join(f"run={run.pk}" for run in runs)
+    with django_assert_max_num_queries(10):
+        page = client.get(f"/p/cakes/runs/compare/?{query}")
+    assert len(page.context["sources"]) == 12
+    assert page.context["differences"] == [("seed", [str(n) for n in range(12)])]
+    assert "Compare 12 runs" in page.content.decode()
+    rows = rows_of(client.get(f"/p/cakes/runs/compare/{page.context['csv']}"))
+    assert {row["run"] for row in rows} == {f"SFT {run.pk}" for run in runs}
+    assert len(rows) == 12 * 3 * 40
+
+
+def test_more_runs_than_a_page_can_draw_are_counted_not_dropped_in_silence(
+    client, project, tara, monkeypatch
+):
+    monkeypatch.setattr(curves, "MOST_COMPARED", 2)
+    query = "&".join(f"run={running(project).pk}" for _ in range(3))
+    page = client.get(f"/p/cakes/runs/compare/?{query}")
+    assert len(page.context["sources"]) == 2
+    assert "1 run too many" in page.content.decode()
+
+
+def test_a_sampled_text_stands_beside_its_label_with_the_differences_marked(
+    client, project, tara
+):
+    run = make_run(project=project)
+    RunSample.objects.create(
+        run=run,
+        event_offset=1,
+        step=4,
+        prompt="A cake, please.",
+        text=SAMPLED,
+        label=LABEL,
+        scores={"format": 1.0, "consistency": 0.25},
+    )
+    for address in (f"/p/cakes/runs/{run.pk}/", f"/p/cakes/runs/{run.pk}/samples/"):
+        text = client.get(address).content.decode()
+        assert '<span class="diff">florist</span>' in text, address
+        assert "0.250" in text
+        assert 'name="units"' not in text  # nothing to mark here
+    RunSample.objects.bulk_create(
+        RunSample(run=run, event_offset=n, step=n, prompt="", text=f"text {n}")
+        for n in range(2, 40)
+    )
+    page = client.get(f"/p/cakes/runs/{run.pk}/samples/")
+    assert len(page.context["samples"]) == 30
+    older = client.get(f"/p/cakes/runs/{run.pk}/samples/{page.context['older']}")
+    assert len(older.context["samples"]) == 9
+
+
+def test_hardware_and_the_expected_end_are_shown(client, project, tara):
+    hardware = {
+        "host": "gpu-1",
+        "cores": 8,
+        "cores_used": 6.53,
+        "memory": 3 << 30,
+        "memory_total": 64 << 30,
+        "memory_peak": 5 << 30,
+        "gpus": [
+            {
+                "name": "H200",
+                "memory": 70 << 30,
+                "memory_total": 141 << 30,
+                "percent": 93,
+            }
+        ],
+    }
+    run = running(project, hardware=hardware)
+    text = client.get(f"/p/cakes/runs/{run.pk}/live/").content.decode()
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "6.5 of 8" in text
+    assert "3.0 GB of 64.0 GB" in text
+    assert "70.0 GB of 141.0 GB, 93 %" in text
+    assert "until about" in text
 
 
 def test_long_series_are_thinned_and_keep_their_last_point(client, project, tara):

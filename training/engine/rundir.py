@@ -40,6 +40,7 @@ from training.engine.recipes import (
     recipe_from_json,
     recipe_to_json,
 )
+from training.engine.tfevents import EventFile
 
 LOCKED = 75  # EX_TEMPFAIL: "try again later"
 GRACE_SECONDS = 5.0
@@ -129,6 +130,8 @@ class RunDirectory:
         self.inputs: dict[str, Path] = {}
         self.data: dict[str, Path] = {}
         self.resume: Path | None = None
+        self._curves: EventFile | None = None
+        self._draws_curves = True
 
     def read(self) -> None:
         """Read ``run.json``; raise ``RunError`` naming the field that is wrong."""
@@ -215,7 +218,21 @@ class RunDirectory:
 
     def metrics(self, step: int, values: Mapping[str, object]) -> None:
         """Report figures of one step; NaN and infinities become null."""
+        if self._draws_curves:
+            self._draw(step, values)
         self._emit({"event": "metrics", "step": step, "values": dict(values)})
+
+    def _draw(self, step: int, values: Mapping[str, object]) -> None:
+        """Append the figures to the TensorBoard file; a run does not fail for it."""
+        try:
+            if self._curves is None:
+                resumed = self._manifests.get("resume")
+                first = resumed.step + 1 if resumed else 0
+                self._curves = EventFile(self.path / "tensorboard", first=first)
+            self._curves.add(step, values)
+        except OSError as error:
+            self._draws_curves = False
+            self.log(f"no curves for TensorBoard: {error}", "warning")
 
     def sample(
         self,
@@ -327,6 +344,8 @@ class RunDirectory:
 
     def close(self) -> None:
         """Release the lock and the event file."""
+        if self._curves is not None:
+            self._curves.close()
         os.close(self._events)
         self._lock.close()
 

@@ -47,6 +47,7 @@ from training.models import (
     Run,
     RunInput,
     Snapshot,
+    run_name,
 )
 from training.retention import plan_removal, remove_files, retention_of
 from training.views.runs import (
@@ -54,7 +55,6 @@ from training.views.runs import (
     all_of,
     parents_of,
     recipe_lines,
-    run_name,
 )
 from training.wording import words
 

@@ -35,8 +35,8 @@ from training.models import (
     RunState,
     StepName,
     StepState,
+    run_name,
 )
-from training.views.runs import run_name
 from training.wording import words
 
 if TYPE_CHECKING:
@@ -246,6 +246,7 @@ class ForecastView:
     points: list[tuple[str, str]]
     line: str
     bound_y: str
+    most: int
     said: list[str]
 
 
@@ -283,11 +284,16 @@ def _forecast_view(found: Iteration, forecast: Forecast) -> ForecastView:
         steps = [most * i / 40 + (wanted - most) * i / 40 for i in range(1, 41)]
         line = " ".join(f"{x(n)},{y(max(low, curve.at(round(n))))}" for n in steps)
         said.append(
-            _(
-                "Expected after %(n)d judgments: %(figure).3f (past models lie %(spread).3f off)."
-            )
-            % {"n": wanted, "figure": curve.at(wanted), "spread": curve.spread}
+            _("Expected after %(n)d judgments: %(figure).3f.")
+            % {"n": wanted, "figure": curve.at(wanted)}
         )
+        if len({k.judgments for k in known}) == 2:
+            said.append(_("A guess: only two sizes are known so far."))
+        else:
+            said.append(
+                _("The models so far lie %(spread).3f off the curve on average.")
+                % {"spread": curve.spread}
+            )
         if not curve.grows:
             said.append(_("More judgments did not go with a better figure so far."))
         elif forecast.bound is not None:
@@ -302,6 +308,7 @@ def _forecast_view(found: Iteration, forecast: Forecast) -> ForecastView:
         [(x(k.judgments), y(k.figure)) for k in known],
         line,
         y(forecast.bound) if forecast.bound is not None else "",
+        wanted,
         said,
     )
 

@@ -28,9 +28,8 @@ from training.cycle import Comparison, Fresh, fresh_figures
 from training.forms import IterationForm, RecipeForm
 from training.iterations import STEPS, IterationRefusedError, run_of
 from training.launching import current_policy
-from training.models import RUN_STEPS, Iteration, Run, StepName
+from training.models import RUN_STEPS, Iteration, Run, StepName, run_name
 from training.views.iteration_lines import evaluated, forecasts, page_facts, took
-from training.views.runs import run_name
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import Max, Min, Q
-from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.translation import gettext, ngettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import (
@@ -24,7 +25,6 @@ from django.views.decorators.http import (
     require_safe,
 )
 
-from annotation.blocks import blocks_of_text
 from annotation.models import Pair, Project, Role, Sample
 from annotation.views.door import enter
 from training import charts
@@ -33,6 +33,7 @@ from training.figures import (
     capitalized,
     duration_text,
     evaluation_tables,
+    hardware_figures,
     number_text,
     plain_figures,
     setting_text,
@@ -48,7 +49,6 @@ from training.launching import (
 )
 from training.models import (
     LEARNS_FROM_JUDGMENTS,
-    SHORT,
     Checkpoint,
     InputRole,
     Metric,
@@ -58,23 +58,20 @@ from training.models import (
     RunNote,
     RunSample,
     RunState,
+    run_name,
 )
+from training.views.run_samples import shown
 from training.wording import about, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from django.contrib.auth.models import User
     from django.http import HttpRequest
-    from django.http.response import HttpResponseBase
 
-    from annotation.blocks import Block
     from training.events import Json
 
 PAGE = 40
 SAMPLES_SHOWN = 6
 NOTES_SHOWN = 12
-MOST_COMPARED = 6
 # What usually comes after a kind of run: (kind, the role its checkpoint takes there).
 NEXT_STAGES: dict[str, tuple[tuple[RunKind, InputRole | None], ...]] = {
     RunKind.SFT: (
@@ -93,11 +90,6 @@ NEXT_STAGES: dict[str, tuple[tuple[RunKind, InputRole | None], ...]] = {
     ),
     RunKind.EVALUATE: (),
 }
-
-
-def run_name(run: Run) -> str:
-    """Return what people call a run: ``Policy 12``."""
-    return f"{SHORT[RunKind(run.kind)]} {run.pk}"
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,7 @@ def runs(request: HttpRequest, slug: str) -> HttpResponse:
     older = {**kept, "before": str(page[PAGE - 1].pk)} if len(page) > PAGE else {}
     facts = {
         "form": form,
-        "lines": [_line(run) for run in page[:PAGE]],
+        "lines": [line_of(run) for run in page[:PAGE]],
         "any_active": any(not run.is_final for run in page[:PAGE]),
         "here": request.get_full_path(),
         "older": f"?{urlencode(older)}" if older else "",
@@ -166,7 +158,7 @@ class Line:
     headline: str
 
 
-def _line(run: Run) -> Line:
+def line_of(run: Run) -> Line:
     end = run.ended_at or timezone.now()
     took = (end - run.started_at).total_seconds() if run.started_at else None
     return Line(
@@ -342,7 +334,7 @@ def _missing(project: Project, kind: str) -> list[Missing]:
 def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Show a run; its live parts are polled while it is not final."""
     project = enter(request, slug, Role.TRAINER)
-    found = _run(project, pk)
+    found = run_of_project(project, pk)
     names = charts.metric_names(found)
     facts = _live_facts(found) | {
         "recipe": recipe_lines(found.kind, found.recipe),
@@ -369,7 +361,7 @@ def live(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     the heartbeat is travels in a header, so that it can tick without a change.
     """
     project = enter(request, slug, Role.TRAINER)
-    found = _run(project, pk)
+    found = run_of_project(project, pk)
     version = _version(found)
     response: HttpResponse
     if request.headers.get("If-None-Match") == version and found.is_active:
@@ -397,6 +389,7 @@ def _version(run: Run) -> str:
         run.stop_requested,
         run.events_offset,
         run.log_tail,
+        run.hardware,
         run.error,
         newest,
         _is_silent(run),
@@ -418,15 +411,6 @@ def _is_silent(run: Run) -> bool:
         and run.leased_until is not None
         and run.leased_until < timezone.now()
     )
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A sampled text for the page: blocks where it parses, and its scores."""
-
-    sample: RunSample
-    blocks: tuple[Block, ...]
-    scores: list[tuple[str, str, str]]
 
 
 def _live_facts(run: Run, version: str = "") -> dict[str, object]:
@@ -453,10 +437,11 @@ def _live_facts(run: Run, version: str = "") -> dict[str, object]:
         "parents": parents_of(run),
         "children": [(each, run_name(each)) for each in children],
         "notes": RunNote.objects.filter(run=run).order_by("-pk")[:NOTES_SHOWN],
-        "samples": [_shown(each) for each in samples],
+        "samples": [shown(each) for each in samples],
         "checkpoints": checkpoints[:12],
         "more_checkpoints": max(0, len(checkpoints) - 12),
         "figures": plain_figures(run.result) if run.is_final else [],
+        "hardware": hardware_figures(run.hardware),
         "tables": tables,
         "next_stages": _next_stages(run, checkpoints),
         "is_waiting_long": run.state == RunState.QUEUED
@@ -490,21 +475,6 @@ def all_of(names: list[str]) -> str:
     return gettext(" and ").join(names)
 
 
-def _shown(sample: RunSample) -> Shown:
-    text = sample.text
-    # What follows an observation goes on inside the thinking of the turn before.
-    inside = not text.startswith("<<think>>") and (
-        "<</think>>" in text or "<<action>>" in text
-    )
-    scores = []
-    for name, value in sample.scores.items():
-        tone = ""
-        if isinstance(value, bool) or (value in (0, 1) and "format" in name):
-            tone = "good" if value else "bad"
-        scores.append((words(name), number_text(value), tone))
-    return Shown(sample, blocks_of_text(text, inside_thinking=inside), scores)
-
-
 def _pace(run: Run) -> dict[str, str]:
     """Return seconds per step and what is left, from the newest steps' times."""
     if run.is_final:
@@ -525,7 +495,13 @@ def _pace(run: Run) -> dict[str, str]:
     else:
         count = round(1 / max(each, 1e-6))
         text = gettext("%(count)d steps a second") % {"count": count}
-    return {"each": text, "left": duration_text(left)}
+    ends = timezone.localtime(timezone.now() + timedelta(seconds=left))
+    is_today = ends.date() == timezone.localdate()
+    return {
+        "each": text,
+        "left": duration_text(left),
+        "ends": date_format(ends, "TIME_FORMAT" if is_today else "DATETIME_FORMAT"),
+    }
 
 
 def _step_times(run: Run) -> list[dict[str, object]]:
@@ -569,59 +545,12 @@ def _comparable(run: Run) -> list[tuple[int, str]]:
     return [(other.pk, run_name(other)) for other in others]
 
 
-@never_cache
-@require_safe
-@login_required
-def series(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
-    """Answer a run's curves after row ``after`` as JSON, or all of them as CSV.
-
-    ``token`` tells the page whether its curves are of the same attempt; after a resume
-    it gets all of them again, with ``after`` 0.
-    """
-    project = enter(request, slug, Role.TRAINER)
-    found = _run(project, pk)
-    if request.GET.get("format") == "csv":
-        return _csv(found)
-    asked = request.GET.get("after", "")
-    after = int(asked) if asked.isdecimal() and len(asked) < 19 else 0
-    if request.GET.get("token") != str(found.token):
-        after = 0
-    newest, curves = charts.series_after(found, after)
-    return JsonResponse(
-        {"token": found.token, "after": after, "newest": newest, "series": curves}
-    )
-
-
-class _Echo:
-    def write(self, text: str) -> str:
-        return text
-
-
-def _csv(run: Run) -> StreamingHttpResponse:
-    writer = csv.writer(_Echo())
-    rows = (
-        Metric.objects.filter(run=run)
-        .order_by("name", "step")
-        .values_list("name", "step", "value")
-        .iterator(chunk_size=5000)
-    )
-
-    def lines() -> Iterator[str]:
-        yield writer.writerow(["metric", "step", "value"])
-        for row in rows:
-            yield writer.writerow(row)
-
-    response = StreamingHttpResponse(lines(), content_type="text/csv")
-    response["Content-Disposition"] = f'attachment; filename="run-{run.pk}-metrics.csv"'
-    return response
-
-
 @require_POST
 @login_required
 def stop(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     try:
-        stop_run(run=_run(project, pk), user=_user(request))
+        stop_run(run=run_of_project(project, pk), user=_user(request))
     except RunStateError as error:
         messages.warning(request, str(error))
     return redirect("training:run", slug, pk)
@@ -632,76 +561,13 @@ def stop(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     try:
-        resume_run(run=_run(project, pk), user=_user(request))
+        resume_run(run=run_of_project(project, pk), user=_user(request))
     except RunStateError as error:
         messages.warning(request, str(error))
     return redirect("training:run", slug, pk)
 
 
-# Comparing
-
-
-@require_safe
-@login_required
-def compare(request: HttpRequest, slug: str) -> HttpResponse:
-    """Draw the curves of several runs, one chart per metric."""
-    project = enter(request, slug, Role.TRAINER)
-    asked = [pk for pk in request.GET.getlist("run") if pk.isdecimal() and len(pk) < 19]
-    rows = Run.objects.filter(project=project).for_list()
-    found = list(rows.filter(pk__in=asked[:MOST_COMPARED]).order_by("pk"))
-    if len(found) < len(set(asked[:MOST_COMPARED])):
-        raise Http404("no such run")
-    if len(found) < 2:
-        messages.info(
-            request, gettext("Tick two runs or more to compare their curves.")
-        )
-        return redirect("training:runs", slug)
-    names = sorted(
-        Metric.objects.filter(run__in=found).values_list("name", flat=True).distinct()
-    )
-    drawn = charts.layout(found[0].kind, names)
-    single = [
-        {**chart, "title": _title(chart, each), "series": [each]}
-        for chart in drawn
-        for each in chart["series"]  # type: ignore[attr-defined]
-    ]
-    facts = {
-        "lines": [_line(run) for run in found],
-        "differences": _recipe_differences(found),
-        "names": [run_name(run) for run in found],
-        "layout": single,
-        "sources": [
-            {
-                "label": run_name(run),
-                "url": reverse("training:run-series", args=[slug, run.pk]),
-            }
-            for run in found
-        ],
-    }
-    return render(request, "training/compare.html", facts)
-
-
-def _title(chart: dict[str, object], series: dict[str, str]) -> str:
-    several = len(chart["series"]) > 1  # type: ignore[arg-type]
-    if not several:
-        return str(chart["title"])
-    return gettext("%(chart)s: %(series)s") % {
-        "chart": chart["title"],
-        "series": series["label"],
-    }
-
-
-def _recipe_differences(found: list[Run]) -> list[tuple[str, list[str]]]:
-    """Return the settings in which the runs differ, with the value of each run."""
-    settings = dict.fromkeys(name for run in found for name in run.recipe)
-    return [
-        (words(name), [setting_text(run.recipe.get(name)) for run in found])
-        for name in settings
-        if len({repr(run.recipe.get(name)) for run in found}) > 1
-    ]
-
-
-def _run(project: Project, pk: int) -> Run:
+def run_of_project(project: Project, pk: int) -> Run:
     """Return a run of the project that :func:`enter` has let the visitor into."""
     return get_object_or_404(Run.objects.for_list().filter(Q(project=project)), pk=pk)
 

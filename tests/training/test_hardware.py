@@ -1,0 +1,75 @@
+"""What a program takes of its machine, measured from outside of it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.training.conftest import QUICK, make_run, tiny
+from training import hardware, supervising
+from training.models import Run
+
+BUSY = """
+import subprocess, sys, time
+held = bytearray(64 << 20)
+child = subprocess.Popen([sys.executable, "-c", "held = bytearray(32 << 20); input()"],
+                         stdin=subprocess.PIPE)
+print("ready", flush=True)
+end = time.process_time() + 0.3
+while time.process_time() < end:
+    pass
+print("done", flush=True)
+input()
+child.communicate(b"\\n")
+"""
+
+
+def test_memory_and_processor_of_a_whole_process_group_are_counted():
+    program = subprocess.Popen(
+        [sys.executable, "-c", BUSY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert program.stdout.readline() == b"ready\n"
+        meter = hardware.Meter(program.pid)
+        assert meter.is_due()
+        first = meter.read()
+        assert not meter.is_due()
+        assert program.stdout.readline() == b"done\n"
+        second = meter.read()
+    finally:
+        program.communicate(b"\n")
+    assert first["memory"] > 64 << 20
+    assert first["memory_peak"] >= first["memory"]
+    assert 0.05 < second["cores_used"] <= 2 * os.cpu_count()
+    assert second["host"]
+    assert second["memory_total"] > second["memory"]
+    assert hardware.group_usage(program.pid) == (0, 0.0)
+
+
+def test_gpus_are_read_from_the_tool_that_is_there(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 71680, 144384, 93'\necho odd\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (found,) = hardware.gpus()
+    assert found == {
+        "name": "NVIDIA H200",
+        "memory": 71680 << 20,
+        "memory_total": 144384 << 20,
+        "percent": 93,
+    }
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert hardware.gpus() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_supervised_run_says_what_it_ran_on():
+    run = make_run()
+    supervising.supervise(run.pk, command=tiny("--steps", 5), timing=QUICK)
+    facts = Run.objects.get(pk=run.pk).hardware
+    assert facts["host"]
+    assert facts["memory_peak"] > 1 << 20

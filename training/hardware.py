@@ -1,0 +1,123 @@
+"""What a program runs on and what it takes of it, read from outside of the program.
+
+On Linux from ``/proc``; GPUs from ``nvidia-smi`` where that is installed. What cannot be
+read is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.events import Json
+
+EVERY = 5.0  # seconds between two looks
+PROC = Path("/proc")
+QUERY = "name,memory.used,memory.total,utilization.gpu"
+
+
+class Meter:
+    """Watches a process group; ``read`` tells what it took since the last look."""
+
+    def __init__(self, group: int) -> None:
+        self.group = group
+        self.facts = machine()
+        self.peak = 0
+        self.looked_at = 0.0
+        self.cpu_seconds = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self.looked_at >= EVERY
+
+    def read(self) -> dict[str, Json]:
+        """Return the machine's facts with the group's memory and processor use now."""
+        now, before = time.monotonic(), self.looked_at
+        self.looked_at = now
+        memory, cpu_seconds = group_usage(self.group)
+        if memory:
+            self.peak = max(self.peak, memory)
+            self.facts |= {"memory": memory, "memory_peak": self.peak}
+        if before and cpu_seconds >= self.cpu_seconds:
+            used = (cpu_seconds - self.cpu_seconds) / (now - before)
+            self.facts["cores_used"] = round(used, 2)
+        self.cpu_seconds = cpu_seconds
+        if devices := gpus():
+            self.facts["gpus"] = devices
+        return dict(self.facts)
+
+
+def machine() -> dict[str, Json]:
+    """Return what does not change: host, processor, cores, memory."""
+    facts: dict[str, Json] = {"host": socket.gethostname(), "cores": os.cpu_count()}
+    for line in _lines("cpuinfo"):
+        if line.startswith("model name"):
+            facts["processor"] = line.partition(":")[2].strip()
+            break
+    for line in _lines("meminfo"):
+        if line.startswith("MemTotal:"):
+            facts["memory_total"] = int(line.split()[1]) * 1024
+    return facts
+
+
+def group_usage(group: int) -> tuple[int, float]:
+    """Return the resident bytes and the processor seconds of a process group."""
+    memory, seconds = 0, 0.0
+    try:
+        page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+        every = [path for path in PROC.iterdir() if path.name.isdecimal()]
+    except (OSError, ValueError):
+        return 0, 0.0
+    for path in every:
+        try:
+            # The name in parentheses may hold blanks; the rest begins after it.
+            rest = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if len(rest) > 21 and int(rest[2]) == group:
+            seconds += (int(rest[11]) + int(rest[12])) / tick
+            memory += int(rest[21]) * page
+    return memory, seconds
+
+
+def gpus() -> list[Json]:
+    """Return name, memory and use of each GPU; nothing where there is none."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    try:
+        told = subprocess.run(
+            [tool, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=3,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found: list[Json] = []
+    for line in told.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 4 and all(part.isdecimal() for part in parts[1:]):
+            used, total, percent = map(int, parts[1:])
+            found.append(
+                {
+                    "name": parts[0],
+                    "memory": used << 20,
+                    "memory_total": total << 20,
+                    "percent": percent,
+                }
+            )
+    return found
+
+
+def _lines(name: str) -> list[str]:
+    try:
+        return (PROC / name).read_text().splitlines()
+    except OSError:
+        return []

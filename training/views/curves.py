@@ -1,0 +1,160 @@
+"""Curves of runs: as JSON for the charts, as CSV to take away, of several together."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, JsonResponse, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from annotation.models import Role
+from annotation.views.door import enter
+from training import charts
+from training.figures import setting_text
+from training.models import Metric, Run, run_name
+from training.views.runs import line_of, run_of_project
+from training.wording import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+# A page asks for the curves of each run by itself; more than this no eye tells apart.
+MOST_COMPARED = 100
+
+
+@never_cache
+@require_safe
+@login_required
+def series(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
+    """Answer a run's curves after row ``after`` as JSON, or all of them as CSV.
+
+    ``token`` tells the page whether its curves are of the same attempt; after a resume
+    it gets all of them again, with ``after`` 0.
+    """
+    project = enter(request, slug, Role.TRAINER)
+    found = run_of_project(project, pk)
+    if request.GET.get("format") == "csv":
+        return _csv([found], f"run-{found.pk}-curves")
+    asked = request.GET.get("after", "")
+    after = int(asked) if asked.isdecimal() and len(asked) < 19 else 0
+    if request.GET.get("token") != str(found.token):
+        after = 0
+    newest, curves = charts.series_after(found, after)
+    return JsonResponse(
+        {"token": found.token, "after": after, "newest": newest, "series": curves}
+    )
+
+
+class _Echo:
+    def write(self, text: str) -> str:
+        return text
+
+
+def _csv(runs: list[Run], name: str) -> StreamingHttpResponse:
+    """Answer all curves of runs as CSV, row by row: one line is one number."""
+    writer = csv.writer(_Echo())
+    names = {run.pk: run_name(run) for run in runs}
+    rows = (
+        Metric.objects.filter(run__in=names)
+        .order_by("run", "name", "step")
+        .values_list("run", "step", "at", "name", "value")
+        .iterator(chunk_size=5000)
+    )
+
+    def lines() -> Iterator[str]:
+        yield writer.writerow(["run", "step", "time", "metric", "value"])
+        for run, step, at, metric, value in rows:
+            row = [names[run], step, at.isoformat(), metric, value]
+            yield writer.writerow([_harmless(each) for each in row])
+
+    response = StreamingHttpResponse(lines(), content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="{name}.csv"'
+    return response
+
+
+def _harmless(value: object) -> object:
+    """Keep a text from being read as a formula: programs name their metrics freely."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
+
+
+# Comparing
+
+
+@require_safe
+@login_required
+def compare(request: HttpRequest, slug: str) -> HttpResponseBase:
+    """Draw the curves of several runs, one chart per metric; or answer them as CSV."""
+    project = enter(request, slug, Role.TRAINER)
+    given = request.GET.getlist("run")
+    every = list(dict.fromkeys(pk for pk in given if pk.isdecimal() and len(pk) < 19))
+    asked = every[:MOST_COMPARED]
+    rows = Run.objects.filter(project=project).for_list()
+    found = list(rows.filter(pk__in=asked).order_by("pk"))
+    if len(found) < len({int(pk) for pk in asked}):
+        raise Http404("no such run")
+    if found and request.GET.get("format") == "csv":
+        return _csv(found, f"{project.slug}-{len(found)}-runs-curves")
+    if len(found) < 2:
+        messages.info(
+            request, gettext("Tick two runs or more to compare their curves.")
+        )
+        return redirect("training:runs", slug)
+    names = sorted(
+        Metric.objects.filter(run__in=found).values_list("name", flat=True).distinct()
+    )
+    drawn = charts.layout(found[0].kind, names)
+    single = [
+        {**chart, "title": _title(chart, each), "series": [each]}
+        for chart in drawn
+        for each in chart["series"]  # type: ignore[attr-defined]
+    ]
+    facts = {
+        "lines": [line_of(run) for run in found],
+        "differences": _recipe_differences(found),
+        "names": [run_name(run) for run in found],
+        "left_out": len(every) - len(asked),
+        "csv": "?"
+        + urlencode([*(("run", run.pk) for run in found), ("format", "csv")]),
+        "layout": single,
+        "sources": [
+            {
+                "label": run_name(run),
+                "url": reverse("training:run-series", args=[slug, run.pk]),
+            }
+            for run in found
+        ],
+    }
+    return render(request, "training/compare.html", facts)
+
+
+def _title(chart: dict[str, object], series: dict[str, str]) -> str:
+    several = len(chart["series"]) > 1  # type: ignore[arg-type]
+    if not several:
+        return str(chart["title"])
+    return gettext("%(chart)s: %(series)s") % {
+        "chart": chart["title"],
+        "series": series["label"],
+    }
+
+
+def _recipe_differences(found: list[Run]) -> list[tuple[str, list[str]]]:
+    """Return the settings in which the runs differ, with the value of each run."""
+    settings = dict.fromkeys(name for run in found for name in run.recipe)
+    return [
+        (words(name), [setting_text(run.recipe.get(name)) for run in found])
+        for name in settings
+        if len({repr(run.recipe.get(name)) for run in found}) > 1
+    ]

@@ -1,0 +1,79 @@
+"""Texts a run sampled while it ran: their rewards, and how they differ from the label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.contrib.auth.decorators import login_required
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_safe
+
+from annotation.blocks import blocks_of_text
+from annotation.differences import view_of_pair
+from annotation.models import Role
+from annotation.views.door import enter
+from training.figures import number_text
+from training.models import Run, RunSample, run_name
+from training.wording import words
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+    from annotation.blocks import Block
+    from annotation.differences import PairView
+
+PAGE = 30
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sampled text for the page: blocks where it parses, scores, and the label beside."""
+
+    sample: RunSample
+    blocks: tuple[Block, ...]
+    scores: list[tuple[str, str, str]]
+    view: PairView | None
+
+
+def shown(sample: RunSample) -> Shown:
+    """Return what the page shows of a sampled text."""
+    text = sample.text
+    # What follows an observation goes on inside the thinking of the turn before.
+    inside = not text.startswith("<<think>>") and (
+        "<</think>>" in text or "<<action>>" in text
+    )
+    scores = []
+    for name, value in sample.scores.items():
+        tone = ""
+        if isinstance(value, bool) or (value in (0, 1) and "format" in name):
+            tone = "good" if value else "bad"
+        scores.append((words(name), number_text(value), tone))
+    view = (
+        view_of_pair(sample.label, text, inside_thinking=inside)
+        if sample.label
+        else None
+    )
+    blocks = blocks_of_text(text, inside_thinking=inside)
+    return Shown(sample, blocks, scores, view)
+
+
+@require_safe
+@login_required
+def run_samples(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """List all texts a run has shown, the newest first; paged by key."""
+    project = enter(request, slug, Role.TRAINER)
+    run = get_object_or_404(Run.objects.filter(project=project), pk=pk)
+    asked = request.GET.get("before", "")
+    rows = RunSample.objects.filter(run=run).order_by("-pk")
+    if asked.isdecimal() and len(asked) < 19:
+        rows = rows.filter(pk__lt=int(asked))
+    page = list(rows[: PAGE + 1])
+    facts = {
+        "run": run,
+        "run_name": run_name(run),
+        "samples": [shown(each) for each in page[:PAGE]],
+        "older": f"?before={page[PAGE - 1].pk}" if len(page) > PAGE else "",
+        "is_first": not asked,
+    }
+    return render(request, "training/run_samples.html", facts)
