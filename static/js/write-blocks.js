@@ -3,6 +3,8 @@
 
 import { fill, gettext } from "./words.js";
 
+const TWO_LINES = 48; // pixels: a step this high has lines that the arrows go through
+
 /** Return the blocks of a turn as the JSON that the server reads. */
 export function writeBlocks(turn) {
   return JSON.stringify([...turn.querySelectorAll("[data-block]")].map(readBlock));
@@ -12,7 +14,7 @@ function readBlock(block) {
   const kind = block.dataset.block;
   const found = { kind, source: block.dataset.source };
   if (kind === "plan") {
-    found.steps = [...block.querySelectorAll("[data-step] input")].map((field) => field.value);
+    found.steps = [...block.querySelectorAll("[data-step] textarea")].map((field) => field.value);
   } else if (kind === "action") {
     found.name = block.querySelector("[data-action-name]").value;
     found.parameters = [...block.querySelectorAll("[data-parameter]")].map((row) => {
@@ -68,12 +70,12 @@ export function onBlockKey(event) {
   const step = target.closest("[data-step]");
   if (!step) return keepsEnter(event);
   if (altKey && by) return moveStep(step, by, target);
-  if (target.tagName !== "INPUT" || altKey) return false;
+  if (target.tagName !== "TEXTAREA" || altKey) return false;
   if (key === "Enter") return splitStep(step, target);
   if (key === "Backspace" && target.value === "") return removeStep(step, true);
-  if (by && !shiftKey) {
+  if (by && !shiftKey && target.clientHeight < TWO_LINES) {
     const other = by < 0 ? step.previousElementSibling : step.nextElementSibling;
-    other?.querySelector("input").focus();
+    other?.querySelector("textarea").focus();
     if (other) event.preventDefault();
   }
   return false;
@@ -93,9 +95,13 @@ function addBlock(turn, kind, name) {
   const block = document.createElement("div");
   block.dataset.block = kind;
   block.dataset.source = "";
+  block.className = `block edit ${{ thinking: "think", action: "act" }[kind] ?? kind}`;
   // A stand-in that writeBlocks can read; the server's drawing takes its place.
   if (kind === "plan") {
-    block.append(stepRow(1));
+    const list = document.createElement("ol");
+    list.className = "steps edit";
+    list.append(stepRow(1));
+    block.append(list);
   } else if (kind === "action") {
     const field = document.createElement("input");
     field.dataset.actionName = "";
@@ -126,9 +132,8 @@ function stepRow(number) {
   row.dataset.step = "";
   const mark = document.createElement("b");
   mark.textContent = String(number);
-  const field = document.createElement("input");
-  field.type = "text";
-  field.autocomplete = "off";
+  const field = document.createElement("textarea");
+  field.rows = 1;
   row.append(mark, field);
   return row;
 }
@@ -136,7 +141,7 @@ function stepRow(number) {
 function splitStep(step, field) {
   const [start, end] = [field.selectionStart, field.selectionEnd];
   const row = step.cloneNode(true);
-  const added = row.querySelector("input");
+  const added = row.querySelector("textarea");
   added.value = field.value.slice(end).trimStart();
   field.value = field.value.slice(0, start).trimEnd();
   step.after(row);
@@ -152,11 +157,11 @@ function removeStep(step, backwards = false) {
     ? (step.previousElementSibling ?? step.nextElementSibling)
     : (step.nextElementSibling ?? step.previousElementSibling);
   if (!next) {
-    step.querySelector("input").value = "";
-    step.querySelector("input").focus();
+    step.querySelector("textarea").value = "";
+    step.querySelector("textarea").focus();
     return true;
   }
-  const field = next.querySelector("input");
+  const field = next.querySelector("textarea");
   step.remove();
   renumber(list);
   field.focus();
@@ -193,7 +198,7 @@ function renumber(list) {
   list.querySelectorAll("[data-step]").forEach((step, index) => {
     const number = index + 1;
     step.querySelector("b").textContent = String(number);
-    const field = step.querySelector("input");
+    const field = step.querySelector("textarea");
     field.dataset.path = field.dataset.path.replace(/\d+$/, number);
     const say = (one, text) => one?.setAttribute("aria-label", fill(text, { step: number, turn }));
     say(field, gettext("Plan step %(step)s of turn %(turn)s"));
@@ -210,7 +215,7 @@ export function onBlockDrag(event, done) {
   if (event.type === "dragstart" && event.target.classList.contains("grip")) {
     dragged = step;
     event.dataTransfer.effectAllowed = "move";
-    event.dataTransfer.setData("text/plain", step.querySelector("input").value);
+    event.dataTransfer.setData("text/plain", step.querySelector("textarea").value);
     event.dataTransfer.setDragImage(step, 0, 0);
   } else if (!dragged) {
     return;

@@ -146,6 +146,20 @@ def everything(page: Page) -> None:
     page.evaluate("document.querySelectorAll('details').forEach(d => (d.open = true))")
 
 
+def conflict(page: Page) -> None:
+    """Save the draft in another window, then type on in this one."""
+    page.wait_for_selector("draft-editor[data-ready]")
+    version = page.input_value("#version")
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_selector("draft-editor[data-ready]")
+    other.fill("#input-1", f"Are you open on Sundays, after version {version}?")
+    other.wait_for_selector(f"#version:not([value='{version}'])", state="attached")
+    other.close()
+    page.fill("#input-1", "Good day, are you open on Sundays too?")
+    page.wait_for_selector("#conflict .conflict")
+
+
 P = "/p/{slug}"
 E = "/p/{empty}"
 PLACES = [
@@ -195,6 +209,7 @@ PLACES = [
     Place("paste", "lena", P + "/write/paste/"),
     Place("paste-preview", "lena", P + "/write/paste/", pasted),
     Place("paste-wrong", "lena", P + "/write/paste/", pasted_wrong, errors=("422",)),
+    Place("draft-conflict", "lena", P + "/write/{draft}/", conflict),
     Place("samples", "rita", P + "/samples/"),
     Place("samples-none", "rita", P + "/samples/?status=retired"),
     Place("samples-empty", "ada", E + "/samples/"),
