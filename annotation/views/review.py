@@ -90,7 +90,7 @@ def _desk(
     )
     rows = (
         waiting.filter(**lookups)
-        .select_related("author")
+        .select_related("author", "project")
         .annotate(version_count=Subquery(versions))
         .order_by("pk")
     )
@@ -124,7 +124,9 @@ def _desk(
     }
     if found:
         is_own = found.author_id == request.user.pk
+        desk = reverse("annotation:review", args=[project.slug])
         facts |= sample_facts(found, with_counts=False) | {
+            "back": f"{desk}?{facts['query']}",
             "can_comment": True,
             "may_resolve": True,
             "may_approve": is_admin or not is_own,

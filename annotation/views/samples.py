@@ -170,6 +170,7 @@ def sample_facts(found: Sample, *, with_counts: bool = True) -> dict[str, Any]:
     links = SampleContext.objects.filter(sample=found).select_related("context")
     return {
         "sample": found,
+        "back": found.get_absolute_url(),
         "turns": rows,
         "notes": put_notes([row.turn for row in rows], comments),
         "pair_count": sum(row.pairs for row in rows),

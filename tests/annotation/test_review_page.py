@@ -269,6 +269,21 @@ class TestResolving:
         left.refresh_from_db()
         assert left.resolved_by is None
 
+    def test_goes_back_to_the_desk_even_from_a_refused_form(
+        self, client, project, rita
+    ):
+        left = self.make(project)
+        address = f"/p/cakes/review/{left.sample_id}/comment/"
+        page = body(client.post(address, {"text": ""}))
+        to = f"/p/cakes/review/?at={left.sample_id}"
+        resolving = page[page.index("/resolve/") :]
+        assert re.search(r'name="next" value="([^"]*)"', resolving)[1] == to
+        response = client.post(
+            f"/p/cakes/comments/{left.pk}/resolve/", {"next": to}, follow=True
+        )
+        assert response.status_code == 200
+        assert shown(body(response)) == left.sample.external_id
+
     def test_goes_back_to_no_foreign_address(self, client, project, rita):
         left = self.make(project)
         address = f"/p/cakes/comments/{left.pk}/resolve/"
