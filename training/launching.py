@@ -151,8 +151,8 @@ def start_run(
     problems |= _problems_with_inputs(project, kind, inputs)
     if (
         settings.get("consistency_source") == "reward model"
-        and InputRole.REWARD.value not in inputs
-    ):
+        or settings.get("keep") == "accepted"
+    ) and InputRole.REWARD.value not in inputs:
         problems[InputRole.REWARD] = gettext(
             "This run needs one. Train a reward model first."
         )
@@ -160,7 +160,10 @@ def start_run(
         raise LaunchRefusedError(problems)
     try:
         snapshot = build_snapshot(
-            project=project, user=user, with_judgments=kind in LEARNS_FROM_JUDGMENTS
+            project=project,
+            user=user,
+            with_judgments=kind in LEARNS_FROM_JUDGMENTS
+            or bool(settings.get("judged_answers")),
         )
     except NothingToTrainOnError as error:
         raise LaunchRefusedError({"": str(error)}) from error

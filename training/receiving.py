@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20
 LOG_TAIL_BYTES = 6000
+ACCEPTED_PRIORITY = 5  # of answers drawn to be approved as new wordings
 
 
 class LostRunError(Exception):
@@ -282,7 +283,8 @@ def _receive_responses(run: Run) -> dict[str, Json]:
         role = row.get("role")
         if not isinstance(role, str) or role not in rows:
             raise OutputError(f"{place}: no such role: {role!r}")
-        rows[role].append(_response_row(place, row))
+        if row.get("kept", True):  # not what rejection sampling left out
+            rows[role].append(_response_row(place, row))
     inputs = {
         each.role: each.checkpoint
         for each in run.run_inputs.select_related("checkpoint")
@@ -308,6 +310,7 @@ def _receive_responses(run: Run) -> dict[str, Json]:
                 settings=run.recipe,
             ),
             responses=rows[role],
+            priority=ACCEPTED_PRIORITY if run.recipe.get("keep") == "accepted" else 0,
         )
         received[role] = {
             "responses": report.responses,

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,12 +12,14 @@ from tests.engine.micro import (
     make_run,
     save_micro_policy,
 )
+from tests.engine.test_scoring import micro_reward_model
 from training.engine import draw
 from training.engine.conversations import sample_from_json
 from training.engine.generation import Sampled
 from training.engine.measuring import Answer
 from training.engine.recipes import DrawRecipe
 from training.engine.rundir import run_program
+from training.engine.scoring import RewardSettings, save_reward_model
 
 SMALL = {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 8}
 
@@ -89,6 +92,64 @@ def test_a_run_started_again_keeps_whole_turns_and_redraws_the_rest(policies, tm
     assert set(counts.values()) == {2}
     assert len(counts) == 6
     assert events(tmp_path, "result")[-1]["values"]["done_before"] == 1
+
+
+# Rejection sampling
+
+
+def test_what_is_kept_is_new_well_formed_accepted_and_the_likeliest(calling):
+    sample, _ = calling
+    texts = ["a", "b", "a", "c", "d", "e"]
+    group = [given_answer(sample, 0, text) for text in texts]
+    rows = [
+        {"text": text, "format_error": "", "identical": False, "rm_score": score}
+        for text, score in zip(texts, (0.7, 0.9, 0.8, 0.95, 0.99, 0.4), strict=True)
+    ]
+    rows[3]["identical"] = True
+    rows[4]["format_error"] = "cut off"
+    reward = SimpleNamespace(settings=SimpleNamespace(threshold=0.5))
+    draw.mark_kept(rows, group, reward, 0)
+    assert [row["kept"] for row in rows] == [False, True, True, False, False, False]
+    draw.mark_kept(rows, group, reward, 1)
+    assert [row["kept"] for row in rows] == [False, True, False, False, False, False]
+
+
+def test_in_a_reasoning_task_its_rule_accepts():
+    row = {
+        "id": "sum",
+        "turns": [{"input": {"kind": "user", "text": "2 + 3?"}, "response": "5"}],
+        "meta": {"rule": {"match": "numeric", "answer": 5}},
+    }
+    sample = sample_from_json(row)
+    group = [given_answer(sample, 0, text) for text in ("It is 5.", "It is 6.")]
+    rows = [
+        {"text": a.text, "format_error": "", "identical": False, "rm_score": score}
+        for a, score in zip(group, (0.1, 0.9), strict=True)
+    ]
+    reward = SimpleNamespace(settings=SimpleNamespace(threshold=0.5))
+    draw.mark_kept(rows, group, reward, 0)
+    assert [row["kept"] for row in rows] == [True, False]
+
+
+def test_accepted_answers_only_needs_a_reward_model(policies, tmp_path):
+    assert run_draw(tmp_path, policies, {"keep": "accepted"}) == 1
+    assert "inputs.reward" in events(tmp_path, "result")[0]["error"]
+
+
+def test_every_drawn_answer_says_whether_it_was_kept(policies, tmp_path):
+    model = micro_reward_model()
+    folder = tmp_path / "reward"
+    folder.mkdir()
+    settings = RewardSettings("interleaved", "unit")
+    save_reward_model(folder, model.reader.classifier, model.tokenizer, settings)
+    inputs = {**policies, "reward": folder}
+    assert run_draw(tmp_path / "run", inputs, {"keep": "accepted"}) == 0
+    rows = responses(tmp_path / "run")
+    values = events(tmp_path / "run", "result")[0]["values"]
+    for role in ("current", "initial"):
+        kept = [row for row in rows if row["role"] == role and row["kept"]]
+        assert values[f"{role}/kept"] == len(kept)
+        assert not any(row["format_error"] or row["identical"] for row in kept)
 
 
 def test_a_stop_file_ends_the_run_between_turns(policies, tmp_path):

@@ -18,10 +18,15 @@ from tests.engine.micro import (
 )
 from tests.engine.test_tokens import plain_tokenizer
 from training.engine import sft
-from training.engine.conversations import IGNORED, Encoder
+from training.engine.conversations import (
+    IGNORED,
+    Encoder,
+    read_samples,
+    sample_from_json,
+)
 from training.engine.models import Place, load_policy
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import run_program, verify_checkpoint
+from training.engine.rundir import RunDirectory, run_program, verify_checkpoint
 from training.engine.tokens import tag_ids
 
 # peft asks for a name that transformers is about to drop.
@@ -311,3 +316,77 @@ def test_nothing_that_fits_is_an_error(tmp_path):
     assert result["error"] == (
         "recipe: `max_tokens`: expected room for some turn, found none of 12 samples"
     )
+
+
+# Answers that people judged consistent
+
+
+def judged(row, text, **more):
+    turn = row["turns"][0]
+    return {
+        "sample": row["id"],
+        "turn": 0,
+        "label": turn["response"],
+        "sampled": text,
+        "consistent": True,
+        "source": "people",
+        "split": "train",
+        **more,
+    }
+
+
+def wordings_of_first_turn(folder, judgments, **recipe):
+    rows = {"train": demo_rows(2), "judgments": judgments}
+    make_run(folder, "sft", data=rows)
+    run = RunDirectory(folder)
+    run.read()
+    samples = read_samples(run.data["train"])
+    try:
+        found = sft.with_wordings(run, SftRecipe(**recipe), samples)
+    finally:
+        run.close()
+    return found[0].turns[0].references
+
+
+def test_answers_judged_consistent_are_learned_as_further_wordings(tmp_path):
+    row = demo_rows(2)[0]
+    written = tuple(row["turns"][0]["references"])
+    judgments = [
+        judged(row, "approved"),
+        judged(row, "wrong", consistent=False),
+        judged(row, "measures the reward model", split="held-out"),
+        judged(row, row["turns"][0]["response"], source="identical"),
+    ]
+    for number, (settings, expected) in enumerate(
+        [
+            ({}, written),
+            ({"judged_answers": True}, (*written, "approved")),
+            ({"judged_answers": True, "references": False}, ("approved",)),
+            ({"references": False}, ()),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        assert wordings_of_first_turn(folder, judgments, **settings) == expected
+
+
+def test_a_run_learns_to_say_what_people_approved(tmp_path):
+    """Two runs from the same start: with the approved answers, and without."""
+    row = {**demo_rows(1)[0], "contexts": []}
+    row["turns"] = [{**row["turns"][0], "references": []}]
+    approved = "<<think>>All right.<</think>>It is done as you said."
+    likely = []
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        rows = {"train": [row], "judgments": [judged(row, approved)]}
+        recipe = {"steps": 30, "copying_steps": 0, "judged_answers": wanted}
+        assert run_sft(folder, recipe, rows=rows) == 0
+        end = next(e for e in events(folder, "checkpoint") if e["final"])
+        model, tokenizer = load_policy(folder / end["path"], CPU)
+        encoded = Encoder(tokenizer).encode(sample_from_json(row), responses=[approved])
+        with torch.no_grad():
+            loss = model(
+                input_ids=torch.tensor([encoded.ids]),
+                labels=torch.tensor([encoded.labels]),
+            ).loss
+        likely.append(float(loss))
+    assert likely[1] < likely[0] - 1  # nats per token

@@ -7,7 +7,14 @@ import pytest
 from django.db import connection
 
 from annotation.models import Pair, Producer, SampledResponse, Slot
-from tests.cast import LABEL, make_project, make_sample, make_user
+from tests.cast import (
+    LABEL,
+    make_judgment,
+    make_pair,
+    make_project,
+    make_sample,
+    make_user,
+)
 from tests.training.conftest import (
     QUICK,
     make_checkpoint,
@@ -201,6 +208,41 @@ def test_answers_of_a_draw_come_to_the_queue_once(project, tmp_path):
     Run.objects.filter(pk=run.pk).update(state="queued")
     assert supervised(run) is Outcome.FINISHED
     assert Pair.objects.count() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rejection_sampling_sends_only_what_it_kept_and_sends_it_first(
+    project, tmp_path
+):
+    policy = make_policy(project)
+    reward = make_checkpoint(make_run(project=project, kind="reward", state="finished"))
+    run = start(
+        project, "draw", recipe={"keep": "accepted"}, policy=policy, reward=reward
+    )
+    row = {"sample": "s1", "turn": 0, "role": "current", "observation": ""}
+    lines = [
+        {**row, "index": 0, "text": "Good.", "kept": True},
+        {**row, "index": 1, "text": "Bad.", "kept": False},
+    ]
+    file = tmp_path / "responses.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert supervised(run, "--responses", file) is Outcome.FINISHED
+    assert [pair.sampled_text for pair in Pair.objects.all()] == ["Good."]
+    assert {slot.priority for slot in Slot.objects.all()} == {5}
+
+
+def test_rejection_sampling_needs_a_reward_model(project):
+    with pytest.raises(LaunchRefusedError) as caught:
+        start(project, "draw", {"keep": "accepted"}, policy=make_policy(project))
+    assert set(caught.value.problems) == {"reward"}
+
+
+def test_sft_on_judged_answers_gets_the_judgments(project):
+    pair = make_pair(turn=project.samples.get().turns.first(), slots=1)
+    make_judgment(pair, make_user("lena"), 1)
+    assert "judgments" not in start(project).snapshot.files
+    run = start(project, recipe={"judged_answers": True})
+    assert run.snapshot.files["judgments"]["rows"] == 1
 
 
 @pytest.mark.django_db(transaction=True)

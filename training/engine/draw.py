@@ -13,6 +13,11 @@ policy, so that people see where the policy came from as well as where it is (se
   consistent by itself and no person is asked. Equal responses among the G are all kept,
   each with its index, since how often a policy says something is part of its behaviour.
 
+* ``keep`` "accepted" is rejection sampling (Yuan et al. 2023, RFT; Dong et al. 2023,
+  RAFT), to grow the data: of the N answers to a turn only those go to people that are
+  well formed, differ from the label and each other, and that the reward model accepts
+  (in a reasoning task: that are right by its rule), the likeliest first. Those that
+  people then judge consistent can be learned by SFT as further wordings.
 * With a reward model among the inputs each answer is scored beside its label. People
   judge without seeing that; afterwards the two can be compared.
 
@@ -46,6 +51,7 @@ from training.engine.measuring import (
     ask,
     longest_prompt,
     parsed_label,
+    rule_verdict,
 )
 from training.engine.models import Place, load_policy, prepare
 from training.engine.recipes import DrawRecipe
@@ -71,6 +77,8 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
     reward = None
     if "reward" in run.inputs:
         reward = load_reward_model(run.inputs["reward"], place.device)
+    elif recipe.keep == "accepted":
+        run.need_input("reward")
 
     model, tokenizer = models["current"]
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
@@ -132,6 +140,8 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                     rows = [row_of(given, role, recipe) for given in group]
                     if reward is not None:
                         score_rows(rows, group, reward)
+                        if recipe.keep == "accepted":
+                            mark_kept(rows, group, reward, recipe.keep_at_most)
                     file.writelines(
                         json.dumps(row, ensure_ascii=False) + "\n" for row in rows
                     )
@@ -271,6 +281,30 @@ def score_rows(
         row["rm_score"] = 0.0 if row["format_error"] else round(score.probability, 6)
 
 
+def mark_kept(
+    rows: Sequence[dict[str, object]],
+    group: Sequence[Answer],
+    reward: RewardModel,
+    at_most: int,
+) -> None:
+    """Say of each scored row of one turn whether it is worth a person's judgment."""
+    threshold = reward.settings.threshold
+    order = sorted(range(len(rows)), key=lambda i: -float(str(rows[i]["rm_score"])))
+    seen: set[object] = set()
+    for i in order:
+        row, right = rows[i], rule_verdict(group[i])
+        accepted = float(str(row["rm_score"])) >= threshold if right is None else right
+        row["kept"] = bool(
+            accepted
+            and not row["format_error"]
+            and not row["identical"]
+            and row["text"] not in seen
+            and (not at_most or len(seen) < at_most)
+        )
+        if row["kept"]:
+            seen.add(row["text"])
+
+
 def mean_scores(output: Path) -> dict[str, float]:
     """Return the mean score of each role's answers, those of earlier attempts too."""
     scores: dict[str, list[float]] = {}
@@ -291,6 +325,7 @@ def counted(rows: Sequence[dict[str, object]], role: str) -> Counter[str]:
             f"{role}/identical": sum(bool(row["identical"]) for row in rows),
             f"{role}/distinct": len({row["text"] for row in rows}),
             f"{role}/observed": sum(bool(row["observation_source"]) for row in rows),
+            f"{role}/kept": sum(bool(row.get("kept", True)) for row in rows),
         }
     )
 

@@ -150,6 +150,13 @@ class SftRecipe:
             "Train on reference responses in place of the label, by turns."
         ),
     )
+    judged_answers: bool = field(
+        default=False,
+        metadata=_about(
+            "Train on sampled answers that people judged consistent as well, as further "
+            "wordings of the label (rejection sampling)."
+        ),
+    )
     method: str = field(
         default="full",
         metadata=_about(
@@ -282,6 +289,25 @@ class DrawRecipe:
     initial_too: bool = field(
         default=True,
         metadata=_about("Draw from the initial policy as well, when it is given."),
+    )
+    keep: str = field(
+        default="all",
+        metadata=_about(
+            "accepted: send people only well-formed answers that differ from the label "
+            "and that the reward model (or the task's rule) accepts, ahead of others: "
+            "new wordings to approve.",
+            choices=("all", "accepted"),
+        ),
+    )
+    keep_at_most: int = field(
+        default=2,
+        metadata=_about(
+            "Most accepted answers of each policy to one turn that go to people; 0 for "
+            "no limit.",
+            min=0,
+            max=1024,
+            advanced=True,
+        ),
     )
     temperature: float = field(
         default=1.0, metadata=_about("Sampling temperature.", min=0.01, max=10.0)

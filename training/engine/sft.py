@@ -7,7 +7,9 @@ The loss is the mean, over the tokens of responses only, of
 so prompts and observations are read but never learned (label −100): the paper trains on
 whole action tasks, whose observations come from the environment and not from the model.
 One sequence is one whole conversation (``conversations.py``); all its responses are
-learned in one pass.
+learned in one pass. Each pass picks the wording of a turn anew: the label, a reference,
+or (``judged_answers``) a sampled answer that people judged consistent, which is the
+second half of rejection sampling (Yuan et al. 2023, RFT); ``draw`` is the first.
 
 ``trl.SFTTrainer`` runs the loop; what is ours is the order of the data, the optimiser
 and the checkpoints. The order, the wording chosen for each turn and the learning rate
@@ -28,7 +30,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,7 @@ from training.engine.rundir import (
     Ending,
     RunDirectory,
     RunError,
+    read_rows,
     run_program,
     step_random,
 )
@@ -95,7 +98,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         found = f"{micro}, which does not divide {recipe.conversations_per_step}"
         raise RunError("recipe: `micro_batch`", "an even part of a step", found)
     place = prepare(recipe)
-    samples = read_samples(run.need_data("train"))
+    samples = with_wordings(run, recipe, read_samples(run.need_data("train")))
     held_out = read_samples(run.data["held_out"]) if "held_out" in run.data else []
     if not samples:
         raise RunError("data.train", "at least one sample", "an empty file")
@@ -262,6 +265,40 @@ def starting_policy(
     return on_device(model, place), new_tokenizer, True
 
 
+def with_wordings(
+    run: RunDirectory, recipe: SftRecipe, samples: list[Sample]
+) -> list[Sample]:
+    """Return the samples with just those references that the recipe learns.
+
+    These are the written ones (``references``), and the sampled answers that people
+    judged consistent (``judged_answers``), but for those of the held-out split.
+    """
+    judged: dict[tuple[str, int], list[str]] = {}
+    if recipe.judged_answers:
+        for row in read_rows(run.need_data("judgments")):
+            learned = row["source"] == "people" and row.get("split") != "held-out"
+            if row["consistent"] and learned:
+                turn = str(row["sample"]), int(str(row["turn"]))
+                judged.setdefault(turn, []).append(str(row["sampled"]))
+        count = sum(map(len, judged.values()))
+        run.log(f"{count} answers judged consistent are learned as further wordings")
+
+    def wordings(sample: Sample, number: int) -> tuple[str, ...]:
+        written = sample.turns[number].references if recipe.references else ()
+        return (*written, *judged.get((sample.id, number), ()))
+
+    return [
+        replace(
+            sample,
+            turns=tuple(
+                replace(turn, references=wordings(sample, number))
+                for number, turn in enumerate(sample.turns)
+            ),
+        )
+        for sample in samples
+    ]
+
+
 def texts_of(sample: Sample) -> list[str]:
     """Return every text of a sample that a tokenizer should know."""
     texts = [sample.context]
@@ -388,7 +425,7 @@ class Course:
         number, window = self.sequences[self.order(epoch)[position]]
         sample = self.samples[number]
         found, left_out = windows(self.encoder, sample, self.longest)
-        if not self.recipe.references or len(found) > 1 or left_out:
+        if len(found) > 1 or left_out or not any(t.references for t in sample.turns):
             return found[window]  # windows are cut by the labels and stay with them
         random = step_random(self.recipe.seed, "wording", epoch, sample.id)
         responses = [
