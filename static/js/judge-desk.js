@@ -168,6 +168,7 @@ class Desk {
     } finally {
       this.isWorking = false;
       this.tellTabs();
+      this.stage.toggleAttribute("data-next-at-hand", this.shelf.length > 0);
     }
   }
 

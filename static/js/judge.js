@@ -71,10 +71,13 @@ class JudgeStage extends HTMLElement {
     for (const sheet of this.querySelectorAll("dialog[open]")) sheet.close();
   }
 
-  /** Begin at the first difference, in sight before the first paint; else at the heading. */
+  /**
+   * Begin at the first difference, in sight before the first paint; else at the heading.
+   * Where the sides stand below each other the input comes first, in sight.
+   */
   arrive() {
     const first = this.boxes.findIndex((box) => box.checked);
-    if (first >= 0) this.moveTo(first);
+    if (first >= 0) this.moveTo(first, { scrolls: !matchMedia("(max-width: 760px)").matches });
     else this.form.querySelector("h1").focus({ preventScroll: true });
   }
 
@@ -166,7 +169,7 @@ class JudgeStage extends HTMLElement {
 
   // --- moving among units ---------------------------------------------------------
 
-  moveTo(index, { quietly = false } = {}) {
+  moveTo(index, { quietly = false, scrolls = true } = {}) {
     this.unmarkCurrent();
     this.current = Math.max(0, Math.min(index, this.boxes.length - 1));
     const box = this.boxes[this.current];
@@ -174,7 +177,7 @@ class JudgeStage extends HTMLElement {
     const elements = this.elementsOf(box.value);
     for (const element of elements) element.classList.add("current");
     if (quietly) return;
-    elements.at(-1)?.scrollIntoView({ block: "nearest" });
+    if (scrolls) elements.at(-1)?.scrollIntoView({ block: "nearest" });
     box.focus({ preventScroll: true });
   }
 

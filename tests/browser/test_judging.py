@@ -364,8 +364,8 @@ def test_nothing_is_wider_than_a_small_screen(sign_in, project):
 
 def at_hand(page: Page) -> None:
     """Wait until the next pair is leased ahead and the page has it."""
-    soon(lambda: Slot.objects.filter(is_ahead=True).exists())
-    page.wait_for_load_state("networkidle")
+    page.wait_for_selector("judge-stage[data-next-at-hand]")
+    assert Slot.objects.filter(is_ahead=True).exists()
 
 
 def hold_back(page: Page, address: str, seconds: float) -> None:
@@ -623,7 +623,7 @@ def test_closing_one_tab_keeps_the_pair_that_another_shows(sign_in, project):
     other = page.context.new_page()
     other.goto("/p/cake-shop/judge/")
     assert ready(other) == pair
-    other.wait_for_load_state("networkidle")
+    at_hand(other)
     other.close(run_before_unload=True)
     page.wait_for_timeout(500)
     assert Slot.objects.filter(leased_until__gt=in_seconds(60)).count() == 2
