@@ -193,7 +193,12 @@ def fresh_figures(draws: Sequence[Run]) -> dict[int, list[Fresh]]:
         .annotate(people=Avg("outcome"), answers=Count("origins__pk"))
         .order_by("run", "role")
     )
-    results = {draw.pk: draw.result for draw in draws}
+    # Where only answers that the reward model accepted go to people, their share says
+    # nothing of the policy's answers.
+    results = {
+        draw.pk: {} if draw.recipe.get("keep") == "accepted" else draw.result
+        for draw in draws
+    }
     found: dict[int, list[Fresh]] = {draw.pk: [] for draw in draws}
     for row in rows:
         score = results[row["run"]].get(f"{row['role']}/rm_score")

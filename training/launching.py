@@ -265,7 +265,9 @@ def _problems_with_inputs(
             ) % {"kind": found}
         else:
             try:
-                read_whole(checkpoint.directory, digest=checkpoint.digest)
+                read_whole(
+                    checkpoint.directory, digest=checkpoint.digest, seen=checkpoint.seen
+                )
             except NotWholeError as error:
                 problems[role] = gettext("It is not whole on disk: %(why)s.") % {
                     "why": error.why
@@ -420,7 +422,7 @@ def promote(
             can_force=False,
         )
     try:
-        read_whole(checkpoint.directory, digest=checkpoint.digest)
+        read_whole(checkpoint.directory, digest=checkpoint.digest, seen=checkpoint.seen)
     except NotWholeError as error:
         raise PromotionRefusedError(
             gettext("The checkpoint is not whole on disk: %(why)s.")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from training.events import Json
 
 CHUNK = 1 << 20
+# Per file its size and time of change (in nanoseconds), as they were when it was hashed.
+Seen: TypeAlias = "dict[str, list[int]]"
 
 
 class NotWholeError(Exception):
@@ -35,6 +38,7 @@ class WholeCheckpoint:
     step: int
     digest: str
     manifest: dict[str, Json]
+    seen: Seen
 
 
 def file_sha256(path: Path) -> str:
@@ -46,11 +50,19 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_whole(directory: Path, *, digest: str = "") -> WholeCheckpoint:
+def read_whole(
+    directory: Path,
+    *,
+    digest: str = "",
+    seen: Mapping[str, Sequence[int]] | None = None,
+) -> WholeCheckpoint:
     """Return the checkpoint in ``directory`` after hashing every file of it.
 
-    Raises NotWholeError when the manifest is missing or not readable, when a file is
-    missing or has another hash, or when ``digest`` is given and is not the manifest's.
+    A file that still has the size and time it has in ``seen`` is not hashed again: many
+    gigabytes would keep a page waiting. Every program hashes all of them before it uses
+    a checkpoint. Raises NotWholeError when the manifest is missing or not readable,
+    when a file is missing or has another hash, or when ``digest`` is given and is not
+    the manifest's.
     """
     try:
         raw = (directory / "manifest.json").read_bytes()
@@ -70,15 +82,20 @@ def read_whole(directory: Path, *, digest: str = "") -> WholeCheckpoint:
     files, step = manifest.get("files"), manifest.get("step")
     if not isinstance(files, dict) or not files or not isinstance(step, int):
         raise NotWholeError(directory, "manifest.json names no files or no step")
+    found_now: Seen = {}
     for name, expected in files.items():
         path = directory / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise NotWholeError(directory, f"{name} lies outside the checkpoint")
         if not path.is_file():
             raise NotWholeError(directory, f"{name} is missing")
+        now = path.stat()  # before it is hashed: what changes meanwhile is seen later
+        found_now[name] = [now.st_size, now.st_mtime_ns]
+        if seen is not None and list(seen.get(name, ())) == found_now[name]:
+            continue
         if file_sha256(path) != expected:
             raise NotWholeError(directory, f"{name} has another hash")
-    return WholeCheckpoint(directory, step, found, manifest)
+    return WholeCheckpoint(directory, step, found, manifest, found_now)
 
 
 def whole_checkpoints(

@@ -274,6 +274,11 @@ class Checkpoint(models.Model):
     step = models.PositiveIntegerField()
     path = models.CharField(max_length=500, help_text="Relative to the data directory.")
     digest = models.CharField(max_length=64, help_text="SHA-256 of the manifest.")
+    seen = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="Size and time of each file when it was hashed; see manifests.",
+    )
     manifest = models.JSONField()
     is_final = models.BooleanField(default=False)
     files_removed_at = models.DateTimeField(

@@ -202,6 +202,7 @@ def register_checkpoint(
         "project_id": run.project_id,
         "step": whole.step,
         "digest": whole.digest,
+        "seen": whole.seen,
         "manifest": events.storable(whole.manifest),
         "files_removed_at": None,
     }

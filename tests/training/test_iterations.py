@@ -432,6 +432,17 @@ def test_score_up_and_people_down_on_fresh_answers_stops_the_iteration(project):
     assert "from 0.900 to 0.300" in stopped.stopped_because
 
 
+def test_answers_picked_by_the_reward_model_raise_no_alarm(project):
+    before = judged(project, 1, rm_score=0.6, verdicts=[1] * 18 + [0] * 2)
+    iterations.stop_iteration(iteration=before, user=None, reason="for the test")
+    after = judged(project, 2, rm_score=0.9, verdicts=[1] * 6 + [0] * 14)
+    Run.objects.filter(pk=step(after, "draw").run_id).update(
+        recipe={"keep": "accepted"}
+    )
+    iterations.advance_all()
+    assert fresh(after).step == "reward"
+
+
 def test_people_up_on_fresh_answers_is_no_alarm(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 6 + [0] * 14)
     iterations.stop_iteration(iteration=before, user=None, reason="for the test")
