@@ -262,7 +262,8 @@ def test_packed_equals_unpacked(shape):
 def make_course(**settings):
     tokenizer = micro_tokenizer()
     recipe = SftRecipe(**{"conversations_per_step": 4, **settings})
-    return sft.Course(Encoder(tokenizer), demo_samples(), recipe, 2048)
+    samples = sft.with_wordings(demo_samples(), recipe, {})
+    return sft.Course(Encoder(tokenizer), samples, recipe, 2048)
 
 
 def test_each_pass_takes_every_conversation_once():
@@ -340,12 +341,11 @@ def wordings_of_first_turn(folder, judgments, **recipe):
     make_run(folder, "sft", data=rows)
     run = RunDirectory(folder)
     run.read()
+    recipe = SftRecipe(**recipe)
     samples = read_samples(run.data["train"])
-    try:
-        found = sft.with_wordings(run, SftRecipe(**recipe), samples)
-    finally:
-        run.close()
-    return found[0].turns[0].references
+    approved = sft.approved_answers(run) if recipe.judged_answers else {}
+    run.close()
+    return sft.with_wordings(samples, recipe, approved)[0].turns[0].references
 
 
 def test_answers_judged_consistent_are_learned_as_further_wordings(tmp_path):

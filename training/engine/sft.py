@@ -29,7 +29,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,9 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         found = f"{micro}, which does not divide {recipe.conversations_per_step}"
         raise RunError("recipe: `micro_batch`", "an even part of a step", found)
     place = prepare(recipe)
-    samples = with_wordings(run, recipe, read_samples(run.need_data("train")))
+    approved = approved_answers(run) if recipe.judged_answers else {}
+    samples = read_samples(run.need_data("train"))
+    samples = with_wordings(samples, recipe, approved)
     held_out = read_samples(run.data["held_out"]) if "held_out" in run.data else []
     if not samples:
         raise RunError("data.train", "at least one sample", "an empty file")
@@ -265,27 +267,34 @@ def starting_policy(
     return on_device(model, place), new_tokenizer, True
 
 
-def with_wordings(
-    run: RunDirectory, recipe: SftRecipe, samples: list[Sample]
-) -> list[Sample]:
-    """Return the samples with just those references that the recipe learns.
+Approved = Mapping[tuple[str, int], Sequence[str]]  # texts by sample and turn
 
-    These are the written ones (``references``), and the sampled answers that people
-    judged consistent (``judged_answers``), but for those of the held-out split.
+
+def approved_answers(run: RunDirectory) -> Approved:
+    """Return the sampled answers that people judged consistent, but for those of the
+    held-out split.
     """
-    judged: dict[tuple[str, int], list[str]] = {}
-    if recipe.judged_answers:
-        for row in read_rows(run.need_data("judgments")):
-            learned = row["source"] == "people" and row.get("split") != "held-out"
-            if row["consistent"] and learned:
-                turn = str(row["sample"]), int(str(row["turn"]))
-                judged.setdefault(turn, []).append(str(row["sampled"]))
-        count = sum(map(len, judged.values()))
-        run.log(f"{count} answers judged consistent are learned as further wordings")
+    approved: dict[tuple[str, int], list[str]] = {}
+    for row in read_rows(run.need_data("judgments")):
+        learned = row["source"] == "people" and row.get("split") != "held-out"
+        if row["consistent"] and learned:
+            turn = str(row["sample"]), int(str(row["turn"]))
+            approved.setdefault(turn, []).append(str(row["sampled"]))
+    count = sum(map(len, approved.values()))
+    run.log(f"{count} answers judged consistent are learned as further wordings")
+    return approved
+
+
+def with_wordings(
+    samples: Sequence[Sample], recipe: SftRecipe, approved: Approved
+) -> list[Sample]:
+    """Return the samples with just those references that are learned: the written ones
+    where the recipe wants them, and the approved answers.
+    """
 
     def wordings(sample: Sample, number: int) -> tuple[str, ...]:
         written = sample.turns[number].references if recipe.references else ()
-        return (*written, *judged.get((sample.id, number), ()))
+        return (*written, *approved.get((sample.id, number), ()))
 
     return [
         replace(
