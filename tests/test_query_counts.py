@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
+from annotation.guidelines import publish_guideline
 from annotation.models import Draft, Project
 from tests.cast import make_judgment, make_pair, make_project, make_sample, make_user
 from tests.cast import sign_in as enter
 from tests.training.conftest import make_checkpoint, make_run
-from training.models import Metric, RunNote, RunSample
+from training.models import Iteration, Metric, RunNote, RunSample
 from training.snapshots import build_snapshot
 
 pytestmark = pytest.mark.django_db
@@ -71,6 +73,41 @@ def add_projects(project: Project, count: int) -> None:
         make_project()
 
 
+def add_steps(project: Project, count: int) -> None:
+    """Add checkpoints of one run, most of them removable."""
+    run = make_run(project=project, state="finished")
+    for step in range(1, count + 4):
+        make_checkpoint(run, step=step, is_final=step == count + 3)
+
+
+def add_versions(project: Project, count: int) -> None:
+    for _ in range(count):
+        project.refresh_from_db()
+        publish_guideline(
+            project=project,
+            author=make_user("rita"),
+            base_version=project.guideline_version,
+            text=f"Look closely, {project.guideline_version} times.",
+        )
+
+
+def add_iterations(project: Project, count: int) -> None:
+    newest = Iteration.objects.filter(project=project).count()
+    Iteration.objects.bulk_create(
+        Iteration(
+            project=project,
+            number=newest + number,
+            state="stopped",
+            recipes={},
+            wanted_judgments=300,
+            wanted_settled=90,
+            ended_at=timezone.now(),
+            created_by=make_user("tara"),
+        )
+        for number in range(1, count + 1)
+    )
+
+
 # (who, address, what makes its rows)
 LISTS: list[tuple[str, str, Callable[[Project, int], None]]] = [
     ("lena", "/?choose", add_projects),
@@ -80,6 +117,9 @@ LISTS: list[tuple[str, str, Callable[[Project, int], None]]] = [
     ("rita", "/p/cakes/samples/coverage/", add_samples),
     ("tara", "/p/cakes/runs/", add_runs),
     ("tara", "/p/cakes/checkpoints/", add_runs),
+    ("tara", "/p/cakes/checkpoints/retention/", add_steps),
+    ("rita", "/p/cakes/guideline/history/", add_versions),
+    ("tara", "/p/cakes/iterations/", add_iterations),
 ]
 
 
