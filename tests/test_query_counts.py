@@ -13,7 +13,9 @@ from annotation.guidelines import publish_guideline
 from annotation.models import Draft, Project
 from tests.cast import make_judgment, make_pair, make_project, make_sample, make_user
 from tests.cast import sign_in as enter
-from tests.training.conftest import make_checkpoint, make_run
+from tests.training.conftest import make_checkpoint, make_policy, make_run
+from training.iterations import start_iteration
+from training.launching import promote
 from training.models import Iteration, Metric, RunNote, RunSample
 from training.snapshots import build_snapshot
 
@@ -92,20 +94,14 @@ def add_versions(project: Project, count: int) -> None:
 
 
 def add_iterations(project: Project, count: int) -> None:
-    newest = Iteration.objects.filter(project=project).count()
-    Iteration.objects.bulk_create(
-        Iteration(
-            project=project,
-            number=newest + number,
-            state="stopped",
-            recipes={},
-            wanted_judgments=300,
-            wanted_settled=90,
-            ended_at=timezone.now(),
-            created_by=make_user("tara"),
+    if not project.promotions.exists():
+        make_sample(project=project)
+        promote(checkpoint=make_policy(project), user=make_user("tara"))
+    for _ in range(count):
+        iteration = start_iteration(project=project, user=make_user("tara"))
+        Iteration.objects.filter(pk=iteration.pk).update(
+            state="done", ended_at=timezone.now()
         )
-        for number in range(1, count + 1)
-    )
 
 
 # (who, address, what makes its rows)
