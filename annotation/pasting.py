@@ -83,8 +83,11 @@ def _content(form: SampleForm) -> Content:
     document = form.to_json()
     meta = dict(form.meta)
     kept = meta.pop(KEPT, None)
+    if len(form.turns) > MAX_TURNS:
+        expected = _("at most %(n)s turns") % {"n": MAX_TURNS}
+        raise PasteError(_("the text"), expected, str(len(form.turns)))
     turns: list[JSON] = []
-    for turn in form.turns[:MAX_TURNS]:
+    for turn in form.turns:
         made = turn.to_json()
         turns.append(new_turn(turn.kind) | made)
     # Messages that nobody has answered yet are what the person goes on with.

@@ -34,6 +34,7 @@ from annotation.drafting import (
     Content,
     DraftContext,
     change_content,
+    clean,
     content_from_post,
     definitions_of,
     document_of,
@@ -86,7 +87,7 @@ def draft(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     if request.method != "POST":
         return _editor(request, project, draft, draft.content)
     content = content_from_post(request.POST, draft.content)
-    deed = request.POST.get("do", "save")
+    deed = clean(request.POST.get("do", "save"))
     anchor = _anchor(deed, content)
     if deed == "merge":
         content = merge(content, draft.content, _taken(request))

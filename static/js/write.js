@@ -233,8 +233,17 @@ class DraftEditor extends HTMLElement {
   async onSubmit(event) {
     if (event.target !== this.form || event.defaultPrevented) return;
     event.preventDefault();
+    if (this.isBusy) return; // pressed twice: once is enough
+    this.isBusy = true;
+    try {
+      await this.press(event.submitter);
+    } finally {
+      this.isBusy = false;
+    }
+  }
+
+  async press(button) {
     clearTimeout(this.timer);
-    const button = event.submitter;
     const deed = button?.name === "do" ? button.value : "";
     await this.saving;
     clearTimeout(this.timer);
@@ -254,16 +263,29 @@ class DraftEditor extends HTMLElement {
       this.save();
       return;
     }
-    this.replaceChildren(...document.importNode(editor, true).childNodes);
+    this.redrawAll(editor);
     for (const line of answer.querySelectorAll(".messages .message")) {
       toast(line.textContent.trim(), { level: line.classList[1] ?? "info", seconds: 8 });
     }
-    globalThis.htmx?.process(this);
     if (this.inConflict) return;
     this.saved = this.changes;
     this.redraw.clear();
     this.forget();
     if (!this.focusAfter(deed)) this.restoreFocus(focus);
+  }
+
+  /** Take over the server's drawing; a proposal that is being written stays. */
+  redrawAll(editor) {
+    const keyOf = (place) => place.closest(".turn-edit").querySelector("[name=turn_key]").value;
+    const proposals = [...this.querySelectorAll(".propose.card")].map((one) => [keyOf(one), one]);
+    this.replaceChildren(...document.importNode(editor, true).childNodes);
+    globalThis.htmx?.process(this);
+    for (const [key, proposal] of proposals) {
+      const place = this.querySelector(`#${proposal.id}`);
+      if (!place || keyOf(place) !== key) continue;
+      place.replaceWith(proposal);
+      globalThis.htmx?.process(proposal);
+    }
   }
 
   /** Post the form for good: the page is left. */
@@ -413,8 +435,7 @@ class DraftEditor extends HTMLElement {
     const answer = await this.fetch(this.form.action, body);
     const editor = answer?.querySelector("draft-editor");
     if (!editor) return;
-    this.replaceChildren(...document.importNode(editor, true).childNodes);
-    globalThis.htmx?.process(this);
+    this.redrawAll(editor);
     if (!this.inConflict) this.forget();
     this.querySelector("#scenario").focus();
   }

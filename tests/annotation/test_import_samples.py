@@ -367,3 +367,46 @@ def test_judged_turn_cannot_be_taken_away():
         save_sample(project=project, document=short, sample=sample)
     assert caught.value.field == "turns"
     assert sample_to_json(Sample.objects.get()) == make_document()
+
+
+PROPOSAL = {"checkpoint": 3, "digest": "abc", "text": "Which one?"}
+
+
+def with_proposal(proposal) -> dict:
+    turn = {"input": {"kind": "user", "text": "A cake."}, "response": "Which?"}
+    return {"id": "proposed", "turns": [turn | {"proposal": proposal}]}
+
+
+def test_a_policys_proposal_comes_in_and_goes_out_again():
+    project = make_project()
+    sample = save_sample(project=project, document=with_proposal(PROPOSAL))
+    assert sample.turns.get().proposal == PROPOSAL
+    assert sample_to_json(sample)["turns"][0]["proposal"] == PROPOSAL
+    changed = with_proposal(PROPOSAL | {"checkpoint": 4})
+    save_sample(project=project, document=changed, sample=sample)
+    assert sample.turns.get().proposal["checkpoint"] == 4
+
+
+@pytest.mark.parametrize(
+    ("proposal", "message"),
+    [
+        ("x", 'turns[0].proposal: expected an object, found "x"'),
+        (
+            PROPOSAL | {"checkpoint": "3"},
+            'turns[0].proposal.checkpoint: expected a checkpoint\'s number, found "3"',
+        ),
+        (
+            {"checkpoint": 3, "digest": "a"},
+            "turns[0].proposal.text: expected a value, found nothing",
+        ),
+        (
+            PROPOSAL | {"more": 1},
+            "turns[0].proposal.more: expected one of checkpoint, digest, text, found "
+            "an unknown field",
+        ),
+    ],
+)
+def test_a_malformed_proposal_is_refused_with_its_place(proposal, message):
+    with pytest.raises(SampleError) as error:
+        save_sample(project=make_project(), document=with_proposal(proposal))
+    assert str(error.value) == message

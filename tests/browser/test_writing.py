@@ -375,6 +375,27 @@ def test_the_others_version_is_taken_and_ones_own_is_still_offered(page):
     expect(other.locator("#conflict")).to_contain_text("From the second tab.")
 
 
+def test_a_button_pressed_twice_works_once(page):
+    page.get_by_role("button", name="Add a user turn").dblclick()
+    expect(page.locator("#input-2")).to_be_focused()
+    expect(page.locator("#conflict .conflict")).to_have_count(0)
+    expect(page.locator(".turn-edit")).to_have_count(2)
+
+
+def test_over_a_slow_network_every_key_arrives(page):
+    def slowly(route):
+        page.wait_for_timeout(400)
+        route.continue_()
+
+    page.route("**/save/", slowly)
+    press(page, "Thinking")
+    page.keyboard.type("Slow but whole, to the last word.", delay=40)
+    raw_text = "<<think>>Slow but whole, to the last word."
+    expect(raw(page)).to_have_value(raw_text, timeout=15_000)
+    expect(page.locator("#save-state")).to_contain_text("Saved", timeout=15_000)
+    assert Draft.objects.get().content["turns"][0]["response"] == raw_text
+
+
 # --- beginning from something ---------------------------------------------------------------
 
 
