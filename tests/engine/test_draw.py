@@ -238,3 +238,30 @@ def test_only_the_very_label_is_marked_identical(calling):
     for text, identical in ((label, True), (respaced, False)):
         row = draw.row_of(given_answer(sample, turn, text), "current", DrawRecipe())
         assert row["identical"] is identical
+
+
+def test_a_reward_model_scores_every_answer_and_the_mean_survives_a_restart(
+    policies, tmp_path
+):
+    model = micro_reward_model()
+    reward = tmp_path / "reward"
+    reward.mkdir()
+    save_reward_model(
+        reward,
+        model.reader.classifier,
+        model.tokenizer,
+        RewardSettings("interleaved", "unit"),
+    )
+    folder = tmp_path / "run"
+    assert run_draw(folder, {**policies, "reward": reward}) == 0
+    rows = responses(folder)
+    assert all(0 <= row["rm_score"] <= 1 for row in rows)
+    assert all(row["rm_score"] == 0 for row in rows if row["format_error"])
+    for role in ("current", "initial"):
+        scores = [row["rm_score"] for row in rows if row["role"] == role]
+        told = events(folder, "result")[-1]["values"][f"{role}/rm_score"]
+        assert told == pytest.approx(sum(scores) / len(scores))
+    before = events(folder, "result")[-1]["values"]["current/rm_score"]
+    assert run_draw(folder, {**policies, "reward": reward}) == 0
+    assert events(folder, "result")[-1]["values"]["done_before"] == 6
+    assert events(folder, "result")[-1]["values"]["current/rm_score"] == before

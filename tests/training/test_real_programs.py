@@ -7,10 +7,10 @@ from django.db import connection
 
 from actions.demo import generate
 from annotation.interchange import save_sample
-from annotation.models import Pair, Slot
+from annotation.models import Pair, Slot, Turn
 from tests.cast import make_judgment, make_pair, make_project, make_user
 from tests.training.conftest import wait_until
-from training import launching, supervising
+from training import iterations, launching, supervising
 from training.models import Metric, Run
 from training.supervising import Outcome, Timing
 
@@ -140,3 +140,64 @@ def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
     run.refresh_from_db()
     assert run.step == kept + 1
     assert f"Resumed from checkpoint {kept}." in [n.message for n in run.notes.all()]
+
+
+def test_a_whole_iteration_with_the_real_programs(project):
+    sft = run_through(project, "sft", MICRO)
+    small = {"threads": 1, "device": "cpu"}
+    tiny_model = {"width": 16, "layers": 1, "heads": 1}
+    iteration = iterations.start_iteration(
+        project=project,
+        user=make_user("tara"),
+        recipes={
+            "draw": {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 8} | small,
+            "reward": {"steps": 2, "pairs_per_step": 4, "backbone": "scratch"}
+            | {"evaluate_turns": 2}
+            | tiny_model
+            | small,
+            "policy": {"steps": 1, "prompts_per_step": 1, "responses_per_prompt": 2}
+            | {"max_new_tokens": 8, "evaluate_every": 1, "held_out_samples": 1}
+            | small,
+            "evaluate": {"max_new_tokens": 8, "resamples": 100, "samples": 1} | small,
+        },
+        automatic=("draw", "reward", "policy", "evaluate", "compare", "promote"),
+    )
+    done = []
+    for _ in range(12):
+        iterations.advance_all()
+        iteration.refresh_from_db()
+        step = iteration.steps.select_related("run").get(name=iteration.step)
+        if iteration.state == "done":
+            break
+        if step.state == "asking":
+            # A model of two steps misses its gate, and noise may be worse: a person.
+            iterations.approve_step(
+                iteration=iteration, name=step.name, user=None, reason="Only a test."
+            )
+        elif step.state == "working" and step.run is not None:
+            outcome = supervising.supervise(step.run.pk, timing=TIMING)
+            run = Run.objects.get(pk=step.run.pk)
+            assert outcome is Outcome.FINISHED, (
+                f"{run.kind}: {run.error}\n{run.log_tail}"
+            )
+            done.append(run.kind)
+            if run.kind == "draw":
+                judge_everything(project)
+        else:
+            raise AssertionError(f"{step.name} {step.state}: {step.problem}")
+    assert iteration.state == "done"
+    assert done == ["draw", "reward", "policy", "evaluate"]
+    assert launching.current_policy(project).run.kind == "policy"
+    assert launching.current_policy(project).run_id != sft.pk
+    policy = Run.objects.get(kind="policy")
+    assert policy.recipe["gate_override"] == "Only a test."
+    assert (policy.directory / "tensorboard").is_dir()
+    assert iterations.comparison_of(iteration) is not None
+
+
+def judge_everything(project):
+    """Judge what there is; where a model of a few steps only stammers, one good pair."""
+    if not Slot.objects.exists():
+        make_pair(project=project, turn=Turn.objects.order_by("pk").first())
+    while slot := Slot.objects.filter(state="open").order_by("pk").first():
+        make_judgment(slot.pair, make_user("lena"), slot.pk % 2)
