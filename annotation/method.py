@@ -25,6 +25,8 @@ from annotation.drafting import TurnTexts
 
 # How many of the input's words an element must share to be named as the likely one.
 ENOUGH: Final = 0.2
+# One word in four is chance; a fetch is offered for more.
+ENOUGH_TO_FETCH: Final = 0.3
 # Hints look no further into a text than this.
 READ: Final = 20_000
 
@@ -238,7 +240,7 @@ def _fetch_hint(
         return None
     asked = _words(turns[-1].text)
     best = max(knowledge.local, key=lambda one: _share(asked, one.words), default=None)
-    if best is None or _share(asked, best.words) < ENOUGH:
+    if best is None or _share(asked, best.words) < ENOUGH_TO_FETCH:
         return None
     return Hint(
         "fetch",

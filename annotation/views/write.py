@@ -343,9 +343,8 @@ def _definitions(
     for context in typed:
         if not context.problem:
             actions += read_definitions(context.actions)
-    definitions = definitions_of(actions)
-    if definitions:
-        definitions = {one.name: one for one in BUILT_IN_ACTIONS} | definitions
+    built_in = {one.name: one for one in BUILT_IN_ACTIONS}
+    definitions = built_in | definitions_of(actions)
     return contexts, typed, definitions
 
 
@@ -385,8 +384,7 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
             ((context, context.pk in chosen) for context in contexts),
             key=lambda pair: not pair[1],
         ),
-        "action_names": [*own, *(name for name in _BUILT_IN if name in names)]
-        or list(_BUILT_IN),
+        "action_names": [*own, *(name for name in names if name in _BUILT_IN)],
         "chips": own[:CHIPS],
         "running": RUNNING,
     }

@@ -370,6 +370,15 @@ def test_an_action_is_a_form_of_its_definition(client, address, context):
     assert "Ask the simulator" in page
 
 
+def test_a_built_in_action_has_its_form_without_any_context(client, address):
+    call = '<<think>><<action>>{"name": "Calculate", "parameters": {}}<</action>>'
+    client.post(address, keyed(client, address, turn_response=[call]))
+    page = client.get(address).content.decode()
+    assert "The expression, e.g. (3 + 4) * 2.5" in page
+    assert "Run it" in page
+    assert "expression: expected a value, found nothing" in page
+
+
 def test_a_hint_is_put_away_and_called_back(client, address):
     fields = keyed(client, address)
     page = client.post(f"{address}save/", fields).content.decode()
