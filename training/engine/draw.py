@@ -116,6 +116,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                 encoder.frame.stop_ids,
                 tokenizer.pad_token_id,
                 recipe.batch_tokens,
+                recipe.backend,
             )
             for start in range(0, len(chosen), CHUNK):
                 run.progress(part * len(chosen) + start, total)

@@ -146,6 +146,7 @@ def answer_all(
         encoder.frame.stop_ids,
         tokenizer.pad_token_id,
         recipe.batch_tokens,
+        recipe.backend,
     )
     # Neighbours in length share a batch; the order of the answers does not matter.
     asked.sort(key=lambda item: len(item.prompt))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,10 @@ from training.engine.models import Place
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. ``temperature`` 0 takes the likeliest token."""
+    """How to sample. ``temperature`` 0 takes the likeliest token.
+
+    ``backend`` says who draws (``backends``); ``engine`` is vLLM's, where it is that.
+    """
 
     temperature: float
     top_p: float
@@ -31,6 +34,17 @@ class Sampling:
     stop_ids: tuple[int, ...]
     pad_id: int
     batch_tokens: int = 16384
+    backend: str = "own"
+    engine: Engine | None = None
+
+
+class Engine(Protocol):
+    """What is used of ``trl.generation.vllm_generation.VLLMGeneration``."""
+
+    def sync_weights(self) -> None: ...
+    def generate(
+        self, prompts: list[list[int]], images: None, num_generations: int
+    ) -> tuple[object, list[list[int]], list[list[list[float]]], object]: ...
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from actions.format_check import check_token_ids
 from actions.grammar import FormatError, Response, parse
 from actions.json_values import json_equal
 from actions.plans import THRESHOLD, align_plans
+from training.engine.backends import respond
 from training.engine.conversations import Encoder, Sample, Turn
 from training.engine.generation import (
     Sampled,
     Sampling,
     response_text,
-    sample_responses,
 )
 from training.engine.models import Place, longest_input
 from training.engine.tokens import tag_ids
@@ -88,7 +88,7 @@ def answer(
         assert isinstance(text, str)
         return text
 
-    drawn = sample_responses(
+    drawn = respond(
         model,
         [item.prompt for item in asked],
         sampling,

@@ -38,6 +38,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -54,6 +55,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
 from training.engine.algorithms import TRL_LOSS, algorithm_of
+from training.engine.backends import check_backend
 from training.engine.conversations import Encoder, read_samples
 from training.engine.generation import Sampling
 from training.engine.grpo import SharedPromptTrainer, given_reward
@@ -92,6 +94,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental
     place = prepare(recipe)
     check_settings(recipe)
+    check_backend(recipe.backend)
     gate = check_gate(run, recipe)
     reward_model = None
     if "reward" in run.inputs:
@@ -126,7 +129,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         "warning" if left_out else "info",
     )
 
-    def sampling(temperature: float) -> Sampling:
+    def sampling(temperature: float, backend: str = "own") -> Sampling:
         return Sampling(
             temperature=temperature,
             top_p=1.0,
@@ -134,6 +137,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
             stop_ids=encoder.frame.stop_ids,
             pad_id=_pad(tokenizer),
             batch_tokens=recipe.batch_tokens,
+            backend=backend,
         )
 
     held_out = HeldOut(
@@ -156,7 +160,13 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     if run.resume:
         first, looks = load_progress(run.resume / "trainer")
     rollouts = Rollouts(
-        recipe, asked, encoder, sampling(recipe.temperature), place, rewards, first
+        recipe,
+        asked,
+        encoder,
+        sampling(recipe.temperature, recipe.backend),
+        place,
+        rewards,
+        first,
     )
     trainer = make_trainer(run, recipe, model, tokenizer, rollouts, place, first)
     learner = trainer.accelerator.unwrap_model(trainer.model)
@@ -269,6 +279,7 @@ def make_trainer(
             loss_type=TRL_LOSS[algorithm.loss],
             max_grad_norm=recipe.clip_norm,
             shuffle_dataset=False,
+            **vllm_settings(recipe, rollouts.sampling.stop_ids),
             bf16=place.half,
             use_cpu=place.device.type == "cpu",
             gradient_checkpointing=False,
@@ -280,6 +291,19 @@ def make_trainer(
             dataloader_pin_memory=place.device.type == "cuda",
         ),
     )
+
+
+def vllm_settings(recipe: PolicyRecipe, stop_ids: Sequence[int]) -> dict[str, Any]:
+    """Return what TRL is told when vLLM draws; it then keeps vLLM's weights the newest."""
+    if not recipe.backend.startswith("vllm"):
+        return {}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "server" if recipe.backend == "vllm server" else "colocate",
+        "vllm_server_base_url": recipe.vllm_server or None,
+        "vllm_gpu_memory_utilization": recipe.vllm_memory,
+        "generation_kwargs": {"stop_token_ids": list(stop_ids)},
+    }
 
 
 class Watch(TrainerCallback):

@@ -84,6 +84,12 @@ _PROMPT_TOKENS = _about(
     max=1_000_000,
     unit="tokens",
 )
+_BACKEND = _about(
+    "Who draws the responses: the own loop, transformers' generate, or its continuous "
+    "batching.",
+    choices=("own", "generate", "continuous"),
+    advanced=True,
+)
 _BATCH_TOKENS = _about(
     "Token positions held by one batch of generation; small batches suit a "
     "CPU's caches, a GPU wants 100,000 and more.",
@@ -318,6 +324,7 @@ class DrawRecipe:
     max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
     max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
     batch_tokens: int = field(default=16384, metadata=_BATCH_TOKENS)
+    backend: str = field(default="own", metadata=_BACKEND)
     action_seconds: float = field(
         default=10.0,
         metadata=_about(
@@ -579,6 +586,33 @@ class PolicyRecipe:
     max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
     max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
     batch_tokens: int = field(default=16384, metadata=_BATCH_TOKENS)
+    backend: str = field(
+        default="own",
+        metadata=_about(
+            "Who draws the responses: the own loop, transformers' generate, its "
+            "continuous batching, or vLLM (when installed) beside the trainer or on a "
+            "server of its own.",
+            choices=("own", "generate", "continuous", "vllm", "vllm server"),
+            advanced=True,
+        ),
+    )
+    vllm_server: str = field(
+        default="",
+        metadata=_about(
+            "Address of a server started with `trl vllm-serve`, as "
+            "http://gpu-2.example:8000.",
+            advanced=True,
+        ),
+    )
+    vllm_memory: float = field(
+        default=0.3,
+        metadata=_about(
+            "Share of the GPU's memory that vLLM may take beside the trainer.",
+            min=0.05,
+            max=0.95,
+            advanced=True,
+        ),
+    )
     micro_batch: int = field(
         default=0,
         metadata=_about(
@@ -1028,6 +1062,7 @@ class EvaluateRecipe:
     max_new_tokens: int = field(default=256, metadata=_NEW_TOKENS)
     max_prompt_tokens: int = field(default=4096, metadata=_PROMPT_TOKENS)
     batch_tokens: int = field(default=16384, metadata=_BATCH_TOKENS)
+    backend: str = field(default="own", metadata=_BACKEND)
     resamples: int = field(
         default=1000,
         metadata=_about(

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import PreTrainedModel
@@ -123,6 +123,9 @@ class Rollouts:
         torch.manual_seed(step_random(recipe.seed, "torch", step, rank).getrandbits(62))
         wanted = len(prompts) // recipe.responses_per_prompt
         model = trainer.accelerator.unwrap_model(trainer.model)
+        if self.sampling.backend.startswith("vllm"):
+            engine = trainer.vllm_generation
+            self.sampling = replace(self.sampling, engine=engine)
         self.groups = self.draw(model, wanted, step, rank)
         episodes = [episode for group in self.groups for episode in group]
         return {
