@@ -142,3 +142,8 @@ def test_an_inline_part_would_be_found():
         "javascript: in <a>",
         "<script> without src",
     ]
+
+
+def test_each_place_has_a_name_of_its_own():
+    names = [place.name for place in PLACES]
+    assert sorted(set(names)) == sorted(names)

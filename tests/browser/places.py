@@ -25,7 +25,6 @@ from tests.browser.cycle import make_iterations
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
 from tests.cast import make_project, make_user
 from tests.training.conftest import make_checkpoint, make_run
-from training.iterations import start_iteration
 from training.launching import promote
 from training.models import Metric, Run, RunInput, RunNote, RunSample
 from training.snapshots import build_snapshot
@@ -240,15 +239,12 @@ PLACES = [
     Place("checkpoints", "tara", P + "/checkpoints/"),
     Place("checkpoints-empty", "ada", E + "/checkpoints/"),
     Place("checkpoint", "tara", P + "/checkpoints/{checkpoint}/", everything),
-    Place("iterations", "tara", P + "/iterations/"),
-    Place("iterations-empty", "ada", E + "/iterations/"),
-    Place("iteration-new", "tara", "/p/{unnamed}/iterations/new/"),
-    Place("iteration", "tara", P + "/iterations/1/"),
     Place("retention", "tara", P + "/checkpoints/retention/"),
     Place("snapshot", "tara", P + "/snapshots/{snapshot}/"),
     Place("iterations", "tara", P + "/iterations/", charts),
     Place("iterations-empty", "ada", E + "/iterations/"),
     Place("iteration-new", "tara", P + "/iterations/new/", everything),
+    Place("iteration-new-lacking", "tara", "/p/{unnamed}/iterations/new/"),
     Place("iteration-judge", "tara", P + "/iterations/3/", everything),
     Place("iteration-alarm", "tara", P + "/iterations/2/", charts),
     Place("iteration-done", "tara", P + "/iterations/1/", charts),
@@ -452,7 +448,6 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
     for each in (sft, reward, policy, failed):
         make_curves(each)
     make_shown(policy)
-    start_iteration(project=project, user=user)
     return {
         "sft": sft.pk,
         "policy": policy.pk,
