@@ -348,6 +348,20 @@ class Encoder:
             return ids
         return (*ids, self.frame.end_of_turn)
 
+    def following(self, kind: str, text: str, last: int) -> list[int]:
+        """Return the ids of an input after a response whose last id is ``last``."""
+        if kind == "observation":
+            return [*self.text_ids(OBSERVATION_OPEN + text + OBSERVATION_CLOSE)]
+        frame = self.frame
+        # Where the user interrupts an action, the assistant's message ends first.
+        end = [] if last == frame.end_of_turn else [frame.end_of_turn]
+        return [
+            *end,
+            *frame.assistant_to_user,
+            *self.text_ids(text),
+            *frame.user_to_assistant,
+        ]
+
     def encode(
         self,
         sample: Sample,
@@ -381,18 +395,14 @@ class Encoder:
             put(frame.before_user, False)
         for position, number in enumerate(kept):
             turn = sample.turns[number]
-            if turn.kind == "user":
-                if position:
-                    if ids[-1] != frame.end_of_turn:  # the user interrupts an action
-                        put([frame.end_of_turn], False)
-                    put(frame.assistant_to_user, False)
+            if position:
+                put(self.following(turn.kind, turn.text, ids[-1]), False)
+            elif turn.kind == "user":
                 put(self.text_ids(turn.text), False)
                 put(frame.user_to_assistant, False)
-            else:
-                if not position:  # the user's message was cut off: an empty one
-                    put(frame.user_to_assistant, False)
-                observed = OBSERVATION_OPEN + turn.text + OBSERVATION_CLOSE
-                put(self.text_ids(observed), False)
+            else:  # the user's message was cut off: an empty one
+                put(frame.user_to_assistant, False)
+                put(self.following(turn.kind, turn.text, frame.action_close), False)
             text = turn.response if responses is None else responses[number]
             start = len(ids)
             put(self.response_ids(text), learned(number))

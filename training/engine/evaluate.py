@@ -1,9 +1,12 @@
 """Measure policies on held-out samples.
 
 Every role in ``inputs`` except ``reward`` names a policy; all of them answer the same
-turns. History is *teacher-forced*: the turns before are the label's, so a task is
-complete here when each of its turns is right by itself. That is easier than holding a
-whole conversation, where a wrong turn spoils what follows.
+turns. With ``history`` "labels" it is *teacher-forced*: the turns before are the label's,
+so a task is complete when each of its turns is right by itself. That is easier than
+holding a whole conversation, where a wrong turn spoils what follows; ``history`` "own"
+measures this: a simulated user and environment (``worlds``) lead the policy through each
+task. Turns that it does not reach are missing from the shares of turns, and their tasks
+count as not complete.
 
 For each policy, on all samples, by situation and by split:
 
@@ -30,6 +33,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from training.engine.conversations import Encoder, Sample, lengths_summary, read_samples
 from training.engine.generation import Sampling
@@ -53,6 +57,7 @@ from training.engine.rundir import (
     step_random,
 )
 from training.engine.scoring import Pair, RewardModel, load_reward_model
+from training.engine.worlds import World, next_turn
 
 CHUNK = 256  # turns answered between two looks at the wish to stop
 
@@ -106,7 +111,7 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
         "by_situation": by_situation,
         "by_split": by_split,
         "samples": len(samples),
-        "history": "teacher-forced",
+        "history": "teacher-forced" if recipe.history == "labels" else "own",
         "interval": f"{recipe.confidence:.0%} bootstrap over samples",
     }
     text = json.dumps(found, indent=1, ensure_ascii=False)
@@ -148,6 +153,11 @@ def answer_all(
         recipe.batch_tokens,
         recipe.backend,
     )
+    if recipe.history == "own":
+        found = whole_tasks(
+            run, recipe, role, model, encoder, asked, sampling, place, part
+        )
+        return found and (found[0], left_out + found[1])
     # Neighbours in length share a batch; the order of the answers does not matter.
     asked.sort(key=lambda item: len(item.prompt))
     answers: list[Answer] = []
@@ -161,6 +171,51 @@ def answer_all(
         answers += [group[0] for group in drawn]
     run.progress((part[0] + 1) * len(asked), part[1] * len(asked))
     return answers, left_out
+
+
+def whole_tasks(
+    run: RunDirectory,
+    recipe: EvaluateRecipe,
+    role: str,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    asked: Sequence[Asked],
+    sampling: Sampling,
+    place: Place,
+    part: tuple[int, int],
+) -> tuple[list[Answer], list[Asked]] | None:
+    """Return the answers of one policy led through each task, and what was not reached.
+
+    All conversations take their next turn together; None when asked to stop.
+    """
+    longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
+    going = [item for item in asked if item.turn == 0]
+    worlds = {item.sample.id: World(item.sample) for item in going}
+    answers: list[Answer] = []
+    turn = 0
+    while going:
+        further: list[Asked] = []
+        for start in range(0, len(going), CHUNK):
+            if run.stop_requested:
+                return None
+            run.progress(part[0] * len(asked) + len(answers), part[1] * len(asked))
+            chunk = going[start : start + CHUNK]
+            seed = step_random(recipe.seed, role, "task", turn, start).getrandbits(31)
+            drawn = answer(
+                model, encoder.tokenizer, chunk, sampling, place=place, seed=seed
+            )
+            for item, (given,) in zip(chunk, drawn, strict=True):
+                answers.append(given)
+                so_far = item.prompt + given.sampled.ids
+                world = worlds[item.sample.id]
+                found = next_turn(encoder, world, given, so_far, longest)
+                if found is not None:
+                    further.append(found[0])
+        going, turn = further, turn + 1
+    reached = {(given.sample.id, given.turn) for given in answers}
+    missed = [item for item in asked if (item.sample.id, item.turn) not in reached]
+    run.progress((part[0] + 1) * len(asked), part[1] * len(asked))
+    return answers, missed
 
 
 def judged(answers: Sequence[Answer], reward: RewardModel | None) -> list[Row]:

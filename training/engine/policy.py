@@ -121,6 +121,8 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
             for a in asked
             if a.sample.task != "action" or a.sample.turns[a.turn].has_facts
         ]
+    if recipe.whole_tasks:
+        asked = [a for a in asked if a.turn == 0 and a.sample.task == "action"]
     if not asked:
         raise RunError("data.train", "turns to answer", "none that can be asked")
     run.log(
@@ -461,6 +463,9 @@ def check_settings(recipe: PolicyRecipe) -> None:
             f"a divisor of prompts_per_step × responses_per_prompt = {per_step}",
             str(recipe.micro_batch),
         )
+    if recipe.whole_tasks and recipe.follow_actions:
+        expected = "off: a whole task follows its actions anyway"
+        raise RunError("recipe: `follow_actions`", expected, "on")
     algorithm = algorithm_of(recipe)
     if recipe.credit == "unit" and (
         (algorithm.baseline, algorithm.scale) != ("group", "group")

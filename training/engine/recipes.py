@@ -631,6 +631,22 @@ class PolicyRecipe:
             "is the mean over the turns.",
         ),
     )
+    whole_tasks: bool = field(
+        default=False,
+        metadata=_about(
+            "Lead the policy through whole action tasks with a simulated user and "
+            "environment, its own answers as history; what it does not reach counts 0.",
+        ),
+    )
+    completion_weight: float = field(
+        default=1.0,
+        metadata=_about(
+            "Weight of completing a whole task: the lowest consistency of its turns.",
+            min=0.0,
+            max=100.0,
+            advanced=True,
+        ),
+    )
     consistency_source: str = field(
         default="reward model",
         metadata=_about(
@@ -1050,6 +1066,14 @@ class EvaluateRecipe:
     samples: int = field(
         default=0,
         metadata=_about("Held-out samples to use; 0 takes all.", min=0, max=10_000_000),
+    )
+    history: str = field(
+        default="labels",
+        metadata=_about(
+            "labels: each turn is answered after the label responses; own: whole tasks "
+            "with a simulated user and environment, after the policy's own responses.",
+            choices=("labels", "own"),
+        ),
     )
     temperature: float = field(
         default=0.0,

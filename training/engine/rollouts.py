@@ -1,4 +1,11 @@
-"""Rollouts: which turns a step answers, how, and which groups of answers it keeps."""
+"""Rollouts: which turns a step answers, how, and which groups of answers it keeps.
+
+A completion is one response; with ``follow_actions`` it goes on after the recorded
+observation of an action call equal to the label's; with ``whole_tasks`` a simulated user
+and environment (``worlds``) lead the policy from the first turn to the last. What others
+say is masked. Each turn has its own rewards, and a completion their means; a whole task
+has one more, for its completion: the lowest consistency of its turns.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +19,6 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from actions.grammar import FormatError, parse
-from actions.json_values import json_equal
-from actions.tags import OBSERVATION_CLOSE, OBSERVATION_OPEN
 from actions.units import UnitPair
 from training.engine.algorithms import algorithm_of, deviation, length_penalty
 from training.engine.conversations import Encoder
@@ -32,6 +36,7 @@ from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import KINDS, Rewarded, Rewards
 from training.engine.rundir import step_random
 from training.engine.scoring import Pair, units_of
+from training.engine.worlds import World, next_turn, same_calls
 
 
 @dataclass
@@ -49,6 +54,7 @@ class Episode:
     answers: list[Answer] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # of each answer, in ids
     rewarded: list[Rewarded] = field(default_factory=list)
+    world: World | None = None  # of a whole task
 
     def add(self, given: Answer) -> None:
         """Append a response of the policy."""
@@ -70,9 +76,27 @@ class Episode:
         return not self.answers[-1].sampled.ended
 
     def earned(self, kind: str) -> float | None:
-        """Return the mean reward of a kind over the turns that have one."""
-        known = [v for r in self.rewarded if (v := getattr(r, kind)) is not None]
-        return sum(known) / len(known) if known else None
+        """Return the mean reward of a kind over the turns that have one.
+
+        In a whole task the turns that were not reached count 0.
+        """
+        values: list[float | None] = [getattr(r, kind) for r in self.rewarded]
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        turns = len(known)
+        if self.world is not None:
+            turns += len(self.world.sample.turns) - len(self.rewarded)
+        return sum(known) / turns
+
+    @property
+    def completion(self) -> float | None:
+        """The lowest consistency of a whole task's turns, 0 if one was not reached."""
+        if self.world is None:
+            return None
+        if len(self.rewarded) < len(self.world.sample.turns):
+            return 0.0
+        return min((r.consistency or 0.0 for r in self.rewarded), default=0.0)
 
 
 Group = list[Episode]
@@ -106,6 +130,7 @@ class Rollouts:
             recipe.consistency_weight,
             recipe.rule_weight,
             recipe.preference_weight,
+            recipe.completion_weight,
             1.0,
         )
         self.groups: list[Group] = []
@@ -210,7 +235,8 @@ class Rollouts:
                 recipe.max_new_tokens,
                 min(recipe.overlong_tokens, recipe.max_new_tokens),
             )
-        return (*(episode.earned(kind) for kind in KINDS), punished)
+        kinds = (episode.earned(kind) for kind in KINDS)
+        return (*kinds, episode.completion, punished)
 
     def reward(self, episode: Episode) -> float:
         """Return the weighted sum of the rewards that apply."""
@@ -282,14 +308,22 @@ class Rollouts:
         for asked, answers in zip(
             chosen, self._answer(model, chosen, seed, self._size), strict=True
         ):
-            groups.append([Episode(asked) for _ in answers])
+            whole = self.recipe.whole_tasks
+            groups.append(
+                [
+                    Episode(asked, world=World(asked.sample) if whole else None)
+                    for _ in answers
+                ]
+            )
             for episode, given in zip(groups[-1], answers, strict=True):
                 episode.add(given)
-        if self.recipe.follow_actions:
+        if self.recipe.follow_actions or self.recipe.whole_tasks:
             going = [episode for group in groups for episode in group]
-            while going := [episode for episode in going if self._goes_on(episode)]:
+            while going:
+                found = [(episode, self._go_on(episode)) for episode in going]
+                going = [episode for episode, asked in found if asked is not None]
+                further = [asked for _, asked in found if asked is not None]
                 seed += 1
-                further = [self._observed(episode) for episode in going]
                 for episode, (given,) in zip(
                     going, self._answer(model, further, seed, 1), strict=True
                 ):
@@ -313,46 +347,29 @@ class Rollouts:
             per_turn=count,
         )
 
-    def _goes_on(self, episode: Episode) -> bool:
-        """Whether the last answer calls as the label does, and the sample goes on."""
+    def _go_on(self, episode: Episode) -> Asked | None:
+        """Append the next turn's input and return the turn, or None at the end."""
         given = episode.answers[-1]
         turns = given.sample.turns
         following = given.turn + 1
-        if given.format_error or following >= len(turns):
-            return False
-        if turns[following].kind != "observation":
-            return False
-        if len(episode.asked.prompt) + len(episode.ids) > self.recipe.max_prompt_tokens:
-            return False
-        return same_calls(given)
-
-    def _observed(self, episode: Episode) -> Asked:
-        """Append the recorded observation; return the next turn as a prompt."""
-        given = episode.answers[-1]
-        following = given.turn + 1
-        text = given.sample.turns[following].text
-        ids = self.encoder.text_ids(OBSERVATION_OPEN + text + OBSERVATION_CLOSE)
-        episode.observe(ids)
-        return Asked(given.sample, following, episode.asked.prompt + episode.ids)
-
-
-def same_calls(given: Answer) -> bool:
-    """Whether a well-formed answer makes the calls of its label."""
-    turn = given.sample.turns[given.turn]
-    try:
-        label = parse(turn.response, inside_thinking=turn.inside_thinking)
-        found = parse(given.text, inside_thinking=turn.inside_thinking)
-    except FormatError:
-        return False
-    return (
-        found.ends_with_action
-        and len(found.actions) == len(label.actions)
-        and all(
-            ours.name == theirs.name
-            and json_equal(dict(ours.parameters), dict(theirs.parameters))
-            for ours, theirs in zip(label.actions, found.actions, strict=True)
+        if episode.world is None and (
+            following == len(turns)
+            or turns[following].kind != "observation"
+            or not same_calls(given)
+        ):
+            return None
+        found = next_turn(
+            self.encoder,
+            episode.world or World(given.sample),
+            given,
+            episode.asked.prompt + episode.ids,
+            self.recipe.max_prompt_tokens,
         )
-    )
+        if found is None:
+            return None
+        asked, put = found
+        episode.observe(put)
+        return asked
 
 
 def mean_rewards(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -362,6 +379,9 @@ def mean_rewards(episodes: Sequence[Episode]) -> dict[str, float]:
         known = [v for e in episodes if (v := e.earned(kind)) is not None]
         if known:
             found[f"reward/{kind}"] = mean(known)
+    whole = [v for e in episodes if (v := e.completion) is not None]
+    if whole:
+        found["reward/completion"] = mean(whole)
     return found
 
 
