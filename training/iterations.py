@@ -8,6 +8,7 @@ callers at once do it once, and one that dies in the middle leaves what the next
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from annotation.models import Project
     from training.models import Run
 
+logger = logging.getLogger(__name__)
 STEPS = Prefetch("steps", IterationStep.objects.select_related("run"))
 # Without one there is nothing that the later steps could be about.
 NEVER_SKIPPED = (StepName.POLICY,)
@@ -319,7 +321,11 @@ def advance_all() -> None:
     """Do what is next in every iteration that is under way."""
     going = Iteration.objects.filter(state=IterationState.GOING)
     for pk in list(going.values_list("pk", flat=True)):
-        advance(iteration_id=pk)
+        try:
+            advance(iteration_id=pk)
+        except Exception:
+            # One that cannot go on must not keep the others from it.
+            logger.exception("Iteration %s could not be looked at.", pk)
 
 
 def advance(*, iteration_id: int) -> None:
@@ -469,7 +475,7 @@ def _start_run_of(iteration: Iteration, step: IterationStep) -> bool:
         )
     except _OvertakenError:
         return False
-    except LaunchRefusedError as error:
+    except (LaunchRefusedError, OSError) as error:  # OSError: a full disk, say
         IterationStep.objects.filter(pk=step.pk, state=StepState.WAITING).update(
             state=StepState.FAILED, problem=str(error), ended_at=timezone.now()
         )

@@ -23,6 +23,7 @@ from tests.training.test_iterations import (
 )
 from training import hints, iterations
 from training.models import Iteration, Metric, Promotion, Run
+from training.views import iterations as views
 
 pytestmark = pytest.mark.django_db
 HOME = "/p/cakes/iterations/"
@@ -295,6 +296,19 @@ def test_list_and_page_ask_the_database_little(
     assert places == ["policy", "evaluate", "compare"]
     with django_assert_max_num_queries(15):
         client.get(f"{HOME}4/")
+
+
+def test_the_list_is_paged_by_number(client, project, tara, monkeypatch):
+    monkeypatch.setattr(views, "LISTED", 2)
+    for _ in range(3):
+        iteration = begin(project)
+        iterations.stop_iteration(iteration=iteration, user=None, reason="for the test")
+    page = client.get(HOME)
+    assert [each.iteration.number for each in page.context["lines"]] == [3, 2]
+    older = client.get(HOME + page.context["older"])
+    assert [each.iteration.number for each in older.context["lines"]] == [1]
+    assert not older.context["older"]
+    assert client.get(HOME + "?before=odd").status_code == 200
 
 
 def test_the_pages_have_no_inline_script_or_style(client, project, tara):

@@ -305,6 +305,53 @@ def test_a_worker_killed_in_the_middle_of_a_step_does_not_end_the_iteration(
     assert Run.objects.filter(kind="draw").count() == 1
 
 
+def test_a_full_disk_is_said_at_the_step_and_keeps_no_other_from_going_on(
+    project, monkeypatch
+):
+    other = make_project()
+    make_sample(project=other)
+    Promotion.objects.create(project=other, checkpoint=make_policy(other))
+    first = iterations.start_iteration(project=project, user=None)
+    second = iterations.start_iteration(project=other, user=None)
+    real = launching.build_snapshot
+
+    def full(*, project, **rest):
+        if project == first.project:
+            raise OSError(28, "No space left on device")
+        return real(project=project, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launching, "build_snapshot", full)
+        iterations.advance_all()
+    assert "No space left" in step(first).problem
+    assert step(second).state == "working"
+    iterations.retry_step(iteration=first, name="draw", user=None)
+    iterations.advance_all()
+    assert step(first).state == "working"
+
+
+def test_one_iteration_that_cannot_be_looked_at_does_not_hold_up_the_rest(
+    project, monkeypatch, caplog
+):
+    other = make_project()
+    make_sample(project=other)
+    Promotion.objects.create(project=other, checkpoint=make_policy(other))
+    first = iterations.start_iteration(project=project, user=None)
+    second = iterations.start_iteration(project=other, user=None)
+    real = iterations.default_inputs
+
+    def odd(project, kind):
+        if project == first.project:
+            raise RuntimeError("odd")
+        return real(project, kind)
+
+    monkeypatch.setattr(iterations, "default_inputs", odd)
+    iterations.advance_all()
+    assert step(second).state == "working"
+    assert step(first).state == "waiting"
+    assert f"Iteration {first.pk} could not be looked at" in caplog.text
+
+
 def test_judging_is_enough_by_number_or_by_share(project):
     iteration = begin(project, wanted_judgments=1, wanted_settled=100)
     drawn(project)

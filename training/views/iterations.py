@@ -55,7 +55,11 @@ class Line:
 def iterations(request: HttpRequest, slug: str) -> HttpResponse:
     """List the newest iterations, with what reward model and people say of each."""
     project = enter(request, slug, Role.TRAINER)
-    found = list(_with_steps(project)[:LISTED])
+    asked = request.GET.get("before", "")
+    before = int(asked) if asked.isdecimal() and len(asked) < 10 else 0
+    rows = _with_steps(project)
+    page = list((rows.filter(number__lt=before) if before else rows)[: LISTED + 1])
+    found = page[:LISTED]
     fresh = _fresh_of(found)
     facts = {
         "lines": [
@@ -67,9 +71,11 @@ def iterations(request: HttpRequest, slug: str) -> HttpResponse:
             )
             for each in found
         ],
-        "is_open": any(each.is_open for each in found),
+        "is_open": any(each.is_open for each in found) or bool(before),
+        "is_first": not before,
+        "older": f"?before={found[-1].number}" if len(page) > LISTED else "",
         "has_policy": bool(found) or current_policy(project) is not None,
-        "layout": _course_layout() if len(found) > 1 else [],
+        "layout": _course_layout() if len(found) > 1 and not before else [],
         "sources": [
             {
                 "label": _("Iterations"),

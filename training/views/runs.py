@@ -51,6 +51,7 @@ from training.models import (
     LEARNS_FROM_JUDGMENTS,
     Checkpoint,
     InputRole,
+    Iteration,
     Metric,
     Run,
     RunInput,
@@ -442,6 +443,7 @@ def _live_facts(run: Run, version: str = "") -> dict[str, object]:
         "more_checkpoints": max(0, len(checkpoints) - 12),
         "figures": plain_figures(run.result) if run.is_final else [],
         "hardware": hardware_figures(run.hardware),
+        "iteration": Iteration.objects.filter(steps__run=run).first(),
         "tables": tables,
         "next_stages": _next_stages(run, checkpoints),
         "is_waiting_long": run.state == RunState.QUEUED
