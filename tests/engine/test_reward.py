@@ -408,3 +408,39 @@ def test_without_any_pair_the_run_fails_with_a_reason(tmp_path):
     assert events(tmp_path / "run", "result")[-1]["error"] == (
         "run.json: `data`: expected judgments or train samples, found no pair"
     )
+
+
+def test_a_run_stops_when_the_auc_no_longer_rises_and_keeps_the_best(
+    tmp_path, monkeypatch
+):
+    policy = save_micro_policy(tmp_path / "policy")
+    aucs = iter([0.6, 0.8, 0.7, 0.75, 0.75])  # the last is tested again at the end
+    measured = reward.figures
+
+    def figures(*args):
+        values, chosen = measured(*args)
+        return {**values, "judged/auc": next(aucs)}, chosen
+
+    monkeypatch.setattr(reward, "figures", figures)
+    recipe = {"steps": 9, "evaluate_every": 1, "checkpoint_every": 100, "early_stop": 2}
+    assert run_reward(tmp_path / "run", policy, **recipe) == 0
+    (ended,) = events(tmp_path / "run", "result")
+    assert (ended["state"], ended["values"]["steps"]) == ("finished", 4)
+    final = [
+        event for event in events(tmp_path / "run", "checkpoint") if event["final"]
+    ]
+    assert [event["step"] for event in final] == [2]
+    manifest = read_manifest(tmp_path / "run" / final[0]["path"])
+    assert manifest.metrics["judged/auc"] == 0.8
+
+
+def test_calibrated_figures_say_what_they_were_before(tmp_path):
+    policy = save_micro_policy(tmp_path / "policy")
+    assert run_reward(tmp_path / "run", policy, calibrate=True) == 0
+    values = events(tmp_path / "run", "result")[0]["values"]
+    assert values["temperature"] != 1.0
+    assert "judged/ece/raw" in values
+    end = events(tmp_path / "run", "checkpoint")[-1]["path"]
+    settings = load_reward_model(tmp_path / "run" / end).settings
+    assert settings.temperature == values["temperature"]
+    assert settings.threshold == values["threshold"]

@@ -1,5 +1,8 @@
 """Figures of a reward model, the gate before RL, and the alarm during it."""
 
+import math
+import random
+
 import pytest
 
 from training.engine.verdicts import (
@@ -10,16 +13,19 @@ from training.engine.verdicts import (
     Verdict,
     auc,
     best_look,
+    best_temperature,
     best_threshold,
     calibration_error,
     gate_misses,
+    log_odds,
     parted,
+    probability,
     shares,
 )
 
 
 def verdicts(*pairs):
-    return [Verdict(probability, bool(consistent)) for probability, consistent in pairs]
+    return [Verdict(p, bool(consistent)) for p, consistent in pairs]
 
 
 def test_auc_is_the_chance_that_a_good_pair_scores_higher():
@@ -121,3 +127,38 @@ def test_the_best_look_is_the_earliest_of_the_best_truth():
     assert best_look(curve).step == 8
     assert best_look(curve, by_truth=False).step == 24
     assert best_look(looks((0.5, 0.7), (0.9, 0.6))).step == 0
+
+
+# Calibration
+
+
+def test_the_temperature_is_the_one_of_the_least_cross_entropy():
+    """Verdicts drawn from known probabilities, told three times as surely as they are."""
+    rng = random.Random(0)
+    verdicts = []
+    for _ in range(4000):
+        odds = rng.gauss(0, 1.5)
+        verdicts.append(
+            Verdict(probability(3 * odds), rng.random() < probability(odds))
+        )
+    found = best_temperature(verdicts)
+    assert found == pytest.approx(3, rel=0.1)
+
+    def loss(temperature):
+        return -sum(
+            math.log(p if v.consistent else 1 - p)
+            for v in verdicts
+            for p in (probability(log_odds(v.probability) / temperature),)
+        )
+
+    assert loss(found) <= min(loss(found * 1.05), loss(found / 1.05), loss(1.0))
+
+
+def test_one_verdict_alone_gives_no_temperature():
+    assert best_temperature([Verdict(0.9, True), Verdict(0.8, True)]) is None
+
+
+@pytest.mark.parametrize("odds", [-1e6, -3.0, 0.0, 3.0, 1e6])
+def test_no_odds_are_too_large_for_a_probability(odds):
+    assert 0 <= probability(odds) <= 1
+    assert probability(odds) + probability(-odds) == pytest.approx(1)

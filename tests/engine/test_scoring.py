@@ -1,5 +1,8 @@
 """Packing a pair into a prompt, and reading the reward model at its marks."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -18,6 +21,7 @@ from training.engine.scoring import (
     RewardSettings,
     collate,
     load_reward_model,
+    load_reward_models,
     save_reward_model,
     units_of,
 )
@@ -35,12 +39,12 @@ PAIR = Pair(LABEL, SAMPLED)
 
 
 def micro_reward_model(
-    layout="interleaved", labels="unit", shape="qwen3", differences=True
+    layout="interleaved", labels="unit", shape="qwen3", differences=True, seed=1
 ):
     tokenizer = micro_tokenizer()
     config = micro_policy(tokenizer, shape).config
     config.num_labels = 2
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     classifier = AutoModelForSequenceClassification.from_config(config)
     Packer(tokenizer, RewardSettings(layout, labels, differences))
     fit_vocabulary(classifier, tokenizer)
@@ -257,3 +261,46 @@ def test_every_batch_size_gives_the_same_scores():
     left = [score.logit for score in model.score(some_pairs(), side="left")]
     assert alone == pytest.approx(whole, abs=1e-4)
     assert left == pytest.approx(whole, abs=1e-4)
+
+
+# A temperature, and several models as one
+
+
+def test_a_temperature_divides_the_log_odds_and_is_kept_on_disk(tmp_path):
+    model = micro_reward_model()
+    pair = some_pairs()[0]
+    plain = model.score([pair])[0]
+    warm = replace(model.settings, temperature=2.0)
+    save_reward_model(tmp_path, model.reader.classifier, model.tokenizer, warm)
+    found = load_reward_model(tmp_path).score([pair])[0]
+    assert found.logit == pytest.approx(plain.logit / 2, abs=1e-4)
+    assert found.units == pytest.approx(
+        {key: logit / 2 for key, logit in plain.units.items()}, abs=1e-4
+    )
+
+
+def test_of_several_models_the_strictest_counts_beyond_its_own_threshold(tmp_path):
+    inputs, members = {}, []
+    for number, (name, threshold) in enumerate([("reward", 0.3), ("reward-2", 0.7)]):
+        model = micro_reward_model(seed=number)
+        settings = replace(model.settings, threshold=threshold)
+        folder = tmp_path / name
+        folder.mkdir()
+        save_reward_model(folder, model.reader.classifier, model.tokenizer, settings)
+        inputs[name] = folder
+        members.append(load_reward_model(folder))
+    pairs = some_pairs()
+    alone = [member.score(pairs) for member in members]
+    together = load_reward_models({**inputs, "policy": tmp_path})
+    for number, score in enumerate(together.score(pairs)):
+        above = [
+            scores[number].logit - math.log(t / (1 - t))
+            for scores, t in zip(alone, (0.3, 0.7), strict=True)
+        ]
+        assert score.logit == pytest.approx(min(above), abs=1e-5)
+        assert together.accepts(score) == all(
+            member.accepts(scores[number])
+            for member, scores in zip(members, alone, strict=True)
+        )
+    assert isinstance(load_reward_models({"reward": inputs["reward"]}), RewardModel)
+    assert load_reward_models({"policy": tmp_path}) is None

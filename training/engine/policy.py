@@ -36,7 +36,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import KINDS, Rewards
 from training.engine.rollouts import Rollouts
 from training.engine.rundir import Ending, RunDirectory, RunError, run_program
-from training.engine.scoring import load_reward_model
+from training.engine.scoring import load_reward_models
 from training.engine.verdicts import GateError, Look, gate_misses, parted
 
 SHOWN_EVERY, SHOWN = 4, 2  # steps between sampled texts on the run's page; how many
@@ -96,11 +96,9 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     check_settings(recipe)
     check_backend(recipe.backend)
     gate = check_gate(run, recipe)
-    reward_model = None
-    if "reward" in run.inputs:
-        # On a CPU bf16 products of small models are slower, not faster.
-        half = place.half and place.device.type == "cuda"
-        reward_model = load_reward_model(run.inputs["reward"], place.device, half)
+    # On a CPU bf16 products of small models are slower, not faster.
+    half = place.half and place.device.type == "cuda"
+    reward_model = load_reward_models(run.inputs, place.device, half)
 
     # The policy, and what it is asked.
     start = run.need_input("policy")
@@ -493,13 +491,17 @@ def check_gate(run: RunDirectory, recipe: PolicyRecipe) -> dict[str, object]:
     if recipe.consistency_source == "oracle":
         return {"passed": None, "why": "the reward comes from the oracle"}
     run.need_input("reward")
-    manifest = run.manifest("reward")
-    metrics: Mapping[str, object] = manifest.metrics if manifest else {}
-    misses = gate_misses(
-        metrics,
-        balanced_order=recipe.gate_balanced_order,
-        bad_caught=recipe.gate_bad_recall,
-    )
+    misses: list[str] = []
+    for name in run.inputs:
+        if name != "reward" and not name.startswith("reward-"):
+            continue
+        manifest = run.manifest(name)
+        found = gate_misses(
+            manifest.metrics if manifest else {},
+            balanced_order=recipe.gate_balanced_order,
+            bad_caught=recipe.gate_bad_recall,
+        )
+        misses += found if name == "reward" else [f"{name}: {why}" for why in found]
     if not misses:
         return {"passed": True}
     if not recipe.gate_override.strip():

@@ -493,9 +493,26 @@ class RewardRecipe:
             max=1.0,
         ),
     )
+    calibrate: bool = field(
+        default=False,
+        metadata=_about(
+            "Fit a temperature on one half of the held-out judged pairs, so that a "
+            "probability of 0.8 means four in five.",
+        ),
+    )
     evaluate_every: int = field(
         default=100,
         metadata=_about("Steps between held-out figures.", min=1, max=1_000_000),
+    )
+    early_stop: int = field(
+        default=0,
+        metadata=_about(
+            "Stop after so many held-out tests in a row without a better AUC on judged "
+            "pairs, and keep the checkpoint of the best; 0 trains to the end.",
+            min=0,
+            max=1000,
+            advanced=True,
+        ),
     )
     evaluate_turns: int = field(
         default=150,

@@ -66,6 +66,7 @@ from training.engine.rundir import (
     Ending,
     RunDirectory,
     RunError,
+    read_manifest,
     read_rows,
     run_program,
     step_random,
@@ -85,8 +86,10 @@ from training.engine.tokens import add_tags, load_tokenizer
 from training.engine.verdicts import (
     Verdict,
     auc,
+    best_temperature,
     best_threshold,
     calibration_error,
+    probability,
     shares,
 )
 
@@ -310,34 +313,43 @@ def held_out_tests(judged: Judged, samples: Sequence[Sample], turns: int) -> Tes
 
 
 def figures(
-    model: RewardModel, tests: Tests, threshold: float
-) -> tuple[dict[str, object], float]:
-    """Return the held-out figures, and the threshold they hold at.
+    model: RewardModel, tests: Tests, threshold: float, calibrate: bool
+) -> tuple[dict[str, object], RewardSettings]:
+    """Return the held-out figures, and the settings they hold at.
 
     With ``threshold`` 0 it is picked on one half of the judged pairs (cut by label, so
-    that no label is in both) and the judged figures come from the other half.
+    that no label is in both), as is the temperature with ``calibrate``, and the judged
+    figures come from the other half. ``model`` scores with a temperature of 1.
     """
+    temperature = 1.0
 
     def verdicts(examples: Sequence[Example]) -> list[Verdict]:
         scores = model.score([item.pair for item in examples])
         return [
-            Verdict(score.probability, item.consistent)
+            Verdict(probability(score.logit / temperature), item.consistent)
             for score, item in zip(scores, examples, strict=True)
         ]
 
     values: dict[str, object] = {}
     judged = verdicts(tests.judged)
+    half = [zlib.crc32(item.pair.label.encode()) % 2 for item in tests.judged]
+    picking = [v for v, h in zip(judged, half, strict=True) if h == 0]
+    fitted = best_temperature(picking) if calibrate else None
+    if fitted is not None:
+        # The expected calibration error before, on the pairs of the figures below.
+        raw = [v for v, h in zip(judged, half, strict=True) if h == 1]
+        values["judged/ece/raw"] = calibration_error(raw)
+        temperature = fitted
+        judged = verdicts(tests.judged)
+        picking = [v for v, h in zip(judged, half, strict=True) if h == 0]
+    picked = None if threshold else best_threshold(picking)
     reported = list(zip(judged, tests.judged, strict=True))
-    if not threshold:
-        half = [zlib.crc32(item.pair.label.encode()) % 2 for item in tests.judged]
-        picked = best_threshold(
-            [v for v, h in zip(judged, half, strict=True) if h == 0]
-        )
-        threshold = 0.5 if picked is None else picked
-        if picked is not None:
-            reported = [r for r, h in zip(reported, half, strict=True) if h == 1]
-        values["threshold/picked_on"] = len(judged) - len(reported)
+    if picked is not None or fitted is not None:
+        reported = [r for r, h in zip(reported, half, strict=True) if h == 1]
+    threshold = threshold or (0.5 if picked is None else picked)
+    values["threshold/picked_on"] = len(judged) - len(reported)
     values["threshold"] = threshold
+    values["temperature"] = temperature
     by_rule = [Verdict(0.0, False)] * tests.ruled_out
     for name, value in shares([v for v, _ in reported] + by_rule, threshold).items():
         values[f"judged/{name}"] = value
@@ -366,7 +378,8 @@ def figures(
     for kind in sorted({kind for _, item in changes for kind in item.kinds}):
         of_kind = [v for v, item in changes if kind in item.kinds]
         values[f"derived/recall/{kind}"] = shares(of_kind, threshold)["bad_caught"]
-    return values, threshold
+    chosen = replace(model.settings, threshold=threshold, temperature=temperature)
+    return values, chosen
 
 
 # The program
@@ -430,19 +443,43 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         f"and {len(samples)} samples to derive pairs from"
     )
 
-    def test(step: int) -> tuple[dict[str, object], float]:
+    best: dict[str, object] = {}  # the values of the test with the best AUC
+    if recipe.early_stop and run.resume and run.resume.parent == run.checkpoints:
+        for folder in sorted(run.checkpoints.glob("step-*")):
+            earlier = read_manifest(folder)
+            if earlier.step <= first and _auc(earlier.metrics) > _auc(best):
+                best = {**earlier.metrics, "step": earlier.step}
+
+    def test(step: int) -> tuple[dict[str, object], RewardSettings]:
         model = RewardModel(classifier, tokenizer, settings)
-        values, threshold = figures(model, tests, recipe.threshold)
+        values, chosen = figures(model, tests, recipe.threshold, recipe.calibrate)
         loss.train()
         run.metrics(step, {f"held_out/{name}": v for name, v in values.items()})
-        return values, threshold
+        if recipe.early_stop and _auc(values) > _auc(best):
+            best.clear()
+            best.update({**values, "step": step})
+            write_checkpoint(step, values, chosen)
+        return values, chosen
+
+    def worsened(step: int) -> bool:
+        """Whether the best test is too long ago."""
+        return bool(best) and step - cast(int, best["step"]) >= (
+            recipe.early_stop * recipe.evaluate_every
+        )
 
     def save(step: int, final: bool = False) -> dict[str, object]:
-        values, threshold = test(step)
+        values, chosen = test(step)
+        return write_checkpoint(step, values, chosen, final)
+
+    def write_checkpoint(
+        step: int,
+        values: dict[str, object],
+        chosen: RewardSettings,
+        final: bool = False,
+    ) -> dict[str, object]:
         told = {**values, "parameters": size}
 
         def write(folder: Path) -> None:
-            chosen = replace(settings, threshold=threshold)
             save_reward_model(folder, classifier, tokenizer, chosen)
             (folder / "trainer").mkdir()
             save_optimizer(optimizer, folder / "trainer")
@@ -453,7 +490,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         return told
 
     # Loop: the Trainer's, told nothing but the inputs of every step.
-    watch = Watch(run, recipe, first, loss, steps, test, save)
+    watch = Watch(run, recipe, first, loss, steps, test, save, worsened)
     trainer = Trainer(
         model=loss,
         args=TrainingArguments(
@@ -488,7 +525,11 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     )
     if first < recipe.steps:
         trainer.train()
-    values = save(watch.step, final=watch.step >= recipe.steps)
+    done = watch.step >= recipe.steps or watch.worsened
+    values = save(watch.step, final=done and not best)
+    if done and best:  # there already: announced again, as the one to take
+        values = write_checkpoint(cast(int, best["step"]), best, settings, final=True)
+        run.log(f"the checkpoint of the best held-out AUC: step {best['step']}")
     report(run, judged, steps)
     told = {
         **values,
@@ -499,7 +540,12 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         "left_out": dict(steps.left_out),
         "tokens": lengths_summary(steps.lengths),
     }
-    return Ending("finished" if watch.step >= recipe.steps else "stopped", told)
+    return Ending("finished" if done else "stopped", told)
+
+
+def _auc(values: Mapping[str, object]) -> float:
+    value = values.get("judged/auc")
+    return value if isinstance(value, float) else -1.0
 
 
 def load_backbone(
@@ -553,10 +599,12 @@ class Watch(TrainerCallback):
         steps: Steps,
         test: Callable[[int], object],
         save: Callable[[int], object],
+        has_worsened: Callable[[int], bool],
     ) -> None:
         self.run, self.recipe, self.first = run, recipe, first
         self.loss, self.steps = loss, steps
-        self.test, self.save = test, save
+        self.test, self.save, self.has_worsened = test, save, has_worsened
+        self.worsened = False
         self.step = first
         self.since = time.monotonic()
 
@@ -594,6 +642,9 @@ class Watch(TrainerCallback):
             self.save(step)
         elif not last and step % recipe.evaluate_every == 0:
             self.test(step)
+        if recipe.early_stop and not last and self.has_worsened(step):
+            run.log(f"step {step}: {recipe.early_stop} tests without a better AUC")
+            self.worsened = control.should_training_stop = True
 
 
 def report(run: RunDirectory, judged: Judged, steps: Steps) -> None:

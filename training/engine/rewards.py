@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from actions.demo import oracle
 from training.engine.measuring import Answer, rule_verdict
 from training.engine.recipes import PolicyRecipe
-from training.engine.scoring import Pair, RewardModel, Score
+from training.engine.scoring import Pair, RewardEnsemble, RewardModel, Score
 
 KINDS = ("format", "consistency", "rule", "preference")
 
@@ -52,7 +52,7 @@ class Rewards:
     def __init__(
         self,
         recipe: PolicyRecipe,
-        model: RewardModel | None,
+        model: RewardModel | RewardEnsemble | None,
         preference: Preference | None = None,
     ) -> None:
         self.recipe = recipe

@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -39,6 +40,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from actions.format_check import check_text
 from actions.grammar import parse
 from actions.units import UnitPair, align_units
+from training.engine.verdicts import log_odds
 
 Layout = Literal["sequential", "interleaved"]
 Labels = Literal["final", "unit"]
@@ -95,6 +97,9 @@ class RewardSettings:
     labels: Labels
     differences: bool = True
     threshold: float = 0.5  # probability from which a pair counts as consistent
+    temperature: float = (
+        1.0  # by which log-odds are divided, so that they are calibrated
+    )
 
 
 @dataclass(frozen=True)
@@ -303,6 +308,7 @@ class RewardModel:
             for pair, prompt, logits in zip(
                 chosen, packed, self.read(packed, side), strict=True
             ):
+                logits = [value / self.settings.temperature for value in logits]
                 scores[pair] = _score(
                     min(logits), dict(zip(prompt.keys, logits, strict=True))
                 )
@@ -332,6 +338,49 @@ class RewardModel:
         return score.probability >= self.settings.threshold
 
 
+class RewardEnsemble:
+    """Several RMs as one, the strictest word counting (Coste et al. 2024, worst case).
+
+    A policy that finds the fault of one has not found those of the others. Log-odds are
+    taken relative to each member's threshold, so that the joint threshold is 0.5.
+    """
+
+    def __init__(self, members: Sequence[RewardModel]) -> None:
+        self.members = tuple(members)
+        self.settings = replace(members[0].settings, threshold=0.5, temperature=1.0)
+
+    def score(self, pairs: Sequence[Pair]) -> list[Score]:
+        """Return the lowest score of each pair, and of each unit any member reads."""
+        lowest: list[Score] = []
+        scored = [
+            (log_odds(member.settings.threshold), member.score(pairs))
+            for member in self.members
+        ]
+        for number in range(len(pairs)):
+            units: dict[str, float] = {}
+            for above, scores in scored:
+                for key, logit in scores[number].units.items():
+                    units[key] = min(logit - above, units.get(key, math.inf))
+            worst = min(scores[number].logit - above for above, scores in scored)
+            lowest.append(_score(worst, units))
+        return lowest
+
+    def accepts(self, score: Score) -> bool:
+        """Return whether every member takes the pair for consistent."""
+        return score.probability >= self.settings.threshold
+
+
+def load_reward_models(
+    inputs: Mapping[str, Path], device: str | torch.device = "cpu", half: bool = False
+) -> RewardModel | RewardEnsemble | None:
+    """Load the RM of a run's inputs: ``reward``, joined by ``reward-2`` and so on."""
+    names = [n for n in sorted(inputs) if n == "reward" or n.startswith("reward-")]
+    members = [load_reward_model(inputs[name], device, half) for name in names]
+    if len(members) > 1:
+        return RewardEnsemble(members)
+    return members[0] if members else None
+
+
 def load_reward_model(
     path: Path, device: str | torch.device = "cpu", half: bool = False
 ) -> RewardModel:
@@ -345,6 +394,7 @@ def load_reward_model(
         labels=obj["labels"],
         differences=obj["differences"],
         threshold=float(obj["threshold"]),
+        temperature=float(obj.get("temperature", 1.0)),
     )
     tokenizer = AutoTokenizer.from_pretrained(path)
     classifier = AutoModelForSequenceClassification.from_pretrained(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,43 @@ def best_threshold(verdicts: Sequence[Verdict]) -> float | None:
 
     # Among equals the one in the widest gap: small shifts then change no verdict.
     return max(gap_of, key=lambda threshold: (worth(threshold), gap_of[threshold]))
+
+
+def best_temperature(verdicts: Sequence[Verdict]) -> float | None:
+    """Return the temperature T for which σ(log-odds / T) fits the verdicts best.
+
+    Temperature scaling (Guo et al. 2017, section 4.2): the least cross-entropy, found by
+    golden section over log T between 1/20 and 20, where it has one minimum. It moves no
+    order, so ranks and AUC stay. None when good or bad pairs are missing.
+    """
+    if len({v.consistent for v in verdicts}) < 2:
+        return None
+    odds = [(log_odds(v.probability), v.consistent) for v in verdicts]
+
+    def loss(log_temperature: float) -> float:
+        scale = math.exp(-log_temperature)
+        return sum(_softplus(-x * scale if good else x * scale) for x, good in odds)
+
+    low, high, ratio = -math.log(20), math.log(20), (math.sqrt(5) - 1) / 2
+    while high - low > 1e-4:
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+    return math.exp((low + high) / 2)
+
+
+def log_odds(probability: float) -> float:
+    """Return log(p / (1 − p)), finite for 0 and 1 too."""
+    p = min(max(probability, 1e-12), 1 - 1e-12)
+    return math.log(p) - math.log1p(-p)
+
+
+def probability(odds: float) -> float:
+    """Return 1 / (1 + exp(−odds)) for any odds."""
+    return math.exp(-_softplus(-odds))
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def shares(verdicts: Sequence[Verdict], threshold: float) -> dict[str, float | None]:
