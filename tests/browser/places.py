@@ -295,6 +295,8 @@ def make_stage(*, count: int = 24) -> Stage:
         **make_runs(project, tara),
     }
     make_iterations(project, tara, Run.objects.get(pk=values["policy"]))
+    # What the iterations drew stays behind the cake.
+    Slot.objects.filter(project=project, priority=9).update(priority=0)
     submitted = Sample.objects.filter(project=project, status="submitted")
     waiting = submitted.order_by("pk").first()
     values["submitted"] = waiting.pk
