@@ -15,7 +15,15 @@ from django.utils.translation import gettext
 
 from training.engine.recipes import RECIPES
 
-SPELLED = {"kl": "KL", "lora": "LoRA", "auc": "AUC", "ece": "ECE", "rm": "RM"}
+SPELLED = {
+    "kl": "KL",
+    "nll": "NLL",
+    "vllm": "vLLM",
+    "lora": "LoRA",
+    "auc": "AUC",
+    "ece": "ECE",
+    "rm": "RM",
+}
 
 # Parts of the names that programs give their metrics and figures; others are shown as
 # the program wrote them.
@@ -35,6 +43,7 @@ PARTS = [
     "chosen_by",
     "chosen_step",
     "clip_ratio",
+    "completion",
     "consistency",
     "count",
     "cut_off",
@@ -85,14 +94,17 @@ PARTS = [
     "order",
     "pair",
     "pairs",
+    "pairwise",
     "parameter",
     "parameters",
     "picked_on",
     "plan_order",
     "policies",
     "policy",
+    "preference",
     "quads",
     "quads_held_out",
+    "raw",
     "received",
     "recall",
     "reference",
@@ -105,6 +117,7 @@ PARTS = [
     "rm_agreement",
     "rm_consistent",
     "rm_score",
+    "rule",
     "samples",
     "scoring",
     "seconds",
@@ -114,6 +127,7 @@ PARTS = [
     "steps",
     "stopped",
     "tasks_complete",
+    "temperature",
     "threshold",
     "token_accuracy",
     "tokens",

@@ -226,6 +226,7 @@ PLACES = [
     ),
     Place("runs-empty", "ada", E + "/runs/"),
     Place("run-new", "tara", P + "/runs/new/policy/", everything),
+    Place("run-new-preference", "tara", P + "/runs/new/preference/", everything),
     Place("run-new-lacking", "ada", E + "/runs/new/reward/"),
     Place(
         "run-new-wrong", "tara", P + "/runs/new/sft/", wrong_settings, errors=("422",)

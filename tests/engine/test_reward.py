@@ -1,6 +1,7 @@
 """The reward program: its data, its loss, and whole runs of micro models."""
 
 import json
+import math
 import random
 
 import pytest
@@ -444,3 +445,78 @@ def test_calibrated_figures_say_what_they_were_before(tmp_path):
     settings = load_reward_model(tmp_path / "run" / end).settings
     assert settings.temperature == values["temperature"]
     assert settings.threshold == values["threshold"]
+
+
+# Rivals: the pairwise loss
+
+
+def made(label, sampled, consistent):
+    pair = Pair(label, sampled, "user")
+    found = example(pair, consistent, [], "people", ())
+    assert found is not None
+    return found
+
+
+def test_rivals_are_two_answers_of_unlike_verdict_to_one_label():
+    examples = [
+        made("One.", "One!", True),
+        made("One.", "Two.", False),
+        made("Two.", "One.", False),
+        made("One.", "Three.", False),
+    ]
+    assert reward.rivals(examples).tolist() == [[0, 1], [0, 3]]
+    assert reward.rivals(examples[:1]).shape == (0, 2)
+
+
+def test_the_pairwise_loss_is_that_of_bradley_and_terry():
+    model = micro_reward_model(labels="final")
+    examples = [
+        made("One.", "One!", True),
+        made("One.", "Two.", False),
+        made("One.", "Three.", False),
+    ]
+    inputs = step_inputs(examples, model.packer, model.tokenizer.pad_token_id)
+    plain = PairLoss(model.reader, 1.0, by_unit=False)
+    both = PairLoss(model.reader, 1.0, by_unit=False, pairwise_weight=0.7)
+    with torch.no_grad():
+        difference = both(**inputs)["loss"] - plain(**inputs)["loss"]
+    good, *bad = (s.logit for s in model.score([item.pair for item in examples]))
+    expected = [-math.log(1 / (1 + math.exp(-(good - b)))) for b in bad]
+    assert float(difference) == pytest.approx(0.7 * sum(expected) / 2, rel=1e-3)
+
+
+def test_judged_rivals_come_into_one_step_and_are_learned(tmp_path):
+    rows = []
+    for number, row in enumerate(judged_rows(24, 0)):
+        rows.append({**row, "split": "train"})
+        if row["consistent"]:  # the same label with an answer that is wrong
+            other = {
+                **row,
+                "judgment": 100 + number,
+                "sampled": "No.",
+                "split": "train",
+            }
+            rows.append({**other, "consistent": False, "differs": []})
+    policy = save_micro_policy(tmp_path / "policy")
+    status = run_reward(
+        tmp_path / "run",
+        policy,
+        rows,
+        steps=30,
+        pairs_per_step=8,
+        judged_share=1.0,
+        backbone="scratch",
+        width=32,
+        layers=1,
+        heads=2,
+        pairwise_weight=1.0,
+        checkpoint_every=100,
+    )
+    assert status == 0
+    seen = [
+        event["values"]["loss/pairwise"]
+        for event in events(tmp_path / "run", "metrics")
+        if "loss/pairwise" in event["values"]
+    ]
+    assert seen[0] > 0
+    assert seen[-1] < seen[0] / 2

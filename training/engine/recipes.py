@@ -464,6 +464,16 @@ class RewardRecipe:
             advanced=True,
         ),
     )
+    pairwise_weight: float = field(
+        default=0.0,
+        metadata=_about(
+            "Weight of the Bradley–Terry loss: a consistent answer above an inconsistent "
+            "one to the same label.",
+            min=0.0,
+            max=100.0,
+            advanced=True,
+        ),
+    )
     max_tokens: int = field(
         default=1024,
         metadata=_about(

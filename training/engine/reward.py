@@ -9,10 +9,14 @@ Loss of a step, with o the log-odds of "consistent" at a read:
 
     mean over units with a known label of  CE(o, label)
     + pair_weight × mean over pairs of     CE(min over the pair's units of o, verdict)
+    + pairwise_weight × mean over rivals of  −log σ(min o of the consistent answer
+                                                    − min o of the inconsistent one)
 
 The second term teaches the score itself, and lets a judgment count whose labeler did not
 say which units differ: one of them must. With one final label per pair (the paper's)
-both terms are the same and only the second is used.
+both terms are the same and only the second is used. The third, off by default, is that
+of Bradley and Terry (1952; Ouyang et al. 2022, equation 1): *rivals* are a consistent and
+an inconsistent answer beside the same label in one step, so only their order counts.
 
 Departures from the paper, because its form learned shortcuts in small trials
 (``docs/reward-model.md``): labels per unit instead of one, laid out unit by unit, and
@@ -26,7 +30,9 @@ pairs derived from held-out samples, never on what it was trained on.
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 import sys
 import time
 import zlib
@@ -103,10 +109,17 @@ TELL_EVERY = 10  # steps between metric events
 class PairLoss(nn.Module):
     """The loss of one step, in the form that ``Trainer`` calls."""
 
-    def __init__(self, reader: MarkReader, pair_weight: float, by_unit: bool) -> None:
+    def __init__(
+        self,
+        reader: MarkReader,
+        pair_weight: float,
+        by_unit: bool,
+        pairwise_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.reader = reader
         self.pair_weight = pair_weight
+        self.pairwise_weight = pairwise_weight
         self.by_unit = by_unit
         self.parts: dict[str, Tensor] = {}  # of the last step, for the metrics
 
@@ -116,12 +129,14 @@ class PairLoss(nn.Module):
         pair_of_read: Tensor,
         targets: Tensor,
         verdicts: Tensor,
+        rivals: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss and its parts.
 
         ``chunks`` are padded prompts (``Batch`` as mappings); over all chunks there are
         R reads of B pairs. ``pair_of_read`` (R,) numbers the pair, ``targets`` (R,) is
-        1, 0 or ``UNKNOWN``, ``verdicts`` (B,) is 1 or 0.
+        1, 0 or ``UNKNOWN``, ``verdicts`` (B,) is 1 or 0, ``rivals`` (P, 2) numbers the
+        consistent and the inconsistent pair of each two that share a label.
         """
         logits = torch.cat([self.reader(**chunk) for chunk in chunks])
         odds = logits[:, 1] - logits[:, 0]
@@ -129,21 +144,28 @@ class PairLoss(nn.Module):
             0, pair_of_read, odds, "amin"
         )
         pair = functional.binary_cross_entropy_with_logits(worst, verdicts.float())
+        pairwise = odds.new_zeros(())
+        if rivals is not None and len(rivals):
+            good, bad = worst[rivals].unbind(1)
+            pairwise = functional.softplus(bad - good).mean()
         if not self.by_unit:
-            self.parts = {"loss": pair.detach()}
-            return {"loss": pair}
+            loss = pair + self.pairwise_weight * pairwise
+            self.parts = {"loss": loss.detach()}
+            return {"loss": loss}
         # All units of a step may be unknown: the sum over none, not its mean, is zero.
         known = (targets != UNKNOWN).sum().clamp(min=1)
         unit = functional.cross_entropy(
             logits, targets, ignore_index=UNKNOWN, reduction="sum"
         )
         unit = unit / known
-        loss = unit + self.pair_weight * pair
+        loss = unit + self.pair_weight * pair + self.pairwise_weight * pairwise
         self.parts = {
             "loss": loss.detach(),
             "loss/unit": unit.detach(),
             "loss/pair": pair.detach(),
         }
+        if self.pairwise_weight:
+            self.parts["loss/pairwise"] = pairwise.detach()
         return {"loss": loss}
 
 
@@ -172,7 +194,21 @@ def step_inputs(
         ),
         "targets": torch.tensor(targets),
         "verdicts": torch.tensor([int(examples[i].consistent) for i in order]),
+        "rivals": rivals([examples[i] for i in order]),
     }
+
+
+def rivals(examples: Sequence[Example]) -> Tensor:
+    """Return (P, 2): every consistent and inconsistent answer to the same label."""
+    found = [
+        (good, bad)
+        for good, one in enumerate(examples)
+        for bad, other in enumerate(examples)
+        if one.consistent
+        and not other.consistent
+        and one.pair.label == other.pair.label
+    ]
+    return torch.tensor(found, dtype=torch.long).view(-1, 2)
 
 
 # Data
@@ -248,6 +284,9 @@ class Steps(Dataset[dict[str, object]]):
         self.recipe = recipe
         self.consistent = [item for item in judged if item.consistent]
         self.inconsistent = [item for item in judged if not item.consistent]
+        self.by_label: dict[str, list[Example]] = {}
+        for item in self.consistent:
+            self.by_label.setdefault(item.pair.label, []).append(item)
         self.derived = derived
         self.packer, self.pad, self.first = packer, pad, first
         self.used: Counter[str] = Counter()
@@ -261,6 +300,19 @@ class Steps(Dataset[dict[str, object]]):
         examples = self.examples(self.first + index)
         return step_inputs(examples, self.packer, self.pad)
 
+    def _with_rivals(
+        self, chosen: Sequence[Example], rng: random.Random
+    ) -> list[Example]:
+        """Return the judged pairs, each consistent one replaced by one to the label of
+        the inconsistent one that follows it, where there is one.
+        """
+        found = list(chosen)
+        for i, (one, other) in enumerate(itertools.pairwise(chosen)):
+            partners = self.by_label.get(other.pair.label, [])
+            if one.consistent and not other.consistent and partners:
+                found[i] = rng.choice(partners)
+        return found
+
     def examples(self, step: int) -> list[Example]:
         """Return the pairs of a step: judged ones, half of each verdict, and derived."""
         rng = step_random(self.recipe.seed, "reward", step)
@@ -268,6 +320,8 @@ class Steps(Dataset[dict[str, object]]):
         pools = [pool for pool in (self.consistent, self.inconsistent) if pool]
         number = round(share * self.recipe.pairs_per_step) if pools else 0
         chosen = [rng.choice(pools[i % len(pools)]) for i in range(number)]
+        if self.recipe.pairwise_weight:
+            chosen = self._with_rivals(chosen, rng)
         chosen += self.derived.draw(rng, self.recipe.pairs_per_step - number)
         kept: list[Example] = []
         for item in chosen:
@@ -422,7 +476,12 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     )
     packer = Packer(tokenizer, settings)
     fit_vocabulary(classifier, tokenizer)
-    loss = PairLoss(MarkReader(classifier), recipe.pair_weight, recipe.labels == "unit")
+    loss = PairLoss(
+        MarkReader(classifier),
+        recipe.pair_weight,
+        recipe.labels == "unit",
+        recipe.pairwise_weight,
+    )
     optimizer = muon_and_adamw(
         loss.named_parameters(),
         muon_rate=recipe.muon_learning_rate,
