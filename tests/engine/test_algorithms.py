@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from actions.demo import derive
+from tests.engine.micro import events
 from tests.engine.test_policy import (
     CPU,
     result,
@@ -296,3 +297,20 @@ def test_credit_by_unit_asks_for_the_groups_own_advantages(tmp_path, toy):  # no
     settings = {"consistency_source": "oracle", "credit": "unit"}
     assert run_policy(tmp_path, toy, algorithm="rloo", **settings) == 1
     assert "unit with rloo" in result(tmp_path)["error"]
+
+
+@pytest.mark.parametrize("name", ["reinforce++", "rloo"])
+def test_a_divergence_in_the_reward_is_told_and_starts_at_zero(
+    tmp_path,
+    toy,  # noqa: F811
+    name,
+):
+    """Under adapters, and in small batches; the reference is the model without them."""
+    settings = {"algorithm": name, "consistency_source": "oracle", "method": "lora"}
+    status = run_policy(tmp_path, toy, learning_rate=1e-2, micro_batch=2, **settings)
+    assert status == 0, result(tmp_path)
+    told = [e["values"] for e in events(tmp_path, "metrics")]
+    kl = [values["kl"] for values in told if "kl" in values]
+    assert len(kl) == 4
+    assert kl[0] == pytest.approx(0, abs=1e-4)
+    assert abs(kl[-1]) > 1e-4
