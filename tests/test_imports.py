@@ -120,12 +120,16 @@ def test_the_engine_takes_nothing_from_the_rest_of_training(graph):
     assert taken == set()
 
 
-def test_the_web_side_takes_only_the_recipes_from_the_engine(graph):
+# Plain Python both: the settings of a run, and the gate that a page and a program share.
+SHARED = {"training.engine.recipes", "training.engine.verdicts"}
+
+
+def test_the_web_side_takes_only_plain_modules_from_the_engine(graph):
     taken = {
         (module, imported)
         for module in graph.modules
         if not in_engine(module)
         for imported in graph.find_modules_directly_imported_by(module)
-        if in_engine(imported) and imported != "training.engine.recipes"
+        if in_engine(imported) and imported not in SHARED
     }
     assert taken == set()
