@@ -18,7 +18,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -62,6 +61,7 @@ from training.receiving import (
     register_found,
     update_held,
 )
+from training.several import program_command
 
 if TYPE_CHECKING:
     from training.events import Json
@@ -205,7 +205,7 @@ def supervise(
     run = claim_run(run_id, worker=worker, timing=timing)
     if run is None:
         return None
-    program = command or [sys.executable, "-m", f"training.engine.{run.kind}"]
+    program = command or program_command(run.kind, run.recipe, run.directory)
     supervision = _Supervision(run, list(program), timing, shutdown or SHUTDOWN)
     with supervision.heart:
         return supervision.see_through()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,7 +61,11 @@ def prepare(settings: PlaceSettings) -> Place:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("recipe: `device` is cuda, and torch finds no CUDA device")
-    return Place(torch.device(name), settings.precision == "bf16")
+    device = torch.device(name)
+    if name == "cuda":  # each process of several has a GPU of its own
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return Place(device, settings.precision == "bf16")
 
 
 def build_small_model(
@@ -121,13 +126,19 @@ def on_device(model: PreTrainedModel, place: Place) -> PreTrainedModel:
 
 
 def save_policy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the model as a plain Hugging Face directory that stops where turns end."""
+    """Write the model as a plain Hugging Face directory that stops where turns end.
+
+    ``weights`` are given where the model itself holds a part of them only.
+    """
     frame = ChatFrame.of(tokenizer)
     model.generation_config.eos_token_id = list(frame.stop_ids)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), state_dict=weights)
     tokenizer.save_pretrained(str(folder))
 
 

@@ -84,6 +84,20 @@ _PROMPT_TOKENS = _about(
     max=1_000_000,
     unit="tokens",
 )
+_PROCESSES = _about(
+    "Processes that share every step, one for each GPU; conversations_per_step counts "
+    "those of all together.",
+    min=1,
+    max=4096,
+    advanced=True,
+)
+_STRATEGY = _about(
+    "What several processes share: ddp keeps the whole model in each; fsdp2 and "
+    "deepspeed-zero3 cut weights and moments in parts (adamw only, and such a run "
+    "cannot be resumed).",
+    choices=("ddp", "fsdp2", "deepspeed-zero3"),
+    advanced=True,
+)
 _BACKEND = _about(
     "Who draws the responses: the own loop, transformers' generate, or its continuous "
     "batching.",
@@ -265,6 +279,8 @@ class SftRecipe:
         ),
     )
     answer_tokens: int = field(default=256, metadata=_NEW_TOKENS)
+    processes: int = field(default=1, metadata=_PROCESSES)
+    strategy: str = field(default="ddp", metadata=_STRATEGY)
     precision: str = field(default="bf16", metadata=_PRECISION)
     device: str = field(default="auto", metadata=_DEVICE)
     threads: int = field(default=0, metadata=_THREADS)

@@ -106,15 +106,20 @@ class RunDirectory:
         self.path = path.resolve()
         if not self.path.is_dir():
             raise RunError(str(path), "a run directory", "no such folder")
+        # Of several processes (accelerate launch) the first speaks for all.
+        self.speaks = os.environ.get("RANK", "0") == "0"
         self._lock = (self.path / "lock").open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.speaks:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise
         self._stop = threading.Event()
         self._events = os.open(
-            self.path / "events.jsonl", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644
+            self.path / "events.jsonl" if self.speaks else os.devnull,
+            os.O_CREAT | os.O_RDWR | os.O_APPEND,
+            0o644,
         )
         self._events_lock = threading.Lock()
         self._mend_last_line()
@@ -122,8 +127,9 @@ class RunDirectory:
         self.outputs = self.path / "outputs"
         self.checkpoints.mkdir(exist_ok=True)
         self.outputs.mkdir(exist_ok=True)
-        for leftover in self.checkpoints.glob(".staging-*"):
-            shutil.rmtree(leftover)
+        if self.speaks:
+            for leftover in self.checkpoints.glob(".staging-*"):
+                shutil.rmtree(leftover)
         self._manifests: dict[str, Manifest] = {}
         self.program = ""
         self.settings: object = {}
@@ -250,7 +256,8 @@ class RunDirectory:
 
     def log(self, message: str, level: str = "info") -> None:
         """Say something to the person who reads the run's page, and to the log."""
-        print(f"{level}: {message}", flush=True)  # noqa: T201 - stdout is log.txt
+        if self.speaks:
+            print(f"{level}: {message}", flush=True)  # noqa: T201 - stdout is log.txt
         self._emit({"event": "log", "level": level, "message": message})
 
     def result(self, state: str, values: Mapping[str, object], error: str = "") -> None:
@@ -284,14 +291,17 @@ class RunDirectory:
         metrics: Mapping[str, object] | None = None,
         final: bool = False,
         name: str = "",
-    ) -> Manifest:
+    ) -> Manifest | None:
         """Write a checkpoint with ``write(folder)``, make it whole and announce it.
 
         Stage, hash, sync, rename, announce: a crash at any point leaves either no
         checkpoint or a whole one. Where a whole one of the same recipe and parents
         already has the name (a crash came between rename and announcement), it is kept
-        and announced, since others may refer to its digest.
+        and announced, since others may refer to its digest. Of several processes the
+        first writes; the others return None at once.
         """
+        if not self.speaks:
+            return None
         name = name or f"step-{step:06d}"
         target = self.checkpoints / name
         described = {

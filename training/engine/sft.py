@@ -25,6 +25,7 @@ checkpoint ``step-000000``, to be measured against.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -60,6 +61,7 @@ from training.engine.conversations import (
 )
 from training.engine.generation import Sampling
 from training.engine.measuring import answer, ask, longest_prompt, measure
+from training.engine.memory import Parts
 from training.engine.models import (
     Place,
     build_small_model,
@@ -76,6 +78,7 @@ from training.engine.optimizing import (
     save_optimizer,
     trapezoid,
 )
+from training.engine.processes import any_process, over_all, process_count
 from training.engine.recipes import SftRecipe
 from training.engine.rundir import (
     Ending,
@@ -93,11 +96,18 @@ COPIED_TOKENS = 128
 
 def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     """Train a policy on ``data.train``; see the module's docstring."""
-    micro = recipe.micro_batch or recipe.conversations_per_step
-    if recipe.conversations_per_step % micro:
-        found = f"{micro}, which does not divide {recipe.conversations_per_step}"
-        raise RunError("recipe: `micro_batch`", "an even part of a step", found)
+    sharded = recipe.strategy != "ddp" and process_count() > 1
+    if sharded and (recipe.optimizer, recipe.method) != ("adamw", "full"):
+        found = f"{recipe.optimizer} and {recipe.method} with {recipe.strategy}"
+        raise RunError("recipe: `optimizer`", "adamw, and all weights", found)
+    alone = recipe.conversations_per_step // process_count()
+    if alone * process_count() != recipe.conversations_per_step:
+        expected = f"a multiple of the {process_count()} processes"
+        found = str(recipe.conversations_per_step)
+        raise RunError("recipe: `conversations_per_step`", expected, found)
     place = prepare(recipe)
+    if sharded and place.device.type == "cpu":
+        raise RunError("recipe: `strategy`", "ddp on a CPU", repr(recipe.strategy))
     approved = approved_answers(run) if recipe.judged_answers else {}
     samples = read_samples(run.need_data("train"))
     samples = with_wordings(samples, recipe, approved)
@@ -145,7 +155,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         for window in windows(encoder, sample, longest)[0]
     ]
     values: dict[str, object] = {}
-    tokens_before, time_before = 0, time.monotonic()
+    tokens_before, time_before = 0.0, time.monotonic()
     stopped = False
     log_every = max(1, min(LOG_EVERY, recipe.steps - first))
 
@@ -154,15 +164,15 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
 
     def logged(step: int, logs: dict[str, float]) -> None:
         nonlocal tokens_before, time_before
-        now = time.monotonic()
+        now, seen = time.monotonic(), over_all(course.tokens, place.device)
         fresh: dict[str, object] = {
             "loss": logs["loss"],
             "gradient_norm": logs.get("grad_norm"),
             "learning_rate": logs.get("learning_rate"),
             "token_accuracy": logs.get("mean_token_accuracy"),
-            "tokens_per_second": (course.tokens - tokens_before) / (now - time_before),
+            "tokens_per_second": (seen - tokens_before) / (now - time_before),
         }
-        tokens_before, time_before = course.tokens, now
+        tokens_before, time_before = seen, now
         run.metrics(step, fresh)
         values.update(fresh)
 
@@ -176,15 +186,20 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
             values["held_out_loss"] = loss
             run.metrics(step, {"held_out_loss": loss})
             time_before += time.monotonic() - started
-        stopped = run.stop_requested and step < recipe.steps
+        asked = any_process(run.stop_requested, place.device)
+        stopped = asked and step < recipe.steps
         if stopped or (step % recipe.checkpoint_every == 0 and step < recipe.steps):
             save(step, values)
         return stopped
 
     def save(step: int, metrics: dict[str, object], final: bool = False) -> None:
+        # Weights that are cut in parts are put together by all processes.
+        whole = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
+
         def write(folder: Path) -> None:
-            save_policy(merged(learner), tokenizer, folder)
-            save_trainer_state(learner, optimizer, folder / "trainer", step)
+            save_policy(merged(learner), tokenizer, folder, whole)
+            if not sharded:
+                save_trainer_state(learner, optimizer, folder / "trainer", step)
 
         run.save_checkpoint(
             step, write, kind="policy", recipe=recipe, metrics=metrics, final=final
@@ -192,14 +207,15 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
 
     run.progress(first, recipe.steps)
     if first < recipe.steps:
-        trainer = SFTTrainer(
+        trainer = PartsTrainer(
+            parts=Parts(recipe.micro_batch or alone, run.log),
             model=learner,
             processing_class=tokenizer,
             args=SFTConfig(
                 output_dir=str(run.outputs),
                 max_steps=recipe.steps - first,
-                per_device_train_batch_size=micro,
-                gradient_accumulation_steps=recipe.conversations_per_step // micro,
+                per_device_train_batch_size=alone,
+                ddp_find_unused_parameters=False,
                 max_grad_norm=recipe.clip_norm,
                 **checkpointing(recipe.gradient_checkpointing),
                 bf16=place.half,
@@ -230,14 +246,66 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        learner = trainer.accelerator.unwrap_model(learner, keep_fp32_wrapper=False)
+        if not sharded:
+            unwrap = trainer.accelerator.unwrap_model
+            learner = unwrap(learner, keep_fp32_wrapper=False)
     if stopped:
         return Ending("stopped", values)
-    values.update(first_look(run, recipe, merged(learner), encoder, held_out, place))
-    values["tokens"] = course.tokens
+    if not sharded:  # generating from parts is slow: `evaluate` looks later
+        seen = first_look(run, recipe, merged(learner), encoder, held_out, place)
+        values.update(seen)
+    values["tokens"] = round(tokens_before)
     values["turns_left_out"] = len(course.left_out)
     save(recipe.steps, values, final=True)
     return Ending("finished", values)
+
+
+class PartsTrainer(SFTTrainer):
+    """Computes a step in parts, in smaller ones when it runs out of memory."""
+
+    def __init__(self, *, parts: Parts, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.parts = parts
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Return the loss of the step; its parts are summed, not averaged."""
+
+        def attempt(size: int) -> torch.Tensor:
+            pieces = split(inputs, size)
+            losses: list[torch.Tensor] = []
+            for number, piece in enumerate(pieces, start=1):
+                last = number == len(pieces)
+                # Processes exchange gradients once a step.
+                alone = contextlib.nullcontext()
+                with alone if last else self.accelerator.no_sync(model):
+                    step = super(PartsTrainer, self).training_step
+                    losses.append(step(model, piece, num_items_in_batch))  # type: ignore[no-untyped-call]
+            return torch.stack(losses).sum()
+
+        return self.parts.run(attempt, model.zero_grad)
+
+
+def split(inputs: dict[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
+    """Return the conversations of a batch in pieces of at most ``size``."""
+    if "position_ids" in inputs:  # packed: each starts again at 0
+        places = inputs["position_ids"][0]
+        starts = (places == 0).nonzero().flatten().tolist()[::size]
+        ends = [*starts[1:], len(places)]
+        return [
+            {name: tensor[:, a:b] for name, tensor in inputs.items()}
+            for a, b in zip(starts, ends, strict=True)
+        ]
+    pieces: list[dict[str, torch.Tensor]] = []
+    for start in range(0, len(inputs["input_ids"]), size):
+        rows = {name: t[start : start + size] for name, t in inputs.items()}
+        longest = int(rows["attention_mask"].sum(1).max())
+        pieces.append({name: t[:, :longest] for name, t in rows.items()})
+    return pieces
 
 
 # Where to start

@@ -1,0 +1,176 @@
+"""Two processes that share every step learn what one learns; memory runs out gently."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engine.micro import demo_samples, events, make_run, micro_tokenizer
+from tests.engine.test_sft import SMALL, data, run_sft
+from training.engine import sft
+from training.engine.conversations import Encoder
+from training.engine.memory import Parts
+from training.engine.sft import packed, padded, split
+from training.several import accelerate_config, program_command
+
+END = "checkpoints/step-000006/model.safetensors"
+RECIPE = {
+    **SMALL,
+    "conversations_per_step": 4,
+    "precision": "fp32",
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "micro_batch": 1,
+    "device": "cpu",
+}
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+
+def apart(one, other):
+    one, other = load_file(one / END), load_file(other / END)
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def losses(folder):
+    return [
+        (e["step"], name, e["values"][name])
+        for e in events(folder, "metrics")
+        for name in ("loss", "held_out_loss")
+        if name in e["values"]
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_and_weights_of_one(tmp_path):
+    for name, processes in (("one", 1), ("two", 2)):
+        recipe = {**RECIPE, "processes": processes}
+        folder = make_run(tmp_path / name, "sft", recipe, None, data())
+        subprocess.run(
+            [*program_command("sft", recipe, folder), str(folder)],
+            check=True,
+            timeout=240,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},  # noqa: PTH109
+        )
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert losses(one) == [
+        (step, name, pytest.approx(value, abs=1e-5))
+        for step, name, value in losses(two)
+    ]
+    start = load_file(one / "checkpoints/step-000000/model.safetensors")
+    end = load_file(one / END)
+    moved = max((start[n] - end[n]).abs().max().item() for n in start)
+    assert apart(one, two) < 1e-5 < 1e-3 < moved
+    # The first speaks for both: each thing was said and written once.
+    assert [e["step"] for e in events(two, "checkpoint")] == [0, 2, 4, 6]
+    assert len(events(two, "result")) == 1
+    (told,) = (e["values"]["tokens"] for e in events(one, "result"))
+    assert events(two, "result")[0]["values"]["tokens"] == told
+
+
+def test_the_launch_is_plain_for_one_process_and_configured_for_more(tmp_path):
+    plain = program_command("sft", {}, tmp_path)
+    assert plain == [sys.executable, "-m", "training.engine.sft"]
+    assert not list(tmp_path.iterdir())
+    command = program_command("sft", {"processes": 8, "strategy": "fsdp2"}, tmp_path)
+    assert "accelerate.commands.launch" in command
+    config = json.loads((tmp_path / "accelerate.json").read_text())
+    assert (config["num_processes"], config["distributed_type"]) == (8, "FSDP")
+    assert (
+        accelerate_config(8, "deepspeed-zero3")["deepspeed_config"]["zero_stage"] == 3
+    )
+
+
+def test_a_step_that_does_not_divide_among_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert run_sft(tmp_path, RECIPE) == 1
+    (result,) = events(tmp_path, "result")
+    assert "a multiple of the 3 processes, found 4" in result["error"]
+
+
+def test_parts_cut_in_pieces_wait_for_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_sft(tmp_path, {**RECIPE, "strategy": "fsdp2"}) == 1
+    (result,) = events(tmp_path, "result")
+    assert "`strategy`: expected ddp on a CPU, found 'fsdp2'" in result["error"]
+
+
+def short_of_memory(monkeypatch, rows):
+    """Let every forward pass of more than so many rows run out of memory."""
+    asked = []
+    build = sft.build_small_model
+
+    def with_hook(*args, **kw):
+        model = build(*args, **kw)
+
+        def refuse(_, __, given):
+            if model.training and torch.is_grad_enabled():
+                asked.append(len(given["input_ids"]))
+                if asked[-1] > rows:
+                    raise torch.OutOfMemoryError("no more memory")
+
+        model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+        return model
+
+    monkeypatch.setattr(sft, "build_small_model", with_hook)
+    return asked
+
+
+def test_out_of_memory_halves_the_parts_and_changes_nothing_else(tmp_path, monkeypatch):
+    recipe = {**RECIPE, "micro_batch": 0}
+    assert run_sft(tmp_path / "roomy", recipe) == 0
+    asked = short_of_memory(monkeypatch, rows=1)
+    assert run_sft(tmp_path / "tight", recipe) == 0
+    assert asked[:3] == [4, 2, 1]  # the first step in smaller and smaller parts
+    assert set(asked[3:]) == {1}  # and then it knows
+    assert apart(tmp_path / "roomy", tmp_path / "tight") < 1e-5
+    said = [e["message"] for e in events(tmp_path / "tight", "log")]
+    assert "out of memory with 4 rows at once: going on with 2" in " ".join(said)
+    assert losses(tmp_path / "roomy") == [
+        (step, name, pytest.approx(value, abs=1e-5))
+        for step, name, value in losses(tmp_path / "tight")
+    ]
+
+
+def test_one_row_that_does_not_fit_is_the_end(tmp_path, monkeypatch):
+    short_of_memory(monkeypatch, rows=0)
+    assert run_sft(tmp_path, RECIPE) == 1
+    (result,) = events(tmp_path, "result")
+    assert "OutOfMemoryError" in result["error"]
+
+
+def test_beside_other_processes_it_does_not_try_again(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def attempt(size):
+        raise torch.OutOfMemoryError(str(size))
+
+    with pytest.raises(torch.OutOfMemoryError, match="4"):
+        Parts(4, print).run(attempt, lambda: None)
+
+
+def test_pieces_hold_every_conversation_once():
+    tokenizer = micro_tokenizer()
+    encoder = Encoder(tokenizer)
+    batch = [encoder.encode(sample) for sample in demo_samples()[:5]]
+    for inputs in (padded(batch, tokenizer.pad_token_id), packed(batch)):
+        pieces = split(inputs, 2)
+        assert len(pieces) == 3
+        found = [
+            ids
+            for piece in pieces
+            for row in piece["input_ids"].tolist()
+            for ids in row
+            if ids != tokenizer.pad_token_id
+        ]
+        assert found == [i for e in batch for i in e.ids if i != tokenizer.pad_token_id]
+        labels = torch.cat([piece["labels"].flatten() for piece in pieces])
+        whole = inputs["labels"].flatten()
+        assert labels[labels >= 0].tolist() == whole[whole >= 0].tolist()

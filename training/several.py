@@ -1,0 +1,82 @@
+"""Starting a program in one process, or in several that share every step."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.events import Json
+
+CONFIG = "accelerate.json"
+
+
+def program_command(
+    kind: str, recipe: Mapping[str, Json], directory: Path
+) -> list[str]:
+    """Return the command of a program; the run directory is still to be appended.
+
+    With more than one of ``processes`` in the recipe it goes through ``accelerate
+    launch``, whose configuration is written to the run directory.
+    """
+    processes = recipe.get("processes", 1)
+    if not isinstance(processes, int) or processes < 2:
+        return [sys.executable, "-m", f"training.engine.{kind}"]
+    config = accelerate_config(processes, str(recipe.get("strategy", "ddp")))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(directory / CONFIG)),
+        *("--main_process_port", "0"),  # any free one
+        *("-m", f"training.engine.{kind}"),
+    ]
+
+
+def accelerate_config(processes: int, strategy: str) -> dict[str, Json]:
+    """Return a configuration for ``accelerate launch`` on one machine.
+
+    ``ddp``: each process has the whole model. ``fsdp2`` and ``deepspeed-zero3``: weights,
+    gradients and moments are cut in as many parts as there are processes. Precision and
+    device are the program's to say.
+    """
+    config: dict[str, Json] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "num_machines": 1,
+        "machine_rank": 0,
+        "num_processes": processes,
+        "mixed_precision": "no",
+        "rdzv_backend": "static",
+        "same_network": True,
+        "use_cpu": False,
+        "debug": False,
+    }
+    if strategy == "fsdp2":
+        return config | {
+            "distributed_type": "FSDP",
+            "fsdp_config": {
+                "fsdp_version": 2,
+                "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "fsdp_reshard_after_forward": True,
+                "fsdp_state_dict_type": "FULL_STATE_DICT",
+                "fsdp_cpu_ram_efficient_loading": False,
+                "fsdp_offload_params": False,
+            },
+        }
+    if strategy == "deepspeed-zero3":
+        return config | {
+            "distributed_type": "DEEPSPEED",
+            "deepspeed_config": {
+                "zero_stage": 3,
+                "zero3_init_flag": False,
+                "zero3_save_16bit_model": True,
+                "offload_optimizer_device": "none",
+                "offload_param_device": "none",
+                "gradient_accumulation_steps": 1,
+            },
+        }
+    # The name means: through torchrun. Without a GPU it is gloo that joins them.
+    return config | {"distributed_type": "MULTI_GPU"}
