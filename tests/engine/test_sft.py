@@ -88,6 +88,8 @@ def test_a_run_from_scratch_leaves_base_and_policy(whole_run):
     assert events(whole_run, "progress")[-1]["step"] == 6
     losses = [e["values"] for e in events(whole_run, "metrics")]
     assert any("held_out_loss" in values for values in losses)
+    assert all(0 < values["mfu"] < 1 for values in losses if "mfu" in values)
+    assert any("mfu" in values for values in losses)
     assert not list(whole_run.rglob("*.bin")) + list(whole_run.rglob("*.pt"))
 
 

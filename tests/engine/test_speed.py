@@ -6,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.engine.micro import micro_policy, micro_tokenizer
 from training.engine.models import Place
-from training.engine.speed import Work, matrix_rate
+from training.engine.recipes import RecipeError
+from training.engine.speed import Work, check_kernels, matrix_rate
 
 CPU = Place(torch.device("cpu"), half=False)
 
@@ -40,6 +41,16 @@ def test_training_counts_three_passes_and_sequences_apart():
     joined = Work.of(model, passes=1)
     joined.add([30])
     assert joined.flops > once.flops  # a longer sequence looks back further
+
+
+def test_kernels_that_are_not_there_are_refused_by_name():
+    for attention, liger, said in (
+        ("flash", False, "`attention`: expected"),
+        ("auto", True, "`liger`: expected liger-kernel installed"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            check_kernels(attention, liger, CPU)
+    check_kernels("sdpa", False, CPU)
 
 
 def test_the_machine_has_some_rate():

@@ -279,6 +279,27 @@ class SftRecipe:
         ),
     )
     answer_tokens: int = field(default=256, metadata=_NEW_TOKENS)
+    attention: str = field(
+        default="auto",
+        metadata=_about(
+            "How attention is computed; auto leaves it to transformers (SDPA where the "
+            "model has it), flash needs flash-attn, a GPU and bf16.",
+            choices=("auto", "sdpa", "eager", "flash"),
+            advanced=True,
+        ),
+    )
+    compile: bool = field(
+        default=False,
+        metadata=_about(
+            "torch.compile: faster steps after minutes of compiling.", advanced=True
+        ),
+    )
+    liger: bool = field(
+        default=False,
+        metadata=_about(
+            "Fused kernels of liger-kernel (when installed; a GPU).", advanced=True
+        ),
+    )
     processes: int = field(default=1, metadata=_PROCESSES)
     strategy: str = field(default="ddp", metadata=_STRATEGY)
     precision: str = field(default="bf16", metadata=_PRECISION)

@@ -88,6 +88,7 @@ from training.engine.scoring import (
     collate,
     save_reward_model,
 )
+from training.engine.speed import Work, matrix_rate
 from training.engine.tokens import add_tags, load_tokenizer
 from training.engine.verdicts import (
     Verdict,
@@ -549,7 +550,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         return told
 
     # Loop: the Trainer's, told nothing but the inputs of every step.
-    watch = Watch(run, recipe, first, loss, steps, test, save, worsened)
+    watch = Watch(run, recipe, first, loss, steps, test, save, worsened, place)
     trainer = Trainer(
         model=loss,
         args=TrainingArguments(
@@ -659,12 +660,16 @@ class Watch(TrainerCallback):
         test: Callable[[int], object],
         save: Callable[[int], object],
         has_worsened: Callable[[int], bool],
+        place: Place,
     ) -> None:
         self.run, self.recipe, self.first = run, recipe, first
         self.loss, self.steps = loss, steps
         self.test, self.save, self.has_worsened = test, save, has_worsened
         self.worsened = False
         self.step = first
+        self.work = Work.of(loss.reader.classifier, passes=3)
+        self.peak = matrix_rate(place)
+        self.counted = 0  # of the lengths of pairs
         self.since = time.monotonic()
 
     def on_step_begin(
@@ -691,9 +696,16 @@ class Watch(TrainerCallback):
         last = step >= recipe.steps
         if step % TELL_EVERY == 0 or last:
             told = {name: value.item() for name, value in self.loss.parts.items()}
-            rate = (time.monotonic() - self.since) / TELL_EVERY
+            seconds = time.monotonic() - self.since
             self.since = time.monotonic()
-            run.metrics(step, {**told, "seconds_per_step": rate})
+            lengths = self.steps.lengths[self.counted :]
+            self.counted += len(lengths)
+            flops = self.work.flops
+            self.work.add(lengths)
+            told["seconds_per_step"] = seconds / TELL_EVERY
+            told["tokens_per_second"] = sum(lengths) / seconds
+            told["mfu"] = (self.work.flops - flops) / seconds / self.peak
+            run.metrics(step, told)
             run.progress(step, recipe.steps)
         if run.stop_requested:
             control.should_training_stop = True

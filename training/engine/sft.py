@@ -88,6 +88,7 @@ from training.engine.rundir import (
     run_program,
     step_random,
 )
+from training.engine.speed import Work, check_kernels, matrix_rate
 from training.engine.tokens import embedding_weights, train_tokenizer
 
 LOG_EVERY = 10  # steps
@@ -115,12 +116,18 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     if not samples:
         raise RunError("data.train", "at least one sample", "an empty file")
 
+    check_kernels(recipe.attention, recipe.liger, place)
     model, tokenizer, scratch = starting_policy(run, recipe, samples, place)
+    if recipe.attention != "auto":
+        kernels = {"flash": "flash_attention_2"}
+        model.set_attn_implementation(kernels.get(recipe.attention, recipe.attention))
     learner, first = with_adapters(run, recipe, model, tokenizer)
     encoder = Encoder(tokenizer)
     longest = longest_input(model, recipe.max_tokens)
     copying = recipe.copying_steps if scratch else 0
     course = Course(encoder, samples, recipe, longest, copying)
+    course.work = work = Work.of(model, passes=3)
+    peak = matrix_rate(place) * process_count()
     report_lengths(run, course, longest)
     if scratch and not first:
         run.save_checkpoint(
@@ -155,7 +162,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         for window in windows(encoder, sample, longest)[0]
     ]
     values: dict[str, object] = {}
-    tokens_before, time_before = 0.0, time.monotonic()
+    tokens_before, flops_before, time_before = 0.0, 0.0, time.monotonic()
     stopped = False
     log_every = max(1, min(LOG_EVERY, recipe.steps - first))
 
@@ -163,16 +170,18 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(63))
 
     def logged(step: int, logs: dict[str, float]) -> None:
-        nonlocal tokens_before, time_before
+        nonlocal tokens_before, flops_before, time_before
         now, seen = time.monotonic(), over_all(course.tokens, place.device)
+        flops = over_all(work.flops, place.device)
         fresh: dict[str, object] = {
             "loss": logs["loss"],
             "gradient_norm": logs.get("grad_norm"),
             "learning_rate": logs.get("learning_rate"),
             "token_accuracy": logs.get("mean_token_accuracy"),
             "tokens_per_second": (seen - tokens_before) / (now - time_before),
+            "mfu": (flops - flops_before) / (now - time_before) / peak,
         }
-        tokens_before, time_before = seen, now
+        tokens_before, flops_before, time_before = seen, flops, now
         run.metrics(step, fresh)
         values.update(fresh)
 
@@ -218,6 +227,8 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
                 ddp_find_unused_parameters=False,
                 max_grad_norm=recipe.clip_norm,
                 **checkpointing(recipe.gradient_checkpointing),
+                torch_compile=recipe.compile,
+                use_liger_kernel=recipe.liger,
                 bf16=place.half,
                 use_cpu=place.device.type == "cpu",
                 seed=recipe.seed,
@@ -458,6 +469,7 @@ class Course:
         self.samples = samples
         self.longest = longest
         self.tokens = 0
+        self.work: Work | None = None
         self.learned = 0
         self.left_out: list[LeftOut] = []
         # (sample, which window): cut by the labels' lengths once.
@@ -528,6 +540,8 @@ class Course:
         """Return the tensors of one batch of places."""
         batch = [self.at(row["place"]) for row in rows]
         self.tokens += sum(len(encoded.ids) for encoded in batch)
+        if self.work is not None:
+            self.work.add(len(encoded.ids) for encoded in batch)
         self.learned += sum(
             label != IGNORED for encoded in batch for label in encoded.labels
         )

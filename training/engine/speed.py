@@ -13,6 +13,7 @@ process, so the figure means the same on every machine.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Iterable
 
@@ -21,6 +22,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from training.engine.models import Place
+from training.engine.recipes import RecipeError
+
+
+def check_kernels(attention: str, liger: bool, place: Place) -> None:
+    """Raise ``RecipeError`` for kernels that are not installed or cannot run here."""
+    on_gpu = place.device.type == "cuda"
+    if attention == "flash":
+        if importlib.util.find_spec("flash_attn") is None:
+            raise RecipeError("attention", "flash-attn to be installed", "'flash'")
+        if not (on_gpu and place.half):
+            raise RecipeError("attention", "flash on a GPU and in bf16 only", "'flash'")
+    if liger and (importlib.util.find_spec("liger_kernel") is None or not on_gpu):
+        raise RecipeError("liger", "liger-kernel installed, and a GPU", "true")
+
 
 SIDE = {"cuda": 8192, "cpu": 1024}
 TRIES = 5
