@@ -42,15 +42,39 @@ class JudgmentForm(SlotForm):
     reasons = forms.MultipleChoiceField(choices=Reason.choices, required=False)
     seconds = forms.FloatField(required=False)
     order_confirmed = forms.BooleanField(required=False)
+    guideline = forms.CharField(required=False)
+    proof = forms.CharField(required=False)
 
     def clean_seconds(self) -> float:
         """Keep the time within a day; a missing one is 0."""
         return min(max(self.cleaned_data["seconds"] or 0.0, 0.0), DAY)
 
+    def clean_guideline(self) -> int | None:
+        """Return the version that was on screen; None for what is no number."""
+        text = self.cleaned_data["guideline"]
+        return (
+            int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+        )
+
     def units(self) -> list[str]:
         """Return the unit keys sent; the deed checks each."""
         assert isinstance(self.data, QueryDict)
         return self.data.getlist("units")
+
+    def judgment(self) -> dict[str, Any]:
+        """Return what ``record_judgment`` wants to know, but for the person."""
+        data = self.cleaned_data
+        return {
+            "slot_id": data["slot"],
+            "token": data["token"],
+            "verdict": data["verdict"],
+            "reasons": data["reasons"],
+            "units_that_differ": self.units(),
+            "seconds_spent": data["seconds"],
+            "order_confirmed": data["order_confirmed"],
+            "guideline_version": data["guideline"],
+            "proof": data["proof"],
+        }
 
 
 class TaskJudgmentForm(JudgmentForm):
@@ -156,10 +180,32 @@ class SettleForm(forms.Form):
     comment = forms.CharField(max_length=5000, required=False)
     pin = forms.BooleanField(required=False)
 
+    def clean_guideline(self) -> int | None:
+        """Return the version that was on screen; None for what is no number."""
+        text = self.cleaned_data["guideline"]
+        return (
+            int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+        )
+
     def units(self) -> list[str]:
         """Return the unit keys sent; the deed checks each."""
         assert isinstance(self.data, QueryDict)
         return self.data.getlist("units")
+
+    def judgment(self) -> dict[str, Any]:
+        """Return what ``record_judgment`` wants to know, but for the person."""
+        data = self.cleaned_data
+        return {
+            "slot_id": data["slot"],
+            "token": data["token"],
+            "verdict": data["verdict"],
+            "reasons": data["reasons"],
+            "units_that_differ": self.units(),
+            "seconds_spent": data["seconds"],
+            "order_confirmed": data["order_confirmed"],
+            "guideline_version": data["guideline"],
+            "proof": data["proof"],
+        }
 
 
 class DisputeForm(forms.Form):

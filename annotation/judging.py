@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib.postgres.expressions import ArraySubquery
@@ -36,6 +37,7 @@ from annotation.models import (
     Skip,
     Slot,
     SlotState,
+    Touch,
     Verdict,
 )
 from annotation.queue import (
@@ -189,88 +191,152 @@ def record_judgment(
     units_that_differ: Iterable[str] = (),
     seconds_spent: float = 0.0,
     order_confirmed: bool = False,
+    guideline_version: int | None = None,
+    proof: str = "",
 ) -> Judgment:
     """Keep a person's 0/1 for the pair of a slot they were handed.
 
     It counts while the slot is still theirs, even if the lease has run out and nobody
-    else took it. Otherwise it is kept as an extra that does not count
-    (``is_extra``): say so to the person. Posting the same (slot, token) and verdict
-    again returns the judgment that is there.
+    else took it, and while they hold another slot of the same pair. Otherwise it is kept
+    as an extra that does not count (``is_extra``): say so to the person. Posting the
+    same verdict again returns the judgment that is there.
+
+    ``guideline_version`` is the one the person had on screen; without it, or if there is
+    no such version, the judgment is stamped with the current one. ``proof`` is the
+    ``lease_proof`` of the slot as it was shown: it stands for the touch where that is
+    gone, because the pair had passed on and might have been met again.
 
     A verdict 0 needs reasons or units that differ; units alone bring their reasons. A
     verdict 1 has neither, whatever the form still carried. In calibration ``reasons``
     are those of the sides as the person saw them; they are kept as of the label.
 
-    Raises InvalidJudgment, OrderNotConfirmed, AlreadyJudged, and LeaseLost when the
-    slot never was this person's or they gave it back.
+    Raises InvalidJudgment, OrderNotConfirmed, AlreadyJudged, and LeaseLost when nothing
+    says that the slot ever was this person's.
     """
-    with transaction.atomic():
-        pair = (
-            Pair.objects.select_for_update(no_key=True, of=["self"])
-            .select_related("project", "turn")
-            .filter(slots=slot_id, touches__user=user)
-            .first()
-        )
-        if pair is None:
-            raise LeaseLost(slot_id)
-        swapped = sides_swapped(project=pair.project, pair=pair, user_id=user.pk)
-        reasons = reasons_from_sides(reasons, swapped=swapped)
-        decision = _decide(pair, verdict, reasons, units_that_differ)
-        _check_seconds(seconds_spent)
-        slot = _lock_slot_with_votes(slot_id, token, user)
-        found = {slot.same_lease, slot.before} - {None}
-        known = Judgment.objects.in_bulk(found) if found else {}
-        same_lease, before = known.get(slot.same_lease), known.get(slot.before)
-        if same_lease is not None and same_lease.labeler_id != user.pk:
-            raise LeaseLost(slot_id)
-        if same_lease is not None and same_lease.verdict == decision.verdict:
-            return same_lease
-        if before is not None and before.verdict != Verdict.WITHDRAWN:
-            if before.slot_id == slot_id and before.verdict == decision.verdict:
-                return before
-            raise AlreadyJudged(before)
-        is_held = slot.state == SlotState.LEASED and slot.holder_id == user.pk
-        if not 1 <= token <= slot.token or (same_lease is not None and not is_held):
-            raise LeaseLost(slot_id)
-        if (
-            decision.verdict == Verdict.CONSISTENT
-            and pair.project.confirm_step_order
-            and not order_confirmed
-            and (steps := steps_turned_round(pair))
-        ):
-            raise OrderNotConfirmed(steps)
-        judgment = Judgment.objects.create(
-            pair=pair,
-            slot=slot,
-            # A tab from before the person released or undid this very slot and got it
-            # again has an older token: what it posts counts for the lease they have.
-            token=slot.token if is_held else token,
-            labeler=user,
-            verdict=decision.verdict,
-            reasons=decision.reasons,
-            units_that_differ=decision.units,
-            order_confirmed=order_confirmed,
-            sides_swapped=swapped,
-            seconds_spent=seconds_spent,
-            guideline_version=pair.project.guideline_version,
-            is_extra=not is_held,
-            supersedes=before,
-        )
-        if is_held:
-            Slot.objects.filter(pk=slot.pk).update(
-                state=SlotState.DONE, judgment=judgment, **NOT_HELD
-            )
-            if not slot.is_settled:
-                mine = _Vote(
-                    SlotState.DONE,
-                    slot.ordinal,
-                    slot.round,
-                    slot.priority,
-                    decision.verdict,
+    record = partial(
+        _record,
+        user=user,
+        verdict=verdict,
+        reasons=tuple(reasons),
+        units=tuple(units_that_differ),
+        seconds_spent=seconds_spent,
+        order_confirmed=order_confirmed,
+        guideline_version=guideline_version,
+    )
+    try:
+        with transaction.atomic():
+            return record(slot_id=slot_id, token=token)
+    except _NotHeld:
+        # Again under the person's lock, which comes before the pair's: a claim of theirs
+        # in this instant might find the touch unseen and the judgment not there yet, and
+        # hand them the pair once more.
+        with transaction.atomic():
+            slot = Slot.objects.select_related("project").get(pk=slot_id)
+            lock_person(project=slot.project, user=user)
+            if Slot.was_leased(proof, slot_id=slot_id, token=token, user_id=user.pk):
+                Touch.objects.bulk_create(
+                    [Touch(pair_id=slot.pair_id, user=user)], ignore_conflicts=True
                 )
-                others = [_Vote(**other) for other in slot.others]
-                _add_slot_when_split(pair, [mine, *others])
-        return judgment
+            for theirs in Slot.objects.leased().filter(pair=slot.pair_id, holder=user):
+                slot_id, token = theirs.pk, theirs.token
+            return record(slot_id=slot_id, token=token, is_late=True)
+
+
+class _NotHeld(Exception):
+    """The slot is not the person's now: their judgment of it is late, if not more."""
+
+
+def _record(
+    *,
+    slot_id: int,
+    token: int,
+    user: User,
+    verdict: int,
+    reasons: Collection[str],
+    units: Collection[str],
+    seconds_spent: float,
+    order_confirmed: bool,
+    guideline_version: int | None,
+    is_late: bool = False,
+) -> Judgment:
+    """Keep a judgment, inside a transaction.
+
+    Raises _NotHeld unless the slot is the person's or they are locked (``is_late``).
+    """
+    pair = (
+        Pair.objects.select_for_update(no_key=True, of=["self"])
+        .select_related("project", "turn")
+        .filter(slots=slot_id, touches__user=user)
+        .first()
+    )
+    if pair is None:
+        if is_late or not Slot.objects.filter(pk=slot_id).exists():
+            raise LeaseLost(slot_id)
+        raise _NotHeld
+    swapped = sides_swapped(project=pair.project, pair=pair, user_id=user.pk)
+    reasons = reasons_from_sides(reasons, swapped=swapped)
+    decision = _decide(pair, verdict, reasons, units)
+    _check_seconds(seconds_spent)
+    slot = _lock_slot_with_votes(slot_id, token, user)
+    found = {slot.same_lease, slot.before} - {None}
+    known = Judgment.objects.in_bulk(found) if found else {}
+    same_lease, before = known.get(slot.same_lease), known.get(slot.before)
+    if same_lease is not None and same_lease.labeler_id != user.pk:
+        raise LeaseLost(slot_id)
+    if same_lease is not None and same_lease.verdict == decision.verdict:
+        return same_lease
+    if before is not None and before.verdict != Verdict.WITHDRAWN:
+        if before.verdict == decision.verdict:
+            return before
+        raise AlreadyJudged(before)
+    is_held = slot.state == SlotState.LEASED and slot.holder_id == user.pk
+    if not is_held and not is_late:
+        raise _NotHeld
+    # What is held by nobody or another has a newer token than any this person had.
+    newest = slot.token if is_held else slot.token - 1
+    if not 1 <= token <= newest or (same_lease is not None and not is_held):
+        raise LeaseLost(slot_id)
+    if (
+        decision.verdict == Verdict.CONSISTENT
+        and pair.project.confirm_step_order
+        and not order_confirmed
+        and (steps := steps_turned_round(pair))
+    ):
+        raise OrderNotConfirmed(steps)
+    # Versions are numbered from 1 without a gap.
+    current, on_screen = pair.project.guideline_version, guideline_version or 0
+    judgment = Judgment.objects.create(
+        pair=pair,
+        slot=slot,
+        # A tab from before the person released or undid this very slot and got it
+        # again has an older token: what it posts counts for the lease they have.
+        token=slot.token if is_held else token,
+        labeler=user,
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        units_that_differ=decision.units,
+        order_confirmed=order_confirmed,
+        sides_swapped=swapped,
+        seconds_spent=seconds_spent,
+        guideline_version=on_screen if 1 <= on_screen <= current else current,
+        is_extra=not is_held,
+        supersedes=before,
+    )
+    if is_held:
+        Slot.objects.filter(pk=slot.pk).update(
+            state=SlotState.DONE, judgment=judgment, **NOT_HELD
+        )
+        if not slot.is_settled:
+            mine = _Vote(
+                SlotState.DONE,
+                slot.ordinal,
+                slot.round,
+                slot.priority,
+                decision.verdict,
+            )
+            others = [_Vote(**other) for other in slot.others]
+            _add_slot_when_split(pair, [mine, *others])
+    return judgment
 
 
 def skip_slot(*, slot_id: int, token: int, user: User, reason: str) -> Skip:

@@ -4,8 +4,8 @@ docs/queue.md tells the design in words. In short: one row per needed judgment (
 a unique ``Touch`` per pair and person, a fencing token that grows when a slot changes
 hands, and a cursor per person that no slot can come back behind.
 
-Locks are always taken in the order person, pair, slot, project, so no two deeds wait for
-each other in a circle.
+Locks are always taken in the order person, pair, slot, project, and several slots in the
+order of their keys, so no two deeds wait for each other in a circle.
 """
 
 from __future__ import annotations
@@ -279,7 +279,8 @@ set_back AS (
 
 # The person's newest lease, for as long again, the one on screen before one fetched
 # ahead. It may have run out: while nobody else took the slot, the person goes on where
-# they were.
+# they were. It waits for a deed that is writing the slot, or a reload in that instant
+# would show another pair.
 RENEW: Final = f"""
 WITH {_FORGOTTEN},
 renewed AS (
@@ -293,7 +294,7 @@ renewed AS (
         WHERE s.holder_id = %(user)s AND s.project_id = %(project)s
           AND s.state = 'leased'
         ORDER BY s.is_ahead, s.leased_at DESC, s.id DESC LIMIT 1
-        FOR NO KEY UPDATE SKIP LOCKED
+        FOR NO KEY UPDATE
     )
     RETURNING slot.id, slot.pair_id
 ),
@@ -306,7 +307,8 @@ SELECT id FROM renewed
 
 # A page says which pair it shows and wants the one after it. The shown one gets a whole
 # lease, if it is still the person's. Next is what they hold besides (after an undo, the
-# pair that was on screen before), else what they already have ahead.
+# pair that was on screen before), else what they already have ahead. ``held`` locks all
+# that is written here, in the order of the keys, as everything that locks several does.
 TURN_OVER: Final = f"""
 WITH {_FORGOTTEN},
 here AS (
@@ -316,15 +318,27 @@ here AS (
         ) AS short
     FROM annotation_project WHERE id = %(project)s
 ),
+held AS MATERIALIZED (
+    SELECT s.id, s.token, s.is_ahead, s.leased_at
+    FROM annotation_slot s
+    WHERE s.holder_id = %(user)s AND s.project_id = %(project)s AND s.state = 'leased'
+      AND (s.id = %(shown)s OR s.is_ahead OR s.id = (
+          SELECT newest.id FROM annotation_slot newest
+          WHERE newest.holder_id = %(user)s AND newest.project_id = %(project)s
+            AND newest.state = 'leased' AND newest.id <> %(shown)s
+          ORDER BY newest.is_ahead, newest.leased_at DESC, newest.id DESC LIMIT 1
+      ))
+    ORDER BY s.id
+    FOR NO KEY UPDATE OF s
+),
 shown AS (
     UPDATE annotation_slot slot
     SET is_ahead = false,
         leased_at = CASE
-            WHEN slot.is_ahead THEN statement_timestamp() ELSE slot.leased_at END,
+            WHEN held.is_ahead THEN statement_timestamp() ELSE held.leased_at END,
         leased_until = greatest(slot.leased_until, statement_timestamp() + here.whole)
-    FROM here
-    WHERE slot.id = %(shown)s AND slot.token = %(token)s AND slot.project_id = here.id
-      AND slot.holder_id = %(user)s AND slot.state = 'leased'
+    FROM here, held
+    WHERE slot.id = held.id AND held.id = %(shown)s AND held.token = %(token)s
     RETURNING slot.pair_id, slot.leased_at
 ),
 seen AS (
@@ -332,11 +346,9 @@ seen AS (
     WHERE t.pair_id = shown.pair_id AND t.user_id = %(user)s AND NOT t.is_seen
 ),
 picked AS (
-    SELECT s.id FROM annotation_slot s, here
-    WHERE s.holder_id = %(user)s AND s.project_id = here.id AND s.state = 'leased'
-      AND s.id <> %(shown)s AND NOT here.is_paused
-    ORDER BY s.is_ahead, s.leased_at DESC, s.id DESC LIMIT 1
-    FOR NO KEY UPDATE OF s SKIP LOCKED
+    SELECT held.id FROM held, here
+    WHERE held.id <> %(shown)s AND NOT here.is_paused
+    ORDER BY held.is_ahead, held.leased_at DESC, held.id DESC LIMIT 1
 ),
 next AS (
     UPDATE annotation_slot slot
@@ -347,10 +359,8 @@ next AS (
             WHEN slot.id = picked.id
             THEN greatest(slot.leased_until, statement_timestamp() + here.short)
             ELSE slot.leased_until END
-    FROM picked, here, shown
-    WHERE slot.holder_id = %(user)s AND slot.project_id = here.id
-      AND slot.state = 'leased' AND slot.id <> %(shown)s
-      AND (slot.id = picked.id OR slot.is_ahead)
+    FROM held, picked, here, shown
+    WHERE slot.id = held.id AND held.id <> %(shown)s
     RETURNING slot.id, slot.id = picked.id AS is_picked
 )
 SELECT shown.leased_at, next.id FROM shown LEFT JOIN next ON next.is_picked
@@ -496,11 +506,7 @@ def release_slot(*, slot_id: int, token: int, user: User) -> None:
         lock_person(project=project, user=user)
         slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
         reopen(slot)
-        Touch.objects.filter(pair=slot.pair_id, user=user).delete()
-        # The touch let the person's own cursor pass this slot: set it back.
-        QueueCursor.objects.filter(
-            project=project, user=user, priority=slot.priority
-        ).update(place=Least(F("place"), slot.place - 1))
+        _unmeet(slot, user)
 
 
 def leave_slots(*, user: User, leases: Iterable[Lease]) -> int:
@@ -547,7 +553,6 @@ def set_aside(*, slot_id: int, token: int, user: User) -> None:
         lock_person(project=project, user=user)
         slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
         reopen(slot)
-        Touch.objects.filter(pair=slot.pair_id, user=user).delete()
         waiting = list(
             Slot.objects.select_for_update(no_key=True, skip_locked=True)
             .filter(pair=slot.pair_id, state=SlotState.OPEN)
@@ -558,18 +563,26 @@ def set_aside(*, slot_id: int, token: int, user: User) -> None:
         ):
             one.place, one.priority = place, 0
         Slot.objects.bulk_update(waiting, ["place", "priority"])
-        # A slot of the pair that another person holds keeps its place. Should they give
-        # it back, this person may have it, so no cursor of theirs may be past it.
-        for level, first in (
-            Slot.objects.waiting()
-            .filter(pair=slot.pair_id)
-            .order_by()
-            .values_list("priority")
-            .annotate(first=Min("place"))
-        ):
-            QueueCursor.objects.filter(
-                project=project, user=user, priority=level
-            ).update(place=Least(F("place"), first - 1))
+        _unmeet(slot, user)
+
+
+def _unmeet(slot: Slot, user: User) -> None:
+    """Let a person meet the slot's pair again; the caller holds the person's lock.
+
+    The touch let their cursors pass all slots of the pair, also those that other people
+    hold: should one be given back, this person may have it.
+    """
+    Touch.objects.filter(pair=slot.pair_id, user=user).delete()
+    for level, first in (
+        Slot.objects.waiting()
+        .filter(pair=slot.pair_id)
+        .order_by()
+        .values_list("priority")
+        .annotate(first=Min("place"))
+    ):
+        QueueCursor.objects.filter(
+            project=slot.project_id, user=user, priority=level
+        ).update(place=Least(F("place"), first - 1))
 
 
 def extend_lease(*, slot_id: int, token: int, user: User) -> datetime:
@@ -619,9 +632,10 @@ def lease_again(slot: Slot, *, user: User) -> None:
 def close_slots(slots: SlotQuerySet) -> int:
     """Take the waiting ones among ``slots`` out of the queue; return how many.
 
-    What their holders still post is kept as an extra.
+    What their holders still post is kept as an extra. The caller is in a transaction.
     """
-    return slots.waiting().update(
+    waiting = slots.waiting().select_for_update(no_key=True, of=["self"]).order_by("pk")
+    return Slot.objects.filter(pk__in=[slot.pk for slot in waiting]).update(
         state=SlotState.CLOSED, token=F("token") + 1, **NOT_HELD
     )
 
@@ -636,11 +650,12 @@ def open_slots(*, project: Project, pairs: Sequence[int], priority: int = 0) -> 
     ordinals: dict[int, int] = dict.fromkeys(pairs, 0)
     needed: dict[int, int] = dict.fromkeys(pairs, project.overlap)
     closed: list[Slot] = []
-    for slot in (
+    locked = (
         Slot.objects.select_for_update(no_key=True)
         .filter(pair__in=pairs)
-        .order_by("pair", "ordinal")
-    ):
+        .order_by("pk")
+    )
+    for slot in sorted(locked, key=lambda slot: (slot.pair_id, slot.ordinal)):
         ordinals[slot.pair_id] = max(ordinals[slot.pair_id], slot.ordinal)
         if slot.state != SlotState.CLOSED:
             needed[slot.pair_id] -= 1

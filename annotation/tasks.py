@@ -76,16 +76,21 @@ WHERE slot.id = picked.id AND touched.pair_id = picked.pair_id
 """
 
 # What the person holds of the task already, on screen again: seen, and for a whole lease.
+# A slot that is being judged or left at this instant is passed over too.
 _RENEW_REST: Final = """
-WITH renewed AS (
+WITH held AS MATERIALIZED (
+    SELECT id FROM annotation_slot
+    WHERE pair_id = ANY(%(pairs)s::bigint[])
+      AND holder_id = %(user)s AND state = 'leased'
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+renewed AS (
     UPDATE annotation_slot slot
     SET leased_at = statement_timestamp(), is_ahead = false,
         leased_until =
             statement_timestamp() + project.lease_seconds * interval '1 second'
-    FROM annotation_project project
-    WHERE project.id = %(project)s AND NOT project.is_paused
-      AND slot.pair_id = ANY(%(pairs)s::bigint[])
-      AND slot.holder_id = %(user)s AND slot.state = 'leased'
+    FROM annotation_project project, held
+    WHERE project.id = %(project)s AND NOT project.is_paused AND slot.id = held.id
     RETURNING slot.pair_id
 )
 UPDATE annotation_touch t SET is_seen = true FROM renewed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from django.core.signing import BadSignature, Signer
 from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Sum, Value, When
@@ -53,6 +54,8 @@ class SlotState(models.TextChoices):
 # Written out, not an enum expression: claim_slot's SQL repeats it word for word, which
 # is what lets Postgres use the partial index.
 WAITING_STATES = ["open", "leased"]
+
+_LEASES = Signer(salt="annotation.lease")
 
 
 class PairSource(models.TextChoices):
@@ -445,6 +448,24 @@ class Slot(models.Model):
 
     def __str__(self) -> str:
         return f"slot {self.ordinal} of pair {self.pair_id}"
+
+    @property
+    def lease_proof(self) -> str:
+        """A signature for the page: the slot was leased to its holder by its token."""
+        assert self.holder_id is not None
+        return _LEASES.signature(f"{self.pk} {self.token} {self.holder_id}")
+
+    @staticmethod
+    def was_leased(proof: str, *, slot_id: int, token: int, user_id: int) -> bool:
+        """Say whether ``proof`` is the ``lease_proof`` of such a lease.
+
+        The rows tell no more once the slot has passed on and the touch is gone.
+        """
+        try:
+            _LEASES.unsign(f"{slot_id} {token} {user_id}:{proof}")
+        except BadSignature:
+            return False
+        return True
 
 
 class Touch(models.Model):

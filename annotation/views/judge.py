@@ -113,18 +113,8 @@ def _record(request: HttpRequest, project: Project) -> HttpResponse:
     form = JudgmentForm(request.POST)
     if not form.is_valid():
         return _refuse(request, project, _problem(form), _chosen(form))
-    data = form.cleaned_data
     try:
-        judgment = record_judgment(
-            slot_id=data["slot"],
-            token=data["token"],
-            user=_user(request),
-            verdict=data["verdict"],
-            reasons=data["reasons"],
-            units_that_differ=form.units(),
-            seconds_spent=data["seconds"],
-            order_confirmed=data["order_confirmed"],
-        )
+        judgment = record_judgment(user=_user(request), **form.judgment())
     except OrderNotConfirmed:
         return _refuse(request, project, None, _chosen(form), asks_order=True)
     except InvalidJudgment as error:

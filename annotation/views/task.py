@@ -92,18 +92,8 @@ def _record(request: HttpRequest, project: Project) -> HttpResponse:
     form = TaskJudgmentForm(request.POST)
     if not form.is_valid():
         return _again(request, project, form, _problem(form))
-    data = form.cleaned_data
     try:
-        judgment = record_judgment(
-            slot_id=data["slot"],
-            token=data["token"],
-            user=_user(request),
-            verdict=data["verdict"],
-            reasons=data["reasons"],
-            units_that_differ=form.units(),
-            seconds_spent=data["seconds"],
-            order_confirmed=data["order_confirmed"],
-        )
+        judgment = record_judgment(user=_user(request), **form.judgment())
     except OrderNotConfirmed:
         return _again(request, project, form, asks_order=True)
     except InvalidJudgment as error:

@@ -3,7 +3,7 @@
 A worker takes orders, one JSON object a line, works until the queue has nothing more for
 its person, and says what it believes it did, one JSON array a line:
 ``["claimed", slot, token, pair]``, ``["judged", slot, token, judgment, is_extra]``, …,
-``["end"]``.
+``["failed", traceback]`` where something went wrong, ``["end"]``.
 """
 
 import json
@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from datetime import timedelta
 from itertools import count
 
@@ -26,7 +27,10 @@ def main() -> None:
         orders = json.loads(line)
         connection.settings_dict["NAME"] = orders["database"]
         connection.settings_dict["OPTIONS"].pop("pool", None)
-        WORK[orders["work"]](orders)
+        try:
+            WORK[orders["work"]](orders)
+        except Exception:
+            say("failed", traceback.format_exc())
         say("end")
 
 
@@ -84,17 +88,23 @@ def everything(orders):
     """Judge, but also skip, undo, release, post twice, and let leases run out."""
     from django.db.models.functions import Now
 
-    from annotation import judging
+    from annotation import judging, queue
     from annotation.models import Slot
 
     project, user, rng = meet(orders)
+    # What a page that is left showed may be another's at once: much passes on here.
+    queue.GRACE = timedelta(0)
 
     def post(found, verdict):
-        lease = {"slot_id": found.slot.pk, "token": found.token, "user": user}
         reasons = () if verdict else ("content",)
         try:
             judgment = judging.record_judgment(
-                **lease, verdict=verdict, reasons=reasons
+                slot_id=found.slot.pk,
+                token=found.token,
+                user=user,
+                verdict=verdict,
+                reasons=reasons,
+                proof=found.slot.lease_proof,
             )
         except judging.JudgingError as error:  # the other tab was first
             say("refused", type(error).__name__)

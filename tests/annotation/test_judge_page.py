@@ -13,6 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from actions.grammar import parse
+from annotation.guidelines import publish_guideline
 from annotation.judging import claim_slot
 from annotation.models import Judgment, Project, Skip, Slot, Touch, Verdict
 from tests.cast import (
@@ -301,6 +302,54 @@ def test_late_judgment_is_kept_and_said(client, project, lena):
     response = client.post("/p/cakes/judge/", {**sent, "verdict": "1"}, follow=True)
     assert "does not count" in response.content.decode()
     assert Judgment.objects.get(labeler=lena).is_extra
+
+
+def test_late_judgment_is_kept_though_the_pair_was_left_and_forgotten(
+    client, project, lena
+):
+    """Its page was left, another judged it, and the person's next claim came by."""
+    pair = make_pair(project=project, slots=1)
+    sent = {name: values[-1] for name, values in fields_of(client).items()}
+    client.post("/p/cakes/judge/leave/", sent)
+    Slot.objects.update(leased_until="2020-01-01T00:00Z")
+    make_judgment(pair, make_user("luis"), 1)
+    client.get("/p/cakes/judge/")
+    assert not Touch.objects.filter(user=lena).exists()
+    page = client.post("/p/cakes/judge/", sent | {"verdict": "1"}, follow=True)
+    assert "does not count" in page.content.decode()
+    assert Judgment.objects.get(labeler=lena).is_extra
+
+
+def publish(project, text):
+    project.refresh_from_db()
+    publish_guideline(
+        project=project,
+        author=make_user("rita"),
+        text=text,
+        base_version=project.guideline_version,
+        asks_to_reread=False,
+    )
+
+
+def test_stamps_the_guideline_that_was_on_screen(client, project, lena):
+    make_pair(project=project)
+    make_pair(project=project)
+    publish(project, "Order counts.")
+    sent = fields_of(client) | {"verdict": "1"}
+    publish(project, "Order and names count.")
+    client.post("/p/cakes/judge/", sent)
+    assert Judgment.objects.get().guideline_version == 2
+    decide(client, verdict="1")
+    assert Judgment.objects.latest("pk").guideline_version == 3
+
+
+@pytest.mark.parametrize("nonsense", ["", "0", "4", "-1", "²", "9" * 30, "v2"])
+def test_a_guideline_that_never_was_is_the_current_one(client, project, lena, nonsense):
+    make_pair(project=project)
+    publish(project, "Order counts.")
+    publish(project, "Order and names count.")
+    assert decide(client, verdict="1", guideline=nonsense).status_code == 303
+    assert Judgment.objects.get().guideline_version == 3
 
 
 def test_the_same_post_twice_counts_once(client, project, lena):

@@ -163,6 +163,25 @@ class TestClaim:
         met = [claim(project, "lena", another=True).pair for _ in range(2)]
         assert met == [pairs[0], pairs[3]]
 
+    def test_finds_the_other_slot_of_a_pair_its_person_released(self, monkeypatch):
+        """Another held it, before the person's cursor, and gave it back later."""
+        monkeypatch.setattr("annotation.queue.CURSOR_STRIDE", 1)
+        project = make_project(overlap=2)
+        pair = make_pair(project=project)
+        luis = claim(project, "luis")
+        lena = claim(project, "lena")
+        assert luis.slot.place < lena.slot.place
+        for _ in range(3):
+            make_pair(project=project)
+            judge(claim(project, "lena", another=True), "lena")
+        judging.release_slot(
+            slot_id=lena.slot.pk, token=lena.token, user=make_user("lena")
+        )
+        assert claim(project, "leo").slot == lena.slot
+        judging.release_slot(slot_id=luis.slot.pk, token=1, user=make_user("luis"))
+        found = claim(project, "lena")
+        assert (found.pair, found.slot) == (pair, luis.slot)
+
     def test_has_a_person_meet_a_released_pair_again_but_not_a_skipped_one(self):
         project = make_project(overlap=1)
         pair = make_pair(project=project)
@@ -323,6 +342,32 @@ class TestRecord:
         assert not judge(third, "leo", 1).is_extra
         assert outcome(pair) == (1, "people")
 
+    def test_a_guess_at_another_persons_token_takes_nothing_from_them(self):
+        pair = make_pair(slots=1)
+        first = claim(pair.project, "lena")
+        run_out(first)
+        taken = claim(pair.project, "luis")
+        with pytest.raises(judging.LeaseLost):
+            judge(taken, "lena", 0)
+        assert not judge(taken, "luis", 1).is_extra
+
+    def test_counts_an_old_tab_for_the_slot_by_which_a_person_met_the_pair_again(self):
+        """Else the pair would be theirs for ever, and judged already."""
+        pair = make_pair(slots=2)
+        first = claim(pair.project, "lena")
+        leave("lena", first)
+        run_out(first)
+        taken = claim(pair.project, "luis")
+        assert taken.slot == first.slot
+        again = claim(pair.project, "lena")
+        assert (again.pair, again.slot == first.slot) == (pair, False)
+        judgment = judge(first, "lena", 0)
+        assert (judgment.is_extra, judgment.slot) == (False, again.slot)
+        assert judge(again, "lena", 0) == judge(first, "lena", 0) == judgment
+        assert not judge(taken, "luis", 0).is_extra
+        assert outcome(pair) == (0, "people")
+        assert nothing(pair.project, "lena").kind == "all done"
+
     def test_refuses_a_token_of_the_future(self):
         pair = make_pair()
         found = claim(pair.project, "lena")
@@ -403,6 +448,17 @@ class TestRecord:
         project = make_project(guideline_version=7)
         make_pair(project=project)
         assert judge(claim(project, "lena"), "lena").guideline_version == 7
+
+    @pytest.mark.parametrize(
+        ("on_screen", "kept"), [(6, 6), (1, 1), (7, 7), (8, 7), (0, 7), (None, 7)]
+    )
+    def test_stamps_the_version_that_was_on_screen_if_there_was_one(
+        self, on_screen, kept
+    ):
+        project = make_project(guideline_version=7)
+        make_pair(project=project)
+        judgment = judge(claim(project, "lena"), "lena", guideline_version=on_screen)
+        assert judgment.guideline_version == kept
 
 
 class TestStepOrder:
@@ -798,6 +854,19 @@ def leave(name, *claims):
     )
 
 
+def forgotten(pair):
+    """Let Lena's page be left, Luis judge its pair, and Lena's touch of it go."""
+    shown = claim(pair.project, "lena")
+    leave("lena", shown)
+    run_out(shown)
+    judge(claim(pair.project, "luis"), "luis")
+    Slot.objects.filter(pair=pair, state="open").update(state="closed")
+    nothing(pair.project, "lena")
+    Slot.objects.filter(pair=pair, state="closed").update(state="open")
+    assert not Touch.objects.filter(user=make_user("lena"), pair=pair).exists()
+    return shown
+
+
 def aside(found, name):
     judging.set_aside(slot_id=found.slot.pk, token=found.token, user=make_user(name))
 
@@ -968,6 +1037,44 @@ class TestLeave:
         leave("lena", shown)
         run_out(shown)
         assert not judge(shown, "lena").is_extra
+
+    def test_what_is_posted_after_the_pair_was_forgotten_is_an_extra(self):
+        """The lease's proof says that it was theirs; the touch is gone by then."""
+        pair = make_pair(slots=1)
+        shown = forgotten(pair)
+        late = judge(shown, "lena", 0, proof=shown.slot.lease_proof)
+        assert (late.is_extra, late.slot, late.token) == (True, shown.slot, 1)
+        assert judge(shown, "lena", 0, proof=shown.slot.lease_proof) == late
+        assert outcome(pair) == (1, "people")
+        # Who has judged a pair does not meet it.
+        assert Touch.objects.get(pair=pair, user=make_user("lena")).is_seen
+
+    def test_what_is_posted_late_keeps_the_pair_from_being_met_again(self):
+        pair = make_pair(slots=2)
+        shown = forgotten(pair)
+        judge(shown, "lena", 0, proof=shown.slot.lease_proof)
+        assert nothing(pair.project, "lena").kind == "nothing for you"
+
+    def test_a_proof_is_for_one_person_and_one_lease(self):
+        pair = make_pair(slots=1)
+        shown = forgotten(pair)
+        other = claim(make_pair().project, "lena")
+        for name, proof in (
+            ("lena", ""),
+            ("lena", other.slot.lease_proof),
+            ("lena", shown.slot.lease_proof[:-1]),
+            ("lea", shown.slot.lease_proof),
+        ):
+            with pytest.raises(judging.LeaseLost):
+                judge(shown, name, 0, proof=proof)
+        assert Judgment.objects.get().labeler == make_user("luis")
+
+    def test_a_late_judgment_that_is_refused_leaves_no_trace(self):
+        pair = make_pair(slots=1)
+        shown = forgotten(pair)
+        with pytest.raises(judging.InvalidJudgment):
+            judge(shown, "lena", 0, reasons=["mood"], proof=shown.slot.lease_proof)
+        assert not Touch.objects.filter(user=make_user("lena"), pair=pair).exists()
 
     def test_nobody_leaves_for_another(self):
         pair = make_pair(slots=1)

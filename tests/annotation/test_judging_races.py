@@ -98,11 +98,15 @@ def run(workers):
         crew = workers[: len(people)]
         for seed, (worker, user) in enumerate(zip(crew, people, strict=True)):
             worker.order(project, work, user, seed)
-        return [
+        events = [
             (number, *event)
             for number, worker in enumerate(crew)
             for event in worker.events()
         ]
+        # Only now: everybody has come to the end of the order, and hears the next one.
+        failures = [rest[0] for _, kind, *rest in events if kind == "failed"]
+        assert not failures, "\n".join(failures)
+        return events
 
     return run
 
@@ -161,10 +165,13 @@ def assert_promises(project):
     assert not judgments.filter(labeler=F("pair__turn__sample__author")).exists()
     assert not Touch.objects.filter(user=F("pair__turn__sample__author")).exists()
 
-    # Who holds a slot has met its pair, and has no counted judgment of it.
+    # Who holds a slot has met its pair, and no judgment of theirs stands, counted or
+    # late: they could not give another, and would be handed the pair for ever.
     held = set(slots.leased().values_list("pair", "holder"))
+    standing = set(judgments.current().values_list("pair", "labeler"))
     assert held <= met
-    assert not held & set(voices)
+    assert not held & standing
+    assert standing <= met
 
     # Histories are chains: a withdrawal follows a verdict, a verdict a withdrawal.
     later = judgments.filter(supersedes__isnull=False)

@@ -153,6 +153,14 @@ def test_is_blind(client, project, lena):
         assert word not in page
 
 
+def test_stamps_the_guideline_that_was_on_screen(client, project, lena):
+    make_task(project)
+    sent = forms_of(show(client))[0]
+    Project.objects.update(guideline="Order counts.", guideline_version=2)
+    client.post("/p/cakes/judge/task/", sent | {"verdict": "1"}, headers=HTMX)
+    assert Judgment.objects.get().guideline_version == 1
+
+
 def test_asks_to_read_a_new_guideline_first(client, project, lena):
     make_task(project)
     GuidelineVersion.objects.create(project=project, version=2, text="Order counts.")
