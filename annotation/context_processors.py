@@ -28,6 +28,9 @@ PAGES = (
     ("training:iterations", _("Iterations"), Role.TRAINER),
 )
 
+# What belongs to a page of the navigation besides the addresses below its own.
+BELONGING = {"annotation:review": ("guideline", "pairs")}
+
 
 @dataclass(frozen=True)
 class NavItem:
@@ -58,11 +61,13 @@ def place(request: HttpRequest) -> dict[str, object]:
         if not found.allows(role):
             continue
         url = reverse(name, args=[slug])
+        home = reverse("annotation:project", args=[slug])
+        folders = [f"{home}{folder}/" for folder in BELONGING.get(name, ())]
         nav.append(
             NavItem(
                 url=url,
                 label=str(label),
-                is_current=request.path.startswith(url),
+                is_current=request.path.startswith((url, *folders)),
                 starts_group=last_role is not None and role != last_role,
             )
         )

@@ -1,12 +1,14 @@
 // The Judge page's keyboard. The page is a plain form and works without this module: the
-// verdict is two radio buttons, each unit that may differ and each reason a box. Here keys
-// and clicks turn those same fields; judge-desk.js sends them and brings the next pair.
+// verdict is two radio buttons, each unit that may differ and each reason a box. Keys and
+// clicks turn those same fields (pair-form.js); judge-desk.js sends them and brings the next
+// pair.
 //
 // Guards: nothing counts before the pair is painted; keys are dead while typing, in dialogs
 // and drawers, with modifier keys and on key repeat; a pair is decided once.
 
 import { toast } from "./frame.js";
 import { desk } from "./judge-desk.js";
+import { PairForm } from "./pair-form.js";
 import { gettext } from "./words.js";
 
 const TYPING = 'textarea, select, [contenteditable], input:not([type="checkbox"], [type="radio"])';
@@ -21,10 +23,8 @@ class JudgeStage extends HTMLElement {
     const { slot, token, since } = Object.fromEntries(new FormData(this.form));
     const seconds = Number(this.form.dataset.leaseLeft);
     this.lease = { slot, token, since, seconds, endsAt: Date.now() + seconds * 1000 };
-    this.boxes = [...this.form.querySelectorAll('input[name="units"]')];
-    this.reasons = [...this.form.querySelectorAll('input[name="reasons"]')];
+    this.pair = new PairForm(this.form);
     this.seconds = Number(this.form.elements.namedItem("seconds").value) || 0;
-    this.current = -1;
   }
 
   connectedCallback() {
@@ -38,7 +38,7 @@ class JudgeStage extends HTMLElement {
       target.addEventListener(name, handler, { signal: this.stops.signal, ...options });
 
     listen(document, "keydown", (event) => this.onKey(event));
-    listen(this.form, "change", (event) => this.onChange(event));
+    listen(this.form, "change", (event) => this.pair.onChange(event));
     listen(this, "click", (event) => this.onClick(event));
     listen(this.form, "submit", (event) => this.onSubmit(event));
     listen(this.querySelector("#order"), "close", (event) => this.onOrderAnswered(event));
@@ -49,7 +49,6 @@ class JudgeStage extends HTMLElement {
     for (const name of ["keydown", "pointerdown", "pointermove", "scroll"]) {
       listen(document, name, () => this.onActivity(), { passive: true, capture: true });
     }
-    this.showMarks();
     this.arrive();
     // Two frames: the first is about to be painted, the second follows that paint.
     requestAnimationFrame(() =>
@@ -76,9 +75,8 @@ class JudgeStage extends HTMLElement {
    * Where the sides stand below each other the input comes first, in sight.
    */
   arrive() {
-    const first = this.boxes.findIndex((box) => box.checked);
-    if (first >= 0) this.moveTo(first, { scrolls: !matchMedia("(max-width: 760px)").matches });
-    else this.form.querySelector("h1").focus({ preventScroll: true });
+    const scrolls = !matchMedia("(max-width: 760px)").matches;
+    if (!this.pair.goToFirst({ scrolls })) this.form.querySelector("h1").focus({ preventScroll: true });
   }
 
   get secondsSpent() {
@@ -94,100 +92,6 @@ class JudgeStage extends HTMLElement {
   onActivity() {
     this.isActive = true;
     desk.wakeUp();
-  }
-
-  // --- what is chosen -------------------------------------------------------------
-
-  get verdict() {
-    return this.form.querySelector('input[name="verdict"]:checked')?.value ?? "";
-  }
-
-  chooseNot(units = null) {
-    this.form.querySelector('input[name="verdict"][value="0"]').checked = true;
-    for (const box of this.boxes) {
-      box.checked = units ? units.includes(box.value) : box.hasAttribute("data-proposed");
-    }
-    this.setReasonsFromUnits();
-    this.showMarks();
-    const first = this.boxes.findIndex((box) => box.checked);
-    if (first >= 0) this.moveTo(first);
-  }
-
-  takeBack() {
-    for (const radio of this.form.querySelectorAll('input[name="verdict"]')) radio.checked = false;
-    this.unmarkCurrent();
-    this.showMarks();
-  }
-
-  /** Toggle a unit. Before a decision this means "not consistent, because of this unit". */
-  toggle(key) {
-    if (this.verdict !== "0") {
-      this.chooseNot([key]);
-      return;
-    }
-    const box = this.boxes.find((one) => one.value === key);
-    if (!box) return;
-    box.checked = !box.checked;
-    this.followReason(box);
-    this.moveTo(this.boxes.indexOf(box), { quietly: true });
-    this.showMarks();
-  }
-
-  followReason(box) {
-    const reason = box.dataset.reason || this.reasonOfKey(box.value);
-    const field = this.reasons.find((one) => one.value === reason);
-    if (!field || field.dataset.byHand) return;
-    field.checked = this.boxes.some(
-      (one) => one.checked && (one.dataset.reason || this.reasonOfKey(one.value)) === reason,
-    );
-  }
-
-  setReasonsFromUnits() {
-    for (const field of this.reasons) {
-      delete field.dataset.byHand;
-      field.checked = false;
-    }
-    for (const box of this.boxes) if (box.checked) this.followReason(box);
-  }
-
-  /** What a marked unit means when the alignment had nothing to say about it. */
-  reasonOfKey(key) {
-    if (key === "result") return "use of result";
-    if (key.endsWith("/name")) return "action name";
-    if (key.includes("/parameters/")) return "parameter";
-    return "content";
-  }
-
-  showMarks() {
-    const chosen = this.verdict === "0";
-    this.form.classList.toggle("no-chosen", chosen);
-    const marked = new Set(chosen ? this.boxes.filter((box) => box.checked).map((box) => box.value) : []);
-    for (const element of this.form.querySelectorAll("[data-unit]")) {
-      element.classList.toggle("marked", marked.has(element.dataset.unit));
-    }
-  }
-
-  // --- moving among units ---------------------------------------------------------
-
-  moveTo(index, { quietly = false, scrolls = true } = {}) {
-    this.unmarkCurrent();
-    this.current = Math.max(0, Math.min(index, this.boxes.length - 1));
-    const box = this.boxes[this.current];
-    if (!box) return;
-    const elements = this.elementsOf(box.value);
-    for (const element of elements) element.classList.add("current");
-    if (quietly) return;
-    if (scrolls) elements.at(-1)?.scrollIntoView({ block: "nearest" });
-    box.focus({ preventScroll: true });
-  }
-
-  elementsOf(key) {
-    return [...this.form.querySelectorAll("[data-unit]")].filter((one) => one.dataset.unit === key);
-  }
-
-  unmarkCurrent() {
-    if (document.activeElement?.name === "units") document.activeElement.blur();
-    for (const element of this.form.querySelectorAll(".current")) element.classList.remove("current");
   }
 
   // --- keys and clicks ------------------------------------------------------------
@@ -238,23 +142,21 @@ class JudgeStage extends HTMLElement {
       desk.work();
       return true;
     }
-    const notChosen = this.verdict === "0";
-    if (key === "0") this.chooseNot();
+    const { pair } = this;
+    if (key === "0") pair.chooseNot();
     else if (/^[1-9]$/.test(key)) {
-      if (notChosen) this.toggleReason(Number(key) - 1);
+      if (pair.verdict === "0") pair.toggleReason(Number(key) - 1);
       else if (key === "1") this.chooseConsistent();
       else return false;
     } else if (key === "Enter") {
-      if (!this.verdict) return true;
-      if (this.verdict === "1") this.chooseConsistent();
+      if (!pair.verdict) return true;
+      if (pair.verdict === "1") this.chooseConsistent();
       else this.send();
-    } else if (key === "Escape") this.takeBack();
-    else if (key === "j") this.moveTo(this.current + 1);
-    else if (key === "k") this.moveTo(this.current < 0 ? 0 : this.current - 1);
-    else if (key === "x") {
-      const box = this.boxes[this.current] ?? this.boxes.find((one) => one.hasAttribute("data-proposed"));
-      if (box) this.toggle(box.value);
-    } else if (key === "s") this.open("skip");
+    } else if (key === "Escape") pair.takeBack();
+    else if (key === "j") pair.step(1);
+    else if (key === "k") pair.step(-1);
+    else if (key === "x") pair.toggleCurrent();
+    else if (key === "s") this.open("skip");
     else if (key === "l") this.form.querySelector("button.later").click();
     else if (key === "u") this.form.querySelector("button.undo:not(:disabled)")?.click();
     else if (key === "?") this.open("keys");
@@ -294,30 +196,6 @@ class JudgeStage extends HTMLElement {
     sheet.querySelector("input, button")?.focus();
   }
 
-  toggleReason(index) {
-    const field = this.reasons[index];
-    if (!field) return;
-    field.checked = !field.checked;
-    field.dataset.byHand = "1";
-  }
-
-  onChange(event) {
-    const field = event.target;
-    if (field.name === "units") {
-      this.followReason(field);
-      if (this.verdict !== "0") this.chooseNot([field.value]);
-      this.moveTo(this.boxes.indexOf(field), { quietly: true });
-      this.showMarks();
-    } else if (field.name === "reasons") field.dataset.byHand = "1";
-    else if (field.name === "verdict") {
-      if (field.value === "0") this.chooseNot();
-      else {
-        this.unmarkCurrent();
-        this.showMarks();
-      }
-    }
-  }
-
   onClick(event) {
     const { target } = event;
     if (target.closest("button.go-on")) {
@@ -347,15 +225,13 @@ class JudgeStage extends HTMLElement {
     if (!unit || !this.painted || this.busy || this.isOver) return;
     // Selecting text is not a click on the unit.
     if (!getSelection().isCollapsed && getSelection().containsNode(unit, true)) return;
-    this.toggle(unit.dataset.unit);
+    this.pair.toggle(unit.dataset.unit);
   }
 
   // --- sending --------------------------------------------------------------------
 
   chooseConsistent() {
-    this.form.querySelector('input[name="verdict"][value="1"]').checked = true;
-    this.unmarkCurrent();
-    this.showMarks();
+    this.pair.chooseConsistent();
     if (this.form.classList.contains("asks-order") && !this.orderConfirmed) this.askOrder();
     else this.send();
   }
@@ -376,7 +252,7 @@ class JudgeStage extends HTMLElement {
       this.form.append(field);
       this.orderConfirmed = true;
       this.send();
-    } else this.takeBack();
+    } else this.pair.takeBack();
     event.target.returnValue = "";
   }
 
@@ -393,7 +269,7 @@ class JudgeStage extends HTMLElement {
     const isDecision = !button?.hasAttribute("formaction");
     const isUndo = Boolean(button?.matches(".undo, .square"));
     if (this.isOver && !isUndo) return;
-    if (isDecision && this.verdict === "0" && ![...this.boxes, ...this.reasons].some((box) => box.checked)) {
+    if (isDecision && this.pair.lacksReason) {
       this.tell({ level: "error", text: gettext("Mark a unit that differs, or choose a reason.") });
       return;
     }

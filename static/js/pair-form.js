@@ -14,6 +14,11 @@ export class PairForm {
     return this.form.querySelector('input[name="verdict"]:checked')?.value ?? "";
   }
 
+  /** Not consistent, and nothing says why. */
+  get lacksReason() {
+    return this.verdict === "0" && ![...this.boxes, ...this.reasons].some((box) => box.checked);
+  }
+
   choose(verdict) {
     this.form.querySelector(`input[name="verdict"][value="${verdict}"]`).checked = true;
   }
@@ -29,8 +34,7 @@ export class PairForm {
     }
     for (const box of this.boxes) if (box.checked) this.followReason(box);
     this.showMarks();
-    const first = this.boxes.findIndex((box) => box.checked);
-    if (first >= 0) this.moveTo(first);
+    this.goToFirst();
   }
 
   chooseConsistent() {
@@ -105,7 +109,14 @@ export class PairForm {
     this.moveTo(this.current < 0 ? 0 : this.current + by);
   }
 
-  moveTo(index, { quietly = false } = {}) {
+  /** Go to the first unit that is ticked; return whether there is one. */
+  goToFirst(options) {
+    const first = this.boxes.findIndex((box) => box.checked);
+    if (first >= 0) this.moveTo(first, options);
+    return first >= 0;
+  }
+
+  moveTo(index, { quietly = false, scrolls = true } = {}) {
     this.leaveUnits();
     this.current = Math.max(0, Math.min(index, this.boxes.length - 1));
     const box = this.boxes[this.current];
@@ -115,7 +126,7 @@ export class PairForm {
     );
     for (const element of elements) element.classList.add("current");
     if (quietly) return;
-    elements.at(-1)?.scrollIntoView({ block: "nearest" });
+    if (scrolls) elements.at(-1)?.scrollIntoView({ block: "nearest" });
     box.focus({ preventScroll: true });
   }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.template.loader import render_to_string
 from django.test import Client
 
 from annotation.models import Membership
-from tests.cast import PASSWORD, make_project, make_user, sign_in
+from tests.cast import PASSWORD, make_pair, make_project, make_user, sign_in
 
 pytestmark = pytest.mark.django_db
 
@@ -71,6 +73,31 @@ def test_navigation_shows_the_pages_of_ones_roles(client):
     assert "/p/cakes/samples/" not in page
     Membership.objects.create(project=project, user=lena, role="curator")
     assert "/p/cakes/samples/" in client.get("/p/cakes/work/").content.decode()
+
+
+@pytest.mark.parametrize(
+    ("address", "item"),
+    [
+        ("judge/", "Judge"),
+        ("review/", "Review"),
+        ("review/disputes/", "Review"),
+        ("pairs/{pair}/", "Review"),
+        ("guideline/", "Review"),
+        ("guideline/edit/", "Review"),
+        ("guideline/history/", "Review"),
+        ("samples/coverage/", "Samples"),
+    ],
+)
+def test_navigation_marks_the_page_that_an_address_belongs_to(client, address, item):
+    project = make_project(slug="cakes")
+    pair = make_pair(project=project)
+    rita = make_user("rita")
+    Membership.objects.create(project=project, user=rita, role="labeler")
+    sign_in(client, rita)
+    page = client.get(f"/p/cakes/{address.format(pair=pair.pk)}").content.decode()
+    assert re.findall(r'aria-current="page">([^<]*)</a>', page)[:1] == [item]
+    nav = page[page.index("<nav") : page.index("</nav>")]
+    assert nav.count("aria-current") == 1
 
 
 def test_a_foreign_project_looks_like_none(client):
