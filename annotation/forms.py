@@ -35,11 +35,25 @@ class ShownForm(SlotForm):
         return Lease(data["slot"], data["token"], data["since"])
 
 
-class JudgmentForm(SlotForm):
+class DecisionForm(forms.Form):
+    """A verdict on a pair, and why."""
+
     verdict = forms.TypedChoiceField(
-        choices=[(0, _("Not consistent")), (1, _("Consistent"))], coerce=int
+        choices=[(0, _("Not consistent")), (1, _("Consistent"))],
+        coerce=int,
+        error_messages={"required": _("Choose consistent or not consistent first.")},
     )
     reasons = forms.MultipleChoiceField(choices=Reason.choices, required=False)
+
+    def units(self) -> list[str]:
+        """Return the unit keys sent; the deed checks each."""
+        assert isinstance(self.data, QueryDict)
+        return self.data.getlist("units")
+
+
+class JudgmentForm(DecisionForm, SlotForm):
+    """A labeler's decision, under the lease its page was shown."""
+
     seconds = forms.FloatField(required=False)
     order_confirmed = forms.BooleanField(required=False)
     guideline = forms.CharField(required=False)
@@ -52,14 +66,8 @@ class JudgmentForm(SlotForm):
     def clean_guideline(self) -> int | None:
         """Return the version that was on screen; None for what is no number."""
         text = self.cleaned_data["guideline"]
-        return (
-            int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-        )
-
-    def units(self) -> list[str]:
-        """Return the unit keys sent; the deed checks each."""
-        assert isinstance(self.data, QueryDict)
-        return self.data.getlist("units")
+        is_number = text.isascii() and text.isdigit() and len(text) < 10
+        return int(text) if is_number else None
 
     def judgment(self) -> dict[str, Any]:
         """Return what ``record_judgment`` wants to know, but for the person."""
@@ -168,44 +176,11 @@ class CommentForm(forms.Form):
         return (int(position), anchor) if position else (None, "")
 
 
-class SettleForm(forms.Form):
+class SettleForm(DecisionForm):
     """A curator's final word on a pair."""
 
-    verdict = forms.TypedChoiceField(
-        choices=[(0, _("Not consistent")), (1, _("Consistent"))],
-        coerce=int,
-        error_messages={"required": _("Choose consistent or not consistent first.")},
-    )
-    reasons = forms.MultipleChoiceField(choices=Reason.choices, required=False)
     comment = forms.CharField(max_length=5000, required=False)
     pin = forms.BooleanField(required=False)
-
-    def clean_guideline(self) -> int | None:
-        """Return the version that was on screen; None for what is no number."""
-        text = self.cleaned_data["guideline"]
-        return (
-            int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-        )
-
-    def units(self) -> list[str]:
-        """Return the unit keys sent; the deed checks each."""
-        assert isinstance(self.data, QueryDict)
-        return self.data.getlist("units")
-
-    def judgment(self) -> dict[str, Any]:
-        """Return what ``record_judgment`` wants to know, but for the person."""
-        data = self.cleaned_data
-        return {
-            "slot_id": data["slot"],
-            "token": data["token"],
-            "verdict": data["verdict"],
-            "reasons": data["reasons"],
-            "units_that_differ": self.units(),
-            "seconds_spent": data["seconds"],
-            "order_confirmed": data["order_confirmed"],
-            "guideline_version": data["guideline"],
-            "proof": data["proof"],
-        }
 
 
 class DisputeForm(forms.Form):

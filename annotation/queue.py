@@ -500,13 +500,7 @@ def release_slot(*, slot_id: int, token: int, user: User) -> None:
     Raises LeaseLost when the slot is not the user's.
     """
     with transaction.atomic():
-        project = Project.objects.filter(slots=slot_id).first()
-        if project is None:
-            raise LeaseLost(slot_id)
-        lock_person(project=project, user=user)
-        slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
-        reopen(slot)
-        _unmeet(slot, user)
+        _unmeet(_give_back(slot_id, token, user), user)
 
 
 def leave_slots(*, user: User, leases: Iterable[Lease]) -> int:
@@ -547,23 +541,28 @@ def set_aside(*, slot_id: int, token: int, user: User) -> None:
     pair waits behind every priority. Raises LeaseLost when the slot is not the user's.
     """
     with transaction.atomic():
-        project = Project.objects.filter(slots=slot_id).first()
-        if project is None:
-            raise LeaseLost(slot_id)
-        lock_person(project=project, user=user)
-        slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
-        reopen(slot)
+        slot = _give_back(slot_id, token, user)
         waiting = list(
             Slot.objects.select_for_update(no_key=True, skip_locked=True)
             .filter(pair=slot.pair_id, state=SlotState.OPEN)
             .order_by("pk")
         )
-        for one, place in zip(
-            waiting, new_places(project=project, count=len(waiting)), strict=True
-        ):
+        places = new_places(project=slot.project, count=len(waiting))
+        for one, place in zip(waiting, places, strict=True):
             one.place, one.priority = place, 0
         Slot.objects.bulk_update(waiting, ["place", "priority"])
         _unmeet(slot, user)
+
+
+def _give_back(slot_id: int, token: int, user: User) -> Slot:
+    """Reopen a slot at its holder's wish, and keep the person locked."""
+    project = Project.objects.filter(slots=slot_id).first()
+    if project is None:
+        raise LeaseLost(slot_id)
+    lock_person(project=project, user=user)
+    slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
+    reopen(slot)
+    return slot
 
 
 def _unmeet(slot: Slot, user: User) -> None:
