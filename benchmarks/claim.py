@@ -88,15 +88,10 @@ def fill(pairs: int) -> int:
 
     Ten pairs share a turn, as when ten answers were drawn for each.
     """
+    from annotation.models import Project
+
     sql("TRUNCATE auth_user, annotation_project, annotation_producer CASCADE")
-    sql(
-        """INSERT INTO annotation_project (name, slug, overlap, overlap_limit,
-             lease_seconds, is_paused, confirm_step_order, guideline,
-             guideline_version, queue_tail, created_at)
-           VALUES ('b', 'b', 2, 2, 600, false, false, '', 1, %(tail)s, now())""",
-        tail=2 * pairs,
-    )
-    ((project,),) = sql("SELECT id FROM annotation_project")
+    project = Project.objects.create(name="b", slug="b", queue_tail=2 * pairs).pk
     sql(
         """INSERT INTO annotation_sample (project_id, external_id, scenario, situation,
              status, split, return_comment, meta, content_hash, created_at, updated_at)
@@ -120,13 +115,14 @@ def fill(pairs: int) -> int:
     )
     sql(
         """INSERT INTO annotation_slot
-             (project_id, pair_id, ordinal, round, priority, place, state, token)
+             (project_id, pair_id, ordinal, round, priority, place, state, token,
+              is_ahead)
            SELECT %(project)s, id, ordinal, 1, 0,
-             row_number() OVER (ORDER BY id, ordinal), 'open', 0
+             row_number() OVER (ORDER BY id, ordinal), 'open', 0, false
            FROM annotation_pair, generate_series(1, 2) ordinal""",
         project=project,
     )
-    return int(project)
+    return project
 
 
 def make_people(count: int) -> list[int]:
