@@ -77,19 +77,20 @@ class RetentionForm(forms.ModelForm):  # type: ignore[type-arg] # no [] at run t
     class Meta:
         model = Retention
         fields = ("keep_last", "keep_best", "is_automatic")
-        labels = {
-            "keep_last": _("Newest of each run"),
-            "keep_best": _("Best of each run"),
-            "is_automatic": _("Remove by itself whenever a run ends"),
-        }
-        help_texts = {
-            "keep_last": _("At least one, so that a run can be resumed."),
-            "keep_best": _("By held-out truth, loss or AUC, whichever its kind has."),
-            "is_automatic": "",
-        }
+        labels = {"is_automatic": _("Remove by itself whenever a run ends")}
 
-    keep_last = forms.IntegerField(min_value=1, max_value=1000)
-    keep_best = forms.IntegerField(min_value=0, max_value=1000)
+    keep_last = forms.IntegerField(
+        min_value=1,
+        max_value=1000,
+        label=_("Newest of each run"),
+        help_text=_("At least one, so that a run can be resumed."),
+    )
+    keep_best = forms.IntegerField(
+        min_value=0,
+        max_value=1000,
+        label=_("Best of each run"),
+        help_text=_("By held-out truth, loss or AUC, whichever its kind has."),
+    )
 
 
 licence_identifier = RegexValidator(

@@ -106,6 +106,8 @@ def test_removing_takes_files_only_and_says_so_on_the_pages(client, project, tar
     first, _, last = steps(run, 1, 2, 3)
     page = client.get("/p/cakes/checkpoints/retention/").content.decode()
     assert "Nothing to remove" in page  # the default keeps three of each run
+    assert "Newest of each run" in page
+    assert "so that a run can be resumed" in page
     client.post("/p/cakes/checkpoints/retention/", {"keep_last": 1, "keep_best": 0})
     answer = client.get("/p/cakes/checkpoints/retention/")
     assert "2 checkpoints would lose their files" in answer.content.decode()
