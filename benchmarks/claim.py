@@ -268,8 +268,8 @@ def refill(project: int) -> int:
     return project
 
 
-def work(user: int, start: float, seconds: float, results: Any) -> None:
-    """Claim and judge as one person until the time is over."""
+def work(user: int, all_here: Any, seconds: float, results: Any) -> None:
+    """Claim and judge as one person until the time is over; all begin together."""
     set_up(DATABASE, create=False)
     from django.contrib.auth.models import User
 
@@ -277,7 +277,8 @@ def work(user: int, start: float, seconds: float, results: Any) -> None:
     from annotation.models import Project
 
     person, project = User.objects.get(pk=user), Project.objects.get()
-    time.sleep(max(0.0, start - time.time()))
+    all_here.wait(timeout=300)
+    start = time.time()
     count, claiming, cpu = 0, 0.0, time.process_time()
     while time.time() < start + seconds:
         before = time.perf_counter()
@@ -301,9 +302,9 @@ def measure_throughput(pairs: int, processes: int, seconds: float) -> None:
     connection.close()
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    start = time.time() + 2 + processes
+    all_here = context.Barrier(processes)
     crew = [
-        context.Process(target=work, args=(user, start, seconds, results))
+        context.Process(target=work, args=(user, all_here, seconds, results))
         for user in people
     ]
     for process in crew:
