@@ -15,6 +15,7 @@ from training.models import (
     Metric,
     Promotion,
     Proposal,
+    Retention,
     Run,
     RunInput,
     RunNote,
@@ -121,3 +122,16 @@ class IterationAdmin(Lookup):
     list_filter = ["state", "project"]
     list_select_related = ["project", "created_by"]
     inlines = [IterationStepInline]
+
+
+@admin.register(IterationStep)
+class IterationStepAdmin(Lookup):
+    list_display = ["__str__", "state", "run"]
+    list_filter = ["state", "name"]
+    list_select_related = ["iteration", "run"]
+
+
+@admin.register(Retention)
+class RetentionAdmin(Lookup):
+    list_display = ["project", "keep_last", "keep_best", "is_automatic"]
+    list_select_related = ["project"]

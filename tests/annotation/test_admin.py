@@ -27,9 +27,12 @@ from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
 from training.models import (
     Checkpoint,
+    Iteration,
+    IterationStep,
     Metric,
     Promotion,
     Proposal,
+    Retention,
     Run,
     RunInput,
     RunNote,
@@ -86,6 +89,16 @@ def make_one_of_everything():
     Promotion.objects.create(
         project=project, checkpoint=checkpoint, promoted_by=rita, reason="Better."
     )
+    iteration = Iteration.objects.create(
+        project=project,
+        number=1,
+        recipes={},
+        wanted_judgments=10,
+        wanted_settled=80,
+        created_by=rita,
+    )
+    IterationStep.objects.create(iteration=iteration, name="draw")
+    Retention.objects.create(project=project)
     now = timezone.now()
     Metric.objects.create(run=run, name="loss", step=1, value=1.0, at=now)
     RunSample.objects.create(run=run, step=1, prompt="Hi.", text="Ho.", event_offset=1)

@@ -219,7 +219,7 @@ def _settings_of(last: Iteration | None) -> dict[str, object]:
         "wanted_settled": last.wanted_settled,
         "automatic": [
             each.name
-            for each in last.steps.all()
+            for each in sorted(last.steps.all(), key=lambda step: step.pk)
             if each.is_automatic and each.name != StepName.JUDGE
         ],
     }
