@@ -33,11 +33,17 @@ def next_pair(page: Page, before: str) -> str:
     return ready(page)
 
 
-def soon(check, seconds: float = 5.0) -> None:
-    """Wait until ``check()`` holds: decisions are sent behind the person's back."""
+def soon(check, *, page: Page | None = None, seconds: float = 15.0) -> None:
+    """Wait until ``check()`` holds: decisions are sent behind the person's back.
+
+    With ``page`` its requests that go through this process come through meanwhile.
+    """
     end = time.monotonic() + seconds
     while not check() and time.monotonic() < end:
-        time.sleep(0.02)
+        if page:
+            page.wait_for_timeout(20)
+        else:
+            time.sleep(0.02)
     assert check()
 
 
@@ -45,8 +51,8 @@ def in_seconds(seconds: int) -> datetime:
     return timezone.now() + timedelta(seconds=seconds)
 
 
-def decided(count: int) -> None:
-    soon(lambda: Judgment.objects.current().count() == count)
+def decided(count: int, *, page: Page | None = None) -> None:
+    soon(lambda: Judgment.objects.current().count() == count, page=page)
 
 
 def marked(page: Page) -> list[str]:
@@ -412,7 +418,7 @@ def test_on_a_slow_line_every_decision_arrives_once_and_in_order(sign_in, projec
         if key == "0":
             page.keyboard.press("Enter")
         pair = next_pair(page, pair)
-    decided(4)
+    decided(4, page=page)
     page.unroute_all()
     found = Judgment.objects.order_by("pk").values_list("pair", "verdict")
     assert list(found) == list(zip(seen, [1, 0, 1, 0], strict=True))
