@@ -28,7 +28,7 @@ from kombu.exceptions import OperationalError
 from actions.definitions import DefinitionError
 from actions.json_values import JSONError
 from annotation.contexts import context_to_json
-from annotation.drafting import Content, document_of, existing_contexts
+from annotation.drafting import Content, clean, document_of, existing_contexts
 from annotation.models import Draft, ThinkingContext
 from training.launching import current_policy
 from training.manifests import NotWholeError, read_whole
@@ -188,7 +188,7 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
             timeout=ANSWER_SECONDS,
         )
         if ended.returncode == 0:
-            return str(json.loads(ended.stdout)["text"]), ""
+            return clean(str(json.loads(ended.stdout)["text"])), ""
     except subprocess.TimeoutExpired:
         return "", _("The policy took longer than %(n)s seconds.") % {
             "n": ANSWER_SECONDS

@@ -122,10 +122,10 @@ def open_slot(pair: Pair) -> Pair:
 
 
 def without_numbers(page: str) -> str:
-    """Leave out what differs between any two showings: keys, tokens, the nonce."""
+    """Leave out what differs between any two showings: keys, tokens, signatures."""
     page = re.sub(r'(csrfmiddlewaretoken" value=|X-CSRFToken": )"[^"]*"', "", page)
     page = re.sub(r'name="(slot|token)" value="\d+"', "", page)
-    page = re.sub(r'name="since" value="[^"]*"', "", page)
+    page = re.sub(r'name="(since|proof)" value="[^"]*"', "", page)
     return re.sub(r'data-[a-z-]+="[\d.:TZ+-]*"|/context/\d+/', "", page)
 
 

@@ -186,6 +186,14 @@ def test_a_program_that_fails_says_its_last_line_to_the_person(client, draft):
     assert "Ask again" in page
 
 
+def test_what_the_database_cannot_keep_is_left_out(draft):
+    proposal = proposing.ask_proposal(
+        draft=draft, content=CONTENT, turn=1, user=make_user("lena")
+    )
+    program = "import json, sys; json.dump({'text': 'A\\0B'}, sys.stdout)"
+    assert answered(proposal, program).text == "AB"
+
+
 def test_a_broken_checkpoint_is_not_run(draft):
     proposal = proposing.ask_proposal(
         draft=draft, content=CONTENT, turn=1, user=make_user("lena")
