@@ -100,6 +100,7 @@ def test_double_press_counts_once(sign_in, project):
              new KeyboardEvent("keydown", { key: "1", bubbles: true })) }"""
     )
     next_pair(page, pair)
+    decided(1)
     page.wait_for_timeout(300)
     assert Judgment.objects.count() == 1
 

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from annotation.models import Judgment, Project
 from tests.browser.stage import fill
-from tests.browser.test_judging import next_pair, ready
+from tests.browser.test_judging import next_pair, ready, soon
 from tests.cast import make_judgment, make_pair, make_project, make_user
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -81,6 +81,7 @@ def test_a_notice_is_closed_by_keyboard_and_does_not_stop_judging(sign_in, proje
     expect(notice).to_have_count(0)
     page.keyboard.press("1")
     next_pair(page, pair)
+    soon(lambda: Judgment.objects.count() == 21, page=page)
     assert Judgment.objects.count() == 21
     expect(notice).to_have_count(0)
     page.reload()
