@@ -581,9 +581,13 @@ def test_without_facts_only_the_score_is_watched_and_it_says_so(tmp_path, toy, j
     )
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    "method",
+    [{"method": "full"}, {"method": "lora"}, {"optimizer": "muon"}],
+    ids=["full", "lora", "muon"],
+)
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path, toy, method):
-    settings = {"consistency_source": "oracle", "learning_rate": 1e-3, "method": method}
+    settings = {"consistency_source": "oracle", "learning_rate": 1e-3, **method}
     assert run_policy(tmp_path / "whole", toy, **settings) == 0
     half = tmp_path / "whole" / "checkpoints" / "step-000002"
     assert run_policy(tmp_path / "resumed", toy, resume=str(half), **settings) == 0

@@ -173,10 +173,10 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     refer_to_initial(run, trainer, place)
     optimizer = muon_and_adamw(
         learner.named_parameters(),
-        muon_rate=0.0,
+        muon_rate=recipe.muon_learning_rate,
         adamw_rate=recipe.learning_rate,
         weight_decay=0.0,
-        muon=False,
+        muon=recipe.optimizer == "muon" and recipe.method == "full",
     )
     if run.resume:
         if isinstance(learner, PeftModel):

@@ -791,6 +791,18 @@ class PolicyRecipe:
             choices=("full", "lora"),
         ),
     )
+    optimizer: str = field(
+        default="adamw",
+        metadata=_about(
+            "muon: Muon for hidden matrices, AdamW for the rest; adamw: AdamW for all.",
+            choices=("muon", "adamw"),
+            advanced=True,
+        ),
+    )
+    muon_learning_rate: float = field(
+        default=1e-3,
+        metadata=_about("Peak rate of the Muon part.", min=0.0, max=1.0, advanced=True),
+    )
     learning_rate: float = field(
         default=3e-4, metadata=_about("Peak rate of AdamW.", min=0.0, max=1.0)
     )
