@@ -354,6 +354,18 @@ def initial_policy(project: Project) -> Checkpoint | None:
     return newest.checkpoint if newest else None
 
 
+def newest_policy(project: Project) -> Checkpoint | None:
+    """Return the final checkpoint of the newest policy, promoted or not, if any."""
+    return (
+        Checkpoint.objects.filter(project=project, files_removed_at__isnull=True)
+        .policies()
+        .final()
+        .select_related("run")
+        .order_by("-pk")
+        .first()
+    )
+
+
 def newest_reward_model(project: Project) -> Checkpoint | None:
     """Return the final checkpoint of the newest finished reward run, if any."""
     return (

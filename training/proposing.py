@@ -30,7 +30,7 @@ from actions.json_values import JSONError
 from annotation.contexts import context_to_json
 from annotation.drafting import Content, clean, document_of, existing_contexts
 from annotation.models import Draft, ThinkingContext
-from training.launching import current_policy
+from training.launching import current_policy, newest_policy
 from training.manifests import NotWholeError, read_whole
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
 from training.supervising import program_environment
@@ -58,13 +58,14 @@ class ProposalRefused(Exception):
 def ask_proposal(*, draft: Draft, content: Content, turn: int, user: User) -> Proposal:
     """Ask the current policy for the response to ``turn`` (from 0) of the draft.
 
+    Where none is promoted yet, the newest one that finished its training is asked.
     ``content`` is the draft as the page has it, saved or not. A proposal that is still
     on its way for this draft is asked for no longer. Raises ProposalRefused.
     """
-    policy = current_policy(draft.project)
+    policy = current_policy(draft.project) or newest_policy(draft.project)
     if policy is None:
         raise ProposalRefused(
-            _("No policy has been promoted in this project yet: there is none to ask.")
+            _("No policy has been trained in this project yet: there is none to ask.")
         )
     document = _document(draft, content, turn)
     with transaction.atomic():

@@ -9,7 +9,12 @@ from django.utils import timezone
 
 from annotation.models import Draft, Sample
 from tests.cast import make_project, make_user, sign_in
-from tests.training.conftest import make_policy, make_project_with_samples, make_run
+from tests.training.conftest import (
+    make_checkpoint,
+    make_policy,
+    make_project_with_samples,
+    make_run,
+)
 from training import proposing
 from training.launching import promote
 from training.models import Proposal
@@ -157,10 +162,21 @@ def test_says_why_there_is_nothing_to_propose(client, draft, changes, message):
     assert not Proposal.objects.exists()
 
 
-def test_without_a_promoted_policy_there_is_none_to_ask(client):
+def test_without_a_policy_there_is_none_to_ask(client):
     draft = make_draft(make_project())
     sign_in(client, make_user("lena"))
-    assert "No policy has been promoted" in propose(client, draft).content.decode()
+    assert "No policy has been trained" in propose(client, draft).content.decode()
+
+
+def test_before_the_first_promotion_the_newest_finished_policy_is_asked():
+    project = make_project_with_samples()
+    make_policy(project)
+    newest = make_policy(project)
+    make_checkpoint(make_run(project=project), is_final=False)
+    proposal = proposing.ask_proposal(
+        draft=make_draft(project), content=CONTENT, turn=1, user=make_user("lena")
+    )
+    assert proposal.checkpoint == newest
 
 
 def test_a_page_without_scripts_is_whole(client, draft):
