@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 
 import pytest
+from django.utils import translation
 
 from config import engines
 
@@ -24,3 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if SERVERS in config.stash:
         config.stash[SERVERS].close()
+
+
+@pytest.fixture(autouse=True)
+def english():
+    """Begin every test in English: a request in Chinese leaves its thread Chinese."""
+    translation.deactivate()
+    yield
+    translation.deactivate()
