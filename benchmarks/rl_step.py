@@ -49,10 +49,15 @@ from training.engine import policy, sft
 from training.engine.conversations import Encoder, sample_from_json
 from training.engine.generation import Sampling
 from training.engine.measuring import ask
-from training.engine.models import Place, build_small_model, load_policy, prepare
+from training.engine.models import (
+    Place,
+    build_small_model,
+    fit_vocabulary,
+    load_policy,
+    prepare,
+)
 from training.engine.optimizing import muon_and_adamw, trapezoid
 from training.engine.recipes import PolicyRecipe, SftRecipe
-from training.engine.reward import fit_vocabulary
 from training.engine.rewards import Rewards
 from training.engine.rollouts import Rollouts
 from training.engine.rundir import RunDirectory, run_program

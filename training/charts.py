@@ -49,6 +49,11 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
     RunKind.REWARD: (
         Chart(_("Loss"), _("nats"), ("loss", "loss/*", "*_loss"), smooth=True),
         Chart(
+            _("Pairs in the right order"),
+            _("share, preference models"),
+            ("accuracy", "held_out/accuracy"),
+        ),
+        Chart(
             _("Balanced order quads"),
             _("held out, share right"),
             ("held_out/quads/*/accuracy",),

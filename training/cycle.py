@@ -252,7 +252,7 @@ def reward_forecasts(project: Project, bad_recall: float) -> list[Forecast]:
         Checkpoint.objects.filter(
             project=project, is_final=True, run__state=RunState.FINISHED
         )
-        .reward_models()
+        .consistency_models()
         .order_by("-pk")
         .values_list("run__snapshot__counts", "manifest__metrics")[:30]
     )

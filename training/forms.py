@@ -16,6 +16,7 @@ from training.exporting import UNKNOWN_LICENCE
 from training.figures import capitalized
 from training.launching import INPUTS, default_inputs
 from training.models import (
+    ENSEMBLE,
     LEAVES_A_POLICY,
     SHORT,
     Checkpoint,
@@ -247,7 +248,12 @@ class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg] # no []
 
 def _choosable(project: Project, role: str) -> Any:
     every = Checkpoint.objects.filter(project=project, files_removed_at__isnull=True)
-    kinds = every.reward_models() if role == InputRole.REWARD else every.policies()
+    if role == InputRole.PREFERENCE:
+        kinds = every.preference_models()
+    elif role in ENSEMBLE:
+        kinds = every.consistency_models()
+    else:
+        kinds = every.policies()
     return kinds.select_related("run").defer("manifest").order_by("-pk")
 
 

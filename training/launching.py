@@ -17,6 +17,8 @@ from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_jso
 from training.hints import send_hint_on_commit
 from training.manifests import NotWholeError, read_whole
 from training.models import (
+    ENSEMBLE,
+    JUDGES,
     LEARNS_FROM_JUDGMENTS,
     LEAVES_A_POLICY,
     Checkpoint,
@@ -73,6 +75,20 @@ INPUTS: dict[str, tuple[Takes, ...]] = {
             InputRole.REWARD,
             False,
             _("Scores the answers; only the oracle as consistency source needs none."),
+        ),
+        Takes(
+            InputRole.REWARD_2,
+            False,
+            _("Judges beside the first: the lowest score of all counts."),
+        ),
+        Takes(InputRole.REWARD_3, False, _("Judges beside the first two.")),
+        Takes(
+            InputRole.PREFERENCE,
+            False,
+            _(
+                "Scores answers of tasks that are neither action nor reasoning tasks; "
+                "a reward run that judges “preference” makes one."
+            ),
         ),
     ),
     RunKind.PREFERENCE: (
@@ -258,11 +274,21 @@ def _problems_with_inputs(
             continue
         if checkpoint.project_id != project.pk:
             problems[role] = gettext("This checkpoint belongs to another project.")
-        elif (checkpoint.run.kind == RunKind.REWARD) != (role == InputRole.REWARD):
+        elif (checkpoint.run.kind == RunKind.REWARD) != (role in JUDGES):
             found = checkpoint.run.get_kind_display()
             problems[role] = gettext(
                 "Not what this takes: it comes from a run “%(kind)s”."
             ) % {"kind": found}
+        elif role in ENSEMBLE and checkpoint.judges == "preference":
+            problems[role] = gettext(
+                "This is a preference model, which scores an answer by itself. "
+                "Here one is needed that judges consistency with a label."
+            )
+        elif role == InputRole.PREFERENCE and checkpoint.judges == "consistency":
+            problems[role] = gettext(
+                "This model judges consistency with a label. Here a preference model "
+                "is needed, which scores an answer by itself."
+            )
         else:
             try:
                 read_whole(
@@ -272,6 +298,25 @@ def _problems_with_inputs(
                 problems[role] = gettext("It is not whole on disk: %(why)s.") % {
                     "why": error.why
                 }
+    return problems | _problems_with_ensemble(inputs)
+
+
+def _problems_with_ensemble(inputs: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """Return what keeps several reward models from judging together."""
+    problems: dict[str, str] = {}
+    chosen: dict[Checkpoint, str] = {}
+    for role in ENSEMBLE:
+        checkpoint = inputs.get(role)
+        if checkpoint is None:
+            continue
+        if role != InputRole.REWARD and InputRole.REWARD not in inputs:
+            problems[role] = gettext("Choose the first reward model before another.")
+        elif checkpoint in chosen:
+            problems[role] = gettext(
+                "This is the %(role)s already: models that judge together must differ."
+            ) % {"role": chosen[checkpoint]}
+        else:
+            chosen[checkpoint] = str(role.label).lower()
     return problems
 
 
@@ -367,15 +412,15 @@ def newest_policy(project: Project) -> Checkpoint | None:
 
 
 def newest_reward_model(project: Project) -> Checkpoint | None:
-    """Return the final checkpoint of the newest finished reward run, if any."""
-    return (
-        Checkpoint.objects.filter(project=project)
-        .reward_models()
-        .final()
-        .select_related("run")
-        .order_by("-pk")
-        .first()
-    )
+    """Return the final checkpoint of the newest reward run for consistency, if any."""
+    every = Checkpoint.objects.filter(project=project).consistency_models()
+    return every.final().select_related("run").order_by("-pk").first()
+
+
+def newest_preference_model(project: Project) -> Checkpoint | None:
+    """Return the final checkpoint of the newest reward run for preference, if any."""
+    every = Checkpoint.objects.filter(project=project).preference_models()
+    return every.final().select_related("run").order_by("-pk").first()
 
 
 def default_inputs(project: Project, kind: str) -> dict[str, Checkpoint]:
@@ -386,11 +431,12 @@ def default_inputs(project: Project, kind: str) -> dict[str, Checkpoint]:
         InputRole.POLICY: None if kind == RunKind.SFT else policy,
         InputRole.INITIAL: initial,
         InputRole.REWARD: newest_reward_model(project),
+        InputRole.PREFERENCE: newest_preference_model(project),
     }
     return {
         takes.role.value: checkpoint
         for takes in INPUTS[kind]
-        if (checkpoint := known[takes.role]) is not None
+        if (checkpoint := known.get(takes.role)) is not None
     }
 
 

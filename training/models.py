@@ -249,8 +249,18 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
         return self.filter(run__kind__in=LEAVES_A_POLICY)
 
     def reward_models(self) -> CheckpointQuerySet:
-        """Return the checkpoints that judge."""
+        """Return the checkpoints that judge: consistency, or preference."""
         return self.filter(run__kind=RunKind.REWARD)
+
+    def consistency_models(self) -> CheckpointQuerySet:
+        """Return the reward models that compare an answer with its label."""
+        return self.reward_models().filter(
+            ~Q(run__recipe__judges="preference") | Q(run__recipe__judges__isnull=True)
+        )
+
+    def preference_models(self) -> CheckpointQuerySet:
+        """Return the reward models that score an answer by itself."""
+        return self.reward_models().filter(run__recipe__judges="preference")
 
     def final(self) -> CheckpointQuerySet:
         """Return the checkpoints runs ended with, by their programs' word.
@@ -305,6 +315,13 @@ class Checkpoint(models.Model):
         return reverse("training:checkpoint", args=[self.project.slug, self.pk])
 
     @property
+    def judges(self) -> str:
+        """What a reward model judges, "consistency" or "preference"; else empty."""
+        if self.run.kind != RunKind.REWARD:
+            return ""
+        return str(self.run.recipe.get("judges", "consistency"))
+
+    @property
     def directory(self) -> Path:
         """The model directory with its ``manifest.json``."""
         return Path(settings.DATA_DIR) / self.path
@@ -341,6 +358,14 @@ class InputRole(models.TextChoices):
     POLICY = "policy", _("Policy")
     INITIAL = "initial", _("Initial policy")
     REWARD = "reward", _("Reward model")
+    REWARD_2 = "reward-2", _("Second reward model")
+    REWARD_3 = "reward-3", _("Third reward model")
+    PREFERENCE = "preference", _("Preference model")
+
+
+# The roles of the reward models that judge consistency, together if there are several.
+ENSEMBLE = (InputRole.REWARD, InputRole.REWARD_2, InputRole.REWARD_3)
+JUDGES = (*ENSEMBLE, InputRole.PREFERENCE)
 
 
 class RunInput(models.Model):
@@ -350,7 +375,7 @@ class RunInput(models.Model):
     checkpoint = models.ForeignKey(
         Checkpoint, on_delete=models.PROTECT, related_name="run_inputs"
     )
-    role = models.CharField(max_length=8, choices=InputRole.choices)
+    role = models.CharField(max_length=10, choices=InputRole.choices)
 
     class Meta:
         constraints = [

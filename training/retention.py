@@ -38,7 +38,11 @@ from training.models import (
 # The figure of a manifest that tells the best, by kind of run, and whether more is better.
 MEASURES: dict[str, tuple[tuple[str, bool], ...]] = {
     RunKind.SFT: (("held_out_loss", False), ("loss", False)),
-    RunKind.REWARD: (("judged/auc", True), ("quads/unseen/accuracy", True)),
+    RunKind.REWARD: (
+        ("judged/auc", True),
+        ("quads/unseen/accuracy", True),
+        ("accuracy", True),
+    ),
     RunKind.POLICY: (("truth", True), ("rm_score", True)),
     RunKind.PREFERENCE: (("truth", True), ("held_out/accuracy", True)),
 }

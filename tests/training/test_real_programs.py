@@ -111,6 +111,46 @@ def test_preferences_are_learned_from_what_was_drawn(project):
         assert Metric.objects.filter(run=run, name="margin").exists()
 
 
+def test_a_policy_learns_from_two_reward_models_and_a_preference_model(project):
+    policy = run_through(project, "sft", MICRO).checkpoints.get(is_final=True)
+    lena = make_user("lena")
+    for sample in project.samples.filter(split="")[:2]:
+        make_judgment(make_pair(turn=sample.turns.first(), slots=1), lena, 0)
+    small = {"threads": 1, "device": "cpu", "steps": 2, "evaluate_turns": 2}
+    small |= {"backbone": "scratch", "width": 16, "layers": 1, "heads": 1}
+    first, second, preference = (
+        run_through(
+            project, "reward", {**small, **recipe}, policy=policy
+        ).checkpoints.get(is_final=True)
+        for recipe in ({}, {"seed": 2}, {"judges": "preference"})
+    )
+    run = run_through(
+        project,
+        "policy",
+        {
+            "steps": 1,
+            "prompts_per_step": 1,
+            "responses_per_prompt": 2,
+            "max_new_tokens": 6,
+            "evaluate_every": 1,
+            "held_out_samples": 1,
+            "gate_override": "Only a test.",
+            "threads": 1,
+            "device": "cpu",
+        },
+        **{
+            "policy": policy,
+            "reward": first,
+            "reward-2": second,
+            "preference": preference,
+        },
+    )
+    misses = run.result["gate"]["misses"]
+    assert any(why.startswith("reward-2: ") for why in misses)
+    manifest = run.checkpoints.get(is_final=True).manifest
+    assert {first.digest, second.digest, preference.digest} <= set(manifest["parents"])
+
+
 def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
     run = launching.start_run(
         project=project,

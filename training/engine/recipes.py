@@ -385,6 +385,16 @@ class RewardRecipe:
     """
 
     seed: int = field(default=1, metadata=_SEED)
+    judges: str = field(
+        default="consistency",
+        metadata=_about(
+            "consistency: whether an answer says the same as its label; preference: one "
+            "score of an answer by itself, for other tasks, from judged answers to one "
+            "turn (Bradley–Terry). A preference model uses none of the settings of "
+            "layout, labels, derived pairs and threshold.",
+            choices=("consistency", "preference"),
+        ),
+    )
     steps: int = field(
         default=300,
         metadata=_about("Optimiser steps.", min=1, max=10_000_000, unit="steps"),

@@ -23,6 +23,8 @@ Departures from the paper, because its form learned shortcuts in small trials
 60 % of the pairs derived from written samples (other wordings, balanced quads, one or
 several errors put in) beside 40 % judged answers. All are recipe settings.
 
+With ``judges`` "preference" it is another model that is trained: ``ranking``.
+
 Input ``policy`` is the backbone (an SFT checkpoint). Data: ``train`` and ``held_out``
 samples, ``judgments``. The RM is tested on judged pairs of the split "held-out" and on
 pairs derived from held-out samples, never on what it was trained on.
@@ -47,9 +49,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -60,13 +59,14 @@ from transformers import (
 from actions.grammar import FormatError
 from training.engine.conversations import Sample, lengths_summary, read_samples
 from training.engine.derived import UNKNOWN, Example, Source, example
-from training.engine.models import Place, build_small_model, prepare
+from training.engine.models import Place, fit_vocabulary, load_backbone, prepare
 from training.engine.optimizing import (
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
     trapezoid,
 )
+from training.engine.ranking import train_preference_model
 from training.engine.recipes import RewardRecipe
 from training.engine.rundir import (
     Ending,
@@ -89,7 +89,6 @@ from training.engine.scoring import (
     save_reward_model,
 )
 from training.engine.speed import Work, matrix_rate
-from training.engine.tokens import add_tags, load_tokenizer
 from training.engine.verdicts import (
     Verdict,
     auc,
@@ -442,6 +441,8 @@ def figures(
 
 def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     """Train on ``run``; the last checkpoint's manifest has the held-out figures."""
+    if recipe.judges == "preference":
+        return train_preference_model(run, recipe)
     started = time.monotonic()
     place = prepare(recipe)
 
@@ -606,45 +607,6 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
 def _auc(values: Mapping[str, object]) -> float:
     value = values.get("judged/auc")
     return value if isinstance(value, float) else -1.0
-
-
-def load_backbone(
-    path: Path, recipe: RewardRecipe, place: Place, *, scratch: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return a two-output classifier in fp32 and its tokenizer, tags included.
-
-    ``path`` is a policy (its vocabulary head is dropped) or an RM to go on with. From
-    scratch, only its tokenizer is used.
-    """
-    tokenizer = load_tokenizer(str(path))
-    add_tags(tokenizer)
-    if scratch:
-        small = build_small_model(
-            tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads
-        )
-        small.config.num_labels = 2
-        build = AutoModelForSequenceClassification.from_config
-        classifier = build(small.config)  # type: ignore[no-untyped-call]
-        classifier.base_model.load_state_dict(small.base_model.state_dict())
-    else:
-        classifier = AutoModelForSequenceClassification.from_pretrained(
-            str(path),
-            num_labels=2,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    return classifier.to(place.device), tokenizer
-
-
-def fit_vocabulary(
-    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Give the classifier rows for the tokens the packer added."""
-    embeddings = cast(nn.Embedding, classifier.get_input_embeddings())
-    if len(tokenizer) > embeddings.num_embeddings:
-        classifier.resize_token_embeddings(len(tokenizer))
-    classifier.config.pad_token_id = tokenizer.pad_token_id
 
 
 class Watch(TrainerCallback):

@@ -40,9 +40,9 @@ from training.launching import (
     promote,
 )
 from training.models import (
+    JUDGES,
     LEAVES_A_POLICY,
     Checkpoint,
-    InputRole,
     Promotion,
     Run,
     RunInput,
@@ -51,8 +51,8 @@ from training.models import (
 )
 from training.retention import plan_removal, remove_files, retention_of
 from training.views.runs import (
-    NEXT_STAGES,
     all_of,
+    next_kinds,
     parents_of,
     recipe_lines,
 )
@@ -176,9 +176,7 @@ def _checkpoint_page(
         "form": form,
         "refusal": refusal,
         "export_form": export_form or ExportForm(),
-        "next_stages": [
-            (kind, role) for kind, role in NEXT_STAGES[found.run.kind] if role
-        ],
+        "next_stages": [(kind, role) for kind, role in next_kinds(found.run) if role],
     }
     return render(
         request,
@@ -200,7 +198,7 @@ def _children(checkpoint: Checkpoint) -> list[tuple[Run, str, str]]:
 def _judgments_learned(checkpoint: Checkpoint) -> int:
     """Count the judgments behind a checkpoint: its own, or its reward model's."""
     of_reward_models = RunInput.objects.filter(
-        run=checkpoint.run, role=InputRole.REWARD
+        run=checkpoint.run, role__in=JUDGES
     ).values_list("checkpoint__run__snapshot", flat=True)
     snapshots = [checkpoint.run.snapshot_id, *of_reward_models]
     return (

@@ -524,12 +524,19 @@ def _step_times(run: Run) -> list[dict[str, object]]:
     return parts
 
 
+def next_kinds(run: Run) -> tuple[tuple[RunKind, InputRole | None], ...]:
+    """Return what usually comes after a run: kinds, and what its checkpoint is there."""
+    if run.kind == RunKind.REWARD and run.recipe.get("judges") == "preference":
+        return ((RunKind.POLICY, InputRole.PREFERENCE),)
+    return NEXT_STAGES[run.kind]
+
+
 def _next_stages(run: Run, checkpoints: list[Checkpoint]) -> list[dict[str, str]]:
     final = next((c for c in checkpoints if c.is_final), None)
     if not run.is_final or (final is None and run.state != RunState.FINISHED):
         return []
     stages: list[dict[str, str]] = []
-    for kind, role in NEXT_STAGES[run.kind]:
+    for kind, role in next_kinds(run):
         url = reverse("training:run-new", args=[run.project.slug, kind])
         if role is not None and final is not None:
             url += f"?{role}={final.pk}"

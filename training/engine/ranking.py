@@ -1,0 +1,198 @@
+"""Train a preference model: a ``reward`` run whose recipe ``judges`` "preference".
+
+For tasks that no label and no rule can decide. One score s(x, y) of an answer y to a
+turn x with its history, trained so that of two answers to one turn the one that people
+accepted scores higher (Bradley and Terry 1952; Ouyang et al. 2022, equation 1):
+
+    loss = mean over pairs of −log σ(s(x, c) − s(x, b))
+
+with c judged consistent and b not. Where nothing was judged consistent the label stands
+for c, as in ``preference``, whose pairs and order these are. Only differences mean
+something: the score has no zero, so a run that mixes kinds of tasks normalises each.
+
+The model is the policy's backbone with one output, read at the last token; any program
+that loads a Hugging Face sequence classifier can use it (``preferring``).
+
+Departure: Ouyang et al. rank K answers and average over all pairs of a prompt at once;
+here the pairs of a step come from any turns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from training.engine.conversations import Encoder
+from training.engine.models import (
+    Place,
+    fit_vocabulary,
+    load_backbone,
+    longest_input,
+    prepare,
+)
+from training.engine.optimizing import (
+    load_optimizer,
+    muon_and_adamw,
+    save_optimizer,
+    trapezoid,
+)
+from training.engine.preference import Course, Row, read_questions
+from training.engine.recipes import PreferenceRecipe, RewardRecipe
+from training.engine.rundir import Ending, RunDirectory, RunError, step_random
+
+CHUNK = 32  # rows computed at once for the held-out figures
+TELL_EVERY = 10  # steps between metric events
+
+
+def scores(
+    model: PreTrainedModel, rows: Sequence[Row], pad: int, place: Place
+) -> Tensor:
+    """Return the score of each prompt and answer, (B,)."""
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros_like(ids)
+    for line, (prompt, answer) in enumerate(rows):
+        ids[line, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
+        mask[line, : len(prompt) + len(answer)] = 1
+    with place.autocast():
+        logits: Tensor = model(
+            input_ids=ids.to(place.device), attention_mask=mask.to(place.device)
+        ).logits
+    return logits[:, 0].float()
+
+
+def ranking_loss(accepted: Tensor, rejected: Tensor) -> Tensor:
+    """Return the mean loss of the pairs, of the two scores of each, (B,) and (B,)."""
+    return functional.softplus(rejected - accepted).mean()
+
+
+def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
+    """Train on ``run``; the last checkpoint's manifest has the held-out figures."""
+    started = time.monotonic()
+    place = prepare(recipe)
+    model, tokenizer = load_backbone(
+        run.resume or run.need_input("policy"),
+        recipe,
+        place,
+        scratch=recipe.backbone == "scratch" and run.resume is None,
+        outputs=1,
+    )
+    fit_vocabulary(model, tokenizer)
+    pad = cast(int, tokenizer.pad_token_id)
+
+    # Data: of each turn every rejected answer, beside one that was accepted.
+    pairing = PreferenceRecipe(
+        seed=recipe.seed, objective="dpo", examples_per_step=recipe.pairs_per_step
+    )
+    questions, held_out = read_questions(
+        run, pairing, Encoder(tokenizer), longest_input(model, recipe.max_tokens)
+    )
+    course = Course(pairing, questions)
+    tests = [
+        row
+        for question in held_out
+        for good in question.good
+        for bad in question.bad
+        for row in ((question.prompt, good), (question.prompt, bad))
+    ]
+    run.log(f"{len(course.pairs)} pairs to learn from, {len(tests) // 2} held out")
+    if not tests:
+        run.log("no held-out pair: nothing says how good the model is", "warning")
+
+    optimizer = muon_and_adamw(
+        model.named_parameters(),
+        muon_rate=recipe.muon_learning_rate,
+        adamw_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        muon=recipe.optimizer == "muon",
+    )
+    first = 0
+    resumed = run.manifest("resume")
+    if run.resume and resumed:
+        first = resumed.step
+        load_optimizer(optimizer, run.resume / "trainer")
+    schedule = trapezoid(
+        optimizer,
+        first=first,
+        steps=recipe.steps,
+        warmup=recipe.warmup_steps,
+        decay_share=recipe.decay_share,
+    )
+
+    def test(step: int) -> dict[str, object]:
+        """Return how often, and by how much, the accepted answer scores higher."""
+        if not tests:
+            return {}
+        model.eval()  # type: ignore[no-untyped-call]
+        with torch.inference_mode():
+            found = torch.cat(
+                [
+                    scores(model, tests[i : i + CHUNK], pad, place)
+                    for i in range(0, len(tests), CHUNK)
+                ]
+            )
+        above = found[0::2] - found[1::2]
+        told: dict[str, object] = {
+            "accuracy": float((above > 0).float().mean()),
+            "margin": float(above.mean()),
+            "loss": float(functional.softplus(-above).mean()),
+            "pairs": len(above),
+        }
+        run.metrics(step, {f"held_out/{name}": value for name, value in told.items()})
+        return told
+
+    def save(step: int, final: bool = False) -> dict[str, object]:
+        told = test(step)
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            (folder / "trainer").mkdir()
+            save_optimizer(optimizer, folder / "trainer")
+
+        run.save_checkpoint(
+            step, write, kind="reward", recipe=recipe, metrics=told, final=final
+        )
+        return told
+
+    step, since, told_at = first, time.monotonic(), first
+    while step < recipe.steps and not run.stop_requested:
+        model.train()
+        torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(62))
+        found = scores(model, course.at(step).rows, pad, place)
+        loss = ranking_loss(found[0::2], found[1::2])
+        if not torch.isfinite(loss):
+            raise RunError(f"step {step + 1}", "a finite loss", f"{float(loss)}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(
+            model.parameters(), recipe.clip_norm or float("inf")
+        )
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        step += 1
+        run.progress(step, recipe.steps)
+        if step % TELL_EVERY == 0 or step in (first + 1, recipe.steps):
+            values = {
+                "loss": float(loss),
+                "accuracy": float((found[0::2] > found[1::2]).float().mean()),
+                "gradient_norm": float(norm),
+                "seconds_per_step": (time.monotonic() - since) / (step - told_at),
+            }
+            run.metrics(step, values)
+            since, told_at = time.monotonic(), step
+        if step < recipe.steps and step % recipe.checkpoint_every == 0:
+            save(step)
+        elif step < recipe.steps and step % recipe.evaluate_every == 0:
+            test(step)
+    done = step >= recipe.steps
+    figures = {**save(step, final=done), "steps": step}
+    figures["seconds"] = round(time.monotonic() - started, 1)
+    return Ending("finished" if done else "stopped", figures)
