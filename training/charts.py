@@ -100,6 +100,13 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         ),
         Chart(_("Entropy"), _("nats per token"), ("entropy",)),
         Chart(_("Clip ratio"), _("share of tokens"), ("clip_ratio", "clip_ratio/*")),
+        Chart(_("Critic"), _("loss of its values"), ("critic/loss",), smooth=True),
+        Chart(
+            _("Explained variance"),
+            _("what the critic knew beforehand, at most 1"),
+            ("critic/explained_variance",),
+        ),
+        Chart(_("Value"), _("the critic's mean over all tokens"), ("critic/value",)),
         Chart(_("Cut off"), _("share of responses"), ("cut_off",), smooth=True),
         Chart(_("Held-out share"), "", ("heldout/format", "heldout/rm_accepted")),
     ),

@@ -22,6 +22,7 @@ SPELLED = {
     "lora": "LoRA",
     "auc": "AUC",
     "ece": "ECE",
+    "gae": "GAE",
     "rm": "RM",
 }
 
@@ -47,6 +48,7 @@ PARTS = [
     "consistency",
     "count",
     "cut_off",
+    "critic",
     "current",
     "derived",
     "distinct",
@@ -54,6 +56,7 @@ PARTS = [
     "entropy",
     "errors",
     "evaluation",
+    "explained_variance",
     "format",
     "format_errors",
     "format_score",

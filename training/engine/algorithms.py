@@ -4,7 +4,8 @@ One program, several methods. They differ in five places only, and each is a set
 named algorithm fills in those that the recipe leaves "as algorithm". With r the weighted
 rewards of the G responses to one prompt:
 
-    baseline     group    r − mean of the group
+    baseline     critic   what a learned critic expects of each token (``critic``)
+                 group    r − mean of the group
                  others   r − mean of the group's other responses
                  batch    r − mean of all responses of the step
     scale        group    divided by the standard deviation of the group
@@ -68,6 +69,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "reinforce++": Algorithm("batch", "batch", "response", "reward"),
     "rloo": Algorithm("others", "none", "constant", "reward"),
+    "ppo": Algorithm("critic", "batch", "token", "reward"),
 }
 
 # Our words for a loss, in TRL's.

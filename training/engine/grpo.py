@@ -7,6 +7,7 @@ the rewards are replaced by those of ``algorithms``, which knows more methods.
 from __future__ import annotations
 
 import time
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -18,8 +19,11 @@ from training.engine.algorithms import (
     token_advantages,
     weighted,
 )
+from training.engine.critic import Critic, Drawn, payments, standardized
 from training.engine.prefixes import can_share, shared_logprobs
 from training.engine.rollouts import Rollouts
+
+SIDES = ("prompt", "completion")
 
 
 def given_reward(reward: list[float | None], **_: object) -> list[float | None]:
@@ -31,8 +35,10 @@ class SharedPromptTrainer(GRPOTrainer):
     """GRPO that computes the prompt of a group once (``prefixes``).
 
     Everything else is TRL's. Several processes, pictures and models that cannot take
-    the mask keep TRL's own way.
+    the mask keep TRL's own way. ``critic`` is PPO's.
     """
+
+    critic: Critic | None = None
 
     def _generate_and_score_completions(
         self, inputs: list[dict[str, object]]
@@ -63,6 +69,8 @@ class SharedPromptTrainer(GRPOTrainer):
             rows = [row for group in rollouts.groups for row in rollouts.credit(group)]
             padded = [row + [0.0] * (width - len(row)) for row in rows]
             return torch.tensor(padded, device=device)
+        if self.critic is not None:
+            return self._by_critic(self.critic, rollouts, output)
         first = self.accelerator.process_index * count
         rewards = self._everywhere(rollouts.rewards_table().to(device))
         weights: tuple[float, ...] = rollouts.weights
@@ -85,6 +93,35 @@ class SharedPromptTrainer(GRPOTrainer):
             each_normalized=recipe.normalize_each,
         )
         return found[first : first + count]
+
+    def _by_critic(
+        self, critic: Critic, rollouts: Rollouts, output: dict[str, object]
+    ) -> Tensor:
+        """Return the advantage of each token, (B, T); the critic learns from the draw."""
+        started = time.monotonic()
+        figures, step = rollouts.figures, rollouts.first + self.state.global_step
+        ids, mask = (
+            torch.cat([cast(Tensor, output[f"{part}_{name}"]) for part in SIDES], 1)
+            for name in ("ids", "mask")
+        )
+        own = cast(Tensor, output["completion_mask"]) * cast(
+            Tensor, output["tool_mask"]
+        )
+        away = torch.zeros(own.shape, device=own.device)
+        if rollouts.algorithm.divergence == "reward":
+            away, own = self._divergence(output)
+            figures["kl"] = float(away.sum() / own.sum().clamp(min=1))
+        paid = torch.zeros_like(away)
+        episodes = [episode for group in rollouts.groups for episode in group]
+        for row, episode in enumerate(episodes):
+            paid[row, : len(episode.ids)] = torch.tensor(payments(rollouts, episode))
+        found = critic.advantages(Drawn(ids, mask, own), paid, away, figures)
+        if step < rollouts.recipe.critic_warmup_steps:
+            found = torch.zeros_like(found)
+        elif rollouts.algorithm.scale == "batch":
+            found = standardized(found, own)
+        figures["seconds/critic"] = time.monotonic() - started
+        return found
 
     def _everywhere(self, rows: Tensor) -> Tensor:
         """Return the rows of all processes, padded to equal widths."""

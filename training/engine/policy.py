@@ -11,7 +11,7 @@ each gets a reward
 and an advantage: how much better it is than the others. The policy's tokens are pushed
 along their advantages, clipped as in PPO, and held near the initial policy. Baseline,
 scale, averaging of the loss and place of the divergence are those of ``algorithm``
-(``algorithms``: GRPO, Dr. GRPO, DAPO, REINFORCE++, RLOO). Consistency is what the reward model (RM) says of
+(``algorithms``: GRPO, Dr. GRPO, DAPO, REINFORCE++, RLOO; PPO with a learned ``critic``). Consistency is what the reward model (RM) says of
 (label response, sampled response), or with ``consistency_source`` "oracle" the demo's
 truth, as the upper bound of any RM.
 
@@ -57,6 +57,7 @@ from training.engine.adapters import adapters, load_adapters, merged, save_adapt
 from training.engine.algorithms import TRL_LOSS, algorithm_of
 from training.engine.backends import check_backend
 from training.engine.conversations import Encoder, read_samples
+from training.engine.critic import load_critic
 from training.engine.generation import Sampling
 from training.engine.grpo import SharedPromptTrainer, given_reward
 from training.engine.held_out import (
@@ -171,6 +172,10 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     trainer = make_trainer(run, recipe, model, tokenizer, rollouts, place, first)
     learner = trainer.accelerator.unwrap_model(trainer.model)
     refer_to_initial(run, trainer, place)
+    if algorithm_of(recipe).baseline == "critic":
+        if trainer.accelerator.num_processes > 1:
+            raise RunError("recipe: `algorithm`", "one process with ppo", "several")
+        trainer.critic = load_critic(run, recipe, tokenizer, place)
     optimizer = muon_and_adamw(
         learner.named_parameters(),
         muon_rate=recipe.muon_learning_rate,
@@ -200,6 +205,8 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
             (folder / "trainer").mkdir()
             save_optimizer(optimizer, folder / "trainer")
             save_progress(folder / "trainer", step, looks)
+            if trainer.critic is not None:
+                trainer.critic.save(folder / "trainer")
             if isinstance(learner, PeftModel):
                 save_adapters(learner, folder / "trainer")
 
@@ -404,11 +411,14 @@ class Watch(TrainerCallback):
         """Split the seconds of a step; what is left of it is update."""
         parts = dict.fromkeys(("generation", "scoring", "reference"), 0.0)
         if self.drew:  # else it learned again from responses drawn before
-            parts = {n: self.rollouts.figures[f"seconds/{n}"] for n in parts}
+            spent = self.rollouts.figures
+            parts = {n: spent[f"seconds/{n}"] for n in parts}
+            if "seconds/critic" in spent:
+                parts["critic"] = spent["seconds/critic"]
         parts["update"] = whole - sum(parts.values())
         self.spent = {"seconds/update": parts["update"]}
         for name, value in parts.items():
-            self.seconds[name] += value
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
 
     def _show(self, step: int) -> None:
         """Show the first and the last response of a group with their rewards."""
@@ -475,6 +485,15 @@ def check_settings(recipe: PolicyRecipe) -> None:
             "deviation, the divergence in the loss",
             f"unit with {recipe.algorithm}",
         )
+    if (recipe.algorithm == "ppo") != (algorithm.baseline == "critic"):
+        expected = "as algorithm: ppo has its critic"
+        raise RunError("recipe: `baseline`", expected, recipe.baseline)
+    if recipe.algorithm == "ppo" and algorithm.scale == "group":
+        expected = "batch or none: the critic, not the group, is what ppo compares with"
+        raise RunError("recipe: `advantage_scale`", expected, "group")
+    if recipe.algorithm == "ppo" and recipe.normalize_each:
+        expected = "off: the critic learns the rewards as they are"
+        raise RunError("recipe: `normalize_each`", expected, "on")
     if recipe.evaluate_every % recipe.updates_per_draw:
         raise RunError(
             "recipe: `evaluate_every`",

@@ -48,6 +48,32 @@ def shared_logprobs(
     ``input_ids`` and ``attention_mask`` are (B, P + keep): prompts padded on the left,
     responses on the right. Padding gets zeros.
     """
+    hidden, where = shared_states(model, input_ids, attention_mask, keep)
+    of, before, owner, column, token = where
+    # Equal responses share their places: the head computes each place once.
+    places, which = torch.unique(
+        torch.stack([of, before, token]), dim=1, return_inverse=True
+    )
+    of, before, token = places.unbind(0)
+    head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
+    logits = head(hidden[of, before]).float() / temperature
+    normal = logits.log_softmax(-1)
+    chosen = normal.gather(1, token[:, None]).squeeze(1)
+    entropy = -(normal.exp() * normal).sum(-1)
+    empty = torch.zeros((input_ids.shape[0], keep), device=input_ids.device)
+    return (
+        empty.index_put((owner, column), chosen[which]),
+        empty.index_put((owner, column), entropy[which]),
+    )
+
+
+def shared_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, keep: int
+) -> tuple[Tensor, Tensor]:
+    """Return the hidden states of the shared rows, (rows, length, H), and where each
+    response token is, (5, tokens): its row and the position it is predicted from there;
+    its line and column among the last ``keep`` columns; and its id.
+    """
     rows, owners = _share(input_ids, attention_mask, keep)
     length = max(len(row.ids) for row in rows)
     device = input_ids.device
@@ -69,23 +95,7 @@ def shared_logprobs(
     hidden = model.base_model(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state
-    where = torch.tensor(owners, device=device)  # (tokens, 5)
-    of, before, owner, column, token = where.unbind(1)
-    # Equal responses share their places: the head computes each place once.
-    places, which = torch.unique(
-        torch.stack([of, before, token]), dim=1, return_inverse=True
-    )
-    of, before, token = places.unbind(0)
-    head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
-    logits = head(hidden[of, before]).float() / temperature
-    normal = logits.log_softmax(-1)
-    chosen = normal.gather(1, token[:, None]).squeeze(1)
-    entropy = -(normal.exp() * normal).sum(-1)
-    empty = torch.zeros((input_ids.shape[0], keep), device=device)
-    return (
-        empty.index_put((owner, column), chosen[which]),
-        empty.index_put((owner, column), entropy[which]),
-    )
+    return hidden, torch.tensor(owners, device=device).T
 
 
 class _Row:

@@ -606,7 +606,7 @@ class PolicyRecipe:
         metadata=_about(
             "The published method (docs/methods.md): grpo; grpo by token (its loss over "
             "all tokens, silent groups dropped); dr_grpo (no bias by length or spread); "
-            "dapo; reinforce++; rloo.",
+            "dapo; reinforce++; rloo; ppo (with a learned critic).",
             choices=(
                 "grpo by token",
                 "grpo",
@@ -614,6 +614,7 @@ class PolicyRecipe:
                 "dapo",
                 "reinforce++",
                 "rloo",
+                "ppo",
             ),
         ),
     )
@@ -925,6 +926,67 @@ class PolicyRecipe:
             "updates; clipping matters from 2).",
             min=1,
             max=64,
+            advanced=True,
+        ),
+    )
+    critic_start: str = field(
+        default="policy",
+        metadata=_about(
+            "Whose weights ppo's critic starts from; its output starts at zero.",
+            choices=("policy", "reward model"),
+            advanced=True,
+        ),
+    )
+    critic_learning_rate: float = field(
+        default=1e-3,
+        metadata=_about(
+            "Rate of AdamW for ppo's critic.", min=0.0, max=1.0, advanced=True
+        ),
+    )
+    critic_updates: int = field(
+        default=4,
+        metadata=_about(
+            "Optimiser steps of ppo's critic on one set of drawn responses.",
+            min=1,
+            max=1000,
+            advanced=True,
+        ),
+    )
+    critic_warmup_steps: int = field(
+        default=0,
+        metadata=_about(
+            "First steps in which only ppo's critic learns.",
+            min=0,
+            max=1_000_000,
+            unit="steps",
+            advanced=True,
+        ),
+    )
+    gae_lambda: float = field(
+        default=0.95,
+        metadata=_about(
+            "How far ppo's advantages look ahead: 1 believes the rewards, 0 the critic.",
+            min=0.0,
+            max=1.0,
+            advanced=True,
+        ),
+    )
+    discount: float = field(
+        default=1.0,
+        metadata=_about(
+            "By how much ppo values a reward less for each token it is away (gamma).",
+            min=0.0,
+            max=1.0,
+            advanced=True,
+        ),
+    )
+    value_clip_range: float = field(
+        default=0.2,
+        metadata=_about(
+            "How far a value may move within one set of drawn responses before ppo's "
+            "critic stops gaining from it; 0 does not clip.",
+            min=0.0,
+            max=100.0,
             advanced=True,
         ),
     )

@@ -82,12 +82,14 @@ class Episode:
         """
         values: list[float | None] = [getattr(r, kind) for r in self.rewarded]
         known = [value for value in values if value is not None]
-        if not known:
-            return None
-        turns = len(known)
-        if self.world is not None:
+        return sum(known) / self.counted(kind) if known else None
+
+    def counted(self, kind: str) -> int:
+        """Return over how many turns the mean reward of a kind is taken."""
+        turns = sum(getattr(r, kind) is not None for r in self.rewarded)
+        if turns and self.world is not None:
             turns += len(self.world.sample.turns) - len(self.rewarded)
-        return sum(known) / turns
+        return turns
 
     @property
     def completion(self) -> float | None:

@@ -1,0 +1,395 @@
+"""PPO's critic: advantages and losses against their definitions, and whole micro runs."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engine.micro import (
+    events,
+    make_run,
+    micro_tokenizer,
+    save_micro_policy,
+)
+from tests.engine.test_policy import (
+    CPU,
+    GOOD,
+    answer_with_labels,
+    judge,  # noqa: F401
+    make_rollouts,
+    normal_row,
+    result,
+    run_policy,
+    save_judge,
+    toy,  # noqa: F401
+)
+from training.engine.algorithms import SMALL
+from training.engine.critic import (
+    Critic,
+    Drawn,
+    _classifier,
+    advantages_of,
+    explained_variance,
+    load_critic,
+    payments,
+    standardized,
+    value_loss,
+)
+from training.engine.recipes import PolicyRecipe
+from training.engine.rewards import Rewarded
+from training.engine.rundir import RunDirectory, RunError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def gae(rewards, values, own, discount=1.0, keep=0.95):
+    return advantages_of(
+        torch.tensor([rewards]),
+        torch.tensor([values]),
+        torch.tensor([own]),
+        discount,
+        keep,
+    )[0].tolist()
+
+
+# Advantages
+
+
+def test_advantages_are_those_of_the_paper_by_hand():
+    """γ = 0.5, λ = 0.5: δ = (−1, 0.5, −1), A₃ = δ₃, A₂ = δ₂ + A₃/4, A₁ = δ₁ + A₂/4."""
+    found = gae([0.0, 1.0, 2.0], [2.0, 2.0, 3.0], [1, 1, 1], 0.5, 0.5)
+    assert found == pytest.approx([-1 + 0.25 * 0.25, 0.5 - 0.25, -1.0])
+
+
+def definition(rewards, values, discount, keep):
+    """Schulman et al. 2016, (16) as in its definition (14): the weighted mean of all
+    n-step advantages, the last of which takes the weight of all that are longer.
+    """
+    size, found = len(rewards), []
+    ends = [*values, 0.0]
+    for t in range(size):
+        steps = [
+            sum(discount ** (i - t) * rewards[i] for i in range(t, t + n))
+            + discount**n * ends[t + n]
+            - values[t]
+            for n in range(1, size - t + 1)
+        ]
+        weights = [(1 - keep) * keep**n for n in range(len(steps) - 1)]
+        weights.append(keep ** (len(steps) - 1))
+        found.append(sum(w * a for w, a in zip(weights, steps, strict=True)))
+    return found
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("keep", [0.0, 0.7, 1.0])
+def test_advantages_are_the_weighted_mean_of_n_step_ones_over_own_tokens(
+    discount, keep
+):
+    rng = random.Random(1)
+    own = [0, 1, 1, 0, 0, 1, 0, 1, 1, 0]
+    rewards, values = ([rng.uniform(-1, 1) for _ in own] for _ in range(2))
+    mine = [i for i, o in enumerate(own) if o]
+    expected = dict.fromkeys(range(len(own)), 0.0) | dict(
+        zip(
+            mine,
+            definition(
+                [rewards[i] for i in mine], [values[i] for i in mine], discount, keep
+            ),
+            strict=True,
+        )
+    )
+    found = gae(rewards, values, own, discount, keep)
+    assert found == pytest.approx(list(expected.values()), abs=1e-6)
+
+
+def test_what_others_wrote_changes_no_advantage():
+    own = [1, 1, 0, 0, 1]
+    found = gae([0.0, 0.5, 0.0, 0.0, 1.0], [0.3, 0.2, 0.0, 0.0, 0.6], own)
+    other = gae([0.0, 0.5, 9.0, -7.0, 1.0], [0.3, 0.2, 5.0, -5.0, 0.6], own)
+    assert found == other
+    shorter = gae([0.0, 0.5, 1.0], [0.3, 0.2, 0.6], [1, 1, 1])
+    assert [found[0], found[1], found[4]] == shorter
+
+
+def test_advantages_are_standardised_over_own_tokens():
+    found = torch.tensor([[1.0, 99.0, 2.0], [6.0, 3.0, 99.0]])
+    own = torch.tensor([[1, 0, 1], [1, 1, 0]])
+    middle, spread = 3.0, math.sqrt((4 + 1 + 9 + 0) / 3)
+    expected = [(v - middle) / (spread + SMALL) for v in (1, 3, 2, 6, 3, 3)]
+    rows = standardized(found, own)
+    assert rows.flatten().tolist() == pytest.approx(
+        [v * o for v, o in zip(expected, own.flatten().tolist(), strict=True)]
+    )
+
+
+# The critic's loss and figures
+
+
+def test_the_value_loss_is_the_worse_of_clipped_and_free():
+    """½ Σ max((V − R)², (V_old + clip(V − V_old, ±ε) − R)²) over own tokens."""
+    values = [0.0, 1.0, 1.0, -1.0, 5.0]
+    old = [0.0, 0.0, 0.0, 0.0, 0.0]
+    targets = [1.0, 2.0, 0.5, 1.0, 0.0]
+    own = [1, 1, 1, 1, 0]
+    free = [(v - r) ** 2 for v, r in zip(values, targets, strict=True)]
+    near = [(0.0 - 1) ** 2, (0.2 - 2) ** 2, (0.2 - 0.5) ** 2, (-0.2 - 1) ** 2, 0.04]
+    told = [torch.tensor([v]) for v in (values, old, targets, own)]
+    expected = 0.5 * sum(max(f, n) for f, n in zip(free[:4], near[:4], strict=True))
+    assert float(value_loss(*told, 0.2)) == pytest.approx(expected)
+    assert float(value_loss(*told, 0.0)) == pytest.approx(0.5 * sum(free[:4]))
+
+
+def test_a_value_that_has_moved_far_enough_towards_its_target_gets_no_gradient():
+    values = torch.tensor([[0.5, 0.1]], requires_grad=True)
+    old, targets = torch.zeros(1, 2), torch.ones(1, 2)
+    value_loss(values, old, targets, torch.ones(1, 2), 0.2).backward()
+    assert values.grad.tolist() == [[0.0, pytest.approx(-0.9)]]
+
+
+def test_explained_variance_is_one_for_all_known_and_zero_for_nothing():
+    targets = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    assert explained_variance(targets + 3, targets) == pytest.approx(1.0)
+    assert explained_variance(torch.zeros(4), targets) == pytest.approx(0.0)
+    assert explained_variance(-targets, targets) == pytest.approx(-3.0)
+    assert explained_variance(torch.zeros(4), torch.ones(4)) == 0.0
+    assert explained_variance(torch.zeros(0), torch.zeros(0)) == 0.0
+
+
+# Values
+
+
+def micro_critic(tmp_path, **recipe):
+    torch.manual_seed(0)
+    model = _classifier(save_micro_policy(tmp_path / "start"))
+    return Critic(PolicyRecipe(algorithm="ppo", **recipe), model, CPU)
+
+
+def drawn_of(prompts, completions, masks):
+    before, after = max(map(len, prompts)), max(map(len, completions))
+    ids = [
+        [0] * (before - len(p)) + p + c + [0] * (after - len(c))
+        for p, c in zip(prompts, completions, strict=True)
+    ]
+    seen = [
+        [0] * (before - len(p)) + [1] * (len(p) + len(c)) + [0] * (after - len(c))
+        for p, c in zip(prompts, completions, strict=True)
+    ]
+    own = [m + [0] * (after - len(m)) for m in masks]
+    return Drawn(torch.tensor(ids), torch.tensor(seen), torch.tensor(own))
+
+
+PROMPTS = [[5, 6, 7], [5, 6, 7], [8, 9, 10, 11]]
+COMPLETIONS = [[20, 21, 22, 23], [20, 21, 22, 23], [30, 31]]
+OWN = [[1, 0, 0, 1], [1, 0, 0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_value_is_of_the_text_before_its_token(tmp_path, monkeypatch, shared):
+    critic = micro_critic(tmp_path)
+    monkeypatch.setattr("training.engine.critic.can_share", lambda model: shared)
+    drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
+    values = critic.values(drawn)
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        for t in range(len(completion)):
+            before = torch.tensor([prompt + completion[:t]])
+            with torch.no_grad():
+                hidden = critic.model.base_model(input_ids=before).last_hidden_state
+                expected = critic.model.score(hidden[0, -1])
+            assert float(values[row, t]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_parts_of_a_draw_give_the_gradient_of_the_whole(tmp_path):
+    drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
+    weights = []
+    for size in (0, 1):
+        critic = micro_critic(
+            tmp_path / str(size), micro_batch=size, value_clip_range=0
+        )
+        critic.learn(drawn, critic.values(drawn), torch.ones(drawn.own.shape))
+        weights.append(critic.model.score.weight.detach())
+    assert torch.allclose(*weights, atol=1e-5)
+
+
+def test_the_critic_comes_to_know_what_follows(tmp_path):
+    """Two prompts, one of which earns 1 and the other −1."""
+    critic = micro_critic(tmp_path, value_clip_range=0, critic_updates=60)
+    drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
+    targets = torch.tensor([[1.0], [1.0], [-1.0]]).expand(drawn.own.shape)
+    old = critic.values(drawn)
+    critic.learn(drawn, old, targets)
+    found = critic.values(drawn)[drawn.own.bool()]
+    assert explained_variance(found, targets[drawn.own.bool()]) > 0.95
+
+
+# What tokens are paid
+
+
+def test_every_turn_is_paid_where_it_ends(monkeypatch):
+    row = normal_row()
+    rollouts = make_rollouts([row], algorithm="ppo", follow_actions=True)
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
+    episode = rollouts.respond(None, [rollouts.asked[0]], 0)[0][0]
+    turns = len(episode.answers)
+    assert turns > 1
+    episode.rewarded = [Rewarded(1.0, 1.0 / (i + 1)) for i in range(turns)]
+    paid = payments(rollouts, episode)
+    ends = [
+        start + len(given.sampled.ids) - 1
+        for start, given in zip(episode.starts, episode.answers, strict=True)
+    ]
+    assert [paid[end] for end in ends] == pytest.approx(
+        [(0.5 + 1.0 / (i + 1)) / turns for i in range(turns)]
+    )
+    assert [i for i, value in enumerate(paid) if value] == ends
+    assert all(episode.mask[end] for end in ends)
+    assert sum(paid) == pytest.approx(rollouts.reward(episode))
+
+
+def test_a_whole_task_is_paid_its_completion_at_the_end(monkeypatch):
+    row = normal_row()
+    rollouts = make_rollouts([row], algorithm="ppo", whole_tasks=True)
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
+    episode = rollouts.respond(None, [rollouts.asked[0]], 0)[0][0]
+    turns = len(row["turns"])
+    assert len(episode.answers) == turns
+    episode.rewarded = [Rewarded(1.0, 0.5)] * turns
+    paid = payments(rollouts, episode)
+    assert paid[len(episode.ids) - 1] == pytest.approx(1.0 / turns + 0.5)
+    # Cut short after its first turn: what was not reached is not paid.
+    episode.answers, episode.starts = episode.answers[:1], episode.starts[:1]
+    episode.rewarded = episode.rewarded[:1]
+    assert sum(payments(rollouts, episode)) == pytest.approx(1.0 / turns)
+
+
+# Whole runs
+
+SETTINGS = {
+    "algorithm": "ppo",
+    "consistency_source": "oracle",
+    "learning_rate": 1e-3,
+    "critic_updates": 2,
+}
+
+
+def tensors(folder, name):
+    return load_file(folder / "checkpoints" / name)
+
+
+def test_a_resumed_run_repeats_policy_critic_and_moments(tmp_path, toy):  # noqa: F811
+    assert run_policy(tmp_path / "whole", toy, **SETTINGS) == 0, result(
+        tmp_path / "whole"
+    )
+    half = tmp_path / "whole" / "checkpoints" / "step-000002"
+    assert run_policy(tmp_path / "resumed", toy, resume=str(half), **SETTINGS) == 0
+    for name in (
+        "model.safetensors",
+        "trainer/optimizer.safetensors",
+        "trainer/critic/model.safetensors",
+        "trainer/critic/optimizer.safetensors",
+    ):
+        start, whole, resumed = (
+            tensors(tmp_path / run, f"step-00000{step}/{name}")
+            for run, step in (("whole", 2), ("whole", 4), ("resumed", 4))
+        )
+        assert whole.keys() == resumed.keys()
+        assert any(not torch.equal(whole[key], start[key]) for key in whole)
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_the_figures_of_the_critic_are_told(tmp_path, toy):  # noqa: F811
+    assert run_policy(tmp_path, toy, method="lora", micro_batch=4, **SETTINGS) == 0
+    told = [e["values"] for e in events(tmp_path, "metrics")]
+    steps = [values for values in told if "critic/loss" in values]
+    assert len(steps) == 4
+    assert steps[0]["critic/value"] == 0.0  # the output starts at zero
+    assert steps[0]["critic/explained_variance"] == pytest.approx(0.0, abs=1e-5)
+    assert steps[-1]["critic/value"] > 0
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-4)
+    assert all(values["seconds/critic"] > 0 for values in steps)
+    assert result(tmp_path)["values"]["seconds/critic"] > 0
+
+
+def test_while_the_critic_warms_up_the_policy_stays(tmp_path, toy):  # noqa: F811
+    assert run_policy(tmp_path, toy, critic_warmup_steps=2, **SETTINGS) == 0
+    start, still, moved = (
+        tensors(tmp_path, f"step-00000{step}/model.safetensors") for step in (0, 2, 4)
+    )
+    assert all(torch.equal(start[name], still[name]) for name in start)
+    assert any(not torch.equal(start[name], moved[name]) for name in start)
+    before, after = (
+        tensors(tmp_path, f"step-00000{step}/trainer/critic/model.safetensors")
+        for step in (0, 2)
+    )
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_critic_starts_from_the_reward_model(tmp_path, toy):  # noqa: F811
+    settings = {**SETTINGS, "critic_start": "reward model", "steps": 1}
+    judged = save_judge(tmp_path / "judge", GOOD)
+    assert run_policy(tmp_path / "run", toy, judged, **settings) == 0, result(
+        tmp_path / "run"
+    )
+    theirs = load_file(judged / "model.safetensors")
+    critic = tensors(tmp_path / "run", "step-000000/trainer/critic/model.safetensors")
+    assert not critic.pop("score.weight").any()
+    assert all(torch.equal(critic[name], theirs[name]) for name in critic)
+
+
+def test_a_model_of_other_tokens_cannot_be_the_critic(tmp_path, toy):  # noqa: F811
+    other = save_micro_policy(tmp_path / "other")
+    path = other / "tokenizer.json"
+    told = json.loads(path.read_text())
+    vocabulary = told["model"]["vocab"]
+    one, two = sorted(vocabulary, key=vocabulary.get)[300:302]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    path.write_text(json.dumps(told))
+    run = RunDirectory(
+        make_run(tmp_path / "run", "policy", {}, {"policy": toy, "reward": other})
+    )
+    run.read()
+    recipe = PolicyRecipe(algorithm="ppo", critic_start="reward model")
+    with pytest.raises(RunError, match="tokens have other numbers"):
+        load_critic(run, recipe, micro_tokenizer(), CPU)
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"algorithm": "ppo", "baseline": "group"},
+            "recipe: `baseline`: expected as algorithm: ppo has its critic, found group",
+        ),
+        (
+            {"algorithm": "ppo", "advantage_scale": "group"},
+            "recipe: `advantage_scale`: expected batch or none: the critic, not the "
+            "group, is what ppo compares with, found group",
+        ),
+        (
+            {"algorithm": "ppo", "normalize_each": True},
+            "recipe: `normalize_each`: expected off: the critic learns the rewards as "
+            "they are, found on",
+        ),
+        (
+            {"algorithm": "ppo", "credit": "unit"},
+            "recipe: `credit`: expected response: by unit, advantages are those of the "
+            "group, scaled by its deviation, the divergence in the loss, found unit "
+            "with ppo",
+        ),
+    ],
+)
+def test_settings_that_ppo_cannot_follow_are_refused(tmp_path, toy, settings, message):  # noqa: F811
+    settings = {"consistency_source": "oracle", **settings}
+    assert run_policy(tmp_path, toy, **settings) == 1
+    assert result(tmp_path)["error"] == message
