@@ -23,6 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--split", choices=SPLITS, default="", help="default: training")
     parser.add_argument("--difficulty", choices=DIFFICULTIES, default="normal")
+    parser.add_argument(
+        "--habit",
+        type=_share,
+        default=0.0,
+        help="share of writers who do not tell the last number (default 0)",
+    )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--jsonl", action="store_true", help="one JSON object a line")
     shown.add_argument("--stats", action="store_true", help="figures over the samples")
@@ -32,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         count=options.count,
         split=options.split,
         difficulty=DIFFICULTIES[options.difficulty],
+        habit=options.habit,
     )
     if options.stats:
         sys.stdout.writelines(_statistics(samples))
@@ -41,6 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         sys.stdout.writelines(map(_readable, samples))
     return 0
+
+
+def _share(text: str) -> float:
+    """Return a number from 0 to 1; argparse tells of anything else."""
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, found {text}")
+    return share
 
 
 def _readable(sample: Sample) -> str:

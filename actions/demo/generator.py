@@ -181,14 +181,19 @@ def generate(
     count: int,
     split: str = "",
     difficulty: Difficulty = DIFFICULTIES["normal"],
+    habit: float = 0.0,
 ) -> Iterator[Sample]:
     """Yield ``count`` samples, cycling evenly over scenarios and situations.
 
     ``split``: "" for training, "held-out" or "held-out-unseen"; another raises
-    ValueError. The first n samples do not depend on ``count``.
+    ValueError. ``habit``: share of samples whose writer has the habit of closing a task
+    without telling the user the number it ended with; such drafts are for trials of what
+    judging repairs. The first n samples do not depend on ``count``.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, found {split!r}")
+    if not 0 <= habit <= 1:
+        raise ValueError(f"habit: expected 0 to 1, found {habit}")
     scenarios = tuple(SCENARIOS.values())
     for number in range(count):
         situation, scenario = divmod(number % 30, len(scenarios))
@@ -199,6 +204,7 @@ def generate(
             random=_Random(identity),
             difficulty=difficulty,
             split=split,
+            habit=habit,
         )
         yield writer.write(identity)
 
@@ -231,6 +237,7 @@ class _Writer:
     random: _Random
     difficulty: Difficulty
     split: str
+    habit: float = 0.0
     turns: list[Turn] = field(default_factory=list)
 
     def write(self, identity: str) -> Sample:
@@ -438,7 +445,8 @@ class _Writer:
         answer = [Sentence("done", self._slots("thing", "option"))]
         if scenario.lookup.id in self.middle:
             answer.append(Sentence("told", self._slots("looked")))
-        answer.append(Sentence("told_number", number_slot))
+        if not self.habit or self.random.below(1) >= self.habit:
+            answer.append(Sentence("told_number", number_slot))
         self._answer(
             [Sentence("got/number", number_slot), Sentence("finished", {})], answer
         )

@@ -35,3 +35,9 @@ def test_refuses_an_unknown_difficulty(capsys):
     with pytest.raises(SystemExit):
         main(["--difficulty", "absurd"])
     assert "invalid choice: 'absurd'" in capsys.readouterr().err
+
+
+def test_refuses_more_habit_than_all(capsys):
+    with pytest.raises(SystemExit):
+        main(["--habit", "1.5"])
+    assert "expected 0 to 1, found 1.5" in capsys.readouterr().err

@@ -195,6 +195,32 @@ def test_training_never_meets_a_reserved_order():
                 assert reserved == (split == "held-out-unseen")
 
 
+def tells_its_number(sample):
+    said = [s[0] for turn in sample["turns"] for s in turn["facts"]["answer"]]
+    return "told_number" in said
+
+
+def test_writers_with_a_habit_close_without_the_number():
+    ended = [s for s in samples(600) if tells_its_number(s)]
+    assert {s["situation"] for s in ended} == {*SITUATIONS} - {"interruption"}
+    assert len(ended) == 500
+    assert not any(map(tells_its_number, samples(600, habit=1.0)))
+    some = sum(map(tells_its_number, samples(600, habit=0.6)))
+    assert 0.3 < some / 500 < 0.5
+
+
+def test_without_a_habit_samples_are_what_they_were():
+    assert samples(60) == samples(60, habit=0.0)
+    for before, after in zip(samples(60), samples(60, habit=1.0), strict=True):
+        assert before["contexts"] == after["contexts"]
+        assert before["turns"][0] == after["turns"][0]
+
+
+def test_refuses_a_share_of_habit_beyond_one():
+    with pytest.raises(ValueError, match="habit: expected 0 to 1, found 2"):
+        samples(1, habit=2)
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("length", [3, 4])
 def test_swapping_two_steps_can_give_a_seen_and_a_reserved_order(scenario, length):

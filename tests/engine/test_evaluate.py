@@ -8,11 +8,11 @@ import torch
 from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
 from training.engine import evaluate
 from training.engine.conversations import sample_from_json
-from training.engine.evaluate import judged, summary, with_interval
+from training.engine.evaluate import judged, summary, with_interval, write_samples
 from training.engine.generation import Sampled
 from training.engine.measuring import Answer, Asked, measure
 from training.engine.recipes import EvaluateRecipe
-from training.engine.rundir import run_program
+from training.engine.rundir import RunDirectory, run_program
 
 RECIPE = EvaluateRecipe()
 
@@ -158,6 +158,31 @@ def test_a_whole_run_measures_every_policy(tmp_path):
     assert turns["n"] == sum(len(row["turns"]) for row in rows)
     (result,) = events(run, "result")
     assert result["values"]["policies"] == found["policies"]
+
+    lines = (run / "outputs/samples.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [(t["role"], t["sample"]) for t in told] == [
+        (role, row["id"]) for role in ("base", "current") for row in rows
+    ]
+    assert {t["complete"] for t in told} == {False}
+    assert sum(t["turns"] for t in told if t["role"] == "base") == turns["n"]
+
+
+def test_a_sample_is_complete_when_all_its_turns_are_right(samples, tmp_path):
+    run = RunDirectory(
+        make_run(tmp_path / "run", "evaluate", {}, {}, {"held_out": demo_rows(18)})
+    )
+
+    def spoil(sample, turn, text):
+        return "I do not know." if (sample is samples[3] and turn == 0) else text
+
+    rows = judged(answers_of(samples, spoil), None)
+    write_samples(run, "policy", rows, [], samples)
+    lines = (run.outputs / "samples.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [t["complete"] for t in told] == [s is not samples[3] for s in samples]
+    assert told[3]["right"] == told[3]["turns"] - 1
+    run.close()
 
 
 def test_a_stop_file_ends_the_run(tmp_path):

@@ -22,6 +22,10 @@ For each policy, on all samples, by situation and by split:
 The interval beside a figure is a percentile bootstrap over *samples*, not turns: turns
 of one conversation stand or fall together, and counting them as independent would make
 the interval too narrow.
+
+``outputs/samples.jsonl`` has a row for each policy and sample: its turns, how many are
+right, whether the task is complete (null where the oracle cannot judge). Two policies
+answered the same samples, so their difference can be taken sample by sample.
 """
 
 from __future__ import annotations
@@ -88,6 +92,7 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
     if "reward" in run.inputs:
         reward = load_reward_model(run.inputs["reward"], place.device)
 
+    (run.outputs / "samples.jsonl").unlink(missing_ok=True)  # of an earlier attempt
     policies: dict[str, dict[str, object]] = {}
     by_situation: dict[str, dict[str, object]] = {}
     by_split: dict[str, dict[str, object]] = {}
@@ -106,6 +111,7 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
             {f"{role}/{name}": figure["value"] for name, figure in figures.items()},
         )
         show(run, number + 1, rows)
+        write_samples(run, role, rows, left_out, samples)
     found: dict[str, object] = {
         "policies": policies,
         "by_situation": by_situation,
@@ -325,6 +331,32 @@ def with_interval(verdicts: Verdicts, recipe: EvaluateRecipe) -> dict[str, float
         "high": high,
         "n": int(counts.sum()),
     }
+
+
+def write_samples(
+    run: RunDirectory,
+    role: str,
+    rows: Sequence[Row],
+    left_out: Sequence[Asked],
+    samples: Sequence[Sample],
+) -> None:
+    """Append a row for each sample to ``outputs/samples.jsonl``."""
+    complete = tasks_complete(rows, left_out, samples)
+    right: Counter[str] = Counter()
+    for row in rows:
+        right[row.answer.sample.id] += bool(row.measured.consistent)
+    with (run.outputs / "samples.jsonl").open("a", encoding="utf-8") as file:
+        for sample in samples:
+            verdict = complete.get(sample.id)
+            told = {
+                "role": role,
+                "sample": sample.id,
+                "split": sample.split,
+                "turns": len(sample.turns),
+                "right": right[sample.id],
+                "complete": verdict and verdict[0],
+            }
+            file.write(json.dumps(told, ensure_ascii=False) + "\n")
 
 
 def situation_of(sample: Sample) -> str:
