@@ -48,18 +48,37 @@ def losses(folder):
     ]
 
 
+def launch(command, folder):
+    """Run a program as its starter does; return what it said."""
+    return subprocess.run(
+        [*command, str(folder)],
+        check=True,
+        timeout=240,
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONPATH": os.getcwd(),  # noqa: PTH109
+        },
+    ).stdout
+
+
+def launch_both(tmp_path, program, recipe, inputs, data):
+    """Run a recipe with one process and with two; return the two run directories."""
+    folders = []
+    for name, processes in (("one", 1), ("two", 2)):
+        settings = {**recipe, "processes": processes}
+        folder = make_run(tmp_path / name, program, settings, inputs, data)
+        launch(program_command(program, settings, folder), folder)
+        folders.append(folder)
+    return folders
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_losses_and_weights_of_one(tmp_path):
-    for name, processes in (("one", 1), ("two", 2)):
-        recipe = {**RECIPE, "processes": processes}
-        folder = make_run(tmp_path / name, "sft", recipe, None, data())
-        subprocess.run(
-            [*program_command("sft", recipe, folder), str(folder)],
-            check=True,
-            timeout=240,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},  # noqa: PTH109
-        )
-    one, two = tmp_path / "one", tmp_path / "two"
+    one, two = launch_both(tmp_path, "sft", RECIPE, None, data())
     assert losses(one) == [
         (step, name, pytest.approx(value, abs=1e-5))
         for step, name, value in losses(two)
@@ -100,6 +119,25 @@ def test_parts_cut_in_pieces_wait_for_a_gpu(tmp_path, monkeypatch):
     assert run_sft(tmp_path, {**RECIPE, "strategy": "fsdp2"}) == 1
     (result,) = events(tmp_path, "result")
     assert "`strategy`: expected ddp on a CPU, found 'fsdp2'" in result["error"]
+
+
+@pytest.mark.slow
+def test_weights_in_parts_give_the_losses_and_weights_of_one_process(tmp_path):
+    whole = {**RECIPE, "evaluate_turns": 1}
+    assert run_sft(tmp_path / "one", whole) == 0
+    parts = {**whole, "processes": 2, "strategy": "fsdp2"}
+    folder = make_run(tmp_path / "two", "sft", parts, None, data())
+    command = program_command("sft", parts, folder)[:-2]
+    said = launch([*command, "tests/engine/parts_on_cpu.py"], folder)
+    assert said.count("each holds (450, 32) of (900, 32)") == 2
+    start = load_file(folder / "checkpoints/step-000000/model.safetensors")
+    end = load_file(folder / END)
+    moved = max((start[n] - end[n]).abs().max().item() for n in start)
+    assert apart(tmp_path / "one", folder) < 1e-5 < 1e-3 < moved
+    assert losses(folder) == [
+        (step, name, pytest.approx(value, abs=1e-5))
+        for step, name, value in losses(tmp_path / "one")
+    ]
 
 
 def short_of_memory(monkeypatch, rows):

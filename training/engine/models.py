@@ -140,6 +140,9 @@ def save_policy(
     frame = ChatFrame.of(tokenizer)
     model.generation_config.eos_token_id = list(frame.stop_ids)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if weights is not None:  # gathered by name: tied ones came twice
+        own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        weights = {name: held for name, held in weights.items() if name in own}
     model.save_pretrained(str(folder), state_dict=weights)
     tokenizer.save_pretrained(str(folder))
 

@@ -7,9 +7,16 @@ and checkpoints (``rundir``); all compute.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import distributed
+
+from training.engine.rundir import RunError
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 def process_rank() -> int:
@@ -22,9 +29,43 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def share_of_step(setting: str, whole: int) -> int:
+    """Return each process's share of what a step learns from.
+
+    Raises ``RunError`` naming the setting where it does not divide among them.
+    """
+    alone, rest = divmod(whole, process_count())
+    if rest:
+        expected = f"a multiple of the {process_count()} processes"
+        raise RunError(f"recipe: `{setting}`", expected, str(whole))
+    return alone
+
+
+def own_part(items: Sequence[Item]) -> Sequence[Item]:
+    """Return the part of this process: as many in a row as the others have, or one
+    more or less.
+    """
+    count, rank = process_count(), process_rank()
+    return items[len(items) * rank // count : len(items) * (rank + 1) // count]
+
+
+def divided(
+    items: Sequence[Item], work: Callable[[Sequence[Item]], list[Found]]
+) -> list[Found]:
+    """Return ``work(items)``, each process doing its part and telling all the others.
+
+    What is found goes from one to another pickled. All have to ask.
+    """
+    if _alone():
+        return work(items)
+    parts: list[list[Found]] = [[] for _ in range(process_count())]
+    distributed.all_gather_object(parts, work(own_part(items)))
+    return [found for part in parts for found in part]
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Return whether the flag is up in any process; all of them have to ask."""
-    if process_count() == 1 or not distributed.is_initialized():
+    if _alone():
         return flag
     told = torch.tensor([int(flag)], device=device)
     distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
@@ -33,8 +74,12 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 def over_all(count: float, device: torch.device) -> float:
     """Return the sum of the counts of all processes; all of them have to ask."""
-    if process_count() == 1 or not distributed.is_initialized():
+    if _alone():
         return count
     told = torch.tensor([count], device=device, dtype=torch.float64)
     distributed.all_reduce(told)
     return float(told.item())
+
+
+def _alone() -> bool:
+    return process_count() == 1 or not distributed.is_initialized()

@@ -78,7 +78,12 @@ from training.engine.optimizing import (
     save_optimizer,
     trapezoid,
 )
-from training.engine.processes import any_process, over_all, process_count
+from training.engine.processes import (
+    any_process,
+    over_all,
+    process_count,
+    share_of_step,
+)
 from training.engine.recipes import SftRecipe
 from training.engine.rundir import (
     Ending,
@@ -97,18 +102,11 @@ COPIED_TOKENS = 128
 
 def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     """Train a policy on ``data.train``; see the module's docstring."""
-    sharded = recipe.strategy != "ddp" and process_count() > 1
-    if sharded and (recipe.optimizer, recipe.method) != ("adamw", "full"):
-        found = f"{recipe.optimizer} and {recipe.method} with {recipe.strategy}"
-        raise RunError("recipe: `optimizer`", "adamw, and all weights", found)
-    alone = recipe.conversations_per_step // process_count()
-    if alone * process_count() != recipe.conversations_per_step:
-        expected = f"a multiple of the {process_count()} processes"
-        found = str(recipe.conversations_per_step)
-        raise RunError("recipe: `conversations_per_step`", expected, found)
     place = prepare(recipe)
-    if sharded and place.device.type == "cpu":
-        raise RunError("recipe: `strategy`", "ddp on a CPU", repr(recipe.strategy))
+    sharded = recipe.strategy != "ddp" and process_count() > 1
+    if sharded:
+        check_sharding(recipe, place)
+    alone = share_of_step("conversations_per_step", recipe.conversations_per_step)
     approved = approved_answers(run) if recipe.judged_answers else {}
     samples = read_samples(run.need_data("train"))
     samples = with_wordings(samples, recipe, approved)
@@ -252,9 +250,10 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
                 }
             ),
             data_collator=course.collate,
-            optimizers=(optimizer, schedule),
             callbacks=[Watch(first, before, logged, after)],
         )
+        # Not at once: with weights in parts the trainer refuses to be given them.
+        trainer.optimizer, trainer.lr_scheduler = optimizer, schedule
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         if not sharded:
@@ -269,6 +268,18 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     values["turns_left_out"] = len(course.left_out)
     save(recipe.steps, values, final=True)
     return Ending("finished", values)
+
+
+def check_sharding(recipe: SftRecipe, place: Place) -> None:
+    """Raise ``RunError`` where weights cannot be cut in parts.
+
+    On a CPU accelerate would go on without a word, every process holding all of them.
+    """
+    if (recipe.optimizer, recipe.method) != ("adamw", "full"):
+        found = f"{recipe.optimizer} and {recipe.method} with {recipe.strategy}"
+        raise RunError("recipe: `optimizer`", "adamw, and all weights", found)
+    if place.device.type == "cpu":
+        raise RunError("recipe: `strategy`", "ddp on a CPU", repr(recipe.strategy))
 
 
 class PartsTrainer(SFTTrainer):

@@ -1,0 +1,36 @@
+"""Run ``sft`` with its weights in parts on CPUs: ``python parts_on_cpu.py RUN_DIR``.
+
+accelerate cuts weights on GPUs only, and on a CPU takes ``fsdp2`` for ``ddp`` without a
+word, though torch can do it there. This lifts its check and ours, and nothing else.
+"""
+
+import sys
+
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+
+from training.engine import sft
+from training.engine.recipes import SftRecipe
+from training.engine.rundir import run_program
+
+build = PartialState.__init__
+
+
+def build_as_if_on_gpus(self, *args, **settings):
+    build(self, *args, **settings)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+
+class Telling(sft.Watch):
+    def on_train_end(self, args, state, control, model=None, **others):
+        weight = next(model.parameters())
+        held, whole = tuple(weight.to_local().shape), tuple(weight.shape)
+        print("each holds", held, "of", whole)  # noqa: T201 - the test reads it
+
+
+if __name__ == "__main__":
+    PartialState.__init__ = build_as_if_on_gpus
+    sft.check_sharding = lambda recipe, place: None
+    sft.Watch = Telling
+    sys.exit(run_program("sft", SftRecipe, sft.train))
