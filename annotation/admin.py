@@ -173,8 +173,8 @@ class DraftAdmin(Lookup):
 
 @admin.register(Producer)
 class ProducerAdmin(Lookup):
-    list_display = ["run_id", "checkpoint_id", "policy_role", "step"]
-    list_filter = ["policy_role"]
+    list_display = ["id", "source", "run_id", "checkpoint_id", "policy_role", "step"]
+    list_filter = ["source", "policy_role"]
     search_fields = ["=run_id", "=checkpoint_id"]
 
 

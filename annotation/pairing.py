@@ -16,6 +16,7 @@ from annotation.models import (
     PairOrigin,
     PairSource,
     Producer,
+    ProducerSource,
     Project,
     SampledResponse,
     SampleStatus,
@@ -95,7 +96,7 @@ def pair_hash(label: str, sampled: str) -> str:
 def receive_responses(
     *,
     project: Project,
-    producer: ProducerFacts,
+    producer: ProducerFacts | None,
     responses: Iterable[ResponseRow],
     judge_malformed: bool = False,
     priority: int = 0,
@@ -104,7 +105,8 @@ def receive_responses(
 
     Idempotent: the same run, checkpoint, role, turn and index are taken in once. Equal
     texts for one turn are one pair with one set of slots, however often they were
-    sampled. An answer that equals the label is a pair nobody judges (source
+    sampled. Without a ``producer`` no policy answered: the demo's generator did, and
+    nothing that counts a policy's answers counts these. An answer that equals the label is a pair nobody judges (source
     ``identical``, outcome 1); so is one that breaks the grammar (source ``format``,
     outcome 0), unless ``judge_malformed`` sends those to people. Pairs of returned and
     retired samples get no slots until the sample is approved again.
@@ -120,16 +122,7 @@ def receive_responses(
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
                 [f"annotation.pairing {project.pk}"],
             )
-        made_by, _ = Producer.objects.get_or_create(
-            run_id=producer.run_id,
-            checkpoint_id=producer.checkpoint_id,
-            policy_role=producer.policy_role,
-            defaults={
-                "checkpoint_digest": producer.checkpoint_digest,
-                "step": producer.step,
-                "settings": dict(producer.settings),
-            },
-        )
+        made_by = _producer(producer)
         for rows in _batches(responses):
             answers = _keep_responses(project, made_by, rows, refused)
             pairs = _keep_pairs(project, answers, judge_malformed)
@@ -158,6 +151,21 @@ def receive_responses(
             priority=priority,
         )
     return Received(**counts, slots=slots, refused=tuple(refused))
+
+
+def _producer(facts: ProducerFacts | None) -> Producer:
+    if facts is None:
+        return Producer.objects.get_or_create(source=ProducerSource.DEMO)[0]
+    return Producer.objects.get_or_create(
+        run_id=facts.run_id,
+        checkpoint_id=facts.checkpoint_id,
+        policy_role=facts.policy_role,
+        defaults={
+            "checkpoint_digest": facts.checkpoint_digest,
+            "step": facts.step,
+            "settings": dict(facts.settings),
+        },
+    )[0]
 
 
 def _batches(rows: Iterable[ResponseRow]) -> Iterator[list[ResponseRow]]:

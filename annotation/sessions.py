@@ -25,6 +25,7 @@ from annotation.models import (
     Judgment,
     Pair,
     PolicyRole,
+    ProducerSource,
     Project,
     SampledResponse,
     Verdict,
@@ -245,6 +246,7 @@ def reveal(*, project: Project, session: Session) -> Revealed | None:
                 SampledResponse.objects.filter(origin__pair=decision.pair).order_by(
                     "producer", "index"
                 ),
+                source="producer__source",
                 role="producer__policy_role",
                 run="producer__run_id",
                 step="producer__step",
@@ -264,18 +266,21 @@ def reveal(*, project: Project, session: Session) -> Revealed | None:
     outcome, origins, others = facts
     return Revealed(
         decision=decision,
-        origins=tuple(
-            dict.fromkeys(
-                gettext("%(role)s, run %(run)s, step %(step)s")
-                % {**origin, "role": PolicyRole(origin["role"]).label}
-                for origin in origins
-            )
-        ),
+        origins=tuple(dict.fromkeys(map(_origin_in_words, origins))),
         others=tuple(str(Verdict(one["verdict"]).label) for one in others)
         if outcome is not None
         else (),
         is_settled=outcome is not None,
     )
+
+
+def _origin_in_words(origin: Mapping[str, Any]) -> str:
+    if origin["source"] != ProducerSource.POLICY:
+        return str(ProducerSource(origin["source"]).label)
+    return gettext("%(role)s, run %(run)s, step %(step)s") % {
+        **origin,
+        "role": PolicyRole(origin["role"]).label,
+    }
 
 
 def midnight_of(now: datetime) -> datetime:

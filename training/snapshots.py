@@ -24,6 +24,7 @@ from annotation.models import (
     Pair,
     PairOrigin,
     PairSource,
+    ProducerSource,
     Project,
     Sample,
     Verdict,
@@ -194,7 +195,9 @@ def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, object]
     """Yield one row per pair with an outcome, with all that led to it.
 
     ``differs`` holds the units that at least half of those who answered 0 marked.
-    ``producer`` is the first to have given this answer.
+    ``producer`` is the first policy to have given this answer. One that no policy gave,
+    only the demo's generator, has the source ``demo`` where it would have ``people``:
+    it can be learned from, and is no test of what policies answer.
     """
     pairs = (
         Pair.objects.settled()
@@ -218,8 +221,10 @@ def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, object]
         is_consistent = bool(pair.outcome)  # type: ignore[attr-defined] # by settled()
         judgments = list(pair.judgments.all())
         rows.judgments.extend(judgment.pk for judgment in judgments)
-        origins = list(pair.origins.all())
-        producer = origins[0].sampled_response.producer if origins else None
+        producers = [each.sampled_response.producer for each in pair.origins.all()]
+        policies = [each for each in producers if each.source == ProducerSource.POLICY]
+        producer = policies[0] if policies else None
+        is_of_demo = bool(producers) and not policies
         held_out = bool(sample.split) or is_held_out_for_reward(sample.external_id)
         split = "held-out" if held_out else "train"
         is_judged = pair.source == PairSource.PEOPLE
@@ -238,7 +243,7 @@ def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, object]
             "sampled": pair.sampled_text,
             "consistent": is_consistent,
             "differs": [] if is_consistent else _units_that_differ(pair, judgments),
-            "source": pair.source,
+            "source": "demo" if is_judged and is_of_demo else pair.source,
             "producer": producer
             and {
                 "run": producer.run_id,

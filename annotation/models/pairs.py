@@ -69,19 +69,29 @@ class PolicyRole(models.TextChoices):
     INITIAL = "initial", _("Initial policy")
 
 
+class ProducerSource(models.TextChoices):
+    POLICY = "policy", _("A policy")
+    DEMO = "demo", _("Demo generator, no policy")
+
+
 class Producer(models.Model):
-    """What sampled a response: one run's use of one checkpoint with one setting.
+    """What a response came from: one run's use of one checkpoint with one setting.
 
     ``run_id`` and ``checkpoint_id`` are the primary keys of ``training.Run`` and
     ``training.Checkpoint``; they are no foreign keys because the arrow of imports
-    points from ``training`` to here.
+    points from ``training`` to here. Both are null, and the rest empty, for the one
+    producer that is no policy: the demo's generator, whose answers give the first
+    people something to judge.
     """
 
-    run_id = models.BigIntegerField()
-    checkpoint_id = models.BigIntegerField(db_index=True)
-    checkpoint_digest = models.CharField(max_length=64)
-    step = models.PositiveIntegerField()
-    policy_role = models.CharField(max_length=8, choices=PolicyRole.choices)
+    source = models.CharField(
+        max_length=6, choices=ProducerSource.choices, default=ProducerSource.POLICY
+    )
+    run_id = models.BigIntegerField(null=True, blank=True)
+    checkpoint_id = models.BigIntegerField(null=True, blank=True, db_index=True)
+    checkpoint_digest = models.CharField(max_length=64, blank=True)
+    step = models.PositiveIntegerField(default=0)
+    policy_role = models.CharField(max_length=8, choices=PolicyRole.choices, blank=True)
     settings = models.JSONField(default=dict, blank=True)
 
     class Meta:
@@ -92,13 +102,31 @@ class Producer(models.Model):
                 fields=["run_id", "checkpoint_id", "policy_role"],
                 name="producer_checkpoint_once_per_run",
             ),
+            models.UniqueConstraint(
+                fields=["source"],
+                condition=Q(source="demo"),
+                name="producer_demo_once",
+            ),
             models.CheckConstraint(
-                condition=Q(policy_role__in=PolicyRole.values),
-                name="producer_policy_role_known",
+                condition=Q(
+                    source="policy",
+                    run_id__isnull=False,
+                    checkpoint_id__isnull=False,
+                    policy_role__in=PolicyRole.values,
+                )
+                | Q(
+                    source="demo",
+                    run_id__isnull=True,
+                    checkpoint_id__isnull=True,
+                    policy_role="",
+                ),
+                name="producer_is_a_policy_or_the_demo",
             ),
         ]
 
     def __str__(self) -> str:
+        if self.source == ProducerSource.DEMO:
+            return "the demo's generator"
         return f"run {self.run_id}, checkpoint {self.checkpoint_id}, step {self.step}"
 
 

@@ -1,4 +1,4 @@
-"""Write the demo project: approved samples, and one person per role."""
+"""Write the demo project: approved samples, one person per role, and what they do."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from actions.demo import generate
 from actions.demo.generator import Split
 from annotation.interchange import import_file
 from annotation.models import Membership, Project, Role
+from annotation.seeding import Cast, furnish
 
 NAME = "Demo: action tasks"
 SLUG = "demo"
@@ -30,6 +31,7 @@ SAMPLES: tuple[tuple[Split, int], ...] = (
     ("held-out", 60),
     ("held-out-unseen", 60),
 )
+FURNISHED = 30  # of these come the pairs that wait from the start
 
 
 class Command(BaseCommand):
@@ -42,9 +44,11 @@ class Command(BaseCommand):
     def handle(self, *, seed: int, **options: object) -> None:
         if Project.objects.filter(name=NAME).exists():
             raise CommandError(f'The project "{NAME}" is there already.')
-        project = Project.objects.create(name=NAME, slug=SLUG)
+        # Two people label: what they disagree on goes to the curator at once.
+        project = Project.objects.create(
+            name=NAME, slug=SLUG, overlap_limit=2, reveal_after=True
+        )
         passwords = add_people(project)
-        author = User.objects.get(username="ada")
         for split, count in SAMPLES:
             report = import_file(
                 project=project,
@@ -53,12 +57,19 @@ class Command(BaseCommand):
                     json.dumps(sample)
                     for sample in generate(seed=seed, count=count, split=split)
                 ),
-                author=author,
                 status="approved",
                 split=split,
             )
             if report.refused:
                 raise CommandError(f"The demo does not fit: {report.refused[0]}")
+        lena, luis, rita = (
+            User.objects.get(username=name) for name in ("lena", "luis", "rita")
+        )
+        furnish(
+            project=project,
+            samples=list(generate(seed=seed, count=FURNISHED)),
+            cast=Cast(labelers=(lena, luis), curator=rita),
+        )
         self.stdout.write(sign_ins(passwords))
 
 

@@ -75,7 +75,7 @@ class Command(BaseCommand):
         )
         self.stdout.write(
             "\nThe demo's first policy is being trained (a few minutes; see Runs). "
-            "Its answers then wait on the Judge page."
+            "Its answers join the pairs that wait on the Judge page already."
         )
 
 
