@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -210,6 +211,24 @@ def test_the_best_of_label_and_references_counts():
                 for label in (turn["response"], *turn["references"])
             ]
         )
+    )
+
+
+def test_the_lowest_of_all_beginnings_can_be_the_reward():
+    row = toy_rows()[0]
+    model = micro_reward_model(labels="final")
+    ones = [given(row, text) for text in row["turns"][0]["references"]]
+    pairs = [Pair(row["turns"][0]["response"], one.text, "user") for one in ones]
+    recipe = PolicyRecipe(consistency_over="prefixes", consistency_value="probability")
+    found = Rewards(recipe, model)(ones)
+    expected = model.score(pairs, over="prefixes")
+    assert [one.consistency for one in found] == pytest.approx(
+        [score.probability for score in expected]
+    )
+    assert found[0].units.keys() == expected[0].units.keys()  # so that units get credit
+    whole = Rewards(replace(recipe, consistency_over="whole"), model)(ones)
+    assert [one.consistency for one in whole] == pytest.approx(
+        [score.probability for score in model.score(pairs)]
     )
 
 

@@ -739,6 +739,16 @@ class PolicyRecipe:
             choices=("logit", "log-probability", "probability", "verdict"),
         ),
     )
+    consistency_over: str = field(
+        default="whole",
+        metadata=_about(
+            "What the reward model is asked about: the whole answer, or also each of its "
+            "beginnings, cut with its label after every unit, the lowest counting. A "
+            "model with labels by unit takes their lowest anyway.",
+            choices=("whole", "prefixes"),
+            advanced=True,
+        ),
+    )
     credit: str = field(
         default="response",
         metadata=_about(

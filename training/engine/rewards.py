@@ -18,11 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from actions.demo import oracle
 from training.engine.measuring import Answer, rule_verdict
 from training.engine.recipes import PolicyRecipe
-from training.engine.scoring import Pair, RewardEnsemble, RewardModel, Score
+from training.engine.scoring import Over, Pair, RewardEnsemble, RewardModel, Score
 
 KINDS = ("format", "consistency", "rule", "preference")
 
@@ -136,7 +137,8 @@ class Rewards:
             if self.recipe.best_of_references:
                 labels += turn.references
             pairs += [Pair(label, given.text, turn.kind) for label in labels]
-        scored = iter(self.model.score(pairs))
+        over = cast(Over, self.recipe.consistency_over)
+        scored = iter(self.model.score(pairs, over=over))
         best: list[Score] = []
         for given in answers:
             turn = given.sample.turns[given.turn]
