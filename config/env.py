@@ -5,6 +5,7 @@ the table in docs/operations.md can be tested against the code.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def text(name: str, default: str, *, choices: Sequence[str] = ()) -> str:
     value = os.environ.get(name) or default
     if choices and value not in choices:
         raise EnvironmentValueError(name, found=value, allowed=", ".join(choices))
+    return value
+
+
+def matching(name: str, pattern: str, *, allowed: str) -> str:
+    """Return the value if the whole of it matches the pattern; "" when it is unset."""
+    value = os.environ.get(name, "").strip()
+    if value and not re.fullmatch(pattern, value):
+        raise EnvironmentValueError(name, found=value, allowed=allowed)
     return value
 
 

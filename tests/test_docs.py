@@ -13,7 +13,7 @@ from actions import builtins
 from config.engines import BASE_DIR
 from config.version import VERSION, read_version
 
-READERS = {"flag", "integer", "text", "words", "path", "secret", "given"}
+READERS = {"flag", "integer", "matching", "text", "words", "path", "secret", "given"}
 PACKAGES = ("actions", "annotation", "config", "training")
 
 

@@ -10,6 +10,7 @@ from django.contrib import admin
 from annotation.admin import Lookup
 from training.models import (
     Checkpoint,
+    Device,
     Iteration,
     IterationStep,
     Metric,
@@ -32,6 +33,11 @@ class SnapshotAdmin(Lookup):
     search_fields = ["content_hash"]
     # The rows it links are too many for a page; its files have them.
     exclude = ["samples", "judgments"]
+
+
+@admin.register(Device)
+class DeviceAdmin(Lookup):
+    list_display = ["queue", "host", "device", "seen_at"]
 
 
 class RunInputInline(admin.TabularInline):  # type: ignore[type-arg]

@@ -208,6 +208,8 @@ def hardware_figures(facts: Mapping[str, Json]) -> list[tuple[str, str]]:
 
     if facts.get("host"):
         lines.append((gettext("Machine"), str(facts["host"])))
+    if facts.get("device"):
+        lines.append((gettext("GPU set aside for it"), str(facts["device"])))
     if facts.get("processor"):
         lines.append((gettext("Processor"), str(facts["processor"])))
     used, cores = facts.get("cores_used"), facts.get("cores")

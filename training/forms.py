@@ -11,6 +11,7 @@ from django.core.validators import RegexValidator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from training.devices import Queue, announced_queues
 from training.engine.recipes import RECIPES
 from training.exporting import UNKNOWN_LICENCE
 from training.figures import capitalized
@@ -209,6 +210,23 @@ class NewRunForm(RecipeForm):
                     },
                 )
 
+        if queues := announced_queues():
+            self.fields["queue"] = forms.ChoiceField(
+                choices=[
+                    ("", gettext("Any worker")),
+                    *((each.name, _label_of(each)) for each in queues),
+                ],
+                required=False,
+                label=gettext("Runs on"),
+                help_text=gettext("It waits for these workers, whoever else is free."),
+            )
+            self.fields["shares_device"] = forms.BooleanField(
+                required=False,
+                label=gettext("May share its GPU"),
+                help_text=gettext(
+                    "Runs beside others that say so too; otherwise it is alone on it."
+                ),
+            )
         if kind in LEAVES_A_POLICY:
             self.fields["draw_next"] = forms.BooleanField(
                 required=False,
@@ -217,6 +235,13 @@ class NewRunForm(RecipeForm):
                     "When it has finished, its answers come to the Judge page."
                 ),
             )
+
+    @property
+    def places(self) -> list[forms.BoundField]:
+        """The fields that say where it runs; none while no worker names its device."""
+        return [
+            self[name] for name in ("queue", "shares_device") if name in self.fields
+        ]
 
     @property
     def inputs(self) -> list[forms.BoundField]:
@@ -229,6 +254,13 @@ class NewRunForm(RecipeForm):
             for takes in INPUTS[self.kind]
             if (checkpoint := self.cleaned_data.get(takes.role.value))
         }
+
+
+def _label_of(queue: Queue) -> str:
+    facts = {"queue": queue.name, "hosts": ", ".join(queue.hosts)}
+    if queue.is_away:
+        return gettext("%(queue)s (%(hosts)s, away)") % facts
+    return gettext("%(queue)s (%(hosts)s)") % facts
 
 
 class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg] # no [] at run time

@@ -25,8 +25,9 @@ QUERY = "name,memory.used,memory.total,utilization.gpu"
 class Meter:
     """Watches a process group; ``read`` tells what it took since the last look."""
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, group: int, visible: str | None = None) -> None:
         self.group = group
+        self.visible = visible
         self.facts = machine()
         self.peak = 0
         self.looked_at = 0.0
@@ -47,7 +48,7 @@ class Meter:
             used = (cpu_seconds - self.cpu_seconds) / (now - before)
             self.facts["cores_used"] = round(used, 2)
         self.cpu_seconds = cpu_seconds
-        if devices := gpus():
+        if devices := gpus(self.visible):
             self.facts["gpus"] = devices
         return dict(self.facts)
 
@@ -85,14 +86,18 @@ def group_usage(group: int) -> tuple[int, float]:
     return memory, seconds
 
 
-def gpus() -> list[Json]:
-    """Return name, memory and use of each GPU; nothing where there is none."""
+def gpus(visible: str | None = None) -> list[Json]:
+    """Return name, memory and use of each GPU, or of those a program is shown.
+
+    Nothing where there is none. ``visible`` is a CUDA_VISIBLE_DEVICES.
+    """
     tool = shutil.which("nvidia-smi")
-    if tool is None:
+    if tool is None or visible == "":
         return []
+    chosen = [f"--id={visible}"] if visible else []
     try:
         told = subprocess.run(
-            [tool, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
+            [tool, *chosen, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=3,

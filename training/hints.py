@@ -17,15 +17,23 @@ logger = logging.getLogger(__name__)
 
 def send_hint(run_id: int) -> None:
     """Ask a worker to claim the run; the reconciler asks again if this is lost."""
-    Run.objects.filter(pk=run_id, state=RunState.QUEUED).update(
-        hinted_at=timezone.now()
-    )
+    waiting = Run.objects.filter(pk=run_id, state=RunState.QUEUED)
+    waiting.update(hinted_at=timezone.now())
+    wish = waiting.values_list("queue", flat=True).first() or ""
     try:
         current_app.send_task(
-            "training.tasks.run_hint", args=[run_id], queue="runs", retry=False
+            "training.tasks.run_hint",
+            args=[run_id],
+            queue=broker_queue(wish),
+            retry=False,
         )
     except (OperationalError, OSError):
         logger.warning("The broker did not take the hint for run %s.", run_id)
+
+
+def broker_queue(wish: str) -> str:
+    """Return the queue of the broker for runs with this wish."""
+    return f"runs.{wish}" if wish else "runs"
 
 
 def send_hint_on_commit(run_id: int) -> None:

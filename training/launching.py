@@ -13,6 +13,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Judgment, Project
+from training.devices import announced_queues
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.hints import send_hint_on_commit
 from training.manifests import NotWholeError, read_whole
@@ -141,12 +142,15 @@ def start_run(
     inputs: Mapping[str, Checkpoint],
     user: User | None,
     draw_next: bool = False,
+    queue: str = "",
+    shares_device: bool = False,
     attach: Callable[[Run], None] | None = None,
 ) -> Run:
     """Queue a run: check recipe and inputs, freeze the data, tell the workers.
 
     Settings left out of ``recipe`` keep their defaults. ``draw_next`` has answers of
-    the finished model drawn for people to judge. Raises LaunchRefusedError.
+    the finished model drawn for people to judge. ``queue`` names the workers it waits
+    for; on their GPU it is alone unless it ``shares_device``. Raises LaunchRefusedError.
     The snapshot is built before the rows of the run, in a transaction of its own: it
     reads all tables as of one moment and is kept when the rest fails. ``attach`` is
     called in the transaction that makes the run; what it raises undoes that.
@@ -172,6 +176,10 @@ def start_run(
         problems[InputRole.REWARD] = gettext(
             "This run needs one. Train a reward model first."
         )
+    if queue and queue not in {each.name for each in announced_queues()}:
+        problems["queue"] = gettext("No worker has announced a queue “%(name)s”.") % {
+            "name": queue
+        }
     if problems:
         raise LaunchRefusedError(problems)
     try:
@@ -191,6 +199,8 @@ def start_run(
             snapshot=snapshot,
             created_by=user,
             draw_next=draw_next and kind in LEAVES_A_POLICY,
+            queue=queue,
+            shares_device=shares_device,
         )
         RunInput.objects.bulk_create(
             RunInput(run=run, checkpoint=checkpoint, role=role)

@@ -159,6 +159,19 @@ class Run(models.Model):
         help_text="When it has finished, draw answers of its model for people to judge.",
     )
     stop_requested = models.BooleanField(default=False)
+    queue = models.CharField(
+        max_length=60,
+        blank=True,
+        help_text="The workers it waits for, by their queue; empty for any.",
+    )
+    shares_device = models.BooleanField(
+        default=False, help_text="May run beside others on one GPU that say so too."
+    )
+    device = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="The GPU it was claimed for, host and device; see training.devices.",
+    )
     worker = models.CharField(max_length=200, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True)
     token = models.PositiveBigIntegerField(
@@ -214,6 +227,14 @@ class Run(models.Model):
                 | Q(leased_until__isnull=False),
                 name="run_active_has_lease",
             ),
+            models.UniqueConstraint(
+                fields=["device"],
+                condition=Q(
+                    state__in=["starting", "running", "stopping"], shares_device=False
+                )
+                & ~Q(device=""),
+                name="run_alone_on_its_device",
+            ),
         ]
         indexes = [
             models.Index(fields=["state", "leased_until"], name="run_by_lease"),
@@ -237,6 +258,28 @@ class Run(models.Model):
     @property
     def is_final(self) -> bool:
         return self.state in FINAL_STATES
+
+
+class Device(models.Model):
+    """Where a worker runs programs, as it announced it (:mod:`training.devices`)."""
+
+    host = models.CharField(max_length=130)
+    queue = models.CharField(max_length=60)
+    device = models.CharField(
+        max_length=20, blank=True, help_text="cuda:1, cpu, or empty for all it has."
+    )
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["queue", "host"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["host", "queue", "device"], name="device_announced_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.queue} on {self.host}"
 
 
 class CheckpointQuerySet(models.QuerySet["Checkpoint"]):

@@ -33,6 +33,7 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from training.devices import Place, this_place, visible_devices
 from training.hardware import Meter
 from training.hints import send_hint
 from training.manifests import (
@@ -108,24 +109,35 @@ def this_worker() -> str:
 
 
 def claim_run(
-    run_id: int, *, worker: str = "", timing: Timing | None = None
+    run_id: int,
+    *,
+    worker: str = "",
+    timing: Timing | None = None,
+    place: Place | None = None,
 ) -> Run | None:
     """Take a queued run, or one whose lease has expired; None when there is nothing.
 
-    The row is locked while it is looked at; of two workers one gets None at once.
+    Nor is there when the run wishes for another queue than this worker's, or when its
+    GPU is taken. The row is locked while it is looked at; of two workers one gets None
+    at once.
     """
     timing = timing or Timing()
+    place = place or this_place()
     with transaction.atomic():
-        run = _claimable().select_for_update(skip_locked=True).filter(pk=run_id).first()
+        claimable = _claimable().filter(place.takes(), pk=run_id)
+        run = claimable.select_for_update(skip_locked=True).first()
         if run is None:
             return None
         if run.state != RunState.QUEUED and not _give_back(run):
+            return None
+        if not place.has_room_for(run):
             return None
         Run.objects.filter(pk=run.pk).update(
             state=RunState.STARTING,
             token=F("token") + 1,
             attempts=F("attempts") + 1,
             worker=(worker or this_worker())[:200],
+            device=place.gpu,
             leased_until=Now() + timedelta(seconds=timing.lease),
             heartbeat_at=Now(),
             started_at=run.started_at or Now(),
@@ -196,13 +208,14 @@ def supervise(
     command: Sequence[str] | None = None,
     timing: Timing | None = None,
     shutdown: threading.Event | None = None,
+    place: Place | None = None,
 ) -> Outcome | None:
     """Claim a run and see it to its end; None when there was nothing to claim.
 
     ``command`` replaces the program (the run directory is appended); tests use it.
     """
     timing = timing or Timing()
-    run = claim_run(run_id, worker=worker, timing=timing)
+    run = claim_run(run_id, worker=worker, timing=timing, place=place)
     if run is None:
         return None
     program = command or program_command(run.kind, run.recipe, run.directory)
@@ -224,6 +237,7 @@ def program_environment(given: Mapping[str, str]) -> dict[str, str]:
     return {
         **sleeping,
         **inherited,
+        **visible_devices(settings.WORKER_DEVICE, given),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -452,7 +466,8 @@ class _Supervision:
         """Bring in what the program says until it ends; return its exit status."""
         asked_at: float | None = None
         log_size = -1
-        self.meter = Meter(child.pid)
+        visible = visible_devices(settings.WORKER_DEVICE, os.environ)
+        self.meter = Meter(child.pid, visible.get("CUDA_VISIBLE_DEVICES"))
         while True:
             # First look whether it has ended, then read: its last words are in.
             has_ended = _has_ended(child)

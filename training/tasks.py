@@ -7,13 +7,15 @@ start it twice.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from celery import shared_task
-from celery.signals import worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 from django.conf import settings
 
 from training import supervising
-from training.hints import send_hint
+from training.devices import keep_announcing, this_place
+from training.hints import broker_queue, send_hint
 from training.iterations import advance_all
 from training.launching import start_asked_draws
 from training.models import Run, RunState
@@ -41,7 +43,7 @@ def run_hint(run_id: int) -> None:
     start_asked_draws()
     advance_all()
     remove_where_automatic()
-    waiting = Run.objects.filter(state=RunState.QUEUED)
+    waiting = Run.objects.filter(this_place().takes(), state=RunState.QUEUED)
     if outcome is supervising.Outcome.LEFT_FOR_LATER:
         waiting = waiting.exclude(pk=run_id)  # the reconciler comes back to it
     oldest = waiting.order_by("created_at", "pk").first()
@@ -61,6 +63,28 @@ def reconcile() -> None:
 def propose(proposal_id: int) -> None:
     """See :func:`training.proposing.answer_proposal`."""
     answer_proposal(proposal_id)
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def hear_of_own_queue(instance: Any, **_: object) -> None:
+    """Listen to the hints of runs that wish for this worker's queue, besides ``-Q``."""
+    if this_place().queue:
+        queues = instance.app.amqp.queues
+        # By its name alone it would get another exchange than the senders give it.
+        queues.select_add(queues.new_missing(broker_queue(this_place().queue)))
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def announce_place(**_: object) -> None:
+    """Tell the pages, from now on, which queue this worker serves."""
+    place = this_place()
+    if place.queue:
+        threading.Thread(
+            target=keep_announcing,
+            args=(place, supervising.SHUTDOWN),
+            name="announcing",
+            daemon=True,
+        ).start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -27,6 +27,7 @@ from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
 from training.models import (
     Checkpoint,
+    Device,
     Iteration,
     IterationStep,
     Metric,
@@ -83,6 +84,9 @@ def make_one_of_everything():
         project=project, run=run, step=1, path="p", digest="d" * 64, manifest={}
     )
     RunInput.objects.create(run=run, checkpoint=checkpoint, role="policy")
+    Device.objects.create(
+        host=f"box-{run.pk}", queue="cuda:1", device="cuda:1", seen_at=timezone.now()
+    )
     Proposal.objects.create(
         draft=draft, turn=0, asked_by=lena, checkpoint=checkpoint, document={}
     )

@@ -25,6 +25,8 @@ from tests.browser.cycle import make_iterations
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
 from tests.cast import make_project, make_user
 from tests.training.conftest import make_checkpoint, make_run
+from training.devices import Place as PlaceOfWorker
+from training.devices import announce
 from training.launching import promote
 from training.models import Metric, Run, RunInput, RunNote, RunSample
 from training.snapshots import build_snapshot
@@ -233,6 +235,7 @@ PLACES = [
     ),
     Place("run-finished", "tara", P + "/runs/{sft}/", charts),
     Place("run-running", "tara", P + "/runs/{policy}/", charts),
+    Place("run-waiting", "tara", P + "/runs/{waiting}/"),
     Place("run-samples", "tara", P + "/runs/{policy}/samples/", everything),
     Place("run-failed", "tara", P + "/runs/{failed}/"),
     Place("run-evaluated", "tara", P + "/runs/{evaluate}/"),
@@ -385,6 +388,7 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
         begun = now - timezone.timedelta(minutes=minutes)
         held = {
             "worker": "gpu-1:4711",
+            "device": "gpu-1 cuda:1",
             "heartbeat_at": now,
             "leased_until": now + timezone.timedelta(hours=3),
             "log_tail": "step 238 of 600\nstep 239 of 600\nstep 240 of 600\n",
@@ -427,6 +431,17 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
     policy = run("policy", "running", 240, 5, recipe={"seed": 1, "steps": 600})
     RunInput.objects.create(run=policy, checkpoint=checkpoint, role="policy")
     RunInput.objects.create(run=policy, checkpoint=rm, role="reward")
+    for queue in ("cuda:0", "cuda:1"):
+        announce(PlaceOfWorker("gpu-1", queue, queue))
+    waiting = make_run(
+        project=project,
+        kind="preference",
+        snapshot=snapshot,
+        created_by=user,
+        queue="cuda:1",
+        recipe={"seed": 1, "steps": 100},
+    )
+    RunInput.objects.create(run=waiting, checkpoint=checkpoint, role="policy")
     failed = run(
         "sft",
         "failed",
@@ -454,6 +469,7 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
     return {
         "sft": sft.pk,
         "policy": policy.pk,
+        "waiting": waiting.pk,
         "failed": failed.pk,
         "evaluate": evaluate.pk,
         "checkpoint": checkpoint.pk,

@@ -62,6 +62,9 @@ def test_gpus_are_read_from_the_tool_that_is_there(tmp_path, monkeypatch):
         "memory_total": 144384 << 20,
         "percent": 93,
     }
+    tool.write_text('#!/bin/sh\necho "NVIDIA $1, 1, 2, 3"\n')
+    assert hardware.gpus("4")[0]["name"] == "NVIDIA --id=4"
+    assert hardware.gpus("") == []  # a program that is shown none
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert hardware.gpus() == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -28,6 +28,7 @@ from django.views.decorators.http import (
 from annotation.models import Pair, Project, Role, Sample
 from annotation.views.door import enter
 from training import charts
+from training.devices import announced_queues, holders
 from training.engine.recipes import RECIPES
 from training.figures import (
     capitalized,
@@ -238,6 +239,8 @@ def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
                 inputs=form.checkpoints(),
                 user=_user(request),
                 draw_next=form.cleaned_data.get("draw_next", False),
+                queue=form.cleaned_data.get("queue", ""),
+                shares_device=form.cleaned_data.get("shares_device", False),
             )
         except LaunchRefusedError as error:
             form.add_problems(error.problems)
@@ -442,13 +445,44 @@ def _live_facts(run: Run, version: str = "") -> dict[str, object]:
         "checkpoints": checkpoints[:12],
         "more_checkpoints": max(0, len(checkpoints) - 12),
         "figures": plain_figures(run.result) if run.is_final else [],
-        "hardware": hardware_figures(run.hardware),
+        "hardware": hardware_figures(run.hardware | {"device": run.device}),
+        "waiting": _waiting(run),
         "iteration": Iteration.objects.filter(steps__run=run).first(),
         "tables": tables,
         "next_stages": _next_stages(run, checkpoints),
         "is_waiting_long": run.state == RunState.QUEUED
+        and not run.queue
         and (timezone.now() - run.created_at).total_seconds() > 60,
     }
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What a queued run waits for, and the run that holds it, if that may be shown."""
+
+    queue: str
+    is_away: bool
+    seen_at: datetime | None
+    is_held: bool
+    holder: Run | None
+    holder_name: str
+
+
+def _waiting(run: Run) -> Waiting | None:
+    """Return what a run with a wish waits for; None for any other run."""
+    if run.state != RunState.QUEUED or not run.queue:
+        return None
+    known = [each for each in announced_queues() if each.name == run.queue]
+    held = holders(run).first()
+    own = held if held is not None and held.project_id == run.project_id else None
+    return Waiting(
+        run.queue,
+        not known or known[0].is_away,
+        known[0].seen_at if known else None,
+        held is not None,
+        own,
+        run_name(own) if own else "",
+    )
 
 
 @dataclass(frozen=True)
