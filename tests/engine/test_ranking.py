@@ -10,7 +10,7 @@ from tests.engine.micro import events, make_run, save_micro_policy
 from tests.engine.test_policy import result, toy_rows
 from tests.engine.test_preference import toy_judgments
 from tests.engine.test_rewards import given
-from training.engine import reward
+from training.engine import ranking, reward
 from training.engine.conversations import Encoder, sample_from_json
 from training.engine.models import Place
 from training.engine.preferring import PreferenceModel
@@ -75,6 +75,35 @@ def test_the_accepted_answer_comes_to_score_higher(tmp_path, backbone):
     assert told["values"]["pairs"] > 0  # the held-out pair was measured
     final = [e for e in events(tmp_path, "checkpoint") if e["final"]]
     assert [(e["kind"], e["step"]) for e in final] == [("reward", 12)]
+
+
+def test_a_step_without_room_is_learned_in_parts(tmp_path, backbone, monkeypatch):
+    assert run_ranking(tmp_path / "roomy", backbone) == 0
+    asked = []
+
+    def short(model, rows, *others):
+        asked.append(len(rows))
+        if torch.is_grad_enabled() and len(rows) > 2:  # a pair
+            raise torch.OutOfMemoryError("no more memory")
+        return scores(model, rows, *others)
+
+    monkeypatch.setattr(ranking, "scores", short)
+    assert run_ranking(tmp_path / "tight", backbone) == 0
+    assert asked[:3] == [4, 2, 2]
+    end = "checkpoints/step-000012/model.safetensors"
+    roomy, tight = (load_file(tmp_path / run / end) for run in ("roomy", "tight"))
+    assert max((roomy[n] - tight[n]).abs().max().item() for n in roomy) < 1e-5
+    assert "2 pairs at once: going on with 1" in " ".join(
+        event["message"] for event in events(tmp_path / "tight", "log")
+    )
+
+
+def test_several_processes_are_refused(tmp_path, backbone, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_ranking(tmp_path, backbone) == 1
+    assert result(tmp_path)["error"] == (
+        "recipe: `processes`: expected 1 for a preference model, found 2"
+    )
 
 
 def test_the_policy_program_reads_the_same_scores(tmp_path, backbone):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -9,11 +10,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.engine.micro import demo_samples, events, make_run, micro_tokenizer
+from tests.engine.micro import (
+    demo_rows,
+    demo_samples,
+    events,
+    make_run,
+    micro_tokenizer,
+    save_micro_policy,
+)
+from tests.engine.test_reward import judged_rows
+from tests.engine.test_scoring import micro_reward_model
 from tests.engine.test_sft import SMALL, data, run_sft
-from training.engine import sft
+from training.engine import reward, sft
 from training.engine.conversations import Encoder
+from training.engine.derived import Source, example
 from training.engine.memory import Parts
+from training.engine.recipes import RewardRecipe
+from training.engine.reward import PairLoss, counted, step_inputs
+from training.engine.rundir import run_program
+from training.engine.scoring import MarkReader
 from training.engine.sft import packed, padded, split
 from training.several import accelerate_config, program_command
 
@@ -33,8 +48,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def apart(one, other):
-    one, other = load_file(one / END), load_file(other / END)
+def apart(one, other, end=END):
+    one, other = load_file(one / end), load_file(other / end)
     assert one.keys() == other.keys()
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
@@ -175,6 +190,151 @@ def test_out_of_memory_halves_the_parts_and_changes_nothing_else(tmp_path, monke
         (step, name, pytest.approx(value, abs=1e-5))
         for step, name, value in losses(tmp_path / "tight")
     ]
+
+
+# The reward model
+
+
+REWARD = {
+    "steps": 4,
+    "pairs_per_step": 6,
+    "pairwise_weight": 0.5,
+    "evaluate_turns": 4,
+    "checkpoint_every": 2,
+    "optimizer": "adamw",
+    "precision": "fp32",
+    "device": "cpu",
+    "learning_rate": 5e-4,
+    "warmup_steps": 0,
+}
+REWARD_END = "checkpoints/step-000004/model.safetensors"
+SAID = ("loss", "loss/unit", "loss/pair", "loss/pairwise")
+
+
+def rivals_too():
+    """Judged answers, some beside one of the other verdict to the same label."""
+    rows = judged_rows(24, 12)
+    for row in [row for row in rows if row["consistent"]]:
+        wrong = {"sampled": "No.", "consistent": False, "differs": []}
+        rows.append({**row, **wrong, "judgment": 100 + row["judgment"]})
+    return rows
+
+
+def reward_data():
+    return {
+        "train": demo_rows(),
+        "held_out": demo_rows(10, "held-out"),
+        "judgments": rivals_too(),
+    }
+
+
+def told(folder, kind, *names):
+    return {
+        (event["step"], name): value
+        for event in events(folder, "metrics")
+        for name, value in event["values"].items()
+        if name in names or name.startswith(kind)
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_reward_model_of_one(tmp_path):
+    policy = save_micro_policy(tmp_path / "policy")
+    one, two = launch_both(
+        tmp_path, "reward", REWARD, {"policy": policy}, reward_data()
+    )
+    middle, end = (
+        load_file(one / f"checkpoints/step-00000{i}/model.safetensors") for i in (2, 4)
+    )
+    moved = max((middle[n] - end[n]).abs().max().item() for n in end)
+    assert apart(one, two, REWARD_END) < 1e-5 < 5e-4 < moved
+    seen = told(one, "held_out/", *SAID)
+    assert {(4, "loss/pairwise"), (4, "held_out/judged/auc")} <= seen.keys()
+    assert told(two, "held_out/", *SAID) == {
+        where: value if value is None else pytest.approx(value, abs=1e-5)
+        for where, value in seen.items()
+    }
+    assert [e["step"] for e in events(two, "checkpoint")] == [2, 4]
+    (ended,), (other) = events(one, "result"), events(two, "result")
+    for name in ("trained_on", "left_out", "tokens", "judged"):
+        assert other[0]["values"][name] == ended["values"][name]
+
+
+def run_reward_short_of_memory(folder, monkeypatch, rows, recipe):
+    """Let every training pass of more than so many prompts run out of memory."""
+    policy = save_micro_policy(folder.parent / "policy")
+    make_run(folder, "reward", recipe, {"policy": policy}, reward_data())
+    asked = []
+    forward = MarkReader.forward
+
+    def refuse(reader, input_ids, *others, **named):
+        if torch.is_grad_enabled():
+            asked.append(len(input_ids))
+            if asked[-1] > rows:
+                raise torch.OutOfMemoryError("no more memory")
+        return forward(reader, input_ids, *others, **named)
+
+    monkeypatch.setattr(MarkReader, "forward", refuse)
+    return run_program("reward", RewardRecipe, reward.main, [str(folder)]), asked
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_reward_step_without_room_is_learned_in_parts(tmp_path, monkeypatch):
+    recipe = {**REWARD, "pairwise_weight": 0.0}
+    roomy, tight = tmp_path / "roomy", tmp_path / "tight"
+    assert run_reward_short_of_memory(roomy, monkeypatch, 99, recipe)[0] == 0
+    status, asked = run_reward_short_of_memory(tight, monkeypatch, 1, recipe)
+    assert (status, max(asked), asked[-6:]) == (0, 3, [1] * 6)
+    assert apart(roomy, tight, REWARD_END) < 1e-5
+    assert told(tight, "loss") == {
+        where: pytest.approx(value, abs=1e-5)
+        for where, value in told(roomy, "loss").items()
+    }
+    said = [e["message"] for e in events(tight, "log")]
+    assert "out of memory with 6 pairs at once: going on with 3" in " ".join(said)
+
+
+def test_the_losses_and_gradients_of_parts_add_up_to_the_steps():
+    model = micro_reward_model()
+    classifier = model.reader.classifier.double()
+    drawn = [*Source(demo_samples()).draw(random.Random(4), 12)]
+    drawn.append(example(drawn[0].pair, False, None, "people"))  # its units unknown
+    found = reward.clusters(drawn, by_label=True)
+
+    def learn(pieces, counts=None):
+        classifier.zero_grad()
+        loss = PairLoss(model.reader, 0.5, by_unit=True, pairwise_weight=0.7)
+        total = 0.0
+        for piece in pieces:
+            given = step_inputs(piece, model.packer, model.tokenizer.pad_token_id)
+            part = loss(**given, counts=counts)["loss"]
+            part.backward()
+            total += part.item()
+        assert loss.parts["loss"].item() == pytest.approx(total)
+        return total, [p.grad.clone() for p in classifier.parameters()]
+
+    given = step_inputs(drawn, model.packer, model.tokenizer.pad_token_id)
+    counts = counted(given["targets"], given["verdicts"], given["rivals"])
+    assert (counts > 0).all()
+    whole, gradients = learn([drawn])
+    parts, summed = learn(reward.pieces_of(found, 2), counts)
+    assert parts == pytest.approx(whole, rel=1e-6)
+    largest = max(gradient.abs().max() for gradient in gradients)
+    for one, other in zip(gradients, summed, strict=True):
+        assert (one - other).abs().max() < 1e-6 * largest
+
+
+def test_rivals_stay_together_and_every_pair_is_dealt_once():
+    drawn = Source(demo_samples()).draw(random.Random(4), 40)
+    found = reward.clusters(drawn, by_label=True)
+    assert max(map(len, found)) > 1
+    hands = reward.dealt(found, 3)
+    labels = [{i.pair.label for c in hand for i in c} for hand in hands]
+    assert not labels[0] & labels[1] | labels[1] & labels[2] | labels[0] & labels[2]
+    pieces = [piece for hand in hands for piece in reward.pieces_of(hand, 4)]
+    given = sorted(id(item) for piece in pieces for item in piece)
+    assert given == sorted(id(item) for item in drawn)
+    assert all(len(p) <= 4 or len({i.pair.label for i in p}) == 1 for p in pieces)
 
 
 def test_one_row_that_does_not_fit_is_the_end(tmp_path, monkeypatch):

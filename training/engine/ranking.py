@@ -19,6 +19,7 @@ here the pairs of a step come from any turns.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from training.engine.conversations import Encoder
+from training.engine.memory import Parts
 from training.engine.models import (
     Place,
     fit_vocabulary,
@@ -44,6 +46,7 @@ from training.engine.optimizing import (
     trapezoid,
 )
 from training.engine.preference import Course, Row, read_questions
+from training.engine.processes import process_count
 from training.engine.recipes import PreferenceRecipe, RewardRecipe
 from training.engine.rundir import Ending, RunDirectory, RunError, step_random
 
@@ -76,6 +79,9 @@ def ranking_loss(accepted: Tensor, rejected: Tensor) -> Tensor:
 def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     """Train on ``run``; the last checkpoint's manifest has the held-out figures."""
     started = time.monotonic()
+    if process_count() > 1:
+        count = str(process_count())
+        raise RunError("recipe: `processes`", "1 for a preference model", count)
     place = prepare(recipe)
     model, tokenizer = load_backbone(
         run.resume or run.need_input("policy"),
@@ -162,15 +168,27 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         )
         return told
 
+    def learn(rows: Sequence[Row], size: int) -> Tensor:
+        """Leave the gradients of a step's pairs, ``size`` at once; return the scores."""
+        found: list[Tensor] = []
+        for start in range(0, len(rows), 2 * size):
+            piece = rows[start : start + 2 * size]
+            score = scores(model, piece, pad, place)
+            loss = ranking_loss(score[0::2], score[1::2]) * len(piece) / len(rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+            found.append(score.detach())
+        return torch.cat(found)
+
+    parts = Parts(recipe.micro_batch or recipe.pairs_per_step, run.log, "pairs")
     step, since, told_at = first, time.monotonic(), first
     while step < recipe.steps and not run.stop_requested:
         model.train()
         torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(62))
-        found = scores(model, course.at(step).rows, pad, place)
+        rows = course.at(step).rows
+        found = parts.run(functools.partial(learn, rows), optimizer.zero_grad)
         loss = ranking_loss(found[0::2], found[1::2])
         if not torch.isfinite(loss):
             raise RunError(f"step {step + 1}", "a finite loss", f"{float(loss)}")
-        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(
             model.parameters(), recipe.clip_norm or float("inf")
         )

@@ -85,8 +85,8 @@ _PROMPT_TOKENS = _about(
     unit="tokens",
 )
 _PROCESSES = _about(
-    "Processes that share every step, one for each GPU; conversations_per_step counts "
-    "those of all together.",
+    "Processes that share every step, one for each GPU; a step is as large as with one "
+    "and learns the same.",
     min=1,
     max=4096,
     advanced=True,
@@ -521,6 +521,16 @@ class RewardRecipe:
             advanced=True,
         ),
     )
+    micro_batch: int = field(
+        default=0,
+        metadata=_about(
+            "Pairs computed at once; 0 takes the whole step. Smaller saves memory and "
+            "leaves the gradient as it is.",
+            min=0,
+            max=65536,
+            advanced=True,
+        ),
+    )
     max_tokens: int = field(
         default=1024,
         metadata=_about(
@@ -584,6 +594,7 @@ class RewardRecipe:
         default=100,
         metadata=_about("Steps between checkpoints.", min=1, max=1_000_000),
     )
+    processes: int = field(default=1, metadata=_PROCESSES)
     precision: str = field(default="bf16", metadata=_PRECISION)
     device: str = field(default="auto", metadata=_DEVICE)
     threads: int = field(default=0, metadata=_THREADS)

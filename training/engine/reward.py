@@ -28,10 +28,15 @@ With ``judges`` "preference" it is another model that is trained: ``ranking``.
 Input ``policy`` is the backbone (an SFT checkpoint). Data: ``train`` and ``held_out``
 samples, ``judgments``. The RM is tested on judged pairs of the split "held-out" and on
 pairs derived from held-out samples, never on what it was trained on.
+
+The means are over the whole step, whatever part of it is computed at once: several
+processes, and parts of a step that ran out of memory, learn what one pass learns. Rivals
+stay in one part.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -42,7 +47,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +64,20 @@ from transformers import (
 from actions.grammar import FormatError
 from training.engine.conversations import Sample, lengths_summary, read_samples
 from training.engine.derived import UNKNOWN, Example, Source, example
+from training.engine.memory import Parts, summed
 from training.engine.models import Place, fit_vocabulary, load_backbone, prepare
 from training.engine.optimizing import (
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
     trapezoid,
+)
+from training.engine.processes import (
+    any_process,
+    divided,
+    over_all,
+    process_count,
+    process_rank,
 )
 from training.engine.ranking import train_preference_model
 from training.engine.recipes import RewardRecipe
@@ -121,7 +134,7 @@ class PairLoss(nn.Module):
         self.pair_weight = pair_weight
         self.pairwise_weight = pairwise_weight
         self.by_unit = by_unit
-        self.parts: dict[str, Tensor] = {}  # of the last step, for the metrics
+        self.parts: dict[str, Tensor] = {}  # summed until cleared, for the metrics
 
     def forward(
         self,
@@ -129,44 +142,54 @@ class PairLoss(nn.Module):
         pair_of_read: Tensor,
         targets: Tensor,
         verdicts: Tensor,
-        rivals: Tensor | None = None,
+        rivals: Tensor,
+        counts: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the loss and its parts.
+        """Return the loss of a part of a step; those of the parts add up to the step's.
 
         ``chunks`` are padded prompts (``Batch`` as mappings); over all chunks there are
         R reads of B pairs. ``pair_of_read`` (R,) numbers the pair, ``targets`` (R,) is
         1, 0 or ``UNKNOWN``, ``verdicts`` (B,) is 1 or 0, ``rivals`` (P, 2) numbers the
-        consistent and the inconsistent pair of each two that share a label.
+        consistent and the inconsistent pair of each two that share a label. ``counts``
+        are the known units, pairs and rivals of the whole step; without them this is
+        the whole.
         """
         logits = torch.cat([self.reader(**chunk) for chunk in chunks])
         odds = logits[:, 1] - logits[:, 0]
         worst = torch.full(verdicts.shape, math.inf, device=odds.device).scatter_reduce(
             0, pair_of_read, odds, "amin"
         )
-        pair = functional.binary_cross_entropy_with_logits(worst, verdicts.float())
-        pairwise = odds.new_zeros(())
-        if rivals is not None and len(rivals):
-            good, bad = worst[rivals].unbind(1)
-            pairwise = functional.softplus(bad - good).mean()
-        if not self.by_unit:
-            loss = pair + self.pairwise_weight * pairwise
-            self.parts = {"loss": loss.detach()}
-            return {"loss": loss}
+        if counts is None:
+            counts = counted(targets, verdicts, rivals)
         # All units of a step may be unknown: the sum over none, not its mean, is zero.
-        known = (targets != UNKNOWN).sum().clamp(min=1)
-        unit = functional.cross_entropy(
-            logits, targets, ignore_index=UNKNOWN, reduction="sum"
+        units, pairs, rivalries = counts.clamp(min=1e-9).unbind()
+        pair = functional.binary_cross_entropy_with_logits(
+            worst, verdicts.float(), reduction="sum"
         )
-        unit = unit / known
-        loss = unit + self.pair_weight * pair + self.pairwise_weight * pairwise
-        self.parts = {
-            "loss": loss.detach(),
-            "loss/unit": unit.detach(),
-            "loss/pair": pair.detach(),
-        }
+        loss = pair / pairs
+        told: dict[str, Tensor] = {}
+        if self.by_unit:
+            unit = functional.cross_entropy(
+                logits, targets, ignore_index=UNKNOWN, reduction="sum"
+            )
+            told = {"loss/unit": unit / units, "loss/pair": loss}
+            loss = unit / units + self.pair_weight * loss
         if self.pairwise_weight:
-            self.parts["loss/pairwise"] = pairwise.detach()
+            good, bad = worst[rivals].unbind(1)
+            pairwise = functional.softplus(bad - good).sum() / rivalries
+            told["loss/pairwise"] = pairwise
+            loss = loss + self.pairwise_weight * pairwise
+        for name, value in {"loss": loss, **told}.items():
+            self.parts[name] = self.parts.get(name, loss.new_zeros(())) + value.detach()
         return {"loss": loss}
+
+
+def counted(targets: Tensor, verdicts: Tensor, rivals: Tensor) -> Tensor:
+    """Return how many known units, pairs and rivals there are, (3,)."""
+    known = int((targets != UNKNOWN).sum())
+    return torch.tensor(
+        [known, len(verdicts), len(rivals)], dtype=torch.float32, device=targets.device
+    )
 
 
 def step_inputs(
@@ -209,6 +232,40 @@ def rivals(examples: Sequence[Example]) -> Tensor:
         and one.pair.label == other.pair.label
     ]
     return torch.tensor(found, dtype=torch.long).view(-1, 2)
+
+
+def clusters(examples: Sequence[Example], by_label: bool) -> list[list[Example]]:
+    """Return the examples that must stay in one part: with rivals those of a label."""
+    found: dict[object, list[Example]] = {}
+    for number, item in enumerate(examples):
+        found.setdefault(item.pair.label if by_label else number, []).append(item)
+    return list(found.values())
+
+
+def dealt(found: Sequence[list[Example]], hands: int) -> list[list[list[Example]]]:
+    """Return the clusters dealt to so many hands, about as much text to each."""
+
+    def size(cluster: Sequence[Example]) -> int:
+        return sum(len(i.pair.label) + len(i.pair.sampled) for i in cluster)
+
+    given: list[list[list[Example]]] = [[] for _ in range(hands)]
+    held = [0] * hands
+    for cluster in sorted(found, key=size, reverse=True):
+        least = held.index(min(held))
+        given[least].append(cluster)
+        held[least] += size(cluster)
+    return given
+
+
+def pieces_of(found: Sequence[list[Example]], size: int) -> list[list[Example]]:
+    """Return the clusters in pieces of at most ``size`` examples, or of one cluster."""
+    pieces: list[list[Example]] = []
+    for cluster in found:
+        if pieces and len(pieces[-1]) + len(cluster) <= size:
+            pieces[-1] += cluster
+        else:
+            pieces.append(list(cluster))
+    return pieces
 
 
 # Data
@@ -270,7 +327,11 @@ def _kinds_of(differs: Sequence[str]) -> tuple[str, ...]:
 
 
 class Steps(Dataset[dict[str, object]]):
-    """The inputs of every step from ``first`` on; a step depends on its number only."""
+    """The examples of every step from ``first`` on; a step depends on its number only.
+
+    Processes take turns at the items, one for each of them and step, and each item
+    holds what is the share of the process that takes it.
+    """
 
     def __init__(
         self,
@@ -294,11 +355,29 @@ class Steps(Dataset[dict[str, object]]):
         self.lengths: list[int] = []
 
     def __len__(self) -> int:
-        return self.recipe.steps - self.first
+        return (self.recipe.steps - self.first) * process_count()
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        examples = self.examples(self.first + index)
-        return step_inputs(examples, self.packer, self.pad)
+        """Return this process's ``clusters`` of a step and the ``counts`` of the whole.
+
+        Of several processes the mean of the gradients is taken, not the sum, so the
+        counts are divided by their number.
+        """
+        processes = process_count()
+        examples = self.examples(self.first + index // processes)
+        rivalry = bool(self.recipe.pairwise_weight)
+        counts = counted(
+            torch.tensor([target for item in examples for target in item.targets]),
+            torch.empty(len(examples)),
+            rivals(examples) if rivalry else torch.empty(0),
+        )
+        share = dealt(clusters(examples, rivalry), processes)[process_rank()]
+        if not share:  # it has to take part, and to push nothing
+            return {
+                "clusters": [examples[:1]],
+                "counts": torch.full_like(counts, math.inf),
+            }
+        return {"clusters": share, "counts": counts / processes}
 
     def _with_rivals(
         self, chosen: Sequence[Example], rng: random.Random
@@ -378,7 +457,7 @@ def figures(
     temperature = 1.0
 
     def verdicts(examples: Sequence[Example]) -> list[Verdict]:
-        scores = model.score([item.pair for item in examples])
+        scores = divided([item.pair for item in examples], model.score)
         return [
             Verdict(probability(score.logit / temperature), item.consistent)
             for score, item in zip(scores, examples, strict=True)
@@ -552,12 +631,14 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
 
     # Loop: the Trainer's, told nothing but the inputs of every step.
     watch = Watch(run, recipe, first, loss, steps, test, save, worsened, place)
-    trainer = Trainer(
+    trainer = PartsTrainer(
+        parts=Parts(recipe.micro_batch or recipe.pairs_per_step, run.log, "pairs"),
         model=loss,
         args=TrainingArguments(
             output_dir=str(run.outputs),
             max_steps=recipe.steps - first,
-            per_device_train_batch_size=1,  # one item of the data set is a whole step
+            per_device_train_batch_size=1,  # an item of the data set is a step's share
+            ddp_find_unused_parameters=False,
             train_sampling_strategy="sequential",
             max_grad_norm=recipe.clip_norm,
             bf16=place.half,
@@ -604,6 +685,39 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     return Ending("finished" if done else "stopped", told)
 
 
+class PartsTrainer(Trainer):
+    """Computes a step in parts, in smaller ones when it runs out of memory."""
+
+    def __init__(self, *, parts: Parts, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.parts = parts
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return this process's loss of the step."""
+        loss = self.accelerator.unwrap_model(model)
+        steps = self.train_dataset
+        assert isinstance(loss, PairLoss)
+        assert isinstance(steps, Steps)
+
+        def learn(examples: list[Example]) -> Tensor:
+            given = step_inputs(examples, steps.packer, steps.pad)
+            given["counts"] = inputs["counts"]
+            step = super(PartsTrainer, self).training_step
+            return step(model, given, num_items_in_batch)
+
+        def attempt(size: int) -> Tensor:
+            loss.parts.clear()
+            apart = functools.partial(self.accelerator.no_sync, model)
+            return summed(pieces_of(inputs["clusters"], size), learn, apart)
+
+        return self.parts.run(attempt, model.zero_grad)
+
+
 def _auc(values: Mapping[str, object]) -> float:
     value = values.get("judged/auc")
     return value if isinstance(value, float) else -1.0
@@ -627,10 +741,11 @@ class Watch(TrainerCallback):
         self.run, self.recipe, self.first = run, recipe, first
         self.loss, self.steps = loss, steps
         self.test, self.save, self.has_worsened = test, save, has_worsened
+        self.device = place.device
         self.worsened = False
         self.step = first
         self.work = Work.of(loss.reader.classifier, passes=3)
-        self.peak = matrix_rate(place)
+        self.peak = matrix_rate(place) * process_count()
         self.counted = 0  # of the lengths of pairs
         self.since = time.monotonic()
 
@@ -657,10 +772,13 @@ class Watch(TrainerCallback):
         step = self.step = self.first + state.global_step
         last = step >= recipe.steps
         if step % TELL_EVERY == 0 or last:
-            told = {name: value.item() for name, value in self.loss.parts.items()}
+            told = {
+                name: over_all(value.item(), self.device) / process_count()
+                for name, value in self.loss.parts.items()
+            }
             seconds = time.monotonic() - self.since
             self.since = time.monotonic()
-            lengths = self.steps.lengths[self.counted :]
+            lengths = self.steps.lengths[self.counted :]  # of all processes
             self.counted += len(lengths)
             flops = self.work.flops
             self.work.add(lengths)
@@ -669,7 +787,7 @@ class Watch(TrainerCallback):
             told["mfu"] = (self.work.flops - flops) / seconds / self.peak
             run.metrics(step, told)
             run.progress(step, recipe.steps)
-        if run.stop_requested:
+        if any_process(run.stop_requested, self.device):
             control.should_training_stop = True
         elif not last and step % recipe.checkpoint_every == 0:
             self.save(step)

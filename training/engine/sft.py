@@ -25,7 +25,6 @@ checkpoint ``step-000000``, to be measured against.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import sys
@@ -61,7 +60,7 @@ from training.engine.conversations import (
 )
 from training.engine.generation import Sampling
 from training.engine.measuring import answer, ask, longest_prompt, measure
-from training.engine.memory import Parts
+from training.engine.memory import Parts, summed
 from training.engine.models import (
     Place,
     build_small_model,
@@ -297,17 +296,14 @@ class PartsTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Return the loss of the step; its parts are summed, not averaged."""
 
+        def learn(piece: dict[str, torch.Tensor]) -> torch.Tensor:
+            step = super(PartsTrainer, self).training_step
+            loss: torch.Tensor = step(model, piece, num_items_in_batch)  # type: ignore[no-untyped-call]
+            return loss
+
         def attempt(size: int) -> torch.Tensor:
-            pieces = split(inputs, size)
-            losses: list[torch.Tensor] = []
-            for number, piece in enumerate(pieces, start=1):
-                last = number == len(pieces)
-                # Processes exchange gradients once a step.
-                alone = contextlib.nullcontext()
-                with alone if last else self.accelerator.no_sync(model):
-                    step = super(PartsTrainer, self).training_step
-                    losses.append(step(model, piece, num_items_in_batch))  # type: ignore[no-untyped-call]
-            return torch.stack(losses).sum()
+            apart = functools.partial(self.accelerator.no_sync, model)
+            return summed(split(inputs, size), learn, apart)
 
         return self.parts.run(attempt, model.zero_grad)
 
