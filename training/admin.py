@@ -12,6 +12,7 @@ from training.models import (
     Checkpoint,
     Device,
     Iteration,
+    IterationChange,
     IterationStep,
     Metric,
     Promotion,
@@ -128,6 +129,12 @@ class IterationAdmin(Lookup):
     list_filter = ["state", "project"]
     list_select_related = ["project", "created_by"]
     inlines = [IterationStepInline]
+
+
+@admin.register(IterationChange)
+class IterationChangeAdmin(Lookup):
+    list_display = ["__str__", "iteration", "step", "user", "at"]
+    list_select_related = ["iteration", "user"]
 
 
 @admin.register(IterationStep)

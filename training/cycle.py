@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from django.db import models
 from django.db.models import Aggregate, Avg, Count, F, FloatField, Q
 from django.db.models.functions import TruncHour
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from annotation.models import Judgment, Pair, PairQuerySet, PairSource, Slot
 from training.engine.recipes import PolicyRecipe
@@ -279,9 +281,22 @@ def reward_forecasts(project: Project, bad_recall: float) -> list[Forecast]:
 # Old and new policy
 
 
+class GainVerdict(models.TextChoices):
+    """What the interval of the gain says of a new policy."""
+
+    BETTER = "better", gettext_lazy("Better")
+    NOT_WORSE = "not worse", gettext_lazy("Not worse")
+    WORSE = "worse", gettext_lazy("Worse")
+    UNDECIDED = "undecided", gettext_lazy("Undecided")
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Two policies on the same held-out samples, by the truth known there."""
+    """Two policies on the same held-out samples, by the truth known there.
+
+    ``gain_interval`` is of the difference, paired sample by sample; None where only two
+    shares are known. ``margin`` is the loss that still counts as none.
+    """
 
     measure: str
     before: float
@@ -290,17 +305,37 @@ class Comparison:
     after_interval: tuple[float, float] | None = None
     score_before: float | None = None
     score_after: float | None = None
+    gain_interval: tuple[float, float] | None = None
+    samples: int = 0
+    changed: int = 0
+    margin: float = 0.0
 
     @property
-    def is_worse(self) -> bool:
-        return self.after < self.before
+    def verdict(self) -> GainVerdict:
+        """Return what the whole interval says, and Undecided where it does not.
+
+        Better: all of it above 0. Not worse: all above −margin. Worse: all below 0.
+        """
+        if self.gain_interval is None:
+            return GainVerdict.UNDECIDED
+        low, high = self.gain_interval
+        if low > 0:
+            return GainVerdict.BETTER
+        if low >= -self.margin:
+            return GainVerdict.NOT_WORSE
+        return GainVerdict.WORSE if high < 0 else GainVerdict.UNDECIDED
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the new policy may go on without a person."""
+        return self.verdict in (GainVerdict.BETTER, GainVerdict.NOT_WORSE)
 
     @property
     def gain(self) -> float:
         return self.after - self.before
 
 
-def comparison(result: Mapping[str, Json]) -> Comparison | None:
+def comparison(result: Mapping[str, Json], *, margin: float = 0.0) -> Comparison | None:
     """Read an evaluation of a policy and of the one before it; None without truth."""
     policies = result.get("policies")
     if not isinstance(policies, dict):
@@ -312,6 +347,7 @@ def comparison(result: Mapping[str, Json]) -> Comparison | None:
         new, old = after.get(measure), before.get(measure)
         if _value(new) is None or _value(old) is None:
             continue
+        gain = _gain(result, measure)
         return Comparison(
             measure,
             _value(old) or 0.0,
@@ -320,8 +356,20 @@ def comparison(result: Mapping[str, Json]) -> Comparison | None:
             _interval(new),
             _value(before.get("rm_consistent")),
             _value(after.get("rm_consistent")),
+            _interval(gain),
+            int(_number(gain.get("n"), 0)),
+            int(_number(gain.get("changed"), 0)),
+            margin,
         )
     return None
+
+
+def _gain(result: Mapping[str, Json], measure: str) -> dict[str, Json]:
+    """Return the paired gain that the evaluation wrote; older ones wrote none."""
+    found: Json = result.get("gains")
+    for name in ("policy", measure):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _value(figure: Json) -> float | None:

@@ -365,6 +365,17 @@ class IterationForm(forms.Form):
         max_value=100,
         initial=90,
     )
+    margin = forms.FloatField(
+        label=_("Loss in held-out truth that counts as none"),
+        help_text=_(
+            "0.03 is three tasks in a hundred. The new policy is not worse when the "
+            "whole interval of its gain lies above this loss."
+        ),
+        min_value=0,
+        max_value=1,
+        initial=0.03,
+        widget=FLOAT,
+    )
     automatic = forms.MultipleChoiceField(
         label=_("Steps that ask nobody"),
         choices=[
@@ -374,7 +385,7 @@ class IterationForm(forms.Form):
         required=False,
         widget=forms.CheckboxSelectMultiple,
         help_text=_(
-            "The others wait for a person. A missed gate, a worse truth and the alarm "
-            "always do."
+            "The others wait for a person. A missed gate, a truth that is worse or "
+            "undecided, and the alarm always do."
         ),
     )

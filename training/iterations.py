@@ -21,6 +21,7 @@ from django.utils.translation import gettext as _
 from training.cycle import (
     Comparison,
     Fresh,
+    GainVerdict,
     JudgeProgress,
     comparison,
     fresh_figures,
@@ -47,6 +48,7 @@ from training.models import (
     Checkpoint,
     InputRole,
     Iteration,
+    IterationChange,
     IterationState,
     IterationStep,
     RunState,
@@ -90,6 +92,7 @@ def start_iteration(
     recipes: Mapping[str, Mapping[str, object]] | None = None,
     wanted_judgments: int = 300,
     wanted_settled: int = 90,
+    margin: float = 0.03,
     automatic: tuple[str, ...] = ("draw", "reward", "policy", "evaluate", "compare"),
 ) -> Iteration:
     """Begin the next iteration of a project; its first step is taken by `advance`.
@@ -113,6 +116,7 @@ def start_iteration(
                 recipes=checked,
                 wanted_judgments=wanted_judgments,
                 wanted_settled=wanted_settled,
+                margin=margin,
                 created_by=user,
             )
             IterationStep.objects.bulk_create(
@@ -137,37 +141,115 @@ def _checked_recipes(
     problems: dict[str, dict[str, str]] = {}
     for name in RUN_STEPS:
         try:
-            recipe = recipe_from_json(name, recipes.get(name, {}))
-        except RecipeError as error:
-            why = _("Expected %(expected)s, found %(found)s.") % {
-                "expected": error.expected,
-                "found": error.found,
-            }
-            problems[name] = {error.field: why}
-        else:
-            checked[name] = recipe_to_json(recipe)
+            checked[name] = _checked_recipe(name, recipes.get(name, {}))
+        except IterationRefusedError as error:
+            problems |= {name: dict(error.problems[name])}
     if problems:
         raise IterationRefusedError(_("A setting is not right."), problems)
     return checked
 
 
+def _checked_recipe(name: str, settings: Mapping[str, object]) -> dict[str, object]:
+    try:
+        return recipe_to_json(recipe_from_json(name, settings))
+    except RecipeError as error:
+        why = _("Expected %(expected)s, found %(found)s.") % {
+            "expected": error.expected,
+            "found": error.found,
+        }
+        raise IterationRefusedError(
+            _("A setting is not right."), {name: {error.field: why}}
+        ) from error
+
+
 def change_iteration(
     *,
     iteration: Iteration,
+    user: User | None,
     wanted_judgments: int,
     wanted_settled: int,
+    margin: float,
     automatic: tuple[str, ...],
 ) -> None:
-    """Change what an open iteration waits for and which steps ask nobody."""
+    """Change what an open iteration waits for and which steps ask nobody.
+
+    Who changed what is kept.
+    """
     with transaction.atomic():
         iteration = _locked(iteration)
         _must_be_open(iteration)
-        iteration.wanted_judgments = wanted_judgments
-        iteration.wanted_settled = wanted_settled
-        iteration.save(update_fields=["wanted_judgments", "wanted_settled"])
-        for step in iteration.steps.exclude(name=StepName.JUDGE):
+        wanted = {
+            "wanted_judgments": wanted_judgments,
+            "wanted_settled": wanted_settled,
+            "margin": margin,
+        }
+        before: dict[str, object] = {n: getattr(iteration, n) for n in wanted}
+        for name, value in wanted.items():
+            setattr(iteration, name, value)
+        iteration.save(update_fields=list(wanted))
+        steps = sorted(
+            iteration.steps.exclude(name=StepName.JUDGE), key=lambda s: _place(s.name)
+        )
+        before["automatic"] = [step.name for step in steps if step.is_automatic]
+        for step in steps:
             step.is_automatic = step.name in automatic
             step.save(update_fields=["is_automatic"])
+        after = {**wanted, "automatic": [s.name for s in steps if s.is_automatic]}
+        _keep_change(iteration, "", user, before, after)
+
+
+def change_recipe(
+    *, iteration: Iteration, name: str, user: User | None, recipe: Mapping[str, object]
+) -> IterationChange | None:
+    """Change the recipe of a step that has not begun; None when nothing is new.
+
+    Who changed what is kept. Raises IterationRefusedError for a step that has begun, or
+    that was passed, and for a setting that is not right.
+    """
+    with transaction.atomic():
+        iteration = _locked(iteration)
+        _must_be_open(iteration)
+        if name not in changeable_recipes(iteration):
+            raise IterationRefusedError(
+                _("This step has begun: its recipe is that of its run.")
+            )
+        before = iteration.recipes.get(name, {})
+        after = _checked_recipe(name, recipe)
+        iteration.recipes = {**iteration.recipes, name: after}
+        iteration.save(update_fields=["recipes"])
+        return _keep_change(iteration, name, user, before, after)
+
+
+def changeable_recipes(iteration: Iteration) -> list[str]:
+    """Return the steps with a recipe that have not begun; none once it has ended."""
+    if not iteration.is_open:
+        return []
+    not_begun = (StepState.WAITING, StepState.ASKING)
+    steps = {step.name: step for step in iteration.steps.all()}
+    return [
+        name
+        for name in RUN_STEPS
+        if _place(name) >= _place(iteration.step) and steps[name].state in not_begun
+    ]
+
+
+def _keep_change(
+    iteration: Iteration,
+    step: str,
+    user: User | None,
+    before: Mapping[str, object],
+    after: Mapping[str, object],
+) -> IterationChange | None:
+    changed = {
+        name: [before.get(name), value]
+        for name, value in after.items()
+        if before.get(name) != value
+    }
+    if not changed:
+        return None
+    return IterationChange.objects.create(
+        iteration=iteration, step=step, values=changed, user=user
+    )
 
 
 def pause_iteration(*, iteration: Iteration) -> None:
@@ -454,12 +536,17 @@ def _start_run_of(iteration: Iteration, step: IterationStep) -> bool:
     if step.name == StepName.EVALUATE:
         inputs |= _to_evaluate(iteration)
 
+    settings = iteration.recipes.get(step.name)
+
     def attach(run: Run) -> None:
         held = Iteration.objects.select_for_update().get(pk=iteration.pk)
         moved = IterationStep.objects.filter(
             pk=step.pk, state=StepState.WAITING, iteration__step=step.name
         )
-        if held.state != IterationState.GOING or not moved.update(
+        # A recipe changed meanwhile: the next caller starts the run with the new one.
+        is_same = held.recipes.get(step.name) == settings
+        is_going = held.state == IterationState.GOING
+        if not (is_same and is_going) or not moved.update(
             state=StepState.WORKING, run=run, started_at=timezone.now(), problem=""
         ):
             raise _OvertakenError
@@ -508,13 +595,32 @@ def _promote(iteration: Iteration, step: IterationStep) -> str:
         promote(
             checkpoint=checkpoint,
             user=step.approved_by or iteration.created_by,
-            reason=step.reason
-            or _("Iteration %(number)d.") % {"number": iteration.number},
-            force=bool(step.reason),
+            reason=step.reason or _promotion_reason(iteration),
+            # The evaluation has measured more than the run itself, and a person or its
+            # verdict has let the policy come this far.
+            force=True,
         )
     except PromotionRefusedError as error:
         return str(error)
     return ""
+
+
+def _promotion_reason(iteration: Iteration) -> str:
+    """Say in a sentence what the promotion rests on: a person's word, or the gain."""
+    number = _("Iteration %(number)d.") % {"number": iteration.number}
+    if _was_accepted(iteration):
+        return f"{number} {_step(iteration, StepName.COMPARE).reason}"
+    found = comparison_of(iteration)
+    if found is None or found.gain_interval is None:
+        return number
+    low, high = found.gain_interval
+    gain = _("Gain %(gain)+.3f (%(low)+.3f to %(high)+.3f) on %(n)d samples.") % {
+        "gain": found.gain,
+        "low": low,
+        "high": high,
+        "n": found.samples,
+    }
+    return f"{number} {gain}"
 
 
 # What an iteration knows of itself
@@ -542,14 +648,15 @@ def candidate_of(iteration: Iteration) -> Checkpoint | None:
 def comparison_of(iteration: Iteration) -> Comparison | None:
     """Return old and new policy on held-out samples: the evaluation, else the run's own."""
     run = run_of(iteration, StepName.EVALUATE)
-    found = comparison(run.result) if run is not None else None
+    margin = iteration.margin
+    found = comparison(run.result, margin=margin) if run is not None else None
     if found is not None:
         return found
     candidate = candidate_of(iteration)
     truth = held_out_truth(candidate) if candidate is not None else None
     if truth is None:
         return None
-    return Comparison("truth", truth.before, truth.after)
+    return Comparison("truth", truth.before, truth.after, margin=margin)
 
 
 def fresh_of(iteration: Iteration) -> list[Fresh]:
@@ -594,23 +701,52 @@ def _against(iteration: Iteration, step: IterationStep) -> list[str]:
     if step.name == StepName.POLICY:
         return gate_misses_of(iteration)
     if step.name == StepName.COMPARE:
-        found = comparison_of(iteration)
-        if found is None:
-            return [_("Held-out truth was not measured; a person has to decide.")]
-        if found.is_worse:
-            return [
-                _("Held-out truth is worse: %(after).3f after %(before).3f.")
-                % {"after": found.after, "before": found.before}
-            ]
-    if step.name == StepName.PROMOTE:
-        candidate = candidate_of(iteration)
-        truth = held_out_truth(candidate) if candidate is not None else None
-        if truth is not None and truth.is_worse:
-            return [
-                _("Its run measured it worse than what it started from: %(t).3f.")
-                % {"t": truth.after}
-            ]
+        return _against_new_policy(iteration)
+    if step.name == StepName.PROMOTE and not _was_accepted(iteration):
+        return _against_new_policy(iteration)
     return []
+
+
+def _against_new_policy(iteration: Iteration) -> list[str]:
+    """Return why the comparison does not let the new policy pass by itself."""
+    found = comparison_of(iteration)
+    if found is None:
+        return [_("Held-out truth was not measured; a person has to decide.")]
+    if found.is_passed:
+        return []
+    facts = {"after": found.after, "before": found.before}
+    if found.gain_interval is None:
+        return [
+            _(
+                "Held-out truth is %(after).3f after %(before).3f, but how far chance "
+                "goes is not known: no evaluation compared them sample by sample."
+            )
+            % facts
+        ]
+    low, high = found.gain_interval
+    facts |= {"low": low, "high": high, "margin": found.margin}
+    if found.verdict == GainVerdict.WORSE:
+        return [
+            _(
+                "Held-out truth is worse: %(after).3f after %(before).3f, a gain "
+                "between %(low)+.3f and %(high)+.3f."
+            )
+            % facts
+        ]
+    return [
+        _(
+            "Held-out truth is undecided: %(after).3f after %(before).3f, a gain between "
+            "%(low)+.3f and %(high)+.3f, and a loss of more than %(margin).3f is not "
+            "ruled out. More held-out samples would tell."
+        )
+        % facts
+    ]
+
+
+def _was_accepted(iteration: Iteration) -> bool:
+    """Tell whether a person has accepted the comparison in spite of what it says."""
+    step = _step(iteration, StepName.COMPARE)
+    return step.state == StepState.DONE and bool(step.reason)
 
 
 def what_speaks_against(iteration: Iteration) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
@@ -644,6 +645,11 @@ class Iteration(models.Model):
     wanted_settled = models.PositiveSmallIntegerField(
         help_text="Or so many percent of the drawn pairs with an outcome."
     )
+    margin = models.FloatField(
+        default=0.03,
+        validators=[MinValueValidator(0), MaxValueValidator(1)],
+        help_text="A loss in held-out truth up to this counts as none.",
+    )
     stopped_because = models.TextField(blank=True)
     is_alarm = models.BooleanField(
         default=False, help_text="Stopped because score and truth parted."
@@ -685,6 +691,10 @@ class Iteration(models.Model):
             models.CheckConstraint(
                 condition=Q(wanted_settled__lte=100),
                 name="iteration_wanted_settled_is_a_share",
+            ),
+            models.CheckConstraint(
+                condition=Q(margin__gte=0, margin__lte=1),
+                name="iteration_margin_is_a_share",
             ),
         ]
 
@@ -755,3 +765,32 @@ class IterationStep(models.Model):
 
     def __str__(self) -> str:
         return f"step {self.name} of {self.iteration_id}"
+
+
+class IterationChange(models.Model):
+    """Somebody changed what an open iteration waits for, or the recipe of a step."""
+
+    iteration = models.ForeignKey(
+        Iteration, on_delete=models.CASCADE, related_name="changes"
+    )
+    step = models.CharField(
+        max_length=8,
+        choices=StepName.choices,
+        blank=True,
+        help_text="Whose recipe it was; empty for the iteration's own settings.",
+    )
+    values = models.JSONField(help_text="Per setting, what it was and what it became.")
+    user = models.ForeignKey(USER, null=True, on_delete=models.PROTECT)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(step__in=["", *StepName.values]),
+                name="iterationchange_step_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"change {self.pk} of {self.iteration_id}"

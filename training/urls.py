@@ -49,6 +49,11 @@ urlpatterns = [
         name="iteration-do",
     ),
     path(
+        "p/<slug:slug>/iterations/<int:number>/recipe/<slug:step>/",
+        iterations.recipe_edit,
+        name="iteration-recipe",
+    ),
+    path(
         "p/<slug:slug>/iterations/<int:number>/settings/",
         iterations.iteration_change,
         name="iteration-change",

@@ -29,6 +29,7 @@ from training.models import (
     Checkpoint,
     Device,
     Iteration,
+    IterationChange,
     IterationStep,
     Metric,
     Promotion,
@@ -102,6 +103,9 @@ def make_one_of_everything():
         created_by=rita,
     )
     IterationStep.objects.create(iteration=iteration, name="draw")
+    IterationChange.objects.create(
+        iteration=iteration, step="draw", values={"turns": [10, 20]}, user=rita
+    )
     Retention.objects.create(project=project)
     now = timezone.now()
     Metric.objects.create(run=run, name="loss", step=1, value=1.0, at=now)

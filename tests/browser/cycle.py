@@ -89,7 +89,15 @@ def make_iterations(project: Project, user: User, policy: Run) -> None:
             "policy": {"tasks_complete": _figure(after), "rm_consistent": _figure(0.8)},
             "initial": {"tasks_complete": _figure(before)},
         }
-        evaluate = run("evaluate", 3, result={"policies": figures})
+        gain = {
+            "value": after - before,
+            "low": after - before - 0.06,
+            "high": after - before + 0.06,
+            "n": 150,
+            "changed": 29,
+        }
+        gains = {"policy": {"tasks_complete": gain}}
+        evaluate = run("evaluate", 3, result={"policies": figures, "gains": gains})
         runs = {"draw": draw, "reward": reward, "policy": learned, "evaluate": evaluate}
         reached = 6 if number == 1 else 3
         for place, name in enumerate(STEP_ORDER[: reached + 1]):
@@ -104,8 +112,36 @@ def make_iterations(project: Project, user: User, policy: Run) -> None:
             is_alarm=number == 2,
             ended_at=begun + timezone.timedelta(hours=9, minutes=number),
         )
+    for judgments, caught in ((90, 0.71), (240, 0.8)):  # trained by hand, before
+        earlier = make_run(project=project, kind="reward", state="finished")
+        earlier.snapshot = Snapshot.objects.create(
+            project=project,
+            content_hash=f"{judgments:064x}",
+            counts={"train": 24, "judgments": judgments},
+        )
+        earlier.save()
+        model = make_checkpoint(earlier, step=300)
+        model.manifest["metrics"] = {
+            "judged/bad_caught": caught,
+            "judged/auc": caught + 0.13,
+        }
+        model.save()
     last = iterations.start_iteration(
         project=project, user=user, wanted_judgments=300, wanted_settled=90
+    )
+    iterations.change_recipe(
+        iteration=last,
+        name="policy",
+        user=user,
+        recipe={**last.recipes["policy"], "steps": 80, "kl_weight": 0.02},
+    )
+    iterations.change_iteration(
+        iteration=last,
+        user=user,
+        wanted_judgments=400,
+        wanted_settled=90,
+        margin=0.03,
+        automatic=("draw", "reward", "evaluate", "compare"),
     )
     steps = IterationStep.objects.filter(iteration=last)
     steps.filter(name="draw").update(state="skipped", reason="Drawn by hand before.")

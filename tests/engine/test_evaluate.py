@@ -8,7 +8,13 @@ import torch
 from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
 from training.engine import evaluate
 from training.engine.conversations import sample_from_json
-from training.engine.evaluate import judged, summary, with_interval, write_samples
+from training.engine.evaluate import (
+    judged,
+    paired_gain,
+    summary,
+    with_interval,
+    write_samples,
+)
 from training.engine.generation import Sampled
 from training.engine.measuring import Answer, Asked, measure
 from training.engine.recipes import EvaluateRecipe
@@ -138,6 +144,63 @@ def test_the_interval_covers_as_often_as_it_says():
         found = with_interval({str(i): [v] for i, v in enumerate(drawn)}, RECIPE)
         covered += found["low"] <= 0.7 <= found["high"]
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_paired_interval_forgets_what_is_hard_for_both():
+    """Two policies differ on three samples of sixty; half of all are hard for both."""
+    before = {str(i): [i % 2 == 0] for i in range(60)}
+    after = before | {"1": [True], "3": [True], "5": [True]}
+    gain = paired_gain(before, after, RECIPE)
+    assert gain["value"] == pytest.approx(0.05)
+    assert (gain["n"], gain["changed"]) == (60, 3)
+    assert 0 <= gain["low"] < 0.05 < gain["high"] < 0.12
+    apart = with_interval(after, RECIPE)
+    assert apart["high"] - apart["low"] > 2 * (gain["high"] - gain["low"])
+
+
+def test_the_paired_interval_covers_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(2)
+    covered = 0
+    for _ in range(200):
+        hard = torch.rand(80, generator=generator) < 0.4
+        flips = torch.rand(80, generator=generator) < 0.2
+        up = torch.rand(80, generator=generator) < 0.7
+        before = {str(i): [not bool(h)] for i, h in enumerate(hard)}
+        after = {
+            name: [bool(u)] if f else verdict
+            for (name, verdict), f, u in zip(before.items(), flips, up, strict=True)
+        }
+        found = paired_gain(before, after, RECIPE)
+        covered += found["low"] <= 0.2 * (0.7 - 0.6) <= found["high"]
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_equal_answers_gain_nothing_for_certain():
+    same = {str(i): [i % 3 == 0, True] for i in range(9)}
+    gain = paired_gain(same, dict(same), RECIPE)
+    assert (gain["value"], gain["low"], gain["high"], gain["changed"]) == (0, 0, 0, 0)
+
+
+def test_only_samples_that_both_answered_are_compared():
+    gain = paired_gain({"a": [True], "b": [True]}, {"b": [False], "c": [True]}, RECIPE)
+    assert (gain["value"], gain["n"]) == (-1.0, 1)
+    assert paired_gain({"a": [True]}, {"c": [True]}, RECIPE) == {}
+
+
+def test_every_policy_is_compared_with_the_initial_one(tmp_path):
+    inputs = {
+        "policy": save_micro_policy(tmp_path / "policy", seed=1),
+        "initial": save_micro_policy(tmp_path / "initial", seed=2),
+    }
+    rows = demo_rows(2, "held-out", 5)
+    run = make_run(
+        tmp_path / "run", "evaluate", {"max_new_tokens": 4}, inputs, {"held_out": rows}
+    )
+    assert run_program("evaluate", EvaluateRecipe, evaluate.evaluate, [str(run)]) == 0
+    gains = json.loads((run / "outputs/evaluation.json").read_text())["gains"]
+    assert list(gains) == ["policy"]
+    assert gains["policy"]["tasks_complete"]["n"] == 2
+    assert gains["policy"]["turns_right"]["value"] == 0.0
 
 
 def test_a_whole_run_measures_every_policy(tmp_path):

@@ -61,7 +61,17 @@ def filled(client):
 
 
 @pytest.mark.parametrize(
-    "page", ["", "new/", "series/", "1/", "1/live/", "1/do/", "1/settings/"]
+    "page",
+    [
+        "",
+        "new/",
+        "series/",
+        "1/",
+        "1/live/",
+        "1/do/",
+        "1/settings/",
+        "1/recipe/policy/",
+    ],
 )
 def test_only_trainers_and_admins_come_in(client, project, page):
     begin(project)
@@ -159,8 +169,8 @@ def test_without_a_reward_model_no_forecast_is_made_up(client, project, tara):
     assert "nothing is known of what judgments are worth" in text
 
 
-def test_two_reward_models_give_a_forecast(client, project, tara):
-    for judgments, caught in ((100, 0.6), (400, 0.8)):
+def make_reward_models(project, *models):
+    for judgments, caught in models:
         checkpoint = make_policy(project, kind="reward")
         checkpoint.manifest["metrics"] = {"judged/bad_caught": caught}
         checkpoint.save()
@@ -169,11 +179,37 @@ def test_two_reward_models_give_a_forecast(client, project, tara):
         snapshot.counts = {"judgments": judgments}
         snapshot.save()
         Run.objects.filter(pk=checkpoint.run_id).update(snapshot=snapshot)
+
+
+def test_two_reward_models_give_a_forecast_without_an_interval(client, project, tara):
+    make_reward_models(project, (100, 0.6), (400, 0.8))
     begin(project, wanted_judgments=1200)
     (view,) = client.get(HOME + "1/").context["forecasts"]
     assert view.forecast.curve.at(1600) == pytest.approx(0.9, abs=0.001)
     assert "Expected after 1600 judgments: 0.900" in view.said[0]
+    assert "an interval needs three reward models, there are two" in view.said[1]
     assert len(view.points) == 2
+    assert view.band == ""
+
+
+def test_more_reward_models_give_it_an_interval(client, project, tara):
+    models = ((100, 0.61), (200, 0.7), (400, 0.81), (800, 0.855))
+    make_reward_models(project, *models)
+    begin(project, wanted_judgments=800)
+    page = client.get(HOME + "1/")
+    (view,) = page.context["forecasts"]
+    low, high = view.forecast.curve.between(1600)
+    assert 0.8 < low < view.forecast.curve.at(1600) < high < 0.95
+    assert f"between {low:.3f} and {high:.3f} in 19 of 20" in view.said[0]
+    assert "From 4 reward models" in view.said[1]
+    assert f'<polygon points="{view.band}"/>' in page.content.decode()
+
+
+def test_an_interval_too_wide_to_plan_by_says_so(client, project, tara):
+    make_reward_models(project, (100, 0.6), (200, 0.9), (400, 0.7))
+    begin(project, wanted_judgments=800)
+    (view,) = client.get(HOME + "1/").context["forecasts"]
+    assert any("too wide to plan by" in text for text in view.said)
 
 
 def test_a_missed_gate_is_shown_with_a_field_for_the_reason(client, project, tara):
@@ -235,7 +271,12 @@ def test_pause_go_on_promote_and_done_by_the_buttons(client, project, tara):
 
 def test_settings_change_while_it_waits(client, project, tara):
     iteration = begin(project)
-    data = {"wanted_judgments": "5", "wanted_settled": "50", "automatic": ["draw"]}
+    data = {
+        "wanted_judgments": "5",
+        "wanted_settled": "50",
+        "margin": "0.1",
+        "automatic": ["draw"],
+    }
     client.post(f"{HOME}1/settings/", data)
     assert fresh(iteration).wanted_judgments == 5
     assert not step(iteration, "reward").is_automatic
@@ -243,6 +284,89 @@ def test_settings_change_while_it_waits(client, project, tara):
     assert answer.status_code == 422
     assert 'value="500"' in answer.content.decode()
     assert fresh(iteration).wanted_settled == 50
+    text = client.get(f"{HOME}1/").content.decode()
+    assert '300 <span class="faint">→</span> <b>5</b>' in text
+    assert '0.03 <span class="faint">→</span> <b>0.1</b>' in text
+    assert "tara" in text.split('id="changes"')[1]
+
+
+def recipe_of(client, name):
+    form = client.get(f"{HOME}1/recipe/{name}/").context["recipe"]
+    values = {field.html_name: field.value() for field in form}
+    return {n: v for n, v in values.items() if v is not None and v is not False}
+
+
+def test_the_recipe_of_a_coming_step_is_changed_on_its_own_page(client, project, tara):
+    iteration = begin(project)
+    before = iteration.recipes["policy"]["steps"]
+    assert "/1/recipe/policy/" in client.get(HOME + "1/").content.decode()
+    data = recipe_of(client, "policy") | {"recipe_steps": "7"}
+    answer = client.post(f"{HOME}1/recipe/policy/", data)
+    assert answer["Location"] == f"{HOME}1/"
+    assert fresh(iteration).recipes["policy"]["steps"] == 7
+    text = client.get(HOME + "1/").content.decode()
+    assert f'{before} <span class="faint">→</span> <b>7</b>' in text
+    assert recipe_of(client, "policy")["recipe_steps"] == 7
+    # Sent as it stands, it is no change.
+    client.post(f"{HOME}1/recipe/policy/", recipe_of(client, "policy"))
+    assert iteration.changes.count() == 1
+
+
+def test_a_wrong_recipe_comes_back_as_it_was_typed(client, project, tara):
+    iteration = begin(project)
+    data = recipe_of(client, "policy") | {
+        "recipe_steps": "0",
+        "recipe_learning_rate": "0.5",
+    }
+    answer = client.post(f"{HOME}1/recipe/policy/", data)
+    assert answer.status_code == 422
+    text = answer.content.decode()
+    assert 'value="0.5"' in text
+    assert "see the marked fields" in text
+    assert fresh(iteration).recipes == iteration.recipes
+
+
+def test_the_recipe_of_a_step_that_has_begun_is_shown_but_not_changed(
+    client, project, tara
+):
+    iteration = begin(project)
+    page = client.get(f"{HOME}1/recipe/draw/")
+    assert "This step has begun" in page.content.decode()
+    assert ">Save<" not in page.content.decode()
+    data = recipe_of(client, "draw") | {"recipe_turns": "7"}
+    answer = client.post(f"{HOME}1/recipe/draw/", data)
+    assert answer.status_code == 422
+    assert "This step has begun" in answer.content.decode()
+    assert fresh(iteration).recipes == iteration.recipes
+    assert "/1/recipe/draw/" not in client.get(HOME + "1/").content.decode()
+
+
+@pytest.mark.parametrize("name", ["judge", "promote", "odd"])
+def test_a_step_without_a_recipe_is_not_found(client, project, tara, name):
+    begin(project)
+    assert client.get(f"{HOME}1/recipe/{name}/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("after", "half", "said"),
+    [(0.6, 0.05, "Better"), (0.49, 0.015, "Not worse"), (0.3, 0.1, "Worse")],
+)
+def test_the_comparison_tells_verdict_gain_and_interval(
+    client, project, tara, after, half, said
+):
+    to_compare(project, after=after, half=half)
+    text = client.get(HOME + "1/").content.decode()
+    assert f">{said}</span>" in text
+    assert f"gain {after - 0.5:+.3f}, between {after - 0.5 - half:+.3f}" in text
+    assert "6 of 40 held-out samples came out otherwise" in text
+    assert f">{said}</span>" in client.get(HOME).content.decode()
+
+
+def test_an_undecided_comparison_asks_and_says_why(client, project, tara):
+    to_compare(project, after=0.55, half=0.2)
+    text = client.get(HOME + "1/").content.decode()
+    assert ">Undecided</span>" in text
+    assert "a loss of more than 0.030 is not ruled out" in text
 
 
 def test_an_unknown_deed_is_refused(client, project, tara):

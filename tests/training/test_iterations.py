@@ -36,7 +36,9 @@ GOOD_RM = {
 }
 
 
-def evaluation(before=0.5, after=0.6):
+def evaluation(before=0.5, after=0.6, half=0.05):
+    """Return an evaluation; the gain's interval reaches ``half`` to both sides."""
+
     def figures(value):
         return {
             "tasks_complete": {
@@ -47,7 +49,17 @@ def evaluation(before=0.5, after=0.6):
             }
         }
 
-    return {"policies": {"policy": figures(after), "initial": figures(before)}}
+    gain = {
+        "value": after - before,
+        "n": 40,
+        "changed": 6,
+        "low": after - before - half,
+        "high": after - before + half,
+    }
+    return {
+        "policies": {"policy": figures(after), "initial": figures(before)},
+        "gains": {"policy": {"tasks_complete": gain}},
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -155,11 +167,11 @@ def to_reward(project, **fields):
     return fresh(iteration)
 
 
-def to_compare(project, *, before=0.5, after=0.6, **fields):
+def to_compare(project, *, before=0.5, after=0.6, half=0.05, **fields):
     iteration = to_reward(project, **fields)
     ended(step(iteration).run, metrics=GOOD_RM)
     ended(step(iteration).run)
-    ended(step(iteration).run, result=evaluation(before, after))
+    ended(step(iteration).run, result=evaluation(before, after, half))
     return fresh(iteration)
 
 
@@ -364,8 +376,10 @@ def test_judging_is_enough_by_number_or_by_share(project):
     iterations.go_back(iteration=fresh(iteration), name="judge", user=None)
     iterations.change_iteration(
         iteration=fresh(iteration),
+        user=None,
         wanted_judgments=500,
         wanted_settled=51,
+        margin=0.03,
         automatic=("reward",),
     )
     iterations.advance_all()
@@ -533,6 +547,188 @@ def test_promotion_may_be_automatic(project):
     assert Promotion.objects.count() == 2
 
 
+EVERY = ("draw", "reward", "policy", "evaluate", "compare", "promote")
+
+
+@pytest.mark.parametrize(
+    ("gain", "half", "margin", "step_name"),
+    [
+        (0.1, 0.05, 0.0, None),  # better: promoted
+        (0.0, 0.0, 0.0, None),  # the same answers
+        (-0.01, 0.01, 0.03, None),  # within the margin
+        (-0.01, 0.01, 0.0, "compare"),
+        (0.1, 0.2, 0.03, "compare"),  # up, but chance does that
+        (-0.1, 0.05, 0.03, "compare"),  # worse
+    ],
+)
+def test_the_interval_and_the_margin_decide_about_an_automatic_promotion(
+    project, gain, half, margin, step_name
+):
+    iteration = to_compare(
+        project, after=0.5 + gain, half=half, margin=margin, automatic=EVERY
+    )
+    if step_name is None:
+        assert iteration.state == "done"
+        assert Promotion.objects.count() == 2
+    else:
+        assert (iteration.step, step(iteration).state) == (step_name, "asking")
+        assert Promotion.objects.count() == 1
+
+
+def test_a_skipped_comparison_lets_no_worse_policy_be_promoted(project):
+    iteration = to_compare(project, before=0.6, after=0.5, automatic=EVERY)
+    iterations.skip_step(iteration=iteration, name="compare", user=None, reason="Hurry")
+    iterations.advance_all()
+    assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
+    assert "worse" in iterations.what_speaks_against(fresh(iteration))[0]
+    deed = {"iteration": fresh(iteration), "name": "promote", "user": None}
+    with pytest.raises(ReasonNeededError):
+        iterations.approve_step(**deed)
+    iterations.approve_step(**deed, reason="It is safer.")
+    iterations.advance_all()
+    assert fresh(iteration).state == "done"
+    assert Promotion.objects.first().reason == "It is safer."
+
+
+def test_what_a_person_accepted_at_the_comparison_is_not_asked_again(project):
+    iteration = to_compare(project, before=0.6, after=0.5, automatic=EVERY)
+    iterations.approve_step(
+        iteration=iteration, name="compare", user=None, reason="It is safer."
+    )
+    iterations.advance_all()
+    assert fresh(iteration).state == "done"
+    assert Promotion.objects.first().reason == "Iteration 1. It is safer."
+
+
+def test_the_promotion_keeps_the_gain_it_rests_on(project):
+    to_compare(project, automatic=EVERY)
+    assert Promotion.objects.first().reason == (
+        "Iteration 1. Gain +0.100 (+0.050 to +0.150) on 40 samples."
+    )
+
+
+def test_a_truth_without_an_interval_asks_a_person(project):
+    iteration = to_reward(project, automatic=EVERY)
+    ended(step(iteration).run, metrics=GOOD_RM)
+    ended(step(iteration).run, result={"truth_at_start": 0.5, "truth": 0.9})
+    launching.stop_run(run=step(iteration).run, user=None)
+    iterations.advance_all()
+    iterations.skip_step(
+        iteration=fresh(iteration), name="evaluate", user=None, reason="x"
+    )
+    iterations.advance_all()
+    assert (fresh(iteration).step, step(iteration).state) == ("compare", "asking")
+    (against,) = iterations.what_speaks_against(fresh(iteration))
+    assert "how far chance goes is not known" in against
+
+
+def changed(iteration, **recipe):
+    return iterations.change_recipe(
+        iteration=fresh(iteration),
+        name="policy",
+        user=make_user("rita"),
+        recipe={**fresh(iteration).recipes["policy"], **recipe},
+    )
+
+
+def test_the_recipe_of_a_later_step_can_be_changed_and_who_did_it_is_kept(project):
+    iteration = begin(project)
+    before = iteration.recipes["policy"]["steps"]
+    change = changed(iteration, steps=7)
+    assert (change.user.username, change.step) == ("rita", "policy")
+    assert change.values == {"steps": [before, 7]}
+    assert fresh(iteration).recipes["policy"]["steps"] == 7
+    assert fresh(iteration).recipes["draw"] == iteration.recipes["draw"]
+    drawn(project)
+    judge_all(project)
+    iterations.advance_all()
+    ended(step(iteration).run, metrics=GOOD_RM)
+    assert step(iteration).run.recipe["steps"] == 7
+
+
+def test_the_same_recipe_is_no_change(project):
+    iteration = begin(project)
+    assert changed(iteration) is None
+    assert not iteration.changes.exists()
+
+
+def test_a_wrong_setting_of_a_changed_recipe_is_named_and_nothing_is_kept(project):
+    iteration = begin(project)
+    with pytest.raises(IterationRefusedError) as caught:
+        changed(iteration, steps=0)
+    assert "steps" in caught.value.problems["policy"]
+    assert fresh(iteration).recipes == iteration.recipes
+    assert not iteration.changes.exists()
+
+
+def test_the_recipe_of_a_step_that_has_begun_or_is_past_stays(project):
+    iteration = to_reward(project)
+    for name in ("draw", "reward", "judge", "odd"):
+        with pytest.raises(IterationRefusedError, match="has begun"):
+            iterations.change_recipe(
+                iteration=iteration, name=name, user=None, recipe={}
+            )
+    assert iterations.changeable_recipes(iteration) == ["policy", "evaluate"]
+    iterations.stop_iteration(iteration=iteration, user=None, reason="enough")
+    with pytest.raises(IterationRefusedError, match="has ended"):
+        changed(iteration, steps=7)
+    assert iterations.changeable_recipes(fresh(iteration)) == []
+
+
+def test_a_step_done_again_takes_the_changed_recipe(project):
+    iteration = to_reward(project)
+    launching.stop_run(run=step(iteration).run, user=None)
+    iterations.advance_all()
+    iterations.pause_iteration(iteration=fresh(iteration))
+    iterations.go_back(iteration=fresh(iteration), name="reward", user=None)
+    assert "reward" in iterations.changeable_recipes(fresh(iteration))
+
+
+def test_a_recipe_changed_while_its_run_is_being_made_is_the_one_that_runs(
+    project, monkeypatch
+):
+    iteration = to_reward(project)
+    real = launching.build_snapshot
+
+    def slow(**rest):
+        monkeypatch.setattr(launching, "build_snapshot", real)
+        Iteration.objects.filter(pk=iteration.pk).update(
+            recipes={
+                **iteration.recipes,
+                "policy": {**iteration.recipes["policy"], "steps": 7},
+            }
+        )
+        return real(**rest)
+
+    monkeypatch.setattr(launching, "build_snapshot", slow)
+    ended(step(iteration).run, metrics=GOOD_RM)
+    iterations.advance_all()
+    assert step(iteration, "policy").run.recipe["steps"] == 7
+    assert Run.objects.filter(kind="policy").count() == 1
+
+
+def test_changed_settings_are_kept_with_who_changed_them(project):
+    iteration = begin(project)
+    iterations.change_iteration(
+        iteration=iteration,
+        user=make_user("rita"),
+        wanted_judgments=300,
+        wanted_settled=80,
+        margin=0.1,
+        automatic=("draw", "reward"),
+    )
+    (change,) = iteration.changes.all()
+    assert (change.user.username, change.step) == ("rita", "")
+    assert change.values == {
+        "wanted_settled": [90, 80],
+        "margin": [0.03, 0.1],
+        "automatic": [
+            ["draw", "reward", "policy", "evaluate", "compare"],
+            ["draw", "reward"],
+        ],
+    }
+
+
 def test_every_step_asks_where_nothing_is_automatic(project):
     iteration = begin(project, automatic=())
     assert step(iteration).state == "asking"
@@ -604,6 +800,7 @@ def test_each_draw_of_an_iteration_has_a_seed_of_its_own(project):
         {"stopped_because": "but open"},
         {"state": "done"},
         {"wanted_settled": 101},
+        {"margin": 1.5},
     ],
 )
 def test_the_rows_cannot_contradict_themselves(project, wrong):

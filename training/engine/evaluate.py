@@ -25,7 +25,11 @@ the interval too narrow.
 
 ``outputs/samples.jsonl`` has a row for each policy and sample: its turns, how many are
 right, whether the task is complete (null where the oracle cannot judge). Two policies
-answered the same samples, so their difference can be taken sample by sample.
+answered the same samples, so their difference is taken sample by sample: ``gains`` has,
+for each policy beside ``initial``, the difference of ``tasks_complete`` and
+``turns_right`` with the percentile interval of a *paired* bootstrap, which draws samples
+with the verdicts of both. What makes a sample hard for both then cancels out, and the
+interval is narrower than the two shares' own would suggest.
 """
 
 from __future__ import annotations
@@ -96,6 +100,7 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
     policies: dict[str, dict[str, object]] = {}
     by_situation: dict[str, dict[str, object]] = {}
     by_split: dict[str, dict[str, object]] = {}
+    truth: dict[str, dict[str, Verdicts]] = {}
     for number, role in enumerate(roles):
         answered = answer_all(run, recipe, role, samples, place, (number, len(roles)))
         if answered is None:
@@ -106,6 +111,10 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
         policies[role] = {**figures, "errors": dict(error_counts(rows))}
         by_situation[role] = grouped(rows, left_out, samples, recipe, situation_of)
         by_split[role] = grouped(rows, left_out, samples, recipe, split_of)
+        truth[role] = {
+            "tasks_complete": tasks_complete(rows, left_out, samples),
+            "turns_right": verdicts_of(rows, METRICS["turns_right"]),
+        }
         run.metrics(
             number + 1,
             {f"{role}/{name}": figure["value"] for name, figure in figures.items()},
@@ -116,6 +125,7 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
         "policies": policies,
         "by_situation": by_situation,
         "by_split": by_split,
+        "gains": gains(truth, recipe),
         "samples": len(samples),
         "history": "teacher-forced" if recipe.history == "labels" else "own",
         "interval": f"{recipe.confidence:.0%} bootstrap over samples",
@@ -284,17 +294,23 @@ def summary(
     """Return every metric that applies: value, interval, number of verdicts."""
     figures: dict[str, dict[str, float]] = {}
     for name, ask_row in METRICS.items():
-        verdicts: Verdicts = {}
-        for row in rows:
-            verdict = ask_row(row)
-            if verdict is not None:
-                verdicts.setdefault(row.answer.sample.id, []).append(verdict)
+        verdicts = verdicts_of(rows, ask_row)
         if verdicts:
             figures[name] = with_interval(verdicts, recipe)
     complete = tasks_complete(rows, left_out, samples)
     if complete:
         figures["tasks_complete"] = with_interval(complete, recipe)
     return figures
+
+
+def verdicts_of(rows: Sequence[Row], ask_row: Callable[[Row], bool | None]) -> Verdicts:
+    """Return what one metric says of the turns it applies to, by sample."""
+    verdicts: Verdicts = {}
+    for row in rows:
+        verdict = ask_row(row)
+        if verdict is not None:
+            verdicts.setdefault(row.answer.sample.id, []).append(verdict)
+    return verdicts
 
 
 def tasks_complete(
@@ -330,6 +346,56 @@ def with_interval(verdicts: Verdicts, recipe: EvaluateRecipe) -> dict[str, float
         "low": low,
         "high": high,
         "n": int(counts.sum()),
+    }
+
+
+def gains(
+    truth: dict[str, dict[str, Verdicts]], recipe: EvaluateRecipe
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return, for each policy, what it gained over ``initial``, with its interval."""
+    before = truth.get("initial", {})
+    return {
+        role: {
+            name: gain
+            for name, verdicts in measures.items()
+            if (gain := paired_gain(before[name], verdicts, recipe))
+        }
+        for role, measures in truth.items()
+        if before and role != "initial"
+    }
+
+
+def paired_gain(
+    before: Verdicts, after: Verdicts, recipe: EvaluateRecipe
+) -> dict[str, float]:
+    """Return the difference of two shares of True on the samples that both have.
+
+    ``n`` counts these samples, ``changed`` those whose verdicts are not the same. Empty
+    where they have none in common.
+    """
+    both = [name for name in before if name in after]
+    if not both:
+        return {}
+
+    def tensors(verdicts: Verdicts) -> tuple[torch.Tensor, torch.Tensor]:
+        sums = [float(sum(verdicts[name])) for name in both]
+        counts = [float(len(verdicts[name])) for name in both]
+        return torch.tensor(sums), torch.tensor(counts)
+
+    (old, old_n), (new, new_n) = tensors(before), tensors(after)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    drawn = torch.randint(len(both), (recipe.resamples, len(both)), generator=generator)
+    shares_old = old[drawn].sum(1) / old_n[drawn].sum(1)
+    shares_new = new[drawn].sum(1) / new_n[drawn].sum(1)
+    tail = (1 - recipe.confidence) / 2
+    bounds = torch.tensor([tail, 1 - tail])
+    low, high = torch.quantile(shares_new - shares_old, bounds).tolist()
+    return {
+        "value": float(new.sum() / new_n.sum() - old.sum() / old_n.sum()),
+        "low": low,
+        "high": high,
+        "n": len(both),
+        "changed": sum(before[name] != after[name] for name in both),
     }
 
 

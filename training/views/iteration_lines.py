@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,11 @@ from training.cycle import (
 )
 from training.engine.recipes import PolicyRecipe
 from training.figures import capitalized, duration_text
+from training.forecasting import Curve, Known
+from training.forms import IterationForm
 from training.iterations import (
     NEVER_SKIPPED,
+    changeable_recipes,
     comparison_of,
     judged_so_far,
     what_speaks_against,
@@ -29,6 +32,7 @@ from training.iterations import (
 from training.models import (
     STEP_ORDER,
     Iteration,
+    IterationChange,
     IterationState,
     IterationStep,
     Run,
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
     from annotation.models import Project
 
 FAR = 1_000_000  # judgments beyond which a forecast says nothing
+TOO_WIDE = 0.2  # an interval of a share that says next to nothing
+CHANGES_SHOWN = 50
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class StepLine:
     facts: list[str] = field(default_factory=list)
     against: list[str] = field(default_factory=list)
     deeds: tuple[str, ...] = ()
+    has_open_recipe: bool = False
 
 
 def page_facts(found: Iteration) -> dict[str, object]:
@@ -131,7 +138,7 @@ def _line(
         percent = min(100, 100 * progress.judgments // wanted) if wanted else 100
         facts += _judging_facts(found, step, progress, pace)
     if name == StepName.COMPARE and compared is not None:
-        facts.append(_comparison_text(compared))
+        facts += comparison_facts(compared)
     against: list[str] = []
     if is_current and step.state in (StepState.ASKING, StepState.WAITING):
         against = what_speaks_against(found)
@@ -146,6 +153,7 @@ def _line(
         facts=facts,
         against=against,
         deeds=_deeds(found, step, is_current),
+        has_open_recipe=step.name in changeable_recipes(found),
     )
 
 
@@ -184,13 +192,32 @@ def _judging_facts(
     return facts
 
 
-def _comparison_text(compared: Comparison) -> str:
+def comparison_facts(compared: Comparison) -> list[str]:
+    """Return what the comparison found, in sentences."""
     measure = capitalized(words(compared.measure))
-    return _("%(measure)s: %(after).3f after %(before).3f") % {
-        "measure": measure,
-        "after": compared.after,
-        "before": compared.before,
-    }
+    facts = [
+        _("%(measure)s: %(after).3f after %(before).3f")
+        % {
+            "measure": measure,
+            "after": compared.after,
+            "before": compared.before,
+        }
+    ]
+    if compared.gain_interval is not None:
+        low, high = compared.gain_interval
+        facts.append(
+            _("gain %(gain)+.3f, between %(low)+.3f and %(high)+.3f")
+            % {"gain": compared.gain, "low": low, "high": high}
+        )
+        facts.append(
+            ngettext(
+                "%(changed)d of %(n)d held-out sample came out otherwise",
+                "%(changed)d of %(n)d held-out samples came out otherwise",
+                compared.samples,
+            )
+            % {"changed": compared.changed, "n": compared.samples}
+        )
+    return facts
 
 
 def _deeds(found: Iteration, step: IterationStep, is_current: bool) -> tuple[str, ...]:
@@ -245,6 +272,7 @@ class ForecastView:
     forecast: Forecast
     points: list[tuple[str, str]]
     line: str
+    band: str
     bound_y: str
     most: int
     said: list[str]
@@ -272,7 +300,7 @@ def _forecast_view(found: Iteration, forecast: Forecast) -> ForecastView:
         return f"{40 - 40 * (figure - low) / (1 - low):.1f}"
 
     said: list[str] = []
-    line = ""
+    line = band = ""
     if curve is None:
         said.append(
             _(
@@ -283,17 +311,37 @@ def _forecast_view(found: Iteration, forecast: Forecast) -> ForecastView:
     else:
         steps = [most * i / 40 + (wanted - most) * i / 40 for i in range(1, 41)]
         line = " ".join(f"{x(n)},{y(max(low, curve.at(round(n))))}" for n in steps)
-        said.append(
-            _("Expected after %(n)d judgments: %(figure).3f.")
-            % {"n": wanted, "figure": curve.at(wanted)}
-        )
-        if len({k.judgments for k in known}) == 2:
-            said.append(_("A guess: only two sizes are known so far."))
+        expected = curve.between(wanted)
+        if expected is None:
+            said += [
+                _("Expected after %(n)d judgments: %(figure).3f.")
+                % {"n": wanted, "figure": curve.at(wanted)},
+                _("A guess: an interval needs three reward models, there are two."),
+            ]
         else:
-            said.append(
-                _("The models so far lie %(spread).3f off the curve on average.")
-                % {"spread": curve.spread}
-            )
+            band = _band(curve, known, wanted, low, x, y)
+            said += [
+                _(
+                    "Expected after %(n)d judgments: %(figure).3f, for the next model "
+                    "between %(low).3f and %(high).3f in 19 of 20."
+                )
+                % {
+                    "n": wanted,
+                    "figure": curve.at(wanted),
+                    "low": expected[0],
+                    "high": expected[1],
+                },
+                ngettext(
+                    "From %(n)d reward model, which lies %(spread).3f off the curve on average.",
+                    "From %(n)d reward models, which lie %(spread).3f off the curve on average.",
+                    len(known),
+                )
+                % {"n": len(known), "spread": curve.spread},
+            ]
+            if expected[1] - expected[0] > TOO_WIDE:
+                said.append(
+                    _("That is too wide to plan by: train models of more sizes.")
+                )
         if not curve.grows:
             said.append(_("More judgments did not go with a better figure so far."))
         elif forecast.bound is not None:
@@ -307,10 +355,71 @@ def _forecast_view(found: Iteration, forecast: Forecast) -> ForecastView:
         forecast,
         [(x(k.judgments), y(k.figure)) for k in known],
         line,
+        band,
         y(forecast.bound) if forecast.bound is not None else "",
         wanted,
         said,
     )
+
+
+def _band(
+    curve: Curve,
+    known: list[Known],
+    wanted: int,
+    low: float,
+    x: Callable[[float], str],
+    y: Callable[[float], str],
+) -> str:
+    """Return the outline of the interval, from the first model to what is forecast."""
+    first = min(k.judgments for k in known)
+    sizes = [round(first + (wanted - first) * i / 24) for i in range(25)]
+    ends = [(n, between) for n in sizes if (between := curve.between(n))]
+    upper = [f"{x(n)},{y(max(low, most))}" for n, (_, most) in ends]
+    lower = [f"{x(n)},{y(max(low, least))}" for n, (least, _) in ends]
+    return " ".join(upper + lower[::-1])
+
+
+@dataclass(frozen=True)
+class ChangeLine:
+    """A change as the page shows it: who, when, of what, and each value."""
+
+    change: IterationChange
+    of: str
+    values: list[tuple[str, str, str]]
+
+
+def changes(found: Iteration) -> list[ChangeLine]:
+    """Return what people changed in an iteration, the newest first (one query)."""
+    rows = found.changes.select_related("user")[:CHANGES_SHOWN]
+    return [
+        ChangeLine(
+            each,
+            str(StepName(each.step).label) if each.step else _("What it waits for"),
+            [
+                (_setting_name(each, name), _value_text(before), _value_text(after))
+                for name, (before, after) in each.values.items()
+            ],
+        )
+        for each in rows
+    ]
+
+
+def _setting_name(change: IterationChange, name: str) -> str:
+    if change.step:
+        return capitalized(words(name))
+    return str(IterationForm.base_fields[name].label)
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    if isinstance(value, list):
+        return ", ".join(_word(one) for one in value) or "–"
+    return "–" if value in (None, "") else str(value)
+
+
+def _word(value: object) -> str:
+    return str(StepName(value).label) if value in StepName.values else str(value)
 
 
 def evaluated(iteration: Iteration) -> Comparison | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpResponse, JsonResponse
+from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -29,7 +29,13 @@ from training.forms import IterationForm, RecipeForm
 from training.iterations import STEPS, IterationRefusedError, run_of
 from training.launching import current_policy
 from training.models import RUN_STEPS, Iteration, Run, StepName, run_name
-from training.views.iteration_lines import evaluated, forecasts, page_facts, took
+from training.views.iteration_lines import (
+    changes,
+    evaluated,
+    forecasts,
+    page_facts,
+    took,
+)
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -189,6 +195,7 @@ def iteration_new(request: HttpRequest, slug: str) -> HttpResponse:
                 recipes={name: each.recipe() for name, each in recipes.items()},
                 wanted_judgments=form.cleaned_data["wanted_judgments"],
                 wanted_settled=form.cleaned_data["wanted_settled"],
+                margin=form.cleaned_data["margin"],
                 automatic=tuple(form.cleaned_data["automatic"]),
             )
         except IterationRefusedError as error:
@@ -217,6 +224,7 @@ def _settings_of(last: Iteration | None) -> dict[str, object]:
     return {
         "wanted_judgments": last.wanted_judgments,
         "wanted_settled": last.wanted_settled,
+        "margin": last.margin,
         "automatic": [
             each.name
             for each in sorted(last.steps.all(), key=lambda step: step.pk)
@@ -260,6 +268,7 @@ def _page(
         "refusal": refusal,
         "form": form or IterationForm(initial=_settings_of(found)),
         "forecasts": forecasts(found),
+        "changes": changes(found),
         "layout": _policy_layout() if policy is not None else [],
         "sources": [
             {
@@ -365,8 +374,10 @@ def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpRespon
         try:
             deeds.change_iteration(
                 iteration=found,
+                user=_user(request),
                 wanted_judgments=form.cleaned_data["wanted_judgments"],
                 wanted_settled=form.cleaned_data["wanted_settled"],
+                margin=form.cleaned_data["margin"],
                 automatic=tuple(form.cleaned_data["automatic"]),
             )
         except IterationRefusedError as error:
@@ -378,6 +389,47 @@ def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpRespon
     return _page(
         request, found, refusal=refusal or _("A setting is not right."), form=form
     )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def recipe_edit(
+    request: HttpRequest, slug: str, number: int, step: str
+) -> HttpResponse:
+    """Show and change the recipe of a step that has not begun."""
+    project = enter(request, slug, Role.TRAINER)
+    found = _iteration(project, number)
+    if step not in RUN_STEPS:
+        raise Http404("a step without a recipe")
+    data = request.POST if request.method == "POST" else None
+    recipe = RecipeForm(data, kind=step, known=found.recipes.get(step))
+    refusal = ""
+    if data is not None and recipe.is_valid():
+        try:
+            changed = deeds.change_recipe(
+                iteration=found, name=step, user=_user(request), recipe=recipe.recipe()
+            )
+        except IterationRefusedError as error:
+            refusal = str(error)
+            recipe.add_problems(error.problems.get(step, {}))
+        else:
+            messages.success(
+                request,
+                _("The step will run with this recipe.")
+                if changed
+                else _("Nothing was changed."),
+            )
+            return redirect("training:iteration", slug, number)
+    facts = {
+        "iteration": found,
+        "label": StepName(step).label,
+        "recipe": recipe,
+        "refusal": refusal,
+        "may_change": step in deeds.changeable_recipes(found),
+        "is_wrong": bool(refusal or recipe.errors),
+    }
+    status = 422 if facts["is_wrong"] else 200
+    return render(request, "training/iteration_recipe.html", facts, status=status)
 
 
 def _iteration(project: Project, number: int) -> Iteration:
