@@ -143,6 +143,7 @@ PARTS = [
     "turns_left_out",
     "turns_per_response",
     "turns_right",
+    "turns_label_unreadable",
     "turns_too_long",
     "unit",
     "units",

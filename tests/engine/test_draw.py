@@ -136,13 +136,40 @@ def test_accepted_answers_only_needs_a_reward_model(policies, tmp_path):
     assert "inputs.reward" in events(tmp_path, "result")[0]["error"]
 
 
-def test_every_drawn_answer_says_whether_it_was_kept(policies, tmp_path):
+def saved_reward_model(folder):
     model = micro_reward_model()
-    folder = tmp_path / "reward"
     folder.mkdir()
     settings = RewardSettings("interleaved", "unit")
     save_reward_model(folder, model.reader.classifier, model.tokenizer, settings)
-    inputs = {**policies, "reward": folder}
+    return folder
+
+
+@pytest.mark.parametrize("keep", ["all", "accepted"])
+def test_turns_whose_label_breaks_the_grammar_are_counted_not_scored(
+    policies, tmp_path, keep
+):
+    rows = demo_rows(4)
+    broken = rows[1]["turns"][0]
+    broken["response"] = broken["response"].replace("<</action>>", "")
+    inputs = {**policies, "reward": saved_reward_model(tmp_path / "reward")}
+    recipe = {"keep": keep, "turns": 0}
+    assert run_draw(tmp_path / "run", inputs, recipe, rows) == 0
+    found = responses(tmp_path / "run")
+    unscored = [row for row in found if "rm_score" not in row]
+    assert {(row["sample"], row["turn"]) for row in unscored} == {(rows[1]["id"], 0)}
+    assert len(unscored) == 2 * SMALL["responses_per_turn"]
+    if keep == "accepted":
+        assert not any(row["kept"] for row in unscored)
+    values = events(tmp_path / "run", "result")[0]["values"]
+    assert values["turns_label_unreadable"] == 1
+    assert 0 <= values["current/rm_score"] <= 1
+    (warning,) = [e for e in events(tmp_path / "run", "log") if e["level"] == "warning"]
+    count = sum(len(row["turns"]) for row in rows)
+    assert f"1 of {count} turns have a label response that" in warning["message"]
+
+
+def test_every_drawn_answer_says_whether_it_was_kept(policies, tmp_path):
+    inputs = {**policies, "reward": saved_reward_model(tmp_path / "reward")}
     assert run_draw(tmp_path / "run", inputs, {"keep": "accepted"}) == 0
     rows = responses(tmp_path / "run")
     values = events(tmp_path / "run", "result")[0]["values"]

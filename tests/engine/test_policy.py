@@ -195,6 +195,19 @@ def test_the_logit_is_taken_relative_to_the_threshold():
     assert rewards.value(2.0) == pytest.approx(0.5)
 
 
+def test_an_answer_to_a_label_outside_the_grammar_earns_no_consistency():
+    row = toy_rows()[0]
+    good = given(row, row["turns"][0]["response"])
+    row["turns"][0]["response"] = "<<think>>never closed"
+    row["turns"][0]["references"] = ["<<think>>neither"]
+    one = given(row, good.text)
+    rewards = Rewards(PolicyRecipe(best_of_references=True), micro_reward_model())
+    assert rewards.scores([one, good])[0] is None
+    broken, whole = rewards([one, good])
+    assert (broken.format, broken.consistency) == (1.0, None)
+    assert whole.consistency is not None
+
+
 def test_the_best_of_label_and_references_counts():
     row = toy_rows()[0]
     turn = row["turns"][0]

@@ -227,6 +227,15 @@ def test_a_judgment_that_names_no_unit_leaves_its_units_unknown(tmp_path):
     )
 
 
+def test_a_pair_whose_label_breaks_the_grammar_is_left_out_and_counted(tmp_path):
+    rows = judged_rows(3, 0)
+    rows[1]["label"] = "<<think>>never closed"
+    folder = make_run(tmp_path, "reward", data={"judgments": rows})
+    judged = read_judgments(folder / "data" / "judgments.jsonl")
+    assert len(judged.train) + len(judged.held_out) == len(rows) - 1
+    assert judged.counts["label unreadable"] == 1
+
+
 def test_a_wrong_line_is_named(tmp_path):
     rows = judged_rows(2, 0)
     del rows[1]["label"]

@@ -19,7 +19,9 @@ policy, so that people see where the policy came from as well as where it is (se
   (in a reasoning task: that are right by its rule), the likeliest first. Those that
   people then judge consistent can be learned by SFT as further wordings.
 * With a reward model among the inputs each answer is scored beside its label. People
-  judge without seeing that; afterwards the two can be compared.
+  judge without seeing that; afterwards the two can be compared. A label that breaks the
+  grammar cannot be compared with: its answers have no score, none is accepted, and the
+  turns are counted (``turns_label_unreadable``).
 
 ``outputs/responses.jsonl`` grows turn by turn. A run that is started again keeps the
 turns that are whole and draws the rest: what is drawn for a turn depends on the seed,
@@ -49,6 +51,8 @@ from training.engine.measuring import (
     Asked,
     answer,
     ask,
+    count_unreadable,
+    is_well_formed,
     longest_prompt,
     parsed_label,
     rule_verdict,
@@ -100,6 +104,13 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
         found = f"none of {len(left_out)} turns"
         raise RunError("recipe: `max_prompt_tokens`", "room for some prompt", found)
     chosen = choose(asked, recipe, model, encoder, place)
+    unreadable = count_unreadable(chosen) if reward is not None else 0
+    if unreadable:
+        run.log(
+            f"{unreadable} of {len(chosen)} turns have a label response that breaks the "
+            "response grammar: their answers are drawn, but not scored",
+            "warning",
+        )
 
     output = run.outputs / "responses.jsonl"
     done = keep_whole_turns(output, recipe.responses_per_turn)
@@ -159,7 +170,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
     }
     values["turns_too_long"] = len(left_out)
     if reward is not None:
-        values |= mean_scores(output)
+        values |= {"turns_label_unreadable": unreadable, **mean_scores(output)}
     return Ending("finished", values)
 
 
@@ -272,13 +283,17 @@ def same_call(one: ActionCall, other: ActionCall) -> bool:
 def score_rows(
     rows: Sequence[dict[str, object]], group: Sequence[Answer], reward: RewardModel
 ) -> None:
-    """Add what the reward model says of each answer; one outside the grammar gets 0."""
-    pairs = [
-        Pair(turn.response, given.text, turn.kind)
-        for given in group
+    """Add what the reward model says of each answer; one outside the grammar gets 0,
+    one whose label is outside the grammar nothing.
+    """
+    scored = [
+        (row, Pair(turn.response, given.text, turn.kind))
+        for row, given in zip(rows, group, strict=True)
         for turn in (given.sample.turns[given.turn],)
+        if is_well_formed(turn.response, turn)
     ]
-    for row, score in zip(rows, reward.score(pairs), strict=True):
+    scores = reward.score([pair for _, pair in scored])
+    for (row, _), score in zip(scored, scores, strict=True):
         row["rm_score"] = 0.0 if row["format_error"] else round(score.probability, 6)
 
 
@@ -288,13 +303,17 @@ def mark_kept(
     reward: RewardModel,
     at_most: int,
 ) -> None:
-    """Say of each scored row of one turn whether it is worth a person's judgment."""
+    """Say of each row of one turn whether it is worth a person's judgment.
+
+    A row without a score is accepted by its task's rule or not at all.
+    """
     threshold = reward.settings.threshold
-    order = sorted(range(len(rows)), key=lambda i: -float(str(rows[i]["rm_score"])))
+    scores = [float(str(row.get("rm_score", "-inf"))) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: -scores[i])
     seen: set[object] = set()
     for i in order:
         row, right = rows[i], rule_verdict(group[i])
-        accepted = float(str(row["rm_score"])) >= threshold if right is None else right
+        accepted = scores[i] >= threshold if right is None else right
         row["kept"] = bool(
             accepted
             and not row["format_error"]

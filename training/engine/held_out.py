@@ -91,25 +91,27 @@ class HeldOut:
             chosen = [
                 i for i, a in enumerate(answers) if a.sample.task == "action"
             ] or list(range(len(answers)))
+            accepts = self.rewards.model.accepts
+            probabilities: list[float] = []
+            accepted: list[float] = []
+            of_scored: list[int] = []
             scores = self.rewards.scores([answers[i] for i in chosen])
-            valid = [measured[i].format_valid for i in chosen]
-            probabilities = [
-                score.probability if ok else 0.0
-                for score, ok in zip(scores, valid, strict=True)
-            ]
-            rm_score = mean(probabilities)
-            low, high = interval(probabilities, [owners[i] for i in chosen])
-            values |= {
-                "heldout/rm_score": rm_score,
-                "heldout/rm_score/low": low,
-                "heldout/rm_score/high": high,
-                "heldout/rm_accepted": mean(
-                    [
-                        float(ok and self.rewards.model.accepts(score))
-                        for score, ok in zip(scores, valid, strict=True)
-                    ]
-                ),
-            }
+            for i, score in zip(chosen, scores, strict=True):
+                if score is None:
+                    continue  # its label breaks the grammar
+                ok = measured[i].format_valid
+                probabilities.append(score.probability if ok else 0.0)
+                accepted.append(float(ok and accepts(score)))
+                of_scored.append(owners[i])
+            if probabilities:
+                rm_score = mean(probabilities)
+                low, high = interval(probabilities, of_scored)
+                values |= {
+                    "heldout/rm_score": rm_score,
+                    "heldout/rm_score/low": low,
+                    "heldout/rm_score/high": high,
+                    "heldout/rm_accepted": mean(accepted),
+                }
         if right:
             as_numbers = [float(verdict) for verdict in right]
             truth = mean(as_numbers)

@@ -196,6 +196,24 @@ def parsed_label(turn: Turn) -> Response | None:
         return None
 
 
+def is_well_formed(text: str, turn: Turn) -> bool:
+    """Say whether a label or reference of ``turn`` keeps to the response grammar."""
+    try:
+        parse(text, inside_thinking=turn.inside_thinking)
+    except FormatError:
+        return False
+    return True
+
+
+def count_unreadable(asked: Sequence[Asked]) -> int:
+    """Return how many turns have a label response that breaks the grammar.
+
+    No reward model can compare an answer with such a label.
+    """
+    turns = [item.sample.turns[item.turn] for item in asked]
+    return sum(not is_well_formed(turn.response, turn) for turn in turns)
+
+
 def _same_plan(
     label: Response | None, found: Response | None, units: Mapping[str, bool]
 ) -> bool | None:

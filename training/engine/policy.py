@@ -67,7 +67,7 @@ from training.engine.held_out import (
     load_progress,
     save_progress,
 )
-from training.engine.measuring import ask, longest_prompt
+from training.engine.measuring import ask, count_unreadable, longest_prompt
 from training.engine.models import Place, load_policy, prepare, save_policy
 from training.engine.optimizing import (
     load_optimizer,
@@ -129,6 +129,12 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         f"longer than {longest} tokens",
         "warning" if left_out else "info",
     )
+    if reward_model is not None and (unreadable := count_unreadable(asked)):
+        run.log(
+            f"{unreadable} of them have a label response that breaks the response "
+            "grammar: their answers get no consistency reward",
+            "warning",
+        )
 
     def sampling(temperature: float, backend: str = "own") -> Sampling:
         return Sampling(

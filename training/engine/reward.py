@@ -285,7 +285,8 @@ def read_judgments(path: Path) -> Judged:
     """Read ``judgments.jsonl``; raise ``RunError`` naming a line that is wrong.
 
     A sampled response that is not well formed is never learned from (it is not
-    consistent by rule), but it counts in the held-out figures.
+    consistent by rule), but it counts in the held-out figures. A pair whose label is not
+    well formed is left out and counted: there is nothing to compare with.
     """
     train: list[Example] = []
     held_out: list[Example] = []
@@ -300,7 +301,10 @@ def read_judgments(path: Path) -> Judged:
             source = str(row.get("source", "people"))
             differs = cast(list[str], row.get("differs") or [])
             made = example(pair, consistent, differs, source, _kinds_of(differs))
-        except (KeyError, TypeError, FormatError) as error:
+        except FormatError:
+            counts["label unreadable"] += 1
+            continue
+        except (KeyError, TypeError) as error:
             place = f"{path.name}, line {number}"
             raise RunError(place, "a judged pair", f"{error}") from error
         split = "held-out" if held else "train"
@@ -806,6 +810,12 @@ def report(run: RunDirectory, judged: Judged, steps: Steps) -> None:
         run.log(
             f"{len(judged.ruled_out)} judged responses are not well formed: "
             "not consistent by rule, not learned from"
+        )
+    if unreadable := judged.counts.get("label unreadable"):
+        run.log(
+            f"{unreadable} judged pairs are left out: their label response breaks the "
+            "response grammar",
+            "warning",
         )
     if steps.left_out:
         run.log(

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from actions.demo import oracle
-from training.engine.measuring import Answer, rule_verdict
+from training.engine.measuring import Answer, is_well_formed, rule_verdict
 from training.engine.recipes import PolicyRecipe
 from training.engine.scoring import Over, Pair, RewardEnsemble, RewardModel, Score
 
@@ -80,13 +80,16 @@ class Rewards:
     def _of_action(self, answers: Sequence[Answer]) -> list[Rewarded]:
         if self.recipe.consistency_source == "oracle":
             return [self._by_oracle(given) for given in answers]
-        scores = self.scores(answers)
-        return [
-            Rewarded(1.0, self.value(score.logit), self._units(score))
-            if given.format_error is None
-            else Rewarded(0.0, 0.0)
-            for given, score in zip(answers, scores, strict=True)
-        ]
+        found: list[Rewarded] = []
+        for given, score in zip(answers, self.scores(answers), strict=True):
+            if score is None:
+                found.append(Rewarded(well_formed(given), None))
+            elif given.format_error is None:
+                earned = self.value(score.logit), self._units(score)
+                found.append(Rewarded(1.0, *earned))
+            else:
+                found.append(Rewarded(0.0, 0.0))
+        return found
 
     def _of_reasoning(self, answers: Sequence[Answer]) -> list[Rewarded]:
         found: list[Rewarded] = []
@@ -124,29 +127,33 @@ class Rewards:
     def _units(self, score: Score) -> dict[str, float]:
         return {key: self.value(logit) for key, logit in score.units.items()}
 
-    def scores(self, answers: Sequence[Answer]) -> list[Score]:
+    def scores(self, answers: Sequence[Answer]) -> list[Score | None]:
         """Return what the RM says of each answer: beside its label, or beside the best
-        of label and references.
+        of label and references. None where these break the grammar: there is nothing
+        to compare with.
         """
         if self.model is None:
             raise RuntimeError("no reward model was given")
-        pairs: list[Pair] = []
+        pairs: list[list[Pair]] = []
         for given in answers:
             turn = given.sample.turns[given.turn]
             labels = [turn.response]
             if self.recipe.best_of_references:
                 labels += turn.references
-            pairs += [Pair(label, given.text, turn.kind) for label in labels]
+            pairs.append(
+                [
+                    Pair(label, given.text, turn.kind)
+                    for label in labels
+                    if is_well_formed(label, turn)
+                ]
+            )
         over = cast(Over, self.recipe.consistency_over)
-        scored = iter(self.model.score(pairs, over=over))
-        best: list[Score] = []
-        for given in answers:
-            turn = given.sample.turns[given.turn]
-            count = 1
-            if self.recipe.best_of_references:
-                count += len(turn.references)
-            best.append(max((next(scored) for _ in range(count)), key=_logit))
-        return best
+        flat = [pair for of_answer in pairs for pair in of_answer]
+        scored = iter(self.model.score(flat, over=over))
+        return [
+            max((next(scored) for _ in of_answer), key=_logit, default=None)
+            for of_answer in pairs
+        ]
 
     def value(self, logit: float) -> float:
         """Return the consistency reward of a logit, 0 to 1."""

@@ -30,7 +30,7 @@ from training.engine.credit import (
     unit_spans,
 )
 from training.engine.generation import Sampling
-from training.engine.measuring import Answer, Asked, answer
+from training.engine.measuring import Answer, Asked, answer, is_well_formed
 from training.engine.models import Place
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import KINDS, Rewarded, Rewards
@@ -280,8 +280,8 @@ class Rollouts:
         given, rewarded = episode.answers[number], episode.rewarded[number]
         ids = given.sampled.ids
         units: Sequence[UnitPair] | None = None
-        if rewarded.format:
-            turn = given.sample.turns[given.turn]
+        turn = given.sample.turns[given.turn]
+        if rewarded.format and is_well_formed(turn.response, turn):
             units = units_of(Pair(turn.response, given.text, turn.kind))
         if units is None:
             owners = (STRUCTURE,) * len(ids)
