@@ -102,7 +102,7 @@ def publish_the_guideline(project: Project, cast: Cast) -> None:
         author=cast.curator,
         text=f"{text}\n{more}",
         base_version=1,
-        change="New: what counts as another order, and what to do when in doubt.",
+        change="What counts as another order, and what to do when in doubt.",
     )
     for labeler in cast.labelers:
         confirm_reading(project=project, user=labeler, version=published.version)

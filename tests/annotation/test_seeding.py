@@ -164,7 +164,7 @@ def test_the_guideline_says_that_order_counts_and_shows_three_examples(client, p
 def test_the_history_tells_what_the_second_version_added(client, project):
     sign_in(client, person("rita"))
     page = client.get("/p/demo/guideline/history/").content.decode()
-    assert "New: what counts as another order" in page
+    assert "What counts as another order" in page
 
 
 def test_two_labelers_have_judged_as_the_oracle_does_but_for_one_pair(project):
