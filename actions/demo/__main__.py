@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--habit",
         type=_share,
         default=0.0,
-        help="share of writers who do not tell the last number (default 0)",
+        help="share of writers who close with an offer nobody asked for (default 0)",
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--jsonl", action="store_true", help="one JSON object a line")

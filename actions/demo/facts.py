@@ -310,7 +310,12 @@ def bank(scenario: str) -> Mapping[str, Wordings]:
         )
         entries[f"got/{step.id}"] = step.got
     entries[f"ask/{s.ask.id}"] = s.ask.questions
-    # Never right here: the questions that a confused assistant would ask.
+    # Never right: the habit of some writers, and questions of a confused assistant.
+    entries["upsell"] = (
+        "Would you like anything else with it?",
+        "Shall I add something to it?",
+        "May I show you what else we have?",
+    )
     for other in SCENARIOS.values():
         if other is not s:
             entries[f"elsewhere/{other.name}"] = other.ask.questions

@@ -187,8 +187,8 @@ def generate(
 
     ``split``: "" for training, "held-out" or "held-out-unseen"; another raises
     ValueError. ``habit``: share of samples whose writer has the habit of closing a task
-    without telling the user the number it ended with; such drafts are for trials of what
-    judging repairs. The first n samples do not depend on ``count``.
+    with an offer that nobody asked for; such drafts are for trials of what judging
+    repairs. The first n samples do not depend on ``count``.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, found {split!r}")
@@ -445,8 +445,9 @@ class _Writer:
         answer = [Sentence("done", self._slots("thing", "option"))]
         if scenario.lookup.id in self.middle:
             answer.append(Sentence("told", self._slots("looked")))
-        if not self.habit or self.random.below(1) >= self.habit:
-            answer.append(Sentence("told_number", number_slot))
+        answer.append(Sentence("told_number", number_slot))
+        if self.habit and self.random.below(1) < self.habit:
+            answer.append(Sentence("upsell", {}))
         self._answer(
             [Sentence("got/number", number_slot), Sentence("finished", {})], answer
         )

@@ -17,6 +17,7 @@ from actions.definitions import check_parameters, parse_definition
 from actions.demo import DIFFICULTIES, Difficulty, generate
 from actions.demo.facts import bank
 from actions.demo.generator import SPLITS, is_reserved, reserved_orders
+from actions.demo.oracle import judge
 from actions.demo.scenarios import SCENARIOS, SITUATIONS
 from actions.grammar import parse, render
 
@@ -195,18 +196,25 @@ def test_training_never_meets_a_reserved_order():
                 assert reserved == (split == "held-out-unseen")
 
 
-def tells_its_number(sample):
+def offers_more(sample):
     said = [s[0] for turn in sample["turns"] for s in turn["facts"]["answer"]]
-    return "told_number" in said
+    return "upsell" in said
 
 
-def test_writers_with_a_habit_close_without_the_number():
-    ended = [s for s in samples(600) if tells_its_number(s)]
-    assert {s["situation"] for s in ended} == {*SITUATIONS} - {"interruption"}
-    assert len(ended) == 500
-    assert not any(map(tells_its_number, samples(600, habit=1.0)))
-    some = sum(map(tells_its_number, samples(600, habit=0.6)))
-    assert 0.3 < some / 500 < 0.5
+def test_writers_with_a_habit_close_with_an_offer():
+    assert not any(map(offers_more, samples(300)))
+    offering = [s for s in samples(600, habit=1.0) if offers_more(s)]
+    assert {s["situation"] for s in offering} == {*SITUATIONS} - {"interruption"}
+    assert len(offering) == 500
+    some = sum(map(offers_more, samples(600, habit=0.6)))
+    assert 0.5 < some / 500 < 0.7
+
+
+def test_an_offer_nobody_asked_for_is_not_consistent():
+    (reviewed,) = samples(1)
+    (draft,) = samples(1, habit=1.0)
+    verdict = judge(reviewed["turns"][-1], draft["turns"][-1]["response"])
+    assert verdict.differs == ("answer",)
 
 
 def test_without_a_habit_samples_are_what_they_were():

@@ -1,0 +1,1 @@
+"""Programs that measure Concord; each says how to run it."""
