@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup up manage test check format migrations translations loop clean
+.PHONY: help setup up manage test check format migrations translations loop learn clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
@@ -37,6 +37,9 @@ translations: setup  ## Bring the catalogues in locale/ up to date with the text
 
 loop: setup  ## The whole loop without a browser; DATA=… SEED=…
 	@exec $(RUN) -m config.loop $(if $(DATA),--data $(DATA)) $(if $(SEED),--seed $(SEED))
+
+learn: setup  ## What judging adds to written samples: many runs, half an hour; SEEDS="1 2 3"
+	@exec $(RUN) -m benchmarks.learn $(if $(SEEDS),--seeds $(SEEDS))
 
 clean:  ## Delete .venv and caches; your data in .concord stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

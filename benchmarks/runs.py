@@ -80,17 +80,17 @@ class Site:
         }
         with self.slots, (run.path / "log.txt").open("wb") as log:
             started = time.monotonic()
-            process = subprocess.Popen(
+            with subprocess.Popen(
                 [sys.executable, "-m", f"training.engine.{program}", str(run.path)],
                 cwd=BASE_DIR,
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-            )
-            self.processes[process.pid] = process
-            process.wait()
-            del self.processes[process.pid]
+            ) as process:
+                self.processes[process.pid] = process
+                process.wait()
+                del self.processes[process.pid]
             seconds = time.monotonic() - started
         (run.path / "seconds").write_text(f"{seconds:.1f}\n")
         if run.state != "finished":
