@@ -46,13 +46,27 @@ if TYPE_CHECKING:
 LABELERS = ("lena", "luis")
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
-    "sft": {"steps": 600, "checkpoint_every": 150},
-    # The longest label response has 70 tokens; a cut one fails the format check.
-    "draw": {"turns": 240, "responses_per_turn": 2, "max_new_tokens": 128},
-    "reward": {},
-    "policy": {"max_new_tokens": 128},
-    "evaluate": {"max_new_tokens": 128},
+    "sft": {"steps": 500, "checkpoint_every": 125, "attention": "eager"},
+    # The longest label response has 70 tokens; a cut one fails the format check. What
+    # runs beside something else takes one thread.
+    "draw": {
+        "turns": 200,
+        "responses_per_turn": 2,
+        "max_new_tokens": 96,
+        "threads": 1,
+    },
+    "reward": {"steps": 240, "checkpoint_every": 120, "evaluate_every": 120},
+    "policy": {
+        "max_new_tokens": 96,
+        "steps": 8,
+        "evaluate_every": 4,
+        "optimizer": "muon",
+        "learning_rate": 1e-4,
+    },
+    "evaluate": {"max_new_tokens": 96},
 }
+# The start has learned nothing and rambles: a part of the samples shows it.
+BASE = {"samples": 60, "threads": 1}
 # Real conversations: thousands of tokens each, and a model far too small for them. The
 # runs are short because what they show is that nothing is lost on the way.
 OTHER: dict[str, dict[str, object]] = {
@@ -119,6 +133,7 @@ def site(state: State) -> Iterator[str]:
         **os.environ,
         "CONCORD_STATE_DIR": str(state.home),
         "CONCORD_DEMO": "0",
+        "CONCORD_RUNS_AT_ONCE": "2",
         "PORT": "0",
     }
     log = state.logs / "supervisor.log"
@@ -170,18 +185,20 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
     earlier = [c for c in checkpoints if 0 < c.step < policy.step]
     with report.stage("draw"):
         # Earlier checkpoints make other mistakes: the reward model needs to see both.
-        tara.run(
-            "draw", report, policy=policy, initial=earlier.pop() if earlier else None
-        )
-        if earlier:
-            tara.run(
-                "draw",
-                report,
-                name="draw early",
-                policy=earlier[-1],
-                initial=earlier[0],
+        draws = [
+            tara.start(
+                "draw", policy=policy, initial=earlier.pop() if earlier else None
             )
+        ]
+        if earlier:
+            draws.append(tara.start("draw", policy=earlier[-1], initial=earlier[0]))
+        for draw, name in zip(draws, ("draw", "draw early"), strict=False):
+            tara.wait(draw, name, report)
     with report.stage("judge"):
+        # Needs nobody's judgment: it is measured beside the judging.
+        of_base = base and tara.start(
+            "evaluate", recipe=BASE if folder is None else {}, policy=base, initial=None
+        )
         judge(origin, project, passwords, report)
         report.pairs = project.pairs.filter(judgments__isnull=False).distinct().count()
     with report.stage("reward"):
@@ -199,15 +216,8 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
         learned = last_checkpoint(rl)
     with report.stage("evaluate"):
         tara.run("evaluate", report, policy=learned, initial=policy, reward=reward)
-        if base is not None:
-            tara.run(
-                "evaluate",
-                report,
-                name="evaluate base",
-                policy=base,
-                initial=None,
-                reward=reward,
-            )
+        if of_base is not None:
+            tara.wait(of_base, "evaluate base", report)
     with report.stage("promote"):
         promoted = tara.promote(learned)
     with report.stage("draw again"):
@@ -313,8 +323,18 @@ class Trainer:
         recipe: dict[str, object] | None = None,
         **inputs: Checkpoint | None,
     ) -> Run:
-        from training.models import FINAL_STATES, Run
+        """Start a run from its page and wait for its end."""
+        number = self.start(kind, recipe=recipe, **inputs)
+        return self.wait(number, name or kind, report)
 
+    def start(
+        self,
+        kind: str,
+        *,
+        recipe: dict[str, object] | None = None,
+        **inputs: Checkpoint | None,
+    ) -> int:
+        """Start a run from its page; return its number."""
         page = self.browser.get(f"/p/{self.project.slug}/runs/new/{kind}/")
         form = page.form_with("recipe_seed")
         chosen: dict[str, object] = {
@@ -328,13 +348,18 @@ class Trainer:
         page = self.browser.submit(page, form, **chosen)
         if page.status != 200 or page.errors():
             raise StageFailedError(f"{kind} did not start: {page.errors()}")
-        number = int(page.address.rstrip("/").rsplit("/", 1)[1])
+        return int(page.address.rstrip("/").rsplit("/", 1)[1])
+
+    def wait(self, number: int, name: str, report: Report) -> Run:
+        """Return the run once it has ended, and put it into the report."""
+        from training.models import FINAL_STATES, Run
+
         while (run := Run.objects.get(pk=number)).state not in FINAL_STATES:
             time.sleep(0.5)
         # A policy run that its own alarm stopped has kept its best checkpoint.
         if run.state != "finished" and not run.result.get("alarm"):
-            raise StageFailedError(f"{kind}: run {run.pk} {run.state}: {run.error}")
-        report.runs[name or kind] = run
+            raise StageFailedError(f"{name}: run {run.pk} {run.state}: {run.error}")
+        report.runs[name] = run
         return run
 
     def promote(self, checkpoint: Checkpoint) -> Checkpoint:
