@@ -169,6 +169,13 @@ def test_local_contexts_are_not_in_the_prompt():
     assert "Secret" not in sample.context
 
 
+def test_a_turns_history_is_all_that_stands_before_its_response():
+    sample = make_sample()
+    first, second = sample.turns[:2]
+    assert first.history == f"{sample.context}\n{first.text}"
+    assert second.history == f"{first.history}\n{first.response}\n{second.text}"
+
+
 @pytest.mark.parametrize("longest", [60, 90, 140, 200, 400, 4000])
 def test_windows_learn_every_turn_once_or_name_it(longest):
     encoder = Encoder(micro_tokenizer())

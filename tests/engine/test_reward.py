@@ -410,6 +410,63 @@ def test_every_layout_and_kind_of_label_runs_from_the_checkpoints_weights(
     assert (model.settings.layout, model.settings.labels) == (layout, labels)
 
 
+@pytest.mark.parametrize(("history_tokens", "told_apart"), [(0, False), (8, True)])
+def test_what_was_asked_can_decide_over_equal_pairs(
+    tmp_path, history_tokens, told_apart
+):
+    """One pair, right or wrong by the question: alone nobody could tell."""
+    label, sampled = "<<think>>Look.<</think>>Nine.", "<<think>>Look.<</think>>At nine."
+    samples, rows = [], []
+    for number in range(12):
+        word = ("when", "how many")[number % 2]
+        turn = {"input": {"kind": "user", "text": word}, "response": label}
+        samples.append({"id": f"s{number}", "turns": [turn]})
+        rows.append(
+            {
+                "sample": f"s{number}",
+                "turn": 0,
+                "input_kind": "user",
+                "label": label,
+                "sampled": sampled,
+                "consistent": word == "when",
+                "differs": [] if word == "when" else ["answer"],
+                "source": "people",
+                "split": "train",
+            }
+        )
+    settings = {
+        "steps": 40,
+        "pairs_per_step": 8,
+        "judged_share": 1.0,
+        "history_tokens": history_tokens,
+        "backbone": "scratch",
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "checkpoint_every": 100,
+        "evaluate_turns": 0,
+        "learning_rate": 1e-2,
+        "muon_learning_rate": 2e-2,
+        "warmup_steps": 2,
+        "precision": "fp32",
+    }
+    run = make_run(
+        tmp_path / "run",
+        "reward",
+        settings,
+        {"policy": save_micro_policy(tmp_path / "policy")},
+        {"train": samples, "judgments": rows},
+    )
+    assert run_program("reward", RewardRecipe, reward.main, [str(run)]) == 0
+    model = load_reward_model(run / "checkpoints" / "step-000040")
+    assert model.settings.history_tokens == history_tokens
+    when, many = (
+        model.score([Pair(label, sampled, "user", f"\n{word}")])[0].probability
+        for word in ("when", "how many")
+    )
+    assert (when > 0.8 and many < 0.2) == told_apart
+
+
 def test_without_any_pair_the_run_fails_with_a_reason(tmp_path):
     policy = save_micro_policy(tmp_path / "policy")
     make_run(tmp_path / "run", "reward", {}, {"policy": policy}, {"judgments": []})

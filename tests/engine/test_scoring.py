@@ -71,6 +71,21 @@ def packed_text(layout, labels, differences=False):
     return tokenizer, prompt, tokenizer.decode(prompt.ids)
 
 
+def test_the_end_of_the_history_stands_ahead_of_the_pair():
+    tokenizer = micro_tokenizer()
+    pair = replace(PAIR, history="A shop.\nhow many hats")
+    alone = Packer(tokenizer, RewardSettings("interleaved", "unit"))
+    short = alone.pack(pair, units_of(pair))
+    assert short == alone.pack(PAIR, units_of(PAIR))
+    last = Packer(tokenizer, RewardSettings("interleaved", "unit", history_tokens=4))
+    long = last.pack(pair, units_of(pair))
+    before = tokenizer.encode(pair.history, add_special_tokens=False)[-4:]
+    assert long.ids[1:5] == tuple(before)
+    assert long.ids[5:] == short.ids
+    assert [read - 5 for read in long.reads] == list(short.reads)
+    assert tokenizer.decode(long.ids[:1]) == "<<history>>"
+
+
 def test_interleaved_lays_each_unit_beside_its_partner():
     _, prompt, text = packed_text("interleaved", "unit")
     assert text == (

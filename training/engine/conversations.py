@@ -16,7 +16,7 @@ observations are labelled -100.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -35,13 +35,18 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Turn:
-    """One input and its label response. ``kind`` is ``user`` or ``observation``."""
+    """One input and its label response. ``kind`` is ``user`` or ``observation``.
+
+    ``history`` is all that stands before the response: the global thinking contexts,
+    the turns before with their label responses, and the input.
+    """
 
     kind: str
     text: str
     response: str
     references: tuple[str, ...]
     document: dict[str, JSON] = field(repr=False)
+    history: str = field(default="", repr=False)
 
     @property
     def inside_thinking(self) -> bool:
@@ -111,17 +116,29 @@ def sample_from_json(row: Mapping[str, JSON]) -> Sample:
     )
     # A local context is not in the prompt: the policy fetches it by an action.
     shown = [c for c in contexts if c.get("scope", "global") == "global"]
+    context = "\n\n".join(context_text(context) for context in shown)
     return Sample(
         id=_text(row["id"]),
         scenario=_text(row.get("scenario", "")),
         situation=_text(row.get("situation", "")),
         split=_text(row.get("split", "")),
-        context="\n\n".join(context_text(context) for context in shown),
+        context=context,
         definitions=definitions,
-        turns=turns,
+        turns=with_histories(context, turns),
         document=dict(row),
         rule=rule_of(row.get("meta")),
     )
+
+
+def with_histories(context: str, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Return the turns, each with all that stands before its response."""
+    said = [context]
+    found: list[Turn] = []
+    for turn in turns:
+        said.append(turn.text)
+        found.append(replace(turn, history="\n".join(said)))
+        said.append(turn.response)
+    return tuple(found)
 
 
 def context_text(context: Mapping[str, JSON]) -> str:

@@ -347,7 +347,13 @@ def quad_of(turn: Turn, rng: random.Random, order: Order) -> tuple[Example, ...]
         (quad.b, quad.a, quad.differs, kind),
     ]
     made = [
-        example(Pair(one, other, turn.kind), differs is None, differs, "quad", kinds)
+        example(
+            Pair(one, other, turn.kind, turn.history),
+            differs is None,
+            differs,
+            "quad",
+            kinds,
+        )
         for one, other, differs, kinds in rows
     ]
     return tuple(item for item in made if item)
@@ -358,14 +364,16 @@ def rewording_of(turn: Turn | PlainTurn, rng: random.Random) -> Example | None:
     if isinstance(turn, PlainTurn):
         wordings = (turn.turn.response, *turn.turn.references)
         one, other = rng.sample(wordings, 2)
-        return example(Pair(one, other, turn.turn.kind), True, None, "reference")
+        pair = Pair(one, other, turn.turn.kind, turn.turn.history)
+        return example(pair, True, None, "reference")
     try:
         one, other = _wording(turn, rng), reworded(turn.document, rng)
     except NotApplicable:
         return None
     if rng.random() < 0.5:
         one, other = other, one
-    return example(Pair(one, other, turn.kind), True, None, "reference")
+    pair = Pair(one, other, turn.kind, turn.history)
+    return example(pair, True, None, "reference")
 
 
 def change_of(
@@ -378,14 +386,19 @@ def change_of(
             return None
         label, differs = turn.turn.response, changed_units(turn, text)
         return example(
-            Pair(label, text, turn.turn.kind), False, differs, "change", (kind,)
+            Pair(label, text, turn.turn.kind, turn.turn.history),
+            False,
+            differs,
+            "change",
+            (kind,),
         )
     try:
         text, differs = corrupted(turn.document, rng, kind)
         label = _wording(turn, rng)
     except NotApplicable:
         return None
-    return example(Pair(label, text, turn.kind), False, differs, "change", (kind,))
+    pair = Pair(label, text, turn.kind, turn.history)
+    return example(pair, False, differs, "change", (kind,))
 
 
 def _wording(turn: Turn, rng: random.Random) -> str:

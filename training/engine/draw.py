@@ -287,7 +287,7 @@ def score_rows(
     one whose label is outside the grammar nothing.
     """
     scored = [
-        (row, Pair(turn.response, given.text, turn.kind))
+        (row, Pair(turn.response, given.text, turn.kind, turn.history))
         for row, given in zip(rows, group, strict=True)
         for turn in (given.sample.turns[given.turn],)
         if is_well_formed(turn.response, turn)

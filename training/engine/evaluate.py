@@ -263,7 +263,7 @@ def judged(answers: Sequence[Answer], reward: RewardModel | None) -> list[Row]:
 def pair_of(given: Answer) -> Pair:
     """Return the pair of the label response and the answer."""
     turn = given.sample.turns[given.turn]
-    return Pair(label=turn.response, sampled=given.text, input_kind=turn.kind)
+    return Pair(turn.response, given.text, turn.kind, turn.history)
 
 
 # Figures

@@ -426,6 +426,17 @@ class RewardRecipe:
             "that only one of them has. Small models need it to compare values.",
         ),
     )
+    history_tokens: int = field(
+        default=0,
+        metadata=_about(
+            "How much of the conversation before stands ahead of the pair, its end; 0 "
+            "compares the two responses alone.",
+            min=0,
+            max=1_000_000,
+            unit="tokens",
+            advanced=True,
+        ),
+    )
     backbone: str = field(
         default="checkpoint",
         metadata=_about(

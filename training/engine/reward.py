@@ -281,8 +281,12 @@ class Judged:
     counts: dict[str, int]
 
 
-def read_judgments(path: Path) -> Judged:
+def read_judgments(
+    path: Path, histories: Mapping[tuple[str, int], str] | None = None
+) -> Judged:
     """Read ``judgments.jsonl``; raise ``RunError`` naming a line that is wrong.
+
+    ``histories`` has what stands before the responses, by sample and turn.
 
     A sampled response that is not well formed is never learned from (it is not
     consistent by rule), but it counts in the held-out figures. A pair whose label is not
@@ -295,7 +299,9 @@ def read_judgments(path: Path) -> Judged:
     for number, row in enumerate(read_rows(path), start=1):
         try:
             label, sampled = str(row["label"]), str(row["sampled"])
-            pair = Pair(label, sampled, str(row.get("input_kind", "user")))
+            place = (str(row.get("sample")), int(str(row.get("turn") or 0)))
+            history = (histories or {}).get(place, "")
+            pair = Pair(label, sampled, str(row.get("input_kind", "user")), history)
             consistent = bool(row["consistent"])
             held = row.get("split") == "held-out"
             source = str(row.get("source", "people"))
@@ -305,8 +311,8 @@ def read_judgments(path: Path) -> Judged:
             counts["label unreadable"] += 1
             continue
         except (KeyError, TypeError) as error:
-            place = f"{path.name}, line {number}"
-            raise RunError(place, "a judged pair", f"{error}") from error
+            where = f"{path.name}, line {number}"
+            raise RunError(where, "a judged pair", f"{error}") from error
         split = "held-out" if held else "train"
         counts[f"{source}/{split}/{'1' if consistent else '0'}"] += 1
         if made is None:
@@ -530,11 +536,17 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     place = prepare(recipe)
 
     # Data: judgments, and whatever can be derived from the written samples.
+    samples = read_samples(run.data["train"]) if "train" in run.data else []
+    held_out = read_samples(run.data["held_out"]) if "held_out" in run.data else []
     judged = Judged([], [], [], {})
     if "judgments" in run.data:
-        judged = read_judgments(run.data["judgments"])
+        histories = {
+            (sample.id, number): turn.history
+            for sample in (*samples, *held_out)
+            for number, turn in enumerate(sample.turns)
+        }
+        judged = read_judgments(run.data["judgments"], histories)
     trained_on = judged.train if recipe.judgments else []
-    samples = read_samples(run.data["train"]) if "train" in run.data else []
     derived = Source(
         samples,
         references=recipe.references,
@@ -546,12 +558,14 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         raise RunError("run.json: `data`", "judgments or train samples", "no pair")
     if not trained_on:
         run.log("no judged pair to train on: derived pairs only", "warning")
-    held_out = read_samples(run.data["held_out"]) if "held_out" in run.data else []
     tests = held_out_tests(judged, held_out, recipe.evaluate_turns)
 
     # Model: the policy's backbone with two outputs in place of the vocabulary.
     settings = RewardSettings(
-        cast(Layout, recipe.layout), cast(Labels, recipe.labels), recipe.differences
+        cast(Layout, recipe.layout),
+        cast(Labels, recipe.labels),
+        recipe.differences,
+        recipe.history_tokens,
     )
     classifier, tokenizer = load_backbone(
         run.resume or run.need_input("policy"),

@@ -142,7 +142,7 @@ class Rewards:
                 labels += turn.references
             pairs.append(
                 [
-                    Pair(label, given.text, turn.kind)
+                    Pair(label, given.text, turn.kind, turn.history)
                     for label in labels
                     if is_well_formed(label, turn)
                 ]

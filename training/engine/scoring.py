@@ -10,6 +10,9 @@ of the paper). It reads one prompt packed from a label response and a sampled re
   sides name the same value is the one thing a small model takes long to see; said
   outright, it is free to learn which differences matter.
 
+With ``history_tokens`` the end of the conversation so far stands ahead of the pair: what
+was asked can tell which differences matter. Without, the two responses are compared alone.
+
 The two outputs are read at ``<<match>>`` marks. With labels ``final`` (the paper's)
 there is one mark at the very end; with labels ``unit`` every unit has one, and the score
 of the pair is the minimum over its units: a pair is as consistent as its worst unit.
@@ -32,7 +35,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -54,6 +57,7 @@ Over = Literal["whole", "prefixes"]
 
 LABEL, SAMPLED, MATCH = "<<label>>", "<<sampled>>", "<<match>>"
 SAME = "<<same>>"
+HISTORY = "<<history>>"
 ONLY_LABEL, ONLY_SAMPLED = "<<only label>>", "<<only sampled>>"
 KINDS = (
     "thinking",
@@ -76,11 +80,15 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Pair:
-    """A label response, a sampled response, and the kind of input both answer."""
+    """A label response, a sampled response, and the kind of input both answer.
+
+    ``history`` is what stands before both; read only by models that want it.
+    """
 
     label: str
     sampled: str
     input_kind: str = "user"
+    history: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ class RewardSettings:
     layout: Layout
     labels: Labels
     differences: bool = True
+    history_tokens: int = 0  # of what stands before both responses, ahead of the pair
     threshold: float = 0.5  # probability from which a pair counts as consistent
     temperature: float = (
         1.0  # by which log-odds are divided, so that they are calibrated
@@ -140,7 +149,7 @@ def beginning(pair: Pair, units: Sequence[UnitPair], count: int) -> Pair:
         spans = unit_spans(own, text)
         later = [spans[unit.key][0][0] for unit in units[count:] if unit.key in spans]
         texts.append(text[: min(later, default=len(text))])
-    return Pair(texts[0], texts[1], pair.input_kind)
+    return replace(pair, label=texts[0], sampled=texts[1])
 
 
 class Packer:
@@ -159,6 +168,8 @@ class Packer:
             tokenizer.add_special_tokens({"pad_token": PAD})
         marks = [LABEL, SAMPLED, MATCH, SAME, ONLY_LABEL, ONLY_SAMPLED]
         marks += [f"<<{kind}>>" for kind in KINDS]
+        if settings.history_tokens:
+            marks.append(HISTORY)
         tokenizer.add_tokens(marks, special_tokens=True)
         ids = cast(list[int], tokenizer.convert_tokens_to_ids(marks))
         self._mark = dict(zip(marks, ids, strict=True))
@@ -176,6 +187,9 @@ class Packer:
         ids: list[int] = []
         reads: list[int] = []
         keys: list[str] = []
+        if self.settings.history_tokens:
+            before = self._encode(pair.history)[-self.settings.history_tokens :]
+            ids += [self._mark[HISTORY], *before]
         interleaved = self.settings.layout == "interleaved"
         by_unit = self.settings.labels == "unit"
         if not interleaved:
@@ -431,6 +445,7 @@ def load_reward_model(
         layout=obj["layout"],
         labels=obj["labels"],
         differences=obj["differences"],
+        history_tokens=int(obj.get("history_tokens", 0)),
         threshold=float(obj["threshold"]),
         temperature=float(obj.get("temperature", 1.0)),
     )
