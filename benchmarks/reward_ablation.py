@@ -1,13 +1,15 @@
 """What the reward model's parts are worth, as a table and a plot.
 
-    python -m benchmarks.reward_ablation [--slots 2] [--seeds 1 2 3] [--only layout data size]
+    python -m benchmarks.reward_ablation [--slots 2] [--seeds 1 2 3]
+        [--only layout data history size]
 
-One policy is fine-tuned on the demo and drawn from at three of its steps; the demo's
+One policy is fine-tuned on the demo and drawn from at two of its steps; the demo's
 oracle judges the answers, as people would. Reward models are then trained that differ in
 one thing each:
 
     layout   sequential or interleaved × labels final or unit (three seeds)
     data     all; without judgments; judgments only; without quads; without changes
+    history  the pair alone, or after the last 64 or 400 tokens of the conversation
     size     width 32, 64, 128 from scratch × 100, 400, 1,600 judgments, and nothing
              derived: the paper's section 4.3, accuracy over size and judgments
 
@@ -60,6 +62,11 @@ DATA: dict[str, dict[str, object]] = {
     "without changes": {"changes": False},
     "without references": {"references": False},
 }
+HISTORY: dict[str, dict[str, object]] = {
+    "pair": {},
+    "pair + 64 tokens": {"history_tokens": 64},
+    "pair + 400 tokens": {"history_tokens": 400},
+}
 WIDTHS, COUNTS = (32, 64, 128), (100, 400, 1600)
 FROM_SCRATCH = {"backbone": "scratch", **DATA["judged only"]}
 
@@ -75,7 +82,7 @@ class Material:
 
 
 def prepare(site: Site) -> Material:
-    """Fine-tune a policy, draw from three of its steps, judge by the oracle."""
+    """Fine-tune a policy, draw from two of its steps, judge by the oracle."""
     samples = list(generate(seed=1, count=SAMPLES))
     fresh = list(generate(seed=2, count=300))  # drawn on: not what it was trained on
     held_out = [
@@ -289,7 +296,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--folder", default=str(BASE_DIR / ".concord" / "ablation"))
     parser.add_argument(
-        "--only", nargs="+", choices=("layout", "data", "size"), default=[]
+        "--only", nargs="+", choices=("layout", "data", "history", "size"), default=[]
     )
     options = parser.parse_args()
     folder = Path(options.folder).resolve()
@@ -302,12 +309,14 @@ def main() -> int:
     for split, verdicts in counts.items():
         say(f"{split}: {len(verdicts)} judged pairs, {sum(verdicts)} consistent")
     trials = Trials(site, material, options.seeds)
-    asked = options.only or ["layout", "data", "size"]
+    asked = options.only or ["layout", "data", "history", "size"]
     parts: list[str] = []
     if "layout" in asked:
         parts.append(table("layout, labels", trials.several("layout", LAYOUTS, 3)))
     if "data" in asked:
         parts.append(table("data", trials.several("data", DATA, 1)))
+    if "history" in asked:
+        parts.append(table("history", trials.several("history", HISTORY, 1)))
     if "size" in asked:
         found = trials.sizes()
         for key, words in (
