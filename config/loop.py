@@ -66,7 +66,7 @@ DEMO: dict[str, dict[str, object]] = {
     "evaluate": {"max_new_tokens": 96},
 }
 # The start has learned nothing and rambles: a part of the samples shows it.
-BASE = {"samples": 60, "threads": 1}
+BASE: dict[str, object] = {"samples": 60, "threads": 1}
 # Real conversations: thousands of tokens each, and a model far too small for them. The
 # runs are short because what they show is that nothing is lost on the way.
 OTHER: dict[str, dict[str, object]] = {
@@ -196,9 +196,14 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
             tara.wait(draw, name, report)
     with report.stage("judge"):
         # Needs nobody's judgment: it is measured beside the judging.
-        of_base = base and tara.start(
-            "evaluate", recipe=BASE if folder is None else {}, policy=base, initial=None
-        )
+        of_base = None
+        if base is not None:
+            of_base = tara.start(
+                "evaluate",
+                recipe=BASE if folder is None else {},
+                policy=base,
+                initial=None,
+            )
         judge(origin, project, passwords, report)
         report.pairs = project.pairs.filter(judgments__isnull=False).distinct().count()
     with report.stage("reward"):
