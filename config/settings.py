@@ -16,6 +16,12 @@ STATE = State.from_environment()
 DEBUG = env.flag("DEBUG")
 SECRET_KEY = env.secret("SECRET_KEY", "") or STATE.secret_key()
 DATA_DIR = env.path("CONCORD_DATA_DIR", STATE.home / "data")
+# Where machines that share runs leave files for each other (training/store.py).
+STORE = env.matching(
+    "CONCORD_STORE",
+    r"[a-z][a-z0-9+]*://.+",
+    allowed="an address that fsspec knows: s3://bucket/prefix, file:///mnt/store, …",
+)
 DEMO = env.flag("CONCORD_DEMO", True)  # an empty database gets the demo project
 # The supervisor asks for /healthz under the name of this machine.
 HERE = ["localhost", ".localhost", "127.0.0.1", "[::1]"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from django.utils import translation
 
+from training import store
 from training.figures import number_text, plain_figures
 from training.manifests import read_whole
 from training.models import Checkpoint, Run, RunInput
@@ -47,6 +48,7 @@ def export_checkpoint(
     """
     if target.exists():
         raise ExportError(f"{target} exists already")
+    store.fetch(checkpoint)
     source = read_whole(checkpoint.directory, digest=checkpoint.digest).directory
     staging = target.with_name(f".staging-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)

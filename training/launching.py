@@ -13,10 +13,11 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Judgment, Project
+from training import store
 from training.devices import announced_queues
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.hints import send_hint_on_commit
-from training.manifests import NotWholeError, read_whole
+from training.manifests import NotWholeError
 from training.models import (
     ENSEMBLE,
     JUDGES,
@@ -189,7 +190,9 @@ def start_run(
             with_judgments=kind in LEARNS_FROM_JUDGMENTS
             or bool(settings.get("judged_answers")),
         )
-    except NothingToTrainOnError as error:
+        if store.is_set():
+            store.put_snapshot(snapshot)
+    except (NothingToTrainOnError, store.StoreError) as error:
         raise LaunchRefusedError({"": str(error)}) from error
     with transaction.atomic():
         run = Run.objects.create(
@@ -301,9 +304,7 @@ def _problems_with_inputs(
             )
         else:
             try:
-                read_whole(
-                    checkpoint.directory, digest=checkpoint.digest, seen=checkpoint.seen
-                )
+                store.check(checkpoint)
             except NotWholeError as error:
                 problems[role] = gettext("It is not whole on disk: %(why)s.") % {
                     "why": error.why
@@ -490,7 +491,7 @@ def promote(
             can_force=False,
         )
     try:
-        read_whole(checkpoint.directory, digest=checkpoint.digest, seen=checkpoint.seen)
+        store.check(checkpoint)
     except NotWholeError as error:
         raise PromotionRefusedError(
             gettext("The checkpoint is not whole on disk: %(why)s.")

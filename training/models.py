@@ -174,6 +174,11 @@ class Run(models.Model):
         help_text="The GPU it was claimed for, host and device; see training.devices.",
     )
     worker = models.CharField(max_length=200, blank=True)
+    home = models.CharField(
+        max_length=32,
+        blank=True,
+        help_text="The data directory its files lie in, where there is a store.",
+    )
     leased_until = models.DateTimeField(null=True, blank=True)
     token = models.PositiveBigIntegerField(
         default=0, help_text="Fencing token: grows with every claim."
@@ -339,6 +344,11 @@ class Checkpoint(models.Model):
         null=True,
         blank=True,
         help_text="When its files were removed to free space; the row stays.",
+    )
+    stored_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="When its files were put into the object store.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

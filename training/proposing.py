@@ -30,6 +30,7 @@ from actions.json_values import JSONError
 from annotation.contexts import context_to_json
 from annotation.drafting import Content, clean, document_of, existing_contexts
 from annotation.models import Draft, ThinkingContext
+from training import store
 from training.launching import current_policy, newest_policy
 from training.manifests import NotWholeError, read_whole
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
@@ -169,9 +170,12 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
     """Return the text and "", or "" and what went wrong."""
     checkpoint = proposal.checkpoint
     try:
+        store.fetch(checkpoint)
         read_whole(checkpoint.directory, digest=checkpoint.digest)
     except NotWholeError as error:
         return "", _("The policy's files are not whole: %(why)s.") % {"why": error.why}
+    except store.StoreError as error:
+        return "", _("The policy's files cannot be had: %(why)s.") % {"why": error}
     program = command or [sys.executable, "-m", "training.engine.propose"]
     # A run may be using the device for all it is worth; it must not run out of memory.
     is_busy = Run.objects.filter(state__in=ACTIVE_STATES).exists()

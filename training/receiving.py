@@ -209,6 +209,10 @@ def register_checkpoint(
     if is_final:
         defaults["is_final"] = True
     path = whole.directory.relative_to(settings.DATA_DIR)
+    known = Checkpoint.objects.filter(run=run, path=str(path)).exclude(
+        digest=whole.digest
+    )
+    known.update(stored_at=None)  # what the store has is not this one
     checkpoint, _ = Checkpoint.objects.update_or_create(
         run=run, path=str(path), defaults=defaults
     )

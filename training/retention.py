@@ -12,6 +12,7 @@ hashes; only files go. Kept are, of every run:
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections import defaultdict
@@ -25,6 +26,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Project
+from training import store
 from training.models import (
     Checkpoint,
     Promotion,
@@ -34,6 +36,8 @@ from training.models import (
     RunKind,
     RunState,
 )
+
+logger = logging.getLogger(__name__)
 
 # The figure of a manifest that tells the best, by kind of run, and whether more is better.
 MEASURES: dict[str, tuple[tuple[str, bool], ...]] = {
@@ -113,6 +117,10 @@ def remove_files(policy: Retention) -> Plan:
         project=project, files_removed_at__isnull=False
     ).defer("manifest"):
         _remove(row.directory)
+        try:
+            store.remove(row)
+        except store.StoreError as error:
+            logger.warning("Not removed, the next time again: %s", error)
     return plan
 
 

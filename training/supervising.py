@@ -33,6 +33,7 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from training import store
 from training.devices import Place, this_place, visible_devices
 from training.hardware import Meter
 from training.hints import send_hint
@@ -70,8 +71,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
+LEAVE_OUTPUTS = (RunKind.DRAW, RunKind.EVALUATE)
 LOCKED = 75  # the exit status of a program that found its run directory in use
 SECRETS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PGPASSWORD")
+STORE_SECRETS = ("AWS_", "AZURE_", "FSSPEC_", "GOOGLE_APPLICATION_", "CONCORD_STORE")
 
 SHUTDOWN = threading.Event()
 """Set when this worker process is asked to end: runs are handed back to the queue."""
@@ -232,7 +235,10 @@ def program_environment(given: Mapping[str, str]) -> dict[str, str]:
     inherited = {
         key: value
         for key, value in given.items()
-        if key not in SECRETS and not key.endswith("_FILE")
+        if key not in SECRETS
+        and not key.endswith("_FILE")
+        # Programs never reach the store: what they need of it lies ready for them.
+        and not key.startswith(STORE_SECRETS)
     }
     return {
         **sleeping,
@@ -293,6 +299,30 @@ class _Heart(threading.Thread):
             self.stop.set()
 
 
+class _Porter(threading.Thread):
+    """Puts the checkpoints of a run into the store as they come, in a thread of its own."""
+
+    def __init__(self, run: Run, every: float) -> None:
+        super().__init__(name=f"porter of run {run.pk}", daemon=True)
+        self.run_, self.every = run, every
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        while not self._done.wait(self.every):
+            try:
+                store.put_checkpoints(self.run_)
+            except (store.StoreError, OperationalError, InterfaceError) as error:
+                logger.warning("Run %s: %s", self.run_.pk, error)
+            finally:
+                connection.close()
+
+    def finish(self) -> None:
+        """End it; what it carries is brought to its place first."""
+        self._done.set()
+        if self.is_alive():
+            self.join()
+
+
 class _Supervision:
     """One hold of one run, from its claim to its end."""
 
@@ -308,12 +338,15 @@ class _Supervision:
         self.timing = timing
         self.shutdown = shutdown
         self.heart = _Heart(run, timing)
+        self.porter = _Porter(run, timing.beat)
         self.child: subprocess.Popen[bytes] | None = None
         self.resumed_from: WholeCheckpoint | None = None
 
     def see_through(self) -> Outcome:
         """Run the program and end the run; the program never outlives this call."""
         try:
+            if store.is_set() and not self.be_at_home():
+                return self.leave_for_later()
             # What an earlier attempt wrote after its supervisor had died.
             self.patiently(self.ingest)
             if self.run.program_state != "finished":
@@ -327,7 +360,8 @@ class _Supervision:
                 if outcome is not None:
                     return outcome
             return self.complete()
-        except OutputError as error:
+        except (OutputError, NotWholeError, store.StoreError) as error:
+            self.kill()
             return self.end(RunState.FAILED, str(error))
         except LostRunError as error:
             logger.warning("%s", error)
@@ -341,6 +375,7 @@ class _Supervision:
                 return Outcome.LOST
         finally:
             self.kill()
+            self.porter.finish()
 
     def patiently(self, deed: Callable[[], Made]) -> Made:
         """Do ``deed``, again and again while the database is away."""
@@ -374,6 +409,39 @@ class _Supervision:
     def ingest(self) -> bool:
         return ingest_events(self.run)
 
+    # The object store
+
+    def be_at_home(self) -> bool:
+        """Take the run over if its files lie elsewhere; False while its lock is held."""
+        run, here = self.run, store.home()
+        if run.home and run.home != here:
+            with _lock_of(run, self.may_wait()) as is_free:
+                if not is_free:
+                    return False
+                fetched = self.patiently(lambda: store.take_over(run))
+            told = f"Taken over from another machine with {fetched} checkpoints."
+            self.patiently(lambda: _note(run, "info", told))
+            if run.program_state and run.kind in LEAVE_OUTPUTS:
+                # Whether its outputs are all in the store, nobody can say any more.
+                self.patiently(lambda: update_held(run, program_state="", result={}))
+                run.program_state, run.result = "", {}
+        self.patiently(lambda: update_held(run, home=here))
+        run.home = here
+        self.porter.start()
+        return True
+
+    def put_into_store(self) -> None:
+        """Put what the run has left so far; a store that is away is told, no more."""
+        if not store.is_set() or not self.run.home:
+            return
+        self.porter.finish()
+        try:
+            self.patiently(lambda: store.put_checkpoints(self.run))
+            store.put_outputs(self.run)
+        except store.StoreError as error:
+            told = f"Not everything is in the store: {error}"
+            self.patiently(lambda: _note(self.run, "warning", told))
+
     # Before
 
     def prepare(self) -> None:
@@ -401,10 +469,7 @@ class _Supervision:
             "uuid": str(run.uuid),
             "attempt": run.attempts,
             "token": run.token,
-            "inputs": {
-                each.role: str(each.checkpoint.directory)
-                for each in run.run_inputs.select_related("checkpoint")
-            },
+            "inputs": self._fetch_inputs(),
             "data": data,
             "resume": str(self.resumed_from.directory.relative_to(directory))
             if self.resumed_from
@@ -423,11 +488,20 @@ class _Supervision:
             elif run.attempts > 1:
                 _note(run, "info", "Started again from the beginning.")
 
+    def _fetch_inputs(self) -> dict[str, Json]:
+        inputs: dict[str, Json] = {}
+        for each in self.run.run_inputs.select_related("checkpoint"):
+            store.fetch(each.checkpoint)
+            inputs[each.role] = str(each.checkpoint.directory)
+        return inputs
+
     def _link_data(self) -> dict[str, Json]:
         snapshot = self.run.snapshot
         data: dict[str, Json] = {}
         if snapshot is None:
             return data
+        if store.is_set():
+            store.fetch_snapshot(snapshot)
         for name, facts in snapshot.files.items():
             source = snapshot.directory / f"{name}.jsonl"
             target = self.run.directory / "data" / f"{name}.jsonl"
@@ -566,8 +640,10 @@ class _Supervision:
         Without a new hint: the task sends one, or the reconciler does later.
         """
 
+        self.patiently(lambda: register_found(self.run))
+        self.put_into_store()
+
         def deed() -> None:
-            register_found(self.run)
             with transaction.atomic():
                 attempts = self.run.attempts if counts else self.run.attempts - 1
                 update_held(
@@ -587,8 +663,10 @@ class _Supervision:
     ) -> Outcome:
         """End the run in a final state."""
 
+        self.patiently(lambda: register_found(self.run))
+        self.put_into_store()
+
         def deed() -> None:
-            register_found(self.run)
             with transaction.atomic():
                 fields: dict[str, object] = {
                     "state": state,

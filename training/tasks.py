@@ -6,6 +6,7 @@ start it twice.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -13,7 +14,7 @@ from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 from django.conf import settings
 
-from training import supervising
+from training import store, supervising
 from training.devices import keep_announcing, this_place
 from training.hints import broker_queue, send_hint
 from training.iterations import advance_all
@@ -21,6 +22,8 @@ from training.launching import start_asked_draws
 from training.models import Run, RunState
 from training.proposing import answer_proposal
 from training.retention import remove_where_automatic
+
+logger = logging.getLogger(__name__)
 
 hands = threading.BoundedSemaphore(settings.RUNS_AT_ONCE)
 
@@ -57,6 +60,10 @@ def reconcile() -> None:
     supervising.reconcile()
     start_asked_draws()
     advance_all()
+    try:
+        store.put_what_is_missing()
+    except store.StoreError as error:
+        logger.warning("Tried again later: %s", error)
 
 
 @shared_task(name="training.tasks.propose", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]

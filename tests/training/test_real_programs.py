@@ -182,6 +182,40 @@ def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
     assert f"Resumed from checkpoint {kept}." in [n.message for n in run.notes.all()]
 
 
+def test_a_run_that_changes_machines_ends_with_the_weights_of_one_that_did_not(
+    project, settings, tmp_path
+):
+    """Two data directories stand for the machines; a folder for the object store."""
+    settings.STORE = (tmp_path / "store").as_uri()
+    recipe = {**MICRO, "steps": 200, "checkpoint_every": 50, "evaluate_every": 100}
+    whole = run_through(project, "sft", recipe).checkpoints.get(is_final=True)
+    expected = (whole.directory / "model.safetensors").read_bytes()
+    run = launching.start_run(
+        project=project, kind="sft", recipe=recipe, inputs={}, user=None
+    )
+    stop = threading.Event()
+
+    def work():
+        try:
+            supervising.supervise(run.pk, timing=TIMING, shutdown=stop)
+        finally:
+            connection.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_until(lambda: Run.objects.get(pk=run.pk).step >= 4, seconds=120)
+    stop.set()  # the first machine shuts down
+    worker.join(60)
+    run.refresh_from_db()
+    assert run.state == "queued", f"{run.error}\n{run.log_tail}"
+    settings.DATA_DIR = tmp_path / "b"
+    settings.DATA_DIR.mkdir()
+    assert supervising.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
+    final = run.checkpoints.get(is_final=True)
+    assert final.directory.is_relative_to(settings.DATA_DIR)
+    assert (final.directory / "model.safetensors").read_bytes() == expected
+
+
 def test_a_whole_iteration_with_the_real_programs(project):
     sft = run_through(project, "sft", MICRO)
     small = {"threads": 1, "device": "cpu"}

@@ -22,6 +22,7 @@ from django.views.decorators.http import (
 
 from annotation.models import Judgment, Project, Role, SampledResponse
 from annotation.views.door import enter
+from training import store
 from training.archives import Archive
 from training.exporting import CARD, UNKNOWN_LICENCE, exported_files, model_card
 from training.figures import number_text, plain_figures
@@ -39,6 +40,7 @@ from training.launching import (
     policies_that_learned_from,
     promote,
 )
+from training.manifests import NotWholeError
 from training.models import (
     JUDGES,
     LEAVES_A_POLICY,
@@ -167,7 +169,7 @@ def _checkpoint_page(
         "figures": plain_figures(found.manifest.get("metrics", {})),
         "recipe": recipe_lines(found.run.kind, found.manifest.get("recipe", {})),
         "files": [_file(found, name, digest) for name, digest in sorted(files.items())],
-        "is_on_disk": (found.directory / "manifest.json").is_file(),
+        "is_on_disk": store.is_at_hand(found),
         "truth": held_out_truth(found),
         "promotions": Promotion.objects.filter(checkpoint=found).select_related(
             "promoted_by"
@@ -220,7 +222,18 @@ def _answers(checkpoint: Checkpoint) -> dict[str, int]:
 def _file(checkpoint: Checkpoint, name: str, digest: str) -> dict[str, object]:
     path = checkpoint.directory / name
     size = path.stat().st_size if path.is_file() else None
-    return {"name": name, "digest": digest, "size": size}
+    in_store = size is None and store.is_at_hand(checkpoint)
+    return {"name": name, "digest": digest, "size": size, "in_store": in_store}
+
+
+def _fetched(checkpoint: Checkpoint) -> None:
+    """Have the files of a checkpoint here, from the store if need be."""
+    if not store.is_at_hand(checkpoint):
+        raise Http404("the files of this checkpoint are gone")
+    try:
+        store.fetch(checkpoint)
+    except (NotWholeError, store.StoreError) as error:
+        raise Http404(str(error)) from error
 
 
 @require_POST
@@ -249,8 +262,7 @@ def download(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
     """Stream a checkpoint as a tar archive, file by file, without a copy on disk."""
     project = enter(request, slug, Role.TRAINER)
     found = _checkpoint(project, pk)
-    if not (found.directory / "manifest.json").is_file():
-        raise Http404("the files of this checkpoint are gone")
+    _fetched(found)
     name = f"{slugify(project.slug)}-run-{found.run_id}-step-{found.step}"
     files = [*found.manifest["files"], "manifest.json"]
     return _sent(Archive(found.directory, files, name), name)
@@ -265,8 +277,7 @@ def export(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
     form = ExportForm(request.GET)
     if not form.is_valid():
         return _checkpoint_page(request, slug, pk, PromotionForm(), export_form=form)
-    if not (found.directory / "manifest.json").is_file():
-        raise Http404("the files of this checkpoint are gone")
+    _fetched(found)
     card = model_card(found, form.cleaned_data["licence"] or UNKNOWN_LICENCE)
     name = f"{slugify(project.slug)}-{found.run.kind}-{found.run_id}-{found.step}"
     files = exported_files(found)
