@@ -28,7 +28,12 @@ ORDER = (
     "rm_consistent",
     "rm_agreement",
 )
-TABLES = ("policies", "by_split", "by_situation")
+# What a run's result begins with; the rest follows by name.
+FIRST = (
+    *("truth_at_start", "truth", "gain", "chosen_step", "chosen_by", "alarm"),
+    *("gate/passed", "gate/override", "gate/misses", "steps", "seconds"),
+)
+TABLES = ("policies", "gains", "by_split", "by_situation")
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,31 @@ def setting_text(value: Json) -> str:
 
 
 def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
-    """Return the single values of a run's result, nested names joined."""
-    return [
-        (words(name), number_text(value))
-        for name, value in _flat({k: v for k, v in result.items() if k not in TABLES})
+    """Return the single values of a run's result, nested names joined.
+
+    A value stands with its interval. The parts of the time are left out: they have a
+    place of their own.
+    """
+    flat = dict(_flat({k: v for k, v in result.items() if k not in TABLES}))
+    shown = [
+        name
+        for name in flat
+        if not name.startswith("seconds/")
+        and not (name.endswith(("/low", "/high")) and name.rpartition("/")[0] in flat)
     ]
+    shown.sort(key=lambda name: (FIRST.index(name) if name in FIRST else 99, name))
+    return [(words(name), _with_interval(flat, name)) for name in shown]
+
+
+def _with_interval(flat: Mapping[str, Json], name: str) -> str:
+    text, low, high = number_text(flat[name]), f"{name}/low", f"{name}/high"
+    if low not in flat or high not in flat:
+        return text
+    return gettext("%(value)s (%(low)s to %(high)s)") % {
+        "value": text,
+        "low": number_text(flat[low]),
+        "high": number_text(flat[high]),
+    }
 
 
 def _flat(result: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
@@ -105,13 +130,15 @@ def _flat(result: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, J
 def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
     """Return the tables of an evaluation: all held-out samples, then each part of them.
 
-    Reads ``{"policies": {policy: {metric: {"value", "low", "high", "n"}}},
+    Reads ``{"policies": {policy: {metric: {"value", "low", "high", "n"}}}, "gains": …,
     "by_split": {policy: {split: {metric: …}}}, "by_situation": …}`` and passes over
     what is not there.
     """
     tables: list[Table] = []
     policies = _objects(result.get("policies"))
     tables.append(_table(gettext("All held-out samples"), policies))
+    title = gettext("Gain over the initial policy, sample by sample")
+    tables.append(_table(title, _objects(result.get("gains"))))
     for group in ("by_split", "by_situation"):
         by_policy = {n: _objects(v) for n, v in _objects(result.get(group)).items()}
         parts = dict.fromkeys(part for found in by_policy.values() for part in found)

@@ -249,6 +249,7 @@ PLACES = [
     Place("iterations-empty", "ada", E + "/iterations/"),
     Place("iteration-new", "tara", P + "/iterations/new/", everything),
     Place("iteration-new-lacking", "tara", "/p/{unnamed}/iterations/new/"),
+    Place("iteration-recipe", "tara", P + "/iterations/3/recipe/policy/"),
     Place("iteration-judge", "tara", P + "/iterations/3/", everything),
     Place("iteration-alarm", "tara", P + "/iterations/2/", charts),
     Place("iteration-done", "tara", P + "/iterations/1/", charts),
@@ -460,6 +461,13 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
         recipe={"seed": 1},
         result={
             "policies": {"policy": measured, "initial": measured},
+            "gains": {
+                "policy": {
+                    "tasks_complete": value
+                    | {"value": 0.04, "low": -0.007, "high": 0.087},
+                    "turns_right": value | {"value": 0.02, "low": 0.004, "high": 0.036},
+                }
+            },
             "by_situation": {"policy": {"exception": measured}},
         },
     )
@@ -494,6 +502,9 @@ def make_curves(run: Run) -> None:
             "reward/format": lambda x: 0.97,
             "kl": lambda x: 0.02 + 0.05 * x,
             "response_tokens": lambda x: 64 + 8 * x,
+            "groups_without_signal": lambda x: 0.3 + 0.2 * x,
+            "entropy": lambda x: 0.9 - 0.5 * x,
+            "clip_ratio": lambda x: 0.02 + 0.03 * x,
             "seconds/generation": lambda x: 1.1,
             "seconds/scoring": lambda x: 0.3,
             "seconds/update": lambda x: 0.7,
@@ -514,14 +525,14 @@ def make_curves(run: Run) -> None:
 
 
 def make_shown(run: Run) -> None:
-    label = CAKE["turns"][1]["response"]
-    for place, (_, text) in enumerate(CAKE_SAMPLED):
+    for place, (turn, text) in enumerate(reversed(CAKE_SAMPLED)):
+        written = CAKE["turns"][turn]
         RunSample.objects.create(
             run=run,
             event_offset=place,
-            step=240 - 80 * place,
-            prompt=CAKE["turns"][1]["input"]["text"],
+            step=80 + 80 * place,
+            prompt=written["input"]["text"],
             text=text,
-            label=label,
-            scores={"format": place != 2, "consistency": 0.91 - 0.4 * place},
+            label=written["response"],
+            scores={"format": place != 0, "consistency": 0.11 + 0.4 * place},
         )

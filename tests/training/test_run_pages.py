@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import json
+import re
 
 import pytest
 from django.utils import timezone
@@ -273,7 +274,7 @@ def test_a_running_run_shows_progress_pace_and_what_happened(client, project, ta
     text = client.get(f"/p/cakes/runs/{run.pk}/").content.decode()
     assert "step 40 of 100 · 2 min 0 s left · 2.0 s a step" in text
     assert "Running <span" in text
-    assert "heartbeat 0 s ago" in text
+    assert re.search(r"heartbeat \d+ s ago", text)
     assert "<b>Find shops</b>" in text
     assert "-1.500" in text
     assert "starting" in text
@@ -288,7 +289,7 @@ def test_the_polled_part_changes_with_the_run_and_ends_with_it(client, project, 
     headers = {"If-None-Match": first["ETag"]}
     again = client.get(address, headers=headers)
     assert again.status_code == 304
-    assert again["Concord-Heartbeat"] == "heartbeat 0 s ago"
+    assert again["Concord-Heartbeat"].startswith("heartbeat ")
     Run.objects.filter(pk=run.pk).update(step=41)
     assert client.get(address, headers=headers).status_code == 200
     Run.objects.filter(pk=run.pk).update(
@@ -394,6 +395,42 @@ def test_a_sampled_text_stands_beside_its_label_with_the_differences_marked(
     assert len(page.context["samples"]) == 30
     older = client.get(f"/p/cakes/runs/{run.pk}/samples/{page.context['older']}")
     assert len(older.context["samples"]) == 9
+
+
+@pytest.mark.parametrize("sampled", ["<<think>>never closed", "It is free.", ""])
+def test_a_label_that_goes_on_inside_the_thinking_is_read_so_whatever_was_sampled(
+    client, project, tara, sampled
+):
+    run = make_run(project=project)
+    label = "The room is free.<</think>>It is booked."
+    RunSample.objects.create(
+        run=run, event_offset=1, step=4, prompt="free", text=sampled, label=label
+    )
+    text = client.get(f"/p/cakes/runs/{run.pk}/samples/").content.decode()
+    left = text.split("Label response")[1].split("Sampled response")[0]
+    assert "Not in the response grammar" not in left
+    assert "It is booked." in text
+
+
+def test_an_evaluation_tells_the_gain_of_each_policy(client, project, tara):
+    figure = {"value": 0.6, "low": 0.5, "high": 0.7, "n": 40}
+    gain = {"value": 0.1, "low": 0.02, "high": 0.18, "n": 40, "changed": 6}
+    run = make_run(
+        project=project,
+        kind="evaluate",
+        state="finished",
+        result={
+            "policies": {n: {"tasks_complete": figure} for n in ("initial", "policy")},
+            "gains": {"policy": {"tasks_complete": gain}},
+        },
+    )
+    page = client.get(f"/p/cakes/runs/{run.pk}/")
+    table = page.context["tables"][1]
+    assert table.title == "Gain over the initial policy, sample by sample"
+    assert table.columns == ("Policy",)
+    assert table.rows[0][1][0].interval == "0.020 to 0.180"
+    assert "0.020 to 0.180" in page.content.decode()
+    assert page.context["figures"] == []
 
 
 def test_hardware_and_the_expected_end_are_shown(client, project, tara):

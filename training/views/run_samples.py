@@ -39,10 +39,7 @@ class Shown:
 def shown(sample: RunSample) -> Shown:
     """Return what the page shows of a sampled text."""
     text = sample.text
-    # What follows an observation goes on inside the thinking of the turn before.
-    inside = not text.startswith("<<think>>") and (
-        "<</think>>" in text or "<<action>>" in text
-    )
+    inside = _is_inside_thinking(sample.label or text)
     scores = []
     for name, value in sample.scores.items():
         tone = ""
@@ -56,6 +53,16 @@ def shown(sample: RunSample) -> Shown:
     )
     blocks = blocks_of_text(text, inside_thinking=inside)
     return Shown(sample, blocks, scores, view)
+
+
+def _is_inside_thinking(text: str) -> bool:
+    """Tell whether a response goes on inside the thinking of the turn before.
+
+    So do those to an observation. The label says so more surely than what was sampled.
+    """
+    return not text.startswith("<<think>>") and (
+        "<</think>>" in text or "<<action>>" in text
+    )
 
 
 @require_safe
