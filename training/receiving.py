@@ -15,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
-from training import events
+from training import events, store
 from training.manifests import (
     NotWholeError,
     WholeCheckpoint,
@@ -225,6 +225,8 @@ def register_found(run: Run) -> None:
     A program may be killed between writing a checkpoint and announcing it. Those whose
     manifest is known already are not hashed again.
     """
+    if store.lies_elsewhere(run):
+        return
     known = dict(Checkpoint.objects.filter(run=run).values_list("path", "digest"))
     for directory in (run.directory / "checkpoints").glob("[!.]*"):
         try:

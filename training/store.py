@@ -225,7 +225,10 @@ def put_checkpoints(run: Run) -> None:
 
 
 def _put_checkpoint(checkpoint: Checkpoint) -> None:
-    if not _is_here(checkpoint):
+    try:
+        if file_sha256(checkpoint.directory / MANIFEST) != checkpoint.digest:
+            return  # of the same name, left here before the run went on elsewhere
+    except FileNotFoundError:
         return  # another machine has it
     _put_folder(checkpoint.directory, checkpoint.manifest["files"])
     Checkpoint.objects.filter(pk=checkpoint.pk, digest=checkpoint.digest).update(
@@ -263,6 +266,18 @@ def remove(checkpoint: Checkpoint) -> None:
 
 
 # Runs
+
+
+def lies_elsewhere(run: Run) -> bool:
+    """Say whether the run has gone on with another data directory than this one.
+
+    What still lies here is then old: nobody may register it, neither the reconciler nor
+    a supervision that has lost the run without knowing.
+    """
+    if not is_set():
+        return False
+    now = Run.objects.values_list("home", flat=True).get(pk=run.pk)
+    return bool(now) and now != home()
 
 
 def put_outputs(run: Run) -> None:

@@ -46,6 +46,7 @@ def run_hint(run_id: int) -> None:
     start_asked_draws()
     advance_all()
     remove_where_automatic()
+    _put_what_is_missing()
     waiting = Run.objects.filter(this_place().takes(), state=RunState.QUEUED)
     if outcome is supervising.Outcome.LEFT_FOR_LATER:
         waiting = waiting.exclude(pk=run_id)  # the reconciler comes back to it
@@ -54,16 +55,20 @@ def run_hint(run_id: int) -> None:
         send_hint(oldest.pk)
 
 
+def _put_what_is_missing() -> None:
+    try:
+        store.put_what_is_missing()
+    except store.StoreError as error:
+        logger.warning("Tried again later: %s", error)
+
+
 @shared_task(name="training.tasks.reconcile", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def reconcile() -> None:
     """Look after runs and what follows them; runs every 15 seconds."""
     supervising.reconcile()
     start_asked_draws()
     advance_all()
-    try:
-        store.put_what_is_missing()
-    except store.StoreError as error:
-        logger.warning("Tried again later: %s", error)
+    _put_what_is_missing()
 
 
 @shared_task(name="training.tasks.propose", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -264,6 +265,42 @@ def test_a_start_that_cannot_store_its_data_is_refused_with_the_reason(settings)
     ):
         start(make_project_with_samples())
     assert not Run.objects.exists()
+
+
+def test_what_lies_on_a_machine_that_the_run_has_left_is_not_registered(machines):
+    """By the reconciler there, say: the run may have written other bytes since."""
+    run = start(make_project_with_samples())
+    assert supervise(run, tiny("--steps", 20, "--kill-at", 7)) is Outcome.QUEUED_AGAIN
+    left = run.directory / "checkpoints" / "step-000010"
+    shutil.copytree(run.directory / "checkpoints" / "step-000005", left)
+    machines("b")
+    again = tiny("--steps", 20, "--kill-at", 7, "--every-attempt")
+    assert supervise(run, again) is Outcome.QUEUED_AGAIN
+    machines("a")
+    receiving.register_found(run)
+    assert [c.path.rpartition("-")[2] for c in run.checkpoints.all()] == ["000005"]
+    Run.objects.filter(pk=run.pk).update(home=store.home())
+    receiving.register_found(run)
+    assert run.checkpoints.count() == 2
+
+
+def test_a_namesake_on_another_machine_is_not_put_for_the_one_registered(
+    machines, shared
+):
+    run = make_run(project=make_project_with_samples())
+    checkpoint = make_checkpoint(run)
+    machines("b")
+    directory = checkpoint.directory
+    directory.mkdir(parents=True)
+    (directory / "manifest.json").write_text("{}")
+    store.put_checkpoints(run)
+    checkpoint.refresh_from_db()
+    assert checkpoint.stored_at is None
+    assert not (shared / checkpoint.path).exists()
+    machines("a")
+    store.put_checkpoints(run)
+    checkpoint.refresh_from_db()
+    assert checkpoint.stored_at
 
 
 def test_a_gap_in_the_store_ends_what_is_taken_over(machines, shared):
