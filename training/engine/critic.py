@@ -205,7 +205,7 @@ class Critic:
         return losses[0]
 
     def _parts(self, drawn: Drawn) -> Sequence[Drawn]:
-        """Cut a draw into what is computed at once, whole groups where they fit."""
+        """Cut a draw into what is computed at once."""
         size = self.recipe.micro_batch or len(drawn.ids)
         return [drawn.rows(i, i + size) for i in range(0, len(drawn.ids), size)]
 

@@ -976,7 +976,7 @@ class PolicyRecipe:
         ),
     )
     critic_updates: int = field(
-        default=4,
+        default=2,
         metadata=_about(
             "Optimiser steps of ppo's critic on one set of drawn responses.",
             min=1,
