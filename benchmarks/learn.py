@@ -13,9 +13,9 @@ it. For each seed, every stage a run directory of the product's own programs:
     RL       drawn, judged, rewarded by the reward model (RM)
     RL again the refreshed RM, which has judgments of RL's answers too
     oracle   RL with the truth as reward: the upper bound of any RM
-    more     SFT for as long as all of RL took: the rival at equal cost
-    accepted fine-tuning on the answers the RM accepts (rejection sampling)
-    reviewed fine-tuning on the reviewed labels themselves, as long as RL took
+    more     SFT for as long as drawing, RM and RL took: the rival at equal cost
+    reviewed fine-tuning on the reviewed labels themselves, at equal cost
+    accepted fine-tuning on answers the RM accepts (rejection sampling), at equal cost
 
 All answer the same held-out tasks, greedily, history teacher-forced; the oracle judges. A
 task is complete when every turn is right. Differences are paired by task; their
@@ -47,11 +47,18 @@ from benchmarks.runs import BASE_DIR, Run, RunFailedError, Site, read, say, writ
 HABIT = 0.6
 DRAFTS, REVIEWED, HELD_OUT = 3000, 600, 100
 NEW_TOKENS = {"max_new_tokens": 96}  # the longest label has 70
-SFT = {"steps": 900, "checkpoint_every": 300, "evaluate_turns": 0}
+SFT_STEPS = 900
+SFT = {
+    "steps": SFT_STEPS,
+    "checkpoint_every": SFT_STEPS // 3,
+    "evaluate_turns": 0,
+    "attention": "eager",  # on a CPU faster than SDPA for conversations this short
+}
 DRAW = {"turns": 240, "responses_per_turn": 2, **NEW_TOKENS}
-REWARD: dict[str, object] = {}
+REWARD = {"steps": 200}
+REFRESHED = {"steps": 120}
 POLICY = {
-    "steps": 24,
+    "steps": 10,
     "optimizer": "muon",
     "muon_learning_rate": 2e-3,
     "learning_rate": 2e-4,
@@ -59,11 +66,11 @@ POLICY = {
     "draw_more": 2.0,
     "prompts_per_step": 32,
     "temperature": 0.7,
-    "evaluate_every": 8,
+    "evaluate_every": 5,
     "held_out_samples": 48,
     **NEW_TOKENS,
 }
-AGAIN = {"steps": 12, "evaluate_every": 6}
+AGAIN = {"steps": 6, "evaluate_every": 3}
 # Fine-tuning that goes on from a policy: no peak as high as that of a first training.
 FURTHER = {
     "copying_steps": 0,
@@ -71,8 +78,11 @@ FURTHER = {
     "learning_rate": 1e-3,
     "evaluate_turns": 0,
     "checkpoint_every": 100_000,
+    "attention": "eager",
 }
-ACCEPTED = {"turns": 0, "responses_per_turn": 2, "initial_too": False, **NEW_TOKENS}
+ANSWERED = 120  # reviewed samples whose every turn is answered for rejection sampling
+ANSWERS = {"turns": 0, "responses_per_turn": 4, "initial_too": False, **NEW_TOKENS}
+BASE = {"samples": 40, **NEW_TOKENS}
 GOAL, GAP = 0.10, 0.05
 RESAMPLES = 2000
 
@@ -102,7 +112,7 @@ class Seed:
         self.held_out = self._write("held-out", held_out)
 
         sft = self.policies["SFT"] = self._run("sft", "sft", SFT, self.drafts)
-        judged = self._judge("1", sft.model, sft.at(SFT["checkpoint_every"]))
+        drawn, judged = self._judge("1", sft.model, sft.at(SFT_STEPS // 3))
         reward = self._run(
             "reward", "reward", REWARD, self.reviewed, judged, policy=sft.model
         )
@@ -110,9 +120,9 @@ class Seed:
         self.policies["RL"] = learned
 
         # Once more: the reward model learns what the new policy says.
-        judged_too = self._judge("2", learned.model, None, judged)
+        _, judged_too = self._judge("2", learned.model, None, judged)
         refreshed = self._run(
-            "reward-2", "reward", REWARD, self.reviewed, judged_too, policy=sft.model
+            "reward-2", "reward", REFRESHED, self.reviewed, judged_too, policy=sft.model
         )
         self.policies["RL again"] = self._improve(
             "rl-2", AGAIN, learned, initial=sft, reward=refreshed.model
@@ -121,25 +131,29 @@ class Seed:
         self.policies["oracle"] = self._improve(
             "rl-oracle", {"consistency_source": "oracle"}, sft
         )
-        self._rivals(sft, reward, learned.seconds)
+        cost = drawn.seconds + reward.seconds + learned.seconds
+        self._rivals(sft, reward, cost)
+        self.base = self._run(
+            "evaluate-base", "evaluate", BASE, self.reviewed, base=sft.at(0)
+        )
         self.measured = self._run(
             "evaluate",
             "evaluate",
             NEW_TOKENS,
             self.reviewed,
             reward=reward.model,
-            base=sft.at(0),
             **{role_of(name): run.model for name, run in self.policies.items()},
         )
 
     def _rivals(self, sft: Run, reward: Run, seconds: float) -> None:
-        """Fine-tune on drafts, on accepted answers and on reviewed labels, for a time."""
-        a_step = sft.seconds / SFT["steps"]
+        """Fine-tune on drafts, reviewed labels and accepted answers, for so long each."""
+        a_step = sft.seconds / SFT_STEPS
+        some = self._write("answered", list(self.samples.values())[:ANSWERED])
         answers = self._run(
             "answers",
             "draw",
-            ACCEPTED,
-            self.reviewed,
+            ANSWERS,
+            some,
             policy=sft.model,
             reward=reward.model,
         )
@@ -175,8 +189,8 @@ class Seed:
 
     def _judge(
         self, name: str, policy: Path, initial: Path | None, before: Path | None = None
-    ) -> Path:
-        """Draw answers, let the oracle judge them, and write the judgments so far."""
+    ) -> tuple[Run, Path]:
+        """Draw answers, let the oracle judge them; return the judgments so far too."""
         run = self._run(
             f"draw-{name}",
             "draw",
@@ -192,7 +206,7 @@ class Seed:
             if place not in seen:
                 seen.add(place)
                 rows.append(self._judgment(*place))
-        return self._write(f"judgments-{name}", rows)
+        return run, self._write(f"judgments-{name}", rows)
 
     def _judgment(self, sample: str, turn: int, text: str) -> dict[str, object]:
         document: Mapping[str, Any] = self.samples[sample]["turns"][turn]
@@ -232,7 +246,7 @@ class Seed:
                     for turn, place in zip(sample["turns"], places, strict=True)
                 ]
                 kept.append({**sample, "turns": turns})
-        say(f"seed {self.seed}: {len(kept)} of {len(self.samples)} samples accepted")
+        say(f"seed {self.seed}: {len(kept)} of {ANSWERED} samples accepted")
         return kept
 
     def _run(
@@ -298,7 +312,7 @@ def report(seeds: Sequence[Seed]) -> bool:
     tasks = sorted(next(iter(found["sft"].complete.values())))
     unseen = [task for task in tasks if "unseen" in task]
     seen = [task for task in tasks if "unseen" not in task]
-    names = ["base", *seeds[0].policies]
+    names = list(seeds[0].policies)
     start = found["sft"]
 
     say(f"\n{len(tasks)} held-out tasks, seeds {[seed.seed for seed in seeds]}")
@@ -306,6 +320,9 @@ def report(seeds: Sequence[Seed]) -> bool:
         f"{'':10}{'complete':>9}{'95 %':>16}{'seen':>7}{'unseen':>7}"
         f"{'- SFT':>8}{'95 %':>17}  by seed"
     )
+    for seed in seeds:
+        none = seed.base.result["policies"]["base"]["tasks_complete"]
+        say(f"base, seed {seed.seed}: {none['value']:.3f} of {none['n']:.0f} tasks")
     gains: dict[str, tuple[float, float]] = {}
     for name in names:
         policy = found[role_of(name)]

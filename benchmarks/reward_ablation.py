@@ -37,7 +37,13 @@ from actions.demo import generate, oracle
 from benchmarks.runs import BASE_DIR, Run, Site, read, say, write
 
 SAMPLES, HELD_OUT = 3000, 60
-SFT = {"steps": 450, "checkpoint_every": 150, "evaluate_turns": 0, "seed": 1}
+SFT = {
+    "steps": 450,
+    "checkpoint_every": 150,
+    "evaluate_turns": 0,
+    "attention": "eager",
+    "seed": 1,
+}
 DRAWN_AT = (300, 450)
 DRAW = {"responses_per_turn": 2, "initial_too": True, "max_new_tokens": 96, "seed": 1}
 JUDGED_TURNS = {"train": 700, "held-out": 200}
@@ -67,6 +73,7 @@ HISTORY: dict[str, dict[str, object]] = {
     "pair + 64 tokens": {"history_tokens": 64},
     "pair + 400 tokens": {"history_tokens": 400},
 }
+STEPS = {"steps": 200, "checkpoint_every": 1000, "evaluate_every": 1000}
 WIDTHS, COUNTS = (32, 64, 128), (100, 400, 1600)
 FROM_SCRATCH = {"backbone": "scratch", **DATA["judged only"]}
 
@@ -159,7 +166,7 @@ class Trials:
         return self.site.run(
             name,
             "reward",
-            recipe,
+            {**STEPS, **recipe},
             {
                 "train": self.material.train,
                 "held_out": self.material.held_out,
