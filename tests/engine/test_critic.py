@@ -38,6 +38,7 @@ from training.engine.critic import (
     standardized,
     value_loss,
 )
+from training.engine.generation import PartOf
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import Rewarded
 from training.engine.rundir import RunDirectory, RunError
@@ -237,7 +238,7 @@ def test_every_turn_is_paid_where_it_ends(monkeypatch):
     monkeypatch.setattr(
         "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    episode = rollouts.respond(None, [rollouts.asked[0]], 0)[0][0]
+    episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
     turns = len(episode.answers)
     assert turns > 1
     episode.rewarded = [Rewarded(1.0, 1.0 / (i + 1)) for i in range(turns)]
@@ -260,7 +261,7 @@ def test_a_whole_task_is_paid_its_completion_at_the_end(monkeypatch):
     monkeypatch.setattr(
         "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    episode = rollouts.respond(None, [rollouts.asked[0]], 0)[0][0]
+    episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
     turns = len(row["turns"])
     assert len(episode.answers) == turns
     episode.rewarded = [Rewarded(1.0, 0.5)] * turns

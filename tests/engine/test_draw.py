@@ -5,6 +5,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.engine.micro import (
     demo_rows,
@@ -13,7 +14,7 @@ from tests.engine.micro import (
     save_micro_policy,
 )
 from tests.engine.test_scoring import micro_reward_model
-from training.engine import draw
+from training.engine import draw, generation
 from training.engine.conversations import sample_from_json
 from training.engine.generation import Sampled
 from training.engine.measuring import Answer
@@ -78,6 +79,25 @@ def test_the_same_seed_draws_the_same_and_another_does_not(policies, tmp_path):
         assert run_draw(tmp_path / name, policies, {"seed": seed}) == 0
         drawn.append(responses(tmp_path / name))
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_without_room_for_a_batch_the_same_is_drawn_in_smaller_ones(
+    policies, tmp_path, monkeypatch
+):
+    assert run_draw(tmp_path / "roomy", policies) == 0
+    compute = generation._sample_batch
+
+    def refuse(model, prompts, sampling, noise, place, per_prompt):
+        if len(prompts) * per_prompt > 1:
+            raise torch.OutOfMemoryError("no more memory")
+        return compute(model, prompts, sampling, noise, place, per_prompt)
+
+    monkeypatch.setattr(generation, "_sample_batch", refuse)
+    assert run_draw(tmp_path / "tight", policies) == 0
+    roomy, tight = responses(tmp_path / "roomy"), responses(tmp_path / "tight")
+    assert [row["text"] for row in tight] == [row["text"] for row in roomy]
+    said = [e["message"] for e in events(tmp_path / "tight", "log")]
+    assert "out of memory with" in " ".join(said)
 
 
 def test_a_run_started_again_keeps_whole_turns_and_redraws_the_rest(policies, tmp_path):

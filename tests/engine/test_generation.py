@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
+from training.engine import generation
 from training.engine.conversations import Encoder
 from training.engine.generation import Sampling, sample_responses
 from training.engine.measuring import answer, ask
+from training.engine.memory import Parts
 from training.engine.models import Place
 
 CPU = Place(torch.device("cpu"), half=False)
@@ -44,6 +46,56 @@ def test_greedy_batches_equal_transformers_one_by_one(setting):
         )[0, len(prompt) :].tolist()
         assert sampled.ids == expected
         assert sampled.ended == (expected[-1] in sampling.stop_ids)
+
+
+def test_with_a_seed_of_its_own_a_prompt_does_not_depend_on_the_others(setting):
+    model, prompts, sampling = setting
+    seeds = range(40, 40 + len(prompts))
+
+    def draw(chosen):
+        return sample_responses(
+            model,
+            [prompts[i] for i in chosen],
+            sampling,
+            place=CPU,
+            seed=[seeds[i] for i in chosen],
+            per_prompt=3,
+        )
+
+    whole = draw(range(len(prompts)))
+    part = draw([5, 2])
+    assert [[s.ids for s in group] for group in part] == [
+        [s.ids for s in whole[i]] for i in (5, 2)
+    ]
+    assert whole[5][0].ids != whole[5][1].ids
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_when_memory_runs_out_smaller_batches_draw_the_same(
+    setting, monkeypatch, temperature
+):
+    model, prompts, sampling = setting
+    given = {"place": CPU, "seed": 3, "per_prompt": 5}
+    warm = replace(sampling, temperature=temperature)
+    expected = sample_responses(model, prompts, warm, **given)
+    told, rows = [], []
+    compute = generation._sample_batch
+
+    def refuse(model, prompts, sampling, noise, place, per_prompt):
+        rows.append(len(prompts) * per_prompt)
+        if rows[-1] > 2:  # less than the responses to one prompt
+            raise torch.OutOfMemoryError("no more memory")
+        return compute(model, prompts, sampling, noise, place, per_prompt)
+
+    monkeypatch.setattr(generation, "_sample_batch", refuse)
+    parts = Parts(16384, lambda said, level: told.append(said), "token positions")
+    tight = replace(warm, parts=parts)
+    found = sample_responses(model, prompts, tight, **given)
+    assert [[s.ids for s in g] for g in found] == [[s.ids for s in g] for g in expected]
+    assert "out of memory with 16384 token positions at once" in told[0]
+    tried = len(rows)
+    sample_responses(model, prompts, tight, **given)
+    assert max(rows[tried:]) <= 2  # it remembers
 
 
 def test_one_seed_gives_the_same_responses_in_any_batching(setting):

@@ -21,7 +21,7 @@ from tests.engine.micro import (
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import policy
 from training.engine.conversations import Encoder, read_samples, sample_from_json
-from training.engine.generation import Sampled, Sampling
+from training.engine.generation import PartOf, Sampled, Sampling
 from training.engine.held_out import HeldOut, Looked, gain
 from training.engine.measuring import Answer, ask
 from training.engine.models import Place, save_policy
@@ -292,7 +292,7 @@ def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
         "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     first = rollouts.asked[0]
-    episode = rollouts.respond(None, [first], 0)[0][0]
+    episode = rollouts.respond(None, [first], PartOf(0, 0, 1))[0][0]
     turns = row["turns"]
     kinds = [turn["input"]["kind"] for turn in turns]
     followed = next((n for n, k in enumerate(kinds) if n and k == "user"), len(kinds))
@@ -315,7 +315,7 @@ def test_without_following_an_episode_is_one_response(monkeypatch):
     monkeypatch.setattr(
         "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    episode = rollouts.respond(None, [rollouts.asked[0]], 0)[0][0]
+    episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
     assert len(episode.answers) == 1
     assert set(episode.mask) == {1}
 
@@ -441,11 +441,6 @@ def test_an_override_starts_it_and_stays_in_the_record(tmp_path, toy):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"micro_batch": 3},
-            "recipe: `micro_batch`: expected a divisor of prompts_per_step × "
-            "responses_per_prompt = 8, found 3",
-        ),
         (
             {"evaluate_every": 3, "updates_per_draw": 2},
             "recipe: `evaluate_every`: expected a multiple of updates_per_draw = 2, "

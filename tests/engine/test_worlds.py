@@ -23,6 +23,7 @@ from tests.engine.test_policy import (
 )
 from training.engine import evaluate, policy
 from training.engine.conversations import Encoder, sample_from_json
+from training.engine.generation import PartOf
 from training.engine.models import save_policy
 from training.engine.recipes import EvaluateRecipe, PolicyRecipe
 from training.engine.rewards import Rewarded
@@ -94,7 +95,7 @@ def test_labels_as_answers_give_the_conversation_as_it_is_trained_on(monkeypatch
         "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     first = rollouts.asked[0]
-    episode = rollouts.respond(None, [first], 0)[0][0]
+    episode = rollouts.respond(None, [first], PartOf(0, 0, 1))[0][0]
     assert len(episode.answers) == len(row["turns"])
     encoded = rollouts.encoder.encode(sample_from_json(row))
     assert first.prompt + episode.ids == encoded.ids

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from training.engine.generation import Sampled, Sampling, sample_responses
+from training.engine.generation import PartOf, Sampled, Sampling, Seed, sample_responses
 from training.engine.models import Place
 from training.engine.recipes import RecipeError
 
@@ -45,16 +45,23 @@ def respond(
     sampling: Sampling,
     *,
     place: Place,
-    seed: int,
+    seed: Seed,
     per_prompt: int = 1,
 ) -> list[list[Sampled]]:
-    """Return ``per_prompt`` sampled responses for each prompt, in the given order."""
+    """Return ``per_prompt`` sampled responses for each prompt, in the given order.
+
+    What ``own`` takes from several seeds the others make of the first.
+    """
     if sampling.backend == "own" or not prompts:
         return sample_responses(
             model, prompts, sampling, place=place, seed=seed, per_prompt=per_prompt
         )
     rows = [list(prompt) for prompt in prompts for _ in range(per_prompt)]
     logprobs: list[list[float]] | None = None
+    if isinstance(seed, PartOf):
+        seed = seed.seed + seed.first
+    if not isinstance(seed, int):
+        seed = seed[0]
     was_training = model.training
     model.train(False)
     try:

@@ -45,7 +45,7 @@ from actions.executor import Executor, Limits
 from actions.grammar import ActionCall, parse
 from actions.json_values import json_equal
 from training.engine.conversations import Encoder, lengths_summary, read_samples
-from training.engine.generation import Sampling
+from training.engine.generation import Sampling, room
 from training.engine.measuring import (
     Answer,
     Asked,
@@ -128,6 +128,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                 tokenizer.pad_token_id,
                 recipe.batch_tokens,
                 recipe.backend,
+                parts=room(recipe.batch_tokens, run.log),
             )
             for start in range(0, len(chosen), CHUNK):
                 run.progress(part * len(chosen) + start, total)

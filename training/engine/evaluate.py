@@ -44,7 +44,7 @@ import torch
 from transformers import PreTrainedModel
 
 from training.engine.conversations import Encoder, Sample, lengths_summary, read_samples
-from training.engine.generation import Sampling
+from training.engine.generation import Sampling, room
 from training.engine.measuring import (
     Answer,
     Asked,
@@ -168,6 +168,7 @@ def answer_all(
         tokenizer.pad_token_id,
         recipe.batch_tokens,
         recipe.backend,
+        parts=room(recipe.batch_tokens, run.log),
     )
     if recipe.history == "own":
         found = whole_tasks(

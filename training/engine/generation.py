@@ -9,15 +9,17 @@ also a little faster than ``generate`` (docs/experiments.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from training.engine.memory import Parts
 from training.engine.models import Place
 
 
@@ -26,6 +28,7 @@ class Sampling:
     """How to sample. ``temperature`` 0 takes the likeliest token.
 
     ``backend`` says who draws (``backends``); ``engine`` is vLLM's, where it is that.
+    ``parts`` remembers how much of ``batch_tokens`` there is room for.
     """
 
     temperature: float
@@ -36,6 +39,28 @@ class Sampling:
     batch_tokens: int = 16384
     backend: str = "own"
     engine: Engine | None = None
+    parts: Parts | None = None
+
+
+def room(batch_tokens: int, tell: Callable[[str, str], None]) -> Parts:
+    """Return what ``Sampling.parts`` takes: batches shrink when memory runs out.
+
+    For the own loop, whose noise does not depend on the batches; a process can begin a
+    batch again without the others.
+    """
+    return Parts(batch_tokens, tell, "token positions", together=False)
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """The noise of ``count`` prompts drawn with ``seed``, from the ``first`` on."""
+
+    seed: int
+    first: int
+    count: int
+
+
+Seed: TypeAlias = int | PartOf | Sequence[int]
 
 
 class Engine(Protocol):
@@ -126,41 +151,70 @@ def sample_responses(
     sampling: Sampling,
     *,
     place: Place,
-    seed: int,
+    seed: Seed,
     per_prompt: int = 1,
 ) -> list[list[Sampled]]:
-    """Return ``per_prompt`` sampled responses for each prompt, in the given order."""
+    """Return ``per_prompt`` sampled responses for each prompt, in the given order.
+
+    ``seed`` is one for all, one for each prompt, whose responses then do not depend on
+    the other prompts, or that of a larger request which these prompts are a part of.
+    """
     was_training = model.training
     model.train(False)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(
-        (
-            len(prompts),
-            per_prompt,
-            sampling.max_new_tokens if sampling.temperature else 0,
-        ),
-        generator=generator,
-    )
+    noise = _noise(seed, len(prompts), per_prompt, sampling)
+    parts = sampling.parts or Parts(sampling.batch_tokens, lambda *_: None)
     results: list[list[Sampled]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+
+    def answer_longest(
+        order: Sequence[int], width: int, tokens: int
+    ) -> tuple[Sequence[int], list[Sampled]]:
+        """Answer the longest prompts, as many as ``tokens`` hold."""
+        size = max(1, tokens // (width * per_prompt))
+        batch = order[-size:]
+        # A group is cut only when memory ran out: its prompt is computed again.
+        rows = per_prompt
+        if parts.fell and size == 1:
+            rows = max(1, min(per_prompt, tokens // width))
+        drawn: list[Sampled] = []
+        for start in range(0, per_prompt, rows):
+            of_rows = noise[batch, start : start + rows]
+            drawn += _sample_batch(
+                model,
+                [prompts[i] for i in batch],
+                sampling,
+                of_rows.flatten(0, 1).to(place.device),
+                place,
+                of_rows.shape[1],
+            )
+        return batch, drawn
+
     while order:
-        # The longest remaining prompt sets the width; take as many as the budget holds.
+        # The longest remaining prompt sets the width.
         width = len(prompts[order[-1]]) + sampling.max_new_tokens
-        size = max(1, sampling.batch_tokens // (width * per_prompt))
-        batch, order = order[-size:], order[:-size]
-        answers = _sample_batch(
-            model,
-            [prompts[i] for i in batch],
-            sampling,
-            noise[batch].flatten(0, 1).to(place.device),
-            place,
-            per_prompt,
-        )
+        attempt = functools.partial(answer_longest, order, width)
+        batch, answers = parts.run(attempt, least=width)
+        order = order[: -len(batch)]
         for position, i in enumerate(batch):
             start = position * per_prompt
             results[i] = answers[start : start + per_prompt]
     model.train(was_training)
     return results
+
+
+def _noise(seed: Seed, prompts: int, per_prompt: int, sampling: Sampling) -> Tensor:
+    """Return numbers in [0, 1), (prompts, per_prompt, new tokens); none when greedy."""
+    length = sampling.max_new_tokens if sampling.temperature else 0
+    if isinstance(seed, int):
+        seed = PartOf(seed, 0, prompts)
+    if isinstance(seed, PartOf):
+        generator = torch.Generator().manual_seed(seed.seed)
+        noise = torch.rand((seed.count, per_prompt, length), generator=generator)
+        return noise[seed.first : seed.first + prompts]
+    noise = torch.empty((prompts, per_prompt, length))
+    for row, own in zip(noise, seed, strict=True):
+        row.uniform_(generator=torch.Generator().manual_seed(own))
+    return noise
 
 
 def _sample_batch(

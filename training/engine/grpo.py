@@ -6,12 +6,15 @@ the rewards are replaced by those of ``algorithms``, which knows more methods.
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from training.engine.algorithms import (
@@ -20,6 +23,7 @@ from training.engine.algorithms import (
     weighted,
 )
 from training.engine.critic import Critic, Drawn, payments, standardized
+from training.engine.memory import Parts, summed
 from training.engine.prefixes import can_share, shared_logprobs
 from training.engine.rollouts import Rollouts
 
@@ -34,11 +38,51 @@ def given_reward(reward: list[float | None], **_: object) -> list[float | None]:
 class SharedPromptTrainer(GRPOTrainer):
     """GRPO that computes the prompt of a group once (``prefixes``).
 
-    Everything else is TRL's. Several processes, pictures and models that cannot take
-    the mask keep TRL's own way. ``critic`` is PPO's.
+    A step is one pass over all responses of this process, computed in ``parts``, in
+    smaller ones when memory runs out. Everything else is TRL's. Pictures and models that
+    cannot take the mask keep TRL's own way. ``critic`` is PPO's.
     """
 
     critic: Critic | None = None
+
+    def __init__(self, *, parts: Parts, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.parts = parts
+        if self.accelerator.num_processes > 1:
+            # Gradients are exchanged only after a forward pass of the model as a whole.
+            model = cast(PreTrainedModel, self.model)
+            model.forward = functools.partial(
+                _forward, model.forward, self._base(model)
+            )
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return this process's loss of the step; responses are drawn once for it."""
+        model.train()
+        prepared: dict[str, Any] = self._prepare_inputs(inputs)
+        count = len(prepared["advantages"])
+
+        def learn(piece: dict[str, Any]) -> Tensor:
+            with self.compute_loss_context_manager():
+                loss: Tensor = self.compute_loss(model, piece)
+            if (
+                self.loss_type != "dapo"
+            ):  # its mean is over the tokens of the whole step
+                loss = loss * len(piece["advantages"]) / count
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+        def attempt(size: int) -> Tensor:
+            apart = functools.partial(self.accelerator.no_sync, model)
+            return summed(pieces_of(prepared, size), learn, apart)
+
+        loss = self.parts.run(attempt, model.zero_grad)
+        self._step += 1
+        return loss
 
     def _generate_and_score_completions(
         self, inputs: list[dict[str, object]]
@@ -76,8 +120,8 @@ class SharedPromptTrainer(GRPOTrainer):
         weights: tuple[float, ...] = rollouts.weights
         if algorithm.divergence == "reward":
             away, mask = self._divergence(output)
-            rollouts.figures["kl"] = float(away.sum() / mask.sum().clamp(min=1))
             away, mask = self._everywhere(away), self._everywhere(mask)
+            rollouts.figures["kl"] = float(away.sum() / mask.sum().clamp(min=1))
             if algorithm.baseline == "batch":
                 total = weighted(rewards, weights)
                 found = token_advantages(total, away, mask, recipe.kl_weight)
@@ -165,27 +209,87 @@ class SharedPromptTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **others: object,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        plain = self.accelerator.unwrap_model(model)
-        if isinstance(plain, PeftModel):
-            plain = plain.get_base_model()
+        plain = self._base(model)
         pictures = any(value is not None for value in others.values())
-        alone = self.accelerator.num_processes == 1
-        if pictures or compute_aux_loss or not alone or not can_share(plain):
-            found: tuple[Tensor, Tensor | None, Tensor | None] = (
-                super()._get_per_token_logps_and_entropies(
+        if pictures or compute_aux_loss or not can_share(plain):
+            theirs = super()._get_per_token_logps_and_entropies
+
+            def attempt(size: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+                found: tuple[Tensor, Tensor | None, Tensor | None] = theirs(
                     model,
                     input_ids,
                     attention_mask,
                     logits_to_keep,
-                    batch_size=batch_size,
+                    batch_size=size,
                     compute_entropy=compute_entropy,
                     compute_aux_loss=compute_aux_loss,
                     **others,
                 )
-            )
-            return found
-        with self.accelerator.autocast():
-            logprobs, entropies = shared_logprobs(
-                plain, input_ids, attention_mask, logits_to_keep, self.temperature
-            )
+                return found
+
+            learning = torch.is_grad_enabled()  # then the whole step is done again
+            return attempt(len(input_ids)) if learning else self.parts.run(attempt)
+
+        def shared(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            given = ids, mask, logits_to_keep, self.temperature
+            with self.accelerator.autocast():
+                if torch.is_grad_enabled() and self.accelerator.num_processes > 1:
+                    found: tuple[Tensor, Tensor] = model(shared=given)
+                    return found
+                return shared_logprobs(plain, *given)
+
+        def in_parts(size: int) -> tuple[Tensor, Tensor]:
+            both = [
+                shared(input_ids[i : i + size], attention_mask[i : i + size])
+                for i in range(0, len(input_ids), size)
+            ]
+            return torch.cat([one for one, _ in both]), torch.cat([e for _, e in both])
+
+        if torch.is_grad_enabled():
+            logprobs, entropies = shared(input_ids, attention_mask)
+        else:
+            logprobs, entropies = self.parts.run(in_parts)
         return logprobs, entropies if compute_entropy else None, None
+
+    def _base(self, model: torch.nn.Module) -> PreTrainedModel:
+        """Return the model without what accelerate and peft put around it."""
+        plain = self.accelerator.unwrap_model(model)
+        if isinstance(plain, PeftModel):
+            plain = plain.get_base_model()
+        assert isinstance(plain, PreTrainedModel)
+        return plain
+
+
+def _forward(
+    forward: Callable[..., object],
+    base: PreTrainedModel,
+    *args: object,
+    shared: tuple[Tensor, Tensor, int, float] | None = None,
+    **named: object,
+) -> object:
+    """Do ``shared_logprobs`` as a forward pass of the model when it is asked for."""
+    return forward(*args, **named) if shared is None else shared_logprobs(base, *shared)
+
+
+def pieces_of(prepared: dict[str, Any], size: int) -> list[dict[str, Any]]:
+    """Return the responses of a step in pieces of at most ``size``.
+
+    Those to one prompt stay together as far as they fit, so that it is computed once.
+    """
+    count = len(prepared["advantages"])
+    if size >= count:
+        return [prepared]
+    prompts = prepared["prompt_ids"].tolist()
+    order = sorted(range(count), key=lambda i: prompts[i])
+    pieces: list[dict[str, Any]] = []
+    for start in range(0, count, size):
+        chosen = order[start : start + size]
+        pieces.append(
+            {
+                name: value[chosen]
+                if isinstance(value, Tensor) and value.dim() and len(value) == count
+                else value
+                for name, value in prepared.items()
+            }
+        )
+    return pieces

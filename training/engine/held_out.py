@@ -15,6 +15,7 @@ from training.engine.conversations import Encoder, read_samples
 from training.engine.generation import Sampling
 from training.engine.measuring import answer, ask, measure
 from training.engine.models import Place
+from training.engine.processes import divided
 from training.engine.rewards import Rewards
 from training.engine.rollouts import mean
 from training.engine.rundir import RunDirectory, step_random
@@ -64,13 +65,16 @@ class HeldOut:
     def look(self, model: PreTrainedModel, step: int) -> Looked:
         """Answer the set, report score and truth with their intervals, return them."""
         started = time.monotonic()
-        groups = answer(
-            model,
-            self.encoder.tokenizer,
+        groups = divided(
             self.asked,
-            self.sampling,
-            place=self.place,
-            seed=0,
+            lambda asked: answer(
+                model,
+                self.encoder.tokenizer,
+                asked,
+                self.sampling,
+                place=self.place,
+                seed=0,
+            ),
         )
         answers = [group[0] for group in groups]
         numbers = {name: number for number, name in enumerate(self.samples)}

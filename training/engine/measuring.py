@@ -23,6 +23,7 @@ from training.engine.conversations import Encoder, Sample, Turn
 from training.engine.generation import (
     Sampled,
     Sampling,
+    Seed,
     response_text,
 )
 from training.engine.models import Place, longest_input
@@ -76,7 +77,7 @@ def answer(
     sampling: Sampling,
     *,
     place: Place,
-    seed: int,
+    seed: Seed,
     per_turn: int = 1,
 ) -> list[list[Answer]]:
     """Return ``per_turn`` answers to each turn, in order, with their format checked."""

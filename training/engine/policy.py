@@ -58,7 +58,7 @@ from training.engine.algorithms import TRL_LOSS, algorithm_of
 from training.engine.backends import check_backend
 from training.engine.conversations import Encoder, read_samples
 from training.engine.critic import load_critic
-from training.engine.generation import Sampling
+from training.engine.generation import Sampling, room
 from training.engine.grpo import SharedPromptTrainer, given_reward
 from training.engine.held_out import (
     HeldOut,
@@ -68,6 +68,7 @@ from training.engine.held_out import (
     save_progress,
 )
 from training.engine.measuring import ask, count_unreadable, longest_prompt
+from training.engine.memory import Parts
 from training.engine.models import Place, load_policy, prepare, save_policy
 from training.engine.optimizing import (
     load_optimizer,
@@ -76,6 +77,7 @@ from training.engine.optimizing import (
     trapezoid,
 )
 from training.engine.preferring import PreferenceModel
+from training.engine.processes import any_process, process_count, share_of_step
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import KINDS, Rewards
 from training.engine.rollouts import Rollouts
@@ -145,6 +147,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
             pad_id=_pad(tokenizer),
             batch_tokens=recipe.batch_tokens,
             backend=backend,
+            parts=room(recipe.batch_tokens, run.log),
         )
 
     held_out = HeldOut(
@@ -179,7 +182,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     learner = trainer.accelerator.unwrap_model(trainer.model)
     refer_to_initial(run, trainer, place)
     if algorithm_of(recipe).baseline == "critic":
-        if trainer.accelerator.num_processes > 1:
+        if process_count() > 1:
             raise RunError("recipe: `algorithm`", "one process with ppo", "several")
         trainer.critic = load_critic(run, recipe, tokenizer, place)
     optimizer = muon_and_adamw(
@@ -259,9 +262,10 @@ def make_trainer(
 ) -> SharedPromptTrainer:
     """Return the trainer of the steps after ``first``, still without an optimiser."""
     algorithm = algorithm_of(recipe)
-    per_step = recipe.prompts_per_step * recipe.responses_per_prompt
-    micro = min(recipe.micro_batch or per_step, per_step)
+    prompts = share_of_step("prompts_per_step", recipe.prompts_per_step)
+    alone = prompts * recipe.responses_per_prompt
     return SharedPromptTrainer(
+        parts=Parts(min(recipe.micro_batch or alone, alone), run.log, "responses"),
         model=model,
         processing_class=tokenizer,
         reward_funcs=[given_reward],
@@ -279,8 +283,8 @@ def make_trainer(
         args=GRPOConfig(
             output_dir=str(run.outputs),
             max_steps=max(1, recipe.steps - first),
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=per_step // micro,
+            per_device_train_batch_size=alone,
+            ddp_find_unused_parameters=False,
             num_generations=recipe.responses_per_prompt,
             num_iterations=recipe.updates_per_draw,
             max_completion_length=recipe.max_new_tokens,
@@ -388,7 +392,8 @@ class Watch(TrainerCallback):
         if step % SHOWN_EVERY == 0:
             self._show(step)
         # Within a draw the trainer holds responses that no checkpoint has: finish it.
-        stopping = run.stop_requested and step % recipe.updates_per_draw == 0
+        asked = any_process(run.stop_requested, self.rollouts.place.device)
+        stopping = asked and step % recipe.updates_per_draw == 0
         if step % recipe.evaluate_every == 0 or step >= recipe.steps or stopping:
             started = time.monotonic()
             self.look(step)
@@ -470,13 +475,10 @@ FIGURES = {
 
 def check_settings(recipe: PolicyRecipe) -> None:
     """Raise ``RunError`` for settings that do not go together."""
-    per_step = recipe.prompts_per_step * recipe.responses_per_prompt
-    if per_step % min(recipe.micro_batch or per_step, per_step):
-        raise RunError(
-            "recipe: `micro_batch`",
-            f"a divisor of prompts_per_step × responses_per_prompt = {per_step}",
-            str(recipe.micro_batch),
-        )
+    share_of_step("prompts_per_step", recipe.prompts_per_step)
+    if process_count() > 1 and recipe.backend == "vllm server":
+        expected = "another with several processes"
+        raise RunError("recipe: `backend`", expected, repr(recipe.backend))
     if recipe.whole_tasks and recipe.follow_actions:
         expected = "off: a whole task follows its actions anyway"
         raise RunError("recipe: `follow_actions`", expected, "on")

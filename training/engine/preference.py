@@ -47,7 +47,7 @@ from transformers import PreTrainedModel
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
 from training.engine.conversations import Encoder, Sample, read_samples
-from training.engine.generation import Sampling
+from training.engine.generation import Sampling, room
 from training.engine.held_out import (
     HeldOut,
     Looked,
@@ -393,6 +393,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
             encoder.frame.stop_ids,
             pad,
             recipe.batch_tokens,
+            parts=room(recipe.batch_tokens, run.log),
         ),
         place,
         None,

@@ -713,8 +713,9 @@ class PolicyRecipe:
     micro_batch: int = field(
         default=0,
         metadata=_about(
-            "Responses in one forward and backward pass; 0 takes the whole step, which "
-            "computes each group's prompt once. Smaller saves memory.",
+            "Responses in one forward and backward pass; 0 takes the whole step. Smaller "
+            "saves memory; a multiple of responses_per_prompt still computes each prompt "
+            "once.",
             min=0,
             max=65536,
             advanced=True,
@@ -1088,6 +1089,7 @@ class PolicyRecipe:
             max=1000,
         ),
     )
+    processes: int = field(default=1, metadata=_PROCESSES)
     precision: str = field(default="fp32", metadata=_PRECISION)
     device: str = field(default="auto", metadata=_DEVICE)
     threads: int = field(default=0, metadata=_THREADS)

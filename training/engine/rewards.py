@@ -15,6 +15,7 @@ nothing. A response that is not well formed gets 0 for everything.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from typing import cast
 
 from actions.demo import oracle
 from training.engine.measuring import Answer, is_well_formed, rule_verdict
+from training.engine.processes import divided
 from training.engine.recipes import PolicyRecipe
 from training.engine.scoring import Over, Pair, RewardEnsemble, RewardModel, Score
 
@@ -102,7 +104,7 @@ class Rewards:
     def _of_other(self, answers: Sequence[Answer]) -> list[Rewarded]:
         if self.preference is None:
             return [Rewarded(well_formed(given), None) for given in answers]
-        scores = self.preference(answers)
+        scores = divided(answers, self.preference)
         lowest = min(scores)
         return [
             Rewarded(
@@ -149,7 +151,8 @@ class Rewards:
             )
         over = cast(Over, self.recipe.consistency_over)
         flat = [pair for of_answer in pairs for pair in of_answer]
-        scored = iter(self.model.score(flat, over=over))
+        score = functools.partial(self.model.score, over=over)
+        scored = iter(divided(flat, score))
         return [
             max((next(scored) for _ in of_answer), key=_logit, default=None)
             for of_answer in pairs

@@ -29,9 +29,10 @@ from training.engine.credit import (
     unit_advantages,
     unit_spans,
 )
-from training.engine.generation import Sampling
+from training.engine.generation import PartOf, Sampling, Seed
 from training.engine.measuring import Answer, Asked, answer, is_well_formed
 from training.engine.models import Place
+from training.engine.processes import divided, own_part, process_count, process_rank
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import KINDS, Rewarded, Rewards
 from training.engine.rundir import step_random
@@ -145,15 +146,15 @@ class Rollouts:
         """Return one completion for each prompt: G in a row belong to one turn."""
         recipe = self.recipe
         step = self.first + trainer.state.global_step
-        rank = trainer.accelerator.process_index
+        rank = process_rank()
         # All that follows in this step (TRL shuffles, dropout) hangs on the step too.
         torch.manual_seed(step_random(recipe.seed, "torch", step, rank).getrandbits(62))
-        wanted = len(prompts) // recipe.responses_per_prompt
+        wanted = process_count() * len(prompts) // recipe.responses_per_prompt
         model = trainer.accelerator.unwrap_model(trainer.model)
         if self.sampling.backend.startswith("vllm"):
             engine = trainer.vllm_generation
             self.sampling = replace(self.sampling, engine=engine)
-        self.groups = self.draw(model, wanted, step, rank)
+        self.groups = self.draw(model, wanted, step)
         episodes = [episode for group in self.groups for episode in group]
         return {
             "prompt_ids": [episode.asked.prompt for episode in episodes],
@@ -163,16 +164,15 @@ class Rollouts:
             "reward": [self.reward(episode) for episode in episodes],
         }
 
-    def draw(
-        self, model: PreTrainedModel, wanted: int, step: int, rank: int = 0
-    ) -> list[Group]:
-        """Return ``wanted`` groups, those with a signal first.
+    def draw(self, model: PreTrainedModel, wanted: int, step: int) -> list[Group]:
+        """Return ``wanted`` groups, those with a signal first; of several processes each
+        draws a part of all groups and returns its share of those that are kept.
 
         Where the algorithm drops silent groups, draws go on until enough groups have a
         signal, at most ``draw_rounds`` times.
         """
         recipe, drops = self.recipe, self.algorithm.drops_silent
-        rng = step_random(recipe.seed, "prompts", step, rank)
+        rng = step_random(recipe.seed, "prompts", step, 0)
         groups: list[Group] = []
         silent: list[bool] = []
         generation = scoring = 0.0
@@ -183,7 +183,7 @@ class Rollouts:
             started = time.monotonic()
             more = recipe.draw_more if drops else 1.0
             chosen = self.choose(rng, math.ceil(missing * more), at_least=missing)
-            new = self.respond(model, chosen, rng.getrandbits(62))
+            new = self.divided(model, chosen, rng.getrandbits(62))
             drawn = time.monotonic()
             self.score(new)
             generation += drawn - started
@@ -206,8 +206,20 @@ class Rollouts:
             "seconds/scoring": scoring,
         }
         # Scaled up, a tiny spread is only noise: such a group must push nothing.
+        kept = list(own_part(kept))
         self.silent = [drops and silent[i] for i in kept]
         return [groups[i] for i in kept]
+
+    def divided(
+        self, model: PreTrainedModel, chosen: Sequence[Asked], seed: int
+    ) -> list[Group]:
+        """Return a group for each turn, of all processes: each draws those of its part."""
+
+        def respond(numbers: Sequence[int]) -> list[Group]:
+            part = PartOf(seed, numbers[0] if numbers else 0, len(chosen))
+            return self.respond(model, [chosen[i] for i in numbers], part)
+
+        return divided(range(len(chosen)), respond)
 
     def choose(self, rng: random.Random, count: int, at_least: int) -> list[Asked]:
         """Return turns to answer: different ones, as far as there are so many."""
@@ -303,12 +315,12 @@ class Rollouts:
         return text
 
     def respond(
-        self, model: PreTrainedModel, chosen: Sequence[Asked], seed: int
+        self, model: PreTrainedModel, chosen: Sequence[Asked], part: PartOf
     ) -> list[Group]:
-        """Return a group of episodes for each turn."""
+        """Return a group of episodes for each turn, as if all of the draw were asked."""
         groups: list[Group] = []
         for asked, answers in zip(
-            chosen, self._answer(model, chosen, seed, self._size), strict=True
+            chosen, self._answer(model, chosen, part, self._size), strict=True
         ):
             whole = self.recipe.whole_tasks
             groups.append(
@@ -320,14 +332,18 @@ class Rollouts:
             for episode, given in zip(groups[-1], answers, strict=True):
                 episode.add(given)
         if self.recipe.follow_actions or self.recipe.whole_tasks:
-            going = [episode for group in groups for episode in group]
+            going = [
+                (episode, step_random(part.seed, place, number))
+                for place, group in enumerate(groups, start=part.first)
+                for number, episode in enumerate(group)
+            ]
             while going:
-                found = [(episode, self._go_on(episode)) for episode in going]
-                going = [episode for episode, asked in found if asked is not None]
-                further = [asked for _, asked in found if asked is not None]
-                seed += 1
-                for episode, (given,) in zip(
-                    going, self._answer(model, further, seed, 1), strict=True
+                found = [(episode, rng, self._go_on(episode)) for episode, rng in going]
+                going = [(e, rng) for e, rng, asked in found if asked is not None]
+                further = [asked for _, _, asked in found if asked is not None]
+                own = [rng.getrandbits(62) for _, rng in going]
+                for (episode, _), (given,) in zip(
+                    going, self._answer(model, further, own, 1), strict=True
                 ):
                     episode.add(given)
         return groups
@@ -337,7 +353,11 @@ class Rollouts:
         return self.recipe.responses_per_prompt
 
     def _answer(
-        self, model: PreTrainedModel, asked: Sequence[Asked], seed: int, count: int
+        self,
+        model: PreTrainedModel,
+        asked: Sequence[Asked],
+        seed: Seed,
+        count: int,
     ) -> list[list[Answer]]:
         return answer(
             model,
