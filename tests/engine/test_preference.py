@@ -158,18 +158,37 @@ def test_small_batches_give_the_gradient_of_the_whole_step(objective):
         Question((4,), ((3, 2),), ((1, 6, 9), (7, 7))),
     ]
     gradients = []
-    for micro in (0, 1):
+    for size in (4, 1):
         recipe = PreferenceRecipe(
-            objective=objective, examples_per_step=4, micro_batch=micro, nll_weight=0.1
+            objective=objective, examples_per_step=4, nll_weight=0.1
         )
         model = micro_policy(tokenizer, seed=1)
         reference = micro_policy(tokenizer, seed=2)
         pupil = Pupil(model, reference, tokenizer.pad_token_id, CPU)
-        values = learn(pupil, recipe, Course(recipe, questions).at(0))
+        values = learn(pupil, recipe, Course(recipe, questions).at(0), size)
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
         gradients.append((values["loss"], gradient))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
     assert torch.allclose(gradients[0][1], gradients[1][1], atol=1e-6)
+
+
+def test_a_step_without_room_is_learned_in_parts(tmp_path, toy, monkeypatch):  # noqa: F811
+    assert run_preference(tmp_path / "roomy", toy, steps=3) == 0
+    compute, asked = Pupil.logprobs, []
+
+    def refuse(pupil, rows, *others):
+        if torch.is_grad_enabled():
+            asked.append(len(rows))
+            if asked[-1] > 2:  # a pair
+                raise torch.OutOfMemoryError("no more memory")
+        return compute(pupil, rows, *others)
+
+    monkeypatch.setattr(Pupil, "logprobs", refuse)
+    assert run_preference(tmp_path / "tight", toy, steps=3) == 0
+    assert asked[:3] == [8, 4, 2]
+    end = "checkpoints/step-000003/model.safetensors"
+    one, other = (load_file(tmp_path / run / end) for run in ("roomy", "tight"))
+    assert max((one[n] - other[n]).abs().max().item() for n in one) < 2e-5
 
 
 # The examples

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from training.engine.recipes import RecipeError
 
 
 class Together(Optimizer):
@@ -54,12 +58,15 @@ def muon_and_adamw(
     adamw_rate: float,
     weight_decay: float,
     muon: bool = True,
+    eight_bit: bool = False,
 ) -> Together:
     """Return Muon for the hidden matrices and AdamW for embeddings, heads and norms.
 
     Muon (Jordan et al., 2024) makes each matrix update orthogonal, so it takes one
     large rate for all hidden matrices; rows of embeddings are looked up, not
-    multiplied, and keep AdamW. With ``muon=False`` everything gets AdamW.
+    multiplied, and keep AdamW. With ``muon=False`` everything gets AdamW. ``eight_bit``
+    keeps AdamW's moments in blocks of 8 bits (Dettmers et al., 2022; bitsandbytes) where
+    a parameter has 4096 numbers or more. Raises ``RecipeError`` if it is not installed.
     """
     matrices: list[torch.nn.Parameter] = []
     embeddings: list[torch.nn.Parameter] = []
@@ -88,8 +95,18 @@ def muon_and_adamw(
         parts.append(Muon(matrices, lr=muon_rate, weight_decay=weight_decay))
     if embeddings or vectors:
         kept = [group for group in groups if group["params"]]
-        parts.append(AdamW(kept, lr=adamw_rate, betas=(0.9, 0.95), eps=1e-8))
+        adamw = _adamw_8bit() if eight_bit else AdamW
+        parts.append(adamw(kept, lr=adamw_rate, betas=(0.9, 0.95), eps=1e-8))
     return Together(parts)
+
+
+def _adamw_8bit() -> Callable[..., Optimizer]:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError("adamw_8bit", "bitsandbytes to be installed", "true")
+    found: Callable[..., Optimizer] = importlib.import_module(
+        "bitsandbytes.optim"
+    ).AdamW8bit
+    return found
 
 
 def trapezoid(
@@ -119,14 +136,26 @@ def save_optimizer(optimizer: Together, folder: Path) -> None:
     numbers: dict[str, float] = {}
     for part_number, part in enumerate(optimizer.parts):
         for index, state in part.state_dict()["state"].items():
-            for name, value in state.items():
+            for name, value in _flat(state):
                 key = f"{part_number}.{index}.{name}"
                 if isinstance(value, torch.Tensor):
-                    tensors[key] = value.detach().cpu().contiguous()
+                    # Copied: what several parameters share cannot be written.
+                    tensors[key] = value.detach().cpu().clone().contiguous()
                 else:
                     numbers[key] = value
     save_file(tensors, str(folder / "optimizer.safetensors"))
     (folder / "optimizer.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+def _flat(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a state; bitsandbytes wraps some of its own, and unwraps none
+    that are not wrapped.
+    """
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield name, value
 
 
 def load_optimizer(optimizer: Together, folder: Path) -> None:

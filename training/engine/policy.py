@@ -191,6 +191,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         adamw_rate=recipe.learning_rate,
         weight_decay=0.0,
         muon=recipe.optimizer == "muon" and recipe.method == "full",
+        eight_bit=recipe.adamw_8bit,
     )
     if run.resume:
         if isinstance(learner, PeftModel):

@@ -31,6 +31,7 @@ from and give the figures called held_out; ``held_out`` samples are answered.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections import Counter
@@ -56,6 +57,7 @@ from training.engine.held_out import (
     save_progress,
 )
 from training.engine.measuring import longest_prompt
+from training.engine.memory import Parts
 from training.engine.models import (
     Place,
     load_policy,
@@ -303,11 +305,15 @@ class Pupil:
         return ratio.mean().clamp(min=0)
 
 
-def learn(pupil: Pupil, recipe: PreferenceRecipe, step: Step) -> dict[str, float]:
-    """Add the gradient of a step's mean loss; return its figures."""
+def learn(
+    pupil: Pupil, recipe: PreferenceRecipe, step: Step, size: int
+) -> dict[str, float]:
+    """Add the gradient of a step's mean loss, ``size`` examples at once; return its
+    figures.
+    """
     paired = recipe.objective == "dpo"
     per_example = 2 if paired else 1
-    chunk = per_example * (recipe.micro_batch or len(step.rows))
+    chunk = per_example * size
     divergence = torch.zeros((), device=pupil.place.device)
     if not paired and len(step.rows) > 1:
         divergence = pupil.divergence(step.rows, chunk)
@@ -469,11 +475,13 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         measured = look(0)
         save(0, measured)
     trained = [p for p in learner.parameters() if p.requires_grad]
+    parts = Parts(recipe.micro_batch or recipe.examples_per_step, run.log, "examples")
     since, told_at, step = time.monotonic(), first, first
     while step < recipe.steps and not run.stop_requested:
         learner.train()
         torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(62))
-        values: dict[str, object] = {**learn(pupil, recipe, course.at(step))}
+        learn_step = functools.partial(learn, pupil, recipe, course.at(step))
+        values: dict[str, object] = {**parts.run(learn_step, optimizer.zero_grad)}
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm or float("inf"))
         rate = schedule.get_last_lr()[0]
         optimizer.step()

@@ -84,6 +84,11 @@ _PROMPT_TOKENS = _about(
     max=1_000_000,
     unit="tokens",
 )
+_ADAMW_8BIT = _about(
+    "Keep AdamW's moments in 8 bits: a quarter of their memory (bitsandbytes, when "
+    "installed).",
+    advanced=True,
+)
 _PROCESSES = _about(
     "Processes that share every step, one for each GPU; a step is as large as with one "
     "and learns the same.",
@@ -191,6 +196,7 @@ class SftRecipe:
             choices=("muon", "adamw"),
         ),
     )
+    adamw_8bit: bool = field(default=False, metadata=_ADAMW_8BIT)
     muon_learning_rate: float = field(
         default=1e-2, metadata=_about("Peak rate of the Muon part.", min=0.0, max=1.0)
     )
@@ -483,6 +489,7 @@ class RewardRecipe:
             choices=("muon", "adamw"),
         ),
     )
+    adamw_8bit: bool = field(default=False, metadata=_ADAMW_8BIT)
     muon_learning_rate: float = field(
         default=5e-3, metadata=_about("Peak rate of the Muon part.", min=0.0, max=1.0)
     )
@@ -843,6 +850,7 @@ class PolicyRecipe:
             advanced=True,
         ),
     )
+    adamw_8bit: bool = field(default=False, metadata=_ADAMW_8BIT)
     muon_learning_rate: float = field(
         default=1e-3,
         metadata=_about("Peak rate of the Muon part.", min=0.0, max=1.0, advanced=True),

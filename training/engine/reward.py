@@ -587,6 +587,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         adamw_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         muon=recipe.optimizer == "muon",
+        eight_bit=recipe.adamw_8bit,
     )
     first = 0
     resumed = run.manifest("resume")

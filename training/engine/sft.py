@@ -141,6 +141,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         # Decay would move the rows that get no gradient.
         weight_decay=recipe.weight_decay if recipe.method == "full" else 0.0,
         muon=recipe.optimizer == "muon" and recipe.method == "full",
+        eight_bit=recipe.adamw_8bit,
     )
     if run.resume:
         load_optimizer(optimizer, run.resume / "trainer")
@@ -274,6 +275,9 @@ def check_sharding(recipe: SftRecipe, place: Place) -> None:
 
     On a CPU accelerate would go on without a word, every process holding all of them.
     """
+    if recipe.adamw_8bit:
+        expected = f"false with {recipe.strategy}"
+        raise RunError("recipe: `adamw_8bit`", expected, "true")
     if (recipe.optimizer, recipe.method) != ("adamw", "full"):
         found = f"{recipe.optimizer} and {recipe.method} with {recipe.strategy}"
         raise RunError("recipe: `optimizer`", "adamw, and all weights", found)
