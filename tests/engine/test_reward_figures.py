@@ -47,6 +47,16 @@ def test_the_threshold_lies_in_the_widest_gap_that_tells_best():
     assert best_threshold(verdicts((0.9, 1))) is None
 
 
+def test_a_few_odd_pairs_do_not_push_the_threshold_to_an_edge():
+    usual = [*[(0.999, 1)] * 9, *[(0.1, 0)] * 28]
+    assert 0.1 < best_threshold(verdicts(*usual, (0.979, 0))) < 0.9
+    # A third of the bad ones there is no oddity.
+    assert best_threshold(verdicts(*usual, *[(0.979, 0)] * 14)) > 0.979
+    # Neither is one of a hundred, where so many pairs tell it apart from chance.
+    many = [*[(0.999, 1)] * 900, *[(0.1, 0)] * 2800, *[(0.979, 0)] * 28]
+    assert best_threshold(verdicts(*many)) > 0.979
+
+
 def test_shares_count_bad_caught_and_good_accepted():
     found = shares(verdicts((0.9, 1), (0.4, 1), (0.6, 0), (0.1, 0)), 0.5)
     assert found == {

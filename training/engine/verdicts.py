@@ -56,10 +56,13 @@ def calibration_error(verdicts: Sequence[Verdict]) -> float | None:
 
 
 def best_threshold(verdicts: Sequence[Verdict]) -> float | None:
-    """Return the probability that best tells good from bad: the largest sum of the
-    share of bad caught and the share of good accepted, in the middle of its plateau.
+    """Return a probability that tells good from bad as well as any.
 
-    None when good or bad pairs are missing.
+    Well: by the sum of the share of bad caught and the share of good accepted. Of all
+    thresholds within one standard error of the best (Breiman et al. 1984, section 3.4.3,
+    shares smoothed by one success and one failure) it is the one in the middle of the
+    widest gap: a few odd pairs then do not push it to an edge, and small shifts of the
+    scores change no verdict. None when good or bad pairs are missing.
     """
     good = sorted(v.probability for v in verdicts if v.consistent)
     bad = sorted(v.probability for v in verdicts if not v.consistent)
@@ -68,13 +71,21 @@ def best_threshold(verdicts: Sequence[Verdict]) -> float | None:
     edges = sorted({0.0, 1.0, *good, *bad})
     gap_of = {(a + b) / 2: b - a for a, b in itertools.pairwise(edges)}
 
-    def worth(threshold: float) -> float:
-        caught = bisect.bisect_left(bad, threshold) / len(bad)
-        accepted = 1 - bisect.bisect_left(good, threshold) / len(good)
-        return caught + accepted
+    def counts(threshold: float) -> tuple[int, int]:
+        caught = bisect.bisect_left(bad, threshold)
+        return caught, len(good) - bisect.bisect_left(good, threshold)
 
-    # Among equals the one in the widest gap: small shifts then change no verdict.
-    return max(gap_of, key=lambda threshold: (worth(threshold), gap_of[threshold]))
+    def worth(threshold: float) -> float:
+        caught, accepted = counts(threshold)
+        return caught / len(bad) + accepted / len(good)
+
+    best = max(gap_of, key=worth)
+    variance = 0.0
+    for right, of in zip(counts(best), (len(bad), len(good)), strict=True):
+        share = (right + 1) / (of + 2)
+        variance += share * (1 - share) / of
+    least = worth(best) - math.sqrt(variance)
+    return max((t for t in gap_of if worth(t) >= least), key=lambda t: gap_of[t])
 
 
 def best_temperature(verdicts: Sequence[Verdict]) -> float | None:
