@@ -22,6 +22,7 @@ Prints the tables as Markdown and writes them, with plots as SVG files, to the f
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -254,43 +255,54 @@ def plot(
     """Return an SVG: a line for each width, the score over the number of judgments."""
     across, down, left, top = 360, 220, 56, 16
     colors = ("#8a6d1f", "#2b6cb0", "#b83280")
-    marks = [
-        f'<text x="{left - 8}" y="{top + down * (1 - tick) + 4:.0f}" '
-        f'text-anchor="end">{tick:.1f}</text><line x1="{left}" x2="{left + across}" '
-        f'y1="{top + down * (1 - tick):.0f}" y2="{top + down * (1 - tick):.0f}" '
-        'stroke="#8884"/>'
-        for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    ]
-    for number, count in enumerate(COUNTS):
-        x = left + across * (number + 0.5) / len(COUNTS)
+    scores = {place: float(result.get(key, 0.0)) for place, result in found.items()}
+    lowest = math.floor(min(scores.values()) * 10 - 0.1) / 10
+
+    def height(score: float) -> float:
+        return top + down * (1 - (score - lowest) / (1 - lowest))
+
+    def along(number: int) -> float:
+        return left + across * (number + 0.5) / len(COUNTS)
+
+    marks = []
+    for part in range(5):
+        tick = lowest + (1 - lowest) * part / 4
+        y = height(tick)
         marks.append(
-            f'<text x="{x:.0f}" y="{top + down + 18}" text-anchor="middle">{count}</text>'
+            f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{tick:.2f}</text>'
+            f'<line x1="{left}" x2="{left + across}" y1="{y:.0f}" y2="{y:.0f}" '
+            'stroke="#8884"/>'
         )
-    for width, color in zip(WIDTHS, colors, strict=True):
+    for number, count in enumerate(COUNTS):
+        marks.append(
+            f'<text x="{along(number):.0f}" y="{top + down + 18}" '
+            f'text-anchor="middle">{count}</text>'
+        )
+    for row, (width, color) in enumerate(zip(WIDTHS, colors, strict=True)):
         points = [
-            (
-                left + across * (number + 0.5) / len(COUNTS),
-                top + down * (1 - float(found[width, count].get(key, 0.0))),
-            )
+            (along(number), height(scores[width, count]))
             for number, count in enumerate(COUNTS)
         ]
-        line = " ".join(f"{x:.0f},{y:.0f}" for x, y in points)
-        marks.append(f'<polyline points="{line}" fill="none" stroke="{color}"/>')
+        line = " ".join(f"{x:.0f},{y:.1f}" for x, y in points)
+        marks.append(
+            f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="1.5"/>'
+        )
         marks += [
-            f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" fill="{color}"/>'
+            f'<circle cx="{x:.0f}" cy="{y:.1f}" r="3" fill="{color}"/>'
             for x, y in points
         ]
-        x, y = points[-1]
+        y = top + down - 44 + 18 * row
         marks.append(
-            f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{color}">width {width}</text>'
+            f'<circle cx="{left + across + 14}" cy="{y - 4}" r="3" fill="{color}"/>'
+            f'<text x="{left + across + 22}" y="{y}">width {width}</text>'
         )
     marks.append(
         f'<text x="{left}" y="{top + down + 38}">{words} by number of judgments</text>'
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + across + 70} '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + across + 90} '
         f'{top + down + 48}" font-family="sans-serif" font-size="12" '
-        'fill="#555">' + "".join(marks) + "</svg>\n"
+        'fill="#777">' + "".join(marks) + "</svg>\n"
     )
 
 
