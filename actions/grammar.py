@@ -17,7 +17,6 @@ trimmed or repaired, and calls keep their source, so ``render(parse(text)) == te
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -60,10 +59,6 @@ class FormatError(ValueError):
             else f"character {position}"
         )
         super().__init__(f"{place}: expected {expected}, found {found}")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # Unpickled it would else be made again from its message alone.
-        return copyreg.__newobj__, (type(self), str(self)), self.__dict__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

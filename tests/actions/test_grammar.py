@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 
 from actions.grammar import (
@@ -213,9 +211,3 @@ def test_plan_is_read_from_the_thinking():
     assert response.plan is not None
     assert response.plan.steps == ("Look", "Tell")
     assert parse("Plan:\n1. Look").plan is None
-
-
-def test_an_error_goes_whole_from_one_process_to_another():
-    error = FormatError(7, "a word", "nothing", "one\ntwo\nthree")
-    again = pickle.loads(pickle.dumps(error))
-    assert (str(again), vars(again)) == (str(error), vars(error))

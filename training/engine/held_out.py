@@ -6,14 +6,14 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from training.engine.conversations import Encoder, read_samples
-from training.engine.generation import Sampling
-from training.engine.measuring import answer, ask, measure
+from training.engine.generation import Sampled, Sampling
+from training.engine.measuring import answer, ask, check_of, measure
 from training.engine.models import Place
 from training.engine.processes import divided
 from training.engine.rewards import Rewards
@@ -65,6 +65,7 @@ class HeldOut:
     def look(self, model: PreTrainedModel, step: int) -> Looked:
         """Answer the set, report score and truth with their intervals, return them."""
         started = time.monotonic()
+        checked = check_of(self.encoder.tokenizer, self.sampling.stop_ids[-1])
         groups = divided(
             self.asked,
             lambda asked: answer(
@@ -75,6 +76,8 @@ class HeldOut:
                 place=self.place,
                 seed=0,
             ),
+            lambda group: astuple(group[0].sampled),
+            lambda item, told: [checked(item.sample, item.turn, 0, Sampled(*told))],
         )
         answers = [group[0] for group in groups]
         numbers = {name: number for number, name in enumerate(self.samples)}

@@ -7,7 +7,7 @@ counts as complete when all its turns are right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,14 +81,6 @@ def answer(
     per_turn: int = 1,
 ) -> list[list[Answer]]:
     """Return ``per_turn`` answers to each turn, in order, with their format checked."""
-    tags = tag_ids(tokenizer)
-    end_of_turn = sampling.stop_ids[-1]
-
-    def decode(ids: Sequence[int]) -> str:
-        text = tokenizer.decode(list(ids), skip_special_tokens=False)
-        assert isinstance(text, str)
-        return text
-
     drawn = respond(
         model,
         [item.prompt for item in asked],
@@ -97,26 +89,43 @@ def answer(
         seed=seed,
         per_prompt=per_turn,
     )
-    answers: list[list[Answer]] = []
-    for item, group in zip(asked, drawn, strict=True):
-        inside = item.sample.turns[item.turn].inside_thinking
-        answers.append([])
-        for index, sampled in enumerate(group):
-            text = response_text(tokenizer, sampled, end_of_turn)
-            ids = sampled.ids
-            if ids and ids[-1] == end_of_turn:
-                ids = ids[:-1]
-            error: FormatError | None
-            if sampled.ended:
-                error = check_token_ids(ids, tags, decode, inside)
-            else:
-                error = FormatError(
-                    len(text), "the end of the response", "more tokens", text
-                )
-            answers[-1].append(
-                Answer(item.sample, item.turn, index, text, error, sampled)
+    checked = check_of(tokenizer, sampling.stop_ids[-1])
+    return [
+        [
+            checked(item.sample, item.turn, index, sampled)
+            for index, sampled in enumerate(group)
+        ]
+        for item, group in zip(asked, drawn, strict=True)
+    ]
+
+
+def check_of(
+    tokenizer: PreTrainedTokenizerBase, end_of_turn: int
+) -> Callable[[Sample, int, int, Sampled], Answer]:
+    """Return what makes an answer, its format checked, of sample, turn, index and tokens."""
+    tags = tag_ids(tokenizer)
+
+    def decode(ids: Sequence[int]) -> str:
+        text = tokenizer.decode(list(ids), skip_special_tokens=False)
+        assert isinstance(text, str)
+        return text
+
+    def checked(sample: Sample, turn: int, index: int, sampled: Sampled) -> Answer:
+        text = response_text(tokenizer, sampled, end_of_turn)
+        ids = sampled.ids
+        if ids and ids[-1] == end_of_turn:
+            ids = ids[:-1]
+        error: FormatError | None
+        if sampled.ended:
+            inside = sample.turns[turn].inside_thinking
+            error = check_token_ids(ids, tags, decode, inside)
+        else:
+            error = FormatError(
+                len(text), "the end of the response", "more tokens", text
             )
-    return answers
+        return Answer(sample, turn, index, text, error, sampled)
+
+    return checked
 
 
 @dataclass(frozen=True)

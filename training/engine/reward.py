@@ -45,7 +45,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -100,6 +100,7 @@ from training.engine.scoring import (
     RewardSettings,
     collate,
     save_reward_model,
+    score_of,
 )
 from training.engine.speed import Work, matrix_rate
 from training.engine.verdicts import (
@@ -467,7 +468,8 @@ def figures(
     temperature = 1.0
 
     def verdicts(examples: Sequence[Example]) -> list[Verdict]:
-        scores = divided([item.pair for item in examples], model.score)
+        pairs = [item.pair for item in examples]
+        scores = divided(pairs, model.score, astuple, score_of)
         return [
             Verdict(probability(score.logit / temperature), item.consistent)
             for score, item in zip(scores, examples, strict=True)

@@ -18,14 +18,21 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import cast
 
 from actions.demo import oracle
 from training.engine.measuring import Answer, is_well_formed, rule_verdict
 from training.engine.processes import divided
 from training.engine.recipes import PolicyRecipe
-from training.engine.scoring import Over, Pair, RewardEnsemble, RewardModel, Score
+from training.engine.scoring import (
+    Over,
+    Pair,
+    RewardEnsemble,
+    RewardModel,
+    Score,
+    score_of,
+)
 
 KINDS = ("format", "consistency", "rule", "preference")
 
@@ -104,7 +111,7 @@ class Rewards:
     def _of_other(self, answers: Sequence[Answer]) -> list[Rewarded]:
         if self.preference is None:
             return [Rewarded(well_formed(given), None) for given in answers]
-        scores = divided(answers, self.preference)
+        scores = divided(answers, self.preference, float, lambda _, told: float(told))
         lowest = min(scores)
         return [
             Rewarded(
@@ -152,7 +159,7 @@ class Rewards:
         over = cast(Over, self.recipe.consistency_over)
         flat = [pair for of_answer in pairs for pair in of_answer]
         score = functools.partial(self.model.score, over=over)
-        scored = iter(divided(flat, score))
+        scored = iter(divided(flat, score, astuple, score_of))
         return [
             max((next(scored) for _ in of_answer), key=_logit, default=None)
             for of_answer in pairs

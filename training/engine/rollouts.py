@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -29,8 +30,14 @@ from training.engine.credit import (
     unit_advantages,
     unit_spans,
 )
-from training.engine.generation import PartOf, Sampling, Seed
-from training.engine.measuring import Answer, Asked, answer, is_well_formed
+from training.engine.generation import PartOf, Sampled, Sampling, Seed
+from training.engine.measuring import (
+    Answer,
+    Asked,
+    answer,
+    check_of,
+    is_well_formed,
+)
 from training.engine.models import Place
 from training.engine.processes import divided, own_part, process_count, process_rank
 from training.engine.recipes import PolicyRecipe
@@ -70,6 +77,16 @@ class Episode:
         self.ids += ids
         self.logprobs += [0.0] * len(ids)
         self.mask += [0] * len(ids)
+
+    def to_json(self) -> dict[str, object]:
+        """Return what another process needs to have this completion too, unrewarded."""
+        return {
+            "ids": self.ids,
+            "logprobs": self.logprobs,
+            "mask": self.mask,
+            "starts": self.starts,
+            "answers": [(a.turn, a.index, astuple(a.sampled)) for a in self.answers],
+        }
 
     @property
     def cut_off(self) -> bool:
@@ -219,7 +236,32 @@ class Rollouts:
             part = PartOf(seed, numbers[0] if numbers else 0, len(chosen))
             return self.respond(model, [chosen[i] for i in numbers], part)
 
-        return divided(range(len(chosen)), respond)
+        checked = check_of(self.encoder.tokenizer, self.sampling.stop_ids[-1])
+
+        def again(number: int, told: Sequence[Mapping[str, Any]]) -> Group:
+            asked, whole = chosen[number], self.recipe.whole_tasks
+            return [
+                Episode(
+                    asked,
+                    row["ids"],
+                    row["logprobs"],
+                    row["mask"],
+                    [
+                        checked(asked.sample, turn, index, Sampled(*sampled))
+                        for turn, index, sampled in row["answers"]
+                    ],
+                    row["starts"],
+                    world=World(asked.sample) if whole else None,
+                )
+                for row in told
+            ]
+
+        return divided(
+            range(len(chosen)),
+            respond,
+            lambda group: [episode.to_json() for episode in group],
+            again,
+        )
 
     def choose(self, rng: random.Random, count: int, at_least: int) -> list[Asked]:
         """Return turns to answer: different ones, as far as there are so many."""

@@ -37,7 +37,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,12 @@ class Score:
     logit: float
     probability: float
     units: dict[str, float]
+
+
+def score_of(_: Pair, told: Sequence[Any]) -> Score:
+    """Return the score that another process told as a tuple (``processes.divided``)."""
+    logit, probability, units = told
+    return Score(logit, probability, units)
 
 
 @dataclass(frozen=True)
