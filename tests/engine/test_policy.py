@@ -1,5 +1,6 @@
 """The policy program: rollouts, rewards, the gate, the watch, and whole micro runs."""
 
+import json
 import math
 import random
 from dataclasses import replace
@@ -308,6 +309,22 @@ def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
     assert text.startswith(OBSERVATION_OPEN)
     assert text.endswith(OBSERVATION_CLOSE)
     assert text.count(OBSERVATION_OPEN) == followed - 1
+
+
+def test_a_group_told_to_another_process_is_the_same_there(monkeypatch):
+    rollouts = make_rollouts([normal_row()], follow_actions=True)
+    monkeypatch.setattr(
+        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+    )
+    first = rollouts.asked[0]
+    (group,) = rollouts.respond(None, [first], PartOf(0, 0, 1))
+    assert len(group[0].answers) > 1
+    told = json.loads(json.dumps([episode.to_json() for episode in group]))
+    assert rollouts.told(first, told) == group
+    # What is wrong with an answer is found there anew.
+    told[1]["answers"][0][2][2] = False
+    again = rollouts.told(first, told)[1].answers[0]
+    assert again.format_error.expected == "the end of the response"
 
 
 def test_without_following_an_episode_is_one_response(monkeypatch):

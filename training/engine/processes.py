@@ -103,5 +103,11 @@ def over_all(count: float, device: torch.device) -> float:
     return float(told.item())
 
 
+def leave() -> None:
+    """Take leave of the other processes: their threads must not outlive the program."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _alone() -> bool:
     return process_count() == 1 or not distributed.is_initialized()

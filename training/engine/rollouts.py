@@ -236,32 +236,31 @@ class Rollouts:
             part = PartOf(seed, numbers[0] if numbers else 0, len(chosen))
             return self.respond(model, [chosen[i] for i in numbers], part)
 
-        checked = check_of(self.encoder.tokenizer, self.sampling.stop_ids[-1])
-
-        def again(number: int, told: Sequence[Mapping[str, Any]]) -> Group:
-            asked, whole = chosen[number], self.recipe.whole_tasks
-            return [
-                Episode(
-                    asked,
-                    row["ids"],
-                    row["logprobs"],
-                    row["mask"],
-                    [
-                        checked(asked.sample, turn, index, Sampled(*sampled))
-                        for turn, index, sampled in row["answers"]
-                    ],
-                    row["starts"],
-                    world=World(asked.sample) if whole else None,
-                )
-                for row in told
-            ]
-
         return divided(
             range(len(chosen)),
             respond,
             lambda group: [episode.to_json() for episode in group],
-            again,
+            lambda number, told: self.told(chosen[number], told),
         )
+
+    def told(self, asked: Asked, rows: Sequence[Mapping[str, Any]]) -> Group:
+        """Return the group of a turn that another process drew and told as JSON."""
+        checked = check_of(self.encoder.tokenizer, self.sampling.stop_ids[-1])
+        return [
+            Episode(
+                asked,
+                row["ids"],
+                row["logprobs"],
+                row["mask"],
+                [
+                    checked(asked.sample, turn, index, Sampled(*sampled))
+                    for turn, index, sampled in row["answers"]
+                ],
+                row["starts"],
+                world=World(asked.sample) if self.recipe.whole_tasks else None,
+            )
+            for row in rows
+        ]
 
     def choose(self, rng: random.Random, count: int, at_least: int) -> list[Asked]:
         """Return turns to answer: different ones, as far as there are so many."""

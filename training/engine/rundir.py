@@ -405,6 +405,10 @@ def run_program(
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
         run.close()
+        if "WORLD_SIZE" in os.environ:
+            from training.engine.processes import leave  # which takes this module
+
+            leave()
 
 
 def _listen(
