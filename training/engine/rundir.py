@@ -369,8 +369,23 @@ def run_program(
     """Run ``body`` on the run directory named on the command line; return the status.
 
     0: finished or stopped, 1: failed (the reason is in the result event and the
-    traceback in the log), 2: wrong usage, 75: another process has the run directory.
+    traceback in the log), 2: wrong usage, 75: another process has the run directory. One
+    of several processes ends here, with that status.
     """
+    status = _run_once(program, recipe_type, body, arguments)
+    if "WORLD_SIZE" in os.environ:
+        from training.engine.processes import leave  # which takes this module
+
+        leave(status)
+    return status
+
+
+def _run_once(
+    program: str,
+    recipe_type: type[RecipeT],
+    body: Callable[[RunDirectory, RecipeT], Ending],
+    arguments: Sequence[str] | None,
+) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if len(given) != 1:
         print(f"usage: python -m training.engine.{program} RUN_DIR", file=sys.stderr)  # noqa: T201
@@ -405,11 +420,6 @@ def run_program(
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
         run.close()
-        if "WORLD_SIZE" in os.environ:
-            from training.engine.processes import leave  # which takes this module
-
-            leave()
-
 
 def _listen(
     run: RunDirectory,
