@@ -421,6 +421,7 @@ def _run_once(
             signal.signal(signal.SIGTERM, previous)
         run.close()
 
+
 def _listen(
     run: RunDirectory,
 ) -> Callable[[int, FrameType | None], object] | int | None:
