@@ -1,0 +1,88 @@
+"""The settings of every training program, one frozen dataclass each, in a module each.
+
+Plain Python (no torch), so that the web application can import it: the page form of a
+new run is generated from the fields and their metadata (``fields``), and a run
+directory's ``run.json`` is checked against them before any model is loaded
+(``checking``).
+
+Types are ``int``, ``float``, ``bool``, ``str`` and ``tuple[str, ...]`` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TypeAlias, get_type_hints
+
+from training.engine.recipes.checking import RecipeError, Setting, checked, shown
+from training.engine.recipes.draw import DrawRecipe
+from training.engine.recipes.evaluate import EvaluateRecipe
+from training.engine.recipes.policy import AS_ALGORITHM, PolicyRecipe
+from training.engine.recipes.preference import PreferenceRecipe
+from training.engine.recipes.reward import RewardRecipe
+from training.engine.recipes.sft import SftRecipe
+
+__all__ = [
+    "AS_ALGORITHM",
+    "RECIPES",
+    "DrawRecipe",
+    "EvaluateRecipe",
+    "PolicyRecipe",
+    "PreferenceRecipe",
+    "Recipe",
+    "RecipeError",
+    "RewardRecipe",
+    "Setting",
+    "SftRecipe",
+    "recipe_from_json",
+    "recipe_to_json",
+]
+
+Recipe: TypeAlias = (
+    SftRecipe
+    | DrawRecipe
+    | RewardRecipe
+    | PreferenceRecipe
+    | PolicyRecipe
+    | EvaluateRecipe
+)
+
+RECIPES: dict[str, type[Recipe]] = {
+    "sft": SftRecipe,
+    "draw": DrawRecipe,
+    "reward": RewardRecipe,
+    "preference": PreferenceRecipe,
+    "policy": PolicyRecipe,
+    "evaluate": EvaluateRecipe,
+}
+
+
+def recipe_from_json(program: str, obj: object) -> Recipe:
+    """Return the recipe of ``program`` with the settings in ``obj``.
+
+    Settings that ``obj`` leaves out keep their defaults. Raises ``RecipeError`` for an
+    unknown program or setting, a wrong type, a value outside its range or choices.
+    """
+    if program not in RECIPES:
+        raise RecipeError("program", f"one of {', '.join(RECIPES)}", repr(program))
+    if not isinstance(obj, Mapping):
+        raise RecipeError("recipe", "an object of settings", shown(obj))
+    recipe_type = RECIPES[program]
+    known = {item.name: item for item in dataclasses.fields(recipe_type)}
+    types = get_type_hints(recipe_type)
+    settings: dict[str, Setting] = {}
+    for name, value in obj.items():
+        if name not in known:
+            raise RecipeError(str(name), f"a setting of {program}", "an unknown name")
+        settings[name] = checked(name, value, types[name], known[name].metadata)
+    # The values were checked against the field types one by one just above.
+    return recipe_type(**settings)  # type: ignore[arg-type]
+
+
+def recipe_to_json(recipe: Recipe) -> dict[str, object]:
+    """Return the settings as JSON values, in the order of the dataclass."""
+    return {
+        item.name: list(value) if isinstance(value, tuple) else value
+        for item in dataclasses.fields(recipe)
+        for value in [getattr(recipe, item.name)]
+    }
