@@ -220,11 +220,13 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
         )
         learned = last_checkpoint(rl)
     with report.stage("evaluate"):
-        tara.run("evaluate", report, policy=learned, initial=policy, reward=reward)
+        measured = tara.run(
+            "evaluate", report, policy=learned, initial=policy, reward=reward
+        )
         if of_base is not None:
             tara.wait(of_base, "evaluate base", report)
     with report.stage("promote"):
-        promoted = tara.promote(learned)
+        promoted = tara.promote(learned, is_lower(measured))
     with report.stage("draw again"):
         tara.run(
             "draw",
@@ -367,18 +369,31 @@ class Trainer:
         report.runs[name] = run
         return run
 
-    def promote(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Promote from the checkpoint's page; return the project's current policy."""
+    def promote(self, checkpoint: Checkpoint, is_lower: bool) -> Checkpoint:
+        """Promote from the checkpoint's page; return the project's current policy.
+
+        The few samples of the loop decide little: what is not lower may pass.
+        """
         from training.launching import current_policy
 
         page = self.browser.get(f"/p/{self.project.slug}/checkpoints/{checkpoint.pk}/")
         for form in page.forms():
             if form.action.endswith("/promote/"):
-                self.browser.submit(page, form, reason="best by held-out truth")
+                reason = "not lower in held-out truth than the policy before it"
+                force = None if is_lower else "on"
+                self.browser.submit(page, form, reason=reason, force=force)
         current = current_policy(self.project)
         if current is None:
             raise StageFailedError("promote: the project has no current policy")
         return current
+
+
+def is_lower(evaluation: Run) -> bool:
+    """Tell whether a policy completed fewer held-out tasks than the one before it."""
+    from training.cycle import comparison
+
+    found = comparison(evaluation.result)
+    return found is not None and found.gain < 0
 
 
 def last_checkpoint(run: Run) -> Checkpoint:

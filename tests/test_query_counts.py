@@ -15,8 +15,8 @@ from tests.cast import make_judgment, make_pair, make_project, make_sample, make
 from tests.cast import sign_in as enter
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from training.iterations import start_iteration
-from training.launching import promote
 from training.models import Iteration, Metric, RunNote, RunSample
+from training.promoting import promote
 from training.snapshots import build_snapshot
 
 pytestmark = pytest.mark.django_db

@@ -364,6 +364,52 @@ def comparison(result: Mapping[str, Json], *, margin: float = 0.0) -> Comparison
     return None
 
 
+def speaks_against(found: Comparison | None) -> list[str]:
+    """Return why a comparison does not let the new policy pass by itself."""
+    if found is None:
+        return [_("Held-out truth was not measured; a person has to decide.")]
+    if found.is_passed:
+        return []
+    facts = {"after": found.after, "before": found.before}
+    if found.gain_interval is None:
+        return [
+            _(
+                "Held-out truth is %(after).3f after %(before).3f, but how far chance "
+                "goes is not known: no evaluation compared them sample by sample."
+            )
+            % facts
+        ]
+    low, high = found.gain_interval
+    facts |= {"low": low, "high": high, "margin": found.margin}
+    if found.verdict == GainVerdict.WORSE:
+        return [
+            _(
+                "Held-out truth is worse: %(after).3f after %(before).3f, a gain "
+                "between %(low)+.3f and %(high)+.3f."
+            )
+            % facts
+        ]
+    return [
+        _(
+            "Held-out truth is undecided: %(after).3f after %(before).3f, a gain between "
+            "%(low)+.3f and %(high)+.3f, and a loss of more than %(margin).3f is not "
+            "ruled out. More held-out samples would tell."
+        )
+        % facts
+    ]
+
+
+def own_comparison(run: Run, *, margin: float = 0.0) -> Comparison | None:
+    """Return what a policy run says of its held-out truth, at its start and its end.
+
+    Without an interval: it chose its checkpoint on those very samples.
+    """
+    before, after = run.result.get("truth_at_start"), run.result.get("truth")
+    if not isinstance(before, int | float) or not isinstance(after, int | float):
+        return None
+    return Comparison("truth", float(before), float(after), margin=margin)
+
+
 def _gain(result: Mapping[str, Json], measure: str) -> dict[str, Json]:
     """Return the paired gain that the evaluation wrote; older ones wrote none."""
     found: Json = result.get("gains")

@@ -297,6 +297,11 @@ def chosen_inputs(
         role: checkpoint.pk
         for role, checkpoint in default_inputs(project, kind).items()
     }
+    current = chosen.get(InputRole.POLICY)
+    other = asked.get(InputRole.POLICY, str(current))
+    if kind == RunKind.EVALUATE and current is not None and other != str(current):
+        # Another policy than the current one is measured beside what it would replace.
+        chosen[InputRole.INITIAL] = current
     for role in InputRole.values:
         value = asked.get(role, "")
         if value.isdecimal() and len(value) < 19:

@@ -21,23 +21,21 @@ from django.utils.translation import gettext as _
 from training.cycle import (
     Comparison,
     Fresh,
-    GainVerdict,
     JudgeProgress,
     comparison,
     fresh_figures,
     gate_of,
     hacking,
     judge_progress,
+    own_comparison,
+    speaks_against,
 )
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.launching import (
     LaunchRefusedError,
-    PromotionRefusedError,
     RunStateError,
     current_policy,
     default_inputs,
-    held_out_truth,
-    promote,
     resume_run,
     start_run,
     stop_run,
@@ -55,6 +53,7 @@ from training.models import (
     StepName,
     StepState,
 )
+from training.promoting import PromotionRefusedError, promote
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -596,8 +595,9 @@ def _promote(iteration: Iteration, step: IterationStep) -> str:
             checkpoint=checkpoint,
             user=step.approved_by or iteration.created_by,
             reason=step.reason or _promotion_reason(iteration),
-            # The evaluation has measured more than the run itself, and a person or its
-            # verdict has let the policy come this far.
+            # The verdict of its own comparison, or a person in spite of it, has let the
+            # policy come this far.
+            against=speaks_against(comparison_of(iteration)),
             force=True,
         )
     except PromotionRefusedError as error:
@@ -652,11 +652,8 @@ def comparison_of(iteration: Iteration) -> Comparison | None:
     found = comparison(run.result, margin=margin) if run is not None else None
     if found is not None:
         return found
-    candidate = candidate_of(iteration)
-    truth = held_out_truth(candidate) if candidate is not None else None
-    if truth is None:
-        return None
-    return Comparison("truth", truth.before, truth.after, margin=margin)
+    made_by = run_of(iteration, StepName.POLICY)
+    return own_comparison(made_by, margin=margin) if made_by is not None else None
 
 
 def fresh_of(iteration: Iteration) -> list[Fresh]:
@@ -701,46 +698,10 @@ def _against(iteration: Iteration, step: IterationStep) -> list[str]:
     if step.name == StepName.POLICY:
         return gate_misses_of(iteration)
     if step.name == StepName.COMPARE:
-        return _against_new_policy(iteration)
+        return speaks_against(comparison_of(iteration))
     if step.name == StepName.PROMOTE and not _was_accepted(iteration):
-        return _against_new_policy(iteration)
+        return speaks_against(comparison_of(iteration))
     return []
-
-
-def _against_new_policy(iteration: Iteration) -> list[str]:
-    """Return why the comparison does not let the new policy pass by itself."""
-    found = comparison_of(iteration)
-    if found is None:
-        return [_("Held-out truth was not measured; a person has to decide.")]
-    if found.is_passed:
-        return []
-    facts = {"after": found.after, "before": found.before}
-    if found.gain_interval is None:
-        return [
-            _(
-                "Held-out truth is %(after).3f after %(before).3f, but how far chance "
-                "goes is not known: no evaluation compared them sample by sample."
-            )
-            % facts
-        ]
-    low, high = found.gain_interval
-    facts |= {"low": low, "high": high, "margin": found.margin}
-    if found.verdict == GainVerdict.WORSE:
-        return [
-            _(
-                "Held-out truth is worse: %(after).3f after %(before).3f, a gain "
-                "between %(low)+.3f and %(high)+.3f."
-            )
-            % facts
-        ]
-    return [
-        _(
-            "Held-out truth is undecided: %(after).3f after %(before).3f, a gain between "
-            "%(low)+.3f and %(high)+.3f, and a loss of more than %(margin).3f is not "
-            "ruled out. More held-out samples would tell."
-        )
-        % facts
-    ]
 
 
 def _was_accepted(iteration: Iteration) -> bool:

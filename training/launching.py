@@ -1,4 +1,4 @@
-"""Starting, stopping, resuming runs; making a checkpoint the current policy."""
+"""Starting, stopping, resuming runs; which checkpoints they start from."""
 
 from __future__ import annotations
 
@@ -125,14 +125,6 @@ class LaunchRefusedError(Exception):
 
 class RunStateError(Exception):
     """The run is not in a state in which this can be done."""
-
-
-class PromotionRefusedError(Exception):
-    """The checkpoint must not become the current policy; ``can_force`` with a reason."""
-
-    def __init__(self, message: str, *, can_force: bool) -> None:
-        self.can_force = can_force
-        super().__init__(message)
 
 
 def start_run(
@@ -449,88 +441,6 @@ def default_inputs(project: Project, kind: str) -> dict[str, Checkpoint]:
         for takes in INPUTS[kind]
         if (checkpoint := known.get(takes.role)) is not None
     }
-
-
-@dataclass(frozen=True)
-class HeldOutTruth:
-    """The share a policy run measured consistent, held out: at its start, at its end."""
-
-    before: float
-    after: float
-
-    @property
-    def is_worse(self) -> bool:
-        return self.after < self.before
-
-
-def held_out_truth(checkpoint: Checkpoint) -> HeldOutTruth | None:
-    """Return what the checkpoint's run says of its held-out truth, if it says so."""
-    result = checkpoint.run.result
-    before, after = result.get("truth_at_start"), result.get("truth")
-    if isinstance(before, int | float) and isinstance(after, int | float):
-        return HeldOutTruth(float(before), float(after))
-    return None
-
-
-def promote(
-    *,
-    checkpoint: Checkpoint,
-    user: User | None,
-    reason: str = "",
-    force: bool = False,
-) -> Promotion:
-    """Make a checkpoint the current policy of its project.
-
-    Raises PromotionRefusedError for a reward model, for files that are not whole, and,
-    unless forced with a reason, for a policy whose own run measured it worse on
-    held-out truth than what it started from.
-    """
-    if checkpoint.run.kind not in LEAVES_A_POLICY:
-        raise PromotionRefusedError(
-            gettext("Only a policy can be promoted, this is a reward model."),
-            can_force=False,
-        )
-    try:
-        store.check(checkpoint)
-    except NotWholeError as error:
-        raise PromotionRefusedError(
-            gettext("The checkpoint is not whole on disk: %(why)s.")
-            % {"why": error.why},
-            can_force=False,
-        ) from error
-    truth = held_out_truth(checkpoint)
-    is_worse = truth is not None and truth.is_worse
-    if truth is not None and is_worse and not force:
-        raise PromotionRefusedError(
-            gettext(
-                "Its run measured it worse on held-out samples than what it started "
-                "from: %(after).3f after %(before).3f. "
-                "To promote it all the same, say why."
-            )
-            % {"after": truth.after, "before": truth.before},
-            can_force=True,
-        )
-    if is_worse and not reason.strip():
-        raise PromotionRefusedError(
-            gettext("A promotion in spite of a worse result needs a reason."),
-            can_force=True,
-        )
-    with transaction.atomic():
-        promotion = Promotion.objects.create(
-            project=checkpoint.project,
-            checkpoint=checkpoint,
-            promoted_by=user,
-            reason=reason.strip(),
-            is_forced=is_worse,
-        )
-        # The new row holds a lock on the checkpoint's: retention sees it or was first.
-        if Checkpoint.objects.filter(
-            pk=checkpoint.pk, files_removed_at__isnull=False
-        ).exists():
-            raise PromotionRefusedError(
-                gettext("Its files were removed to free space."), can_force=False
-            )
-    return promotion
 
 
 def policies_that_learned_from(judgment: Judgment) -> QuerySet[Checkpoint]:

@@ -457,7 +457,8 @@ class Promotion(models.Model):
     reason = models.TextField(blank=True)
     is_forced = models.BooleanField(
         default=False,
-        help_text="Promoted although it was worse than its parent on held-out truth.",
+        help_text="Promoted although it was worse than the policy before it on held-out "
+        "truth, or not known to be as good.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

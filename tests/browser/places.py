@@ -27,8 +27,8 @@ from tests.cast import make_project, make_user
 from tests.training.conftest import make_checkpoint, make_run
 from training.devices import Place as PlaceOfWorker
 from training.devices import announce
-from training.launching import promote
 from training.models import Metric, Run, RunInput, RunNote, RunSample
+from training.promoting import promote
 from training.snapshots import build_snapshot
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from tests.browser.test_accessibility import OPTIONS
 from tests.cast import make_user
 from tests.training.conftest import make_policy, make_project_with_samples
 from training import proposing
-from training.launching import promote
 from training.models import Proposal
+from training.promoting import promote
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 

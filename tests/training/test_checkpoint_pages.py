@@ -8,7 +8,7 @@ import pytest
 from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_policy, make_run
-from training import launching
+from training import iterations, launching, promoting
 from training.models import Promotion, RunInput
 from training.snapshots import build_snapshot
 
@@ -100,26 +100,143 @@ def test_promote_names_the_current_policy(client, project, tara):
     assert "current policy" in client.get("/p/cakes/checkpoints/").content.decode()
 
 
-def test_a_policy_worse_on_held_out_truth_is_refused_unless_forced_with_a_reason(
-    client, project, tara
+def evaluated(project, new, old, low, high, **fields):
+    """Let an evaluation compare two policies: a gain between ``low`` and ``high``."""
+    gain = (low + high) / 2
+    result = {
+        "policies": {
+            "policy": {"tasks_complete": {"value": 0.5 + gain}},
+            "initial": {"tasks_complete": {"value": 0.5}},
+        },
+        "gains": {
+            "policy": {
+                "tasks_complete": {
+                    "value": gain,
+                    "low": low,
+                    "high": high,
+                    "n": 150,
+                    "changed": 20,
+                }
+            }
+        },
+    }
+    state = {"state": "finished", "result": result} | fields
+    run = make_run(project=project, kind="evaluate", **state)
+    RunInput.objects.create(run=run, checkpoint=new, role="policy")
+    RunInput.objects.create(run=run, checkpoint=old, role="initial")
+    return run
+
+
+@pytest.fixture
+def current(project):
+    """Return the project's current policy."""
+    checkpoint = make_policy(project)
+    promoting.promote(checkpoint=checkpoint, user=None)
+    return checkpoint
+
+
+@pytest.fixture
+def new(project, current):
+    """Return a policy that might replace it."""
+    made = make_checkpoint(make_run(project=project, kind="policy", state="finished"))
+    RunInput.objects.create(run=made.run, checkpoint=current, role="policy")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "chip", "in_words"),
+    [
+        (0.02, 0.14, "good", "Better"),
+        (-0.02, 0.06, "good", "Not worse"),
+        (-0.2, -0.04, "bad", "Worse"),
+        (-0.09, 0.13, "warn", "Undecided"),
+    ],
+)
+def test_the_verdict_is_that_of_an_iteration_with_its_interval_in_words(
+    client, project, tara, current, new, low, high, chip, in_words
 ):
-    worse = make_checkpoint(
-        make_run(
-            project=project,
-            kind="policy",
-            state="finished",
-            result={"truth_at_start": 0.5, "truth": 0.4},
-        )
-    )
-    address = f"/p/cakes/checkpoints/{worse.pk}/promote/"
-    answer = client.post(address)
+    run = evaluated(project, new, current, low, high)
+    page = client.get(f"/p/cakes/checkpoints/{new.pk}/").content.decode()
+    assert f'<span class="chip {chip}">{in_words}</span>' in page
+    assert f"between {low:+.3f} and {high:+.3f}" in page
+    assert "20 of 150 held-out samples came out otherwise" in page
+    assert f'<a href="{run.get_absolute_url()}">Evaluate {run.pk}</a>' in page
+    answer = client.post(f"/p/cakes/checkpoints/{new.pk}/promote/")
+    is_free = chip == "good"
+    assert answer.status_code == (302 if is_free else 409)
+    assert (launching.current_policy(project) == new) is is_free
+    assert ("Promote all the same" in page) is not is_free
+
+
+def test_what_is_worse_or_undecided_needs_the_box_and_a_reason(
+    client, project, tara, current, new
+):
+    evaluated(project, new, current, -0.09, 0.13)
+    address = f"/p/cakes/checkpoints/{new.pk}/promote/"
+    answer = client.post(address, {"reason": "best by far"})
     assert answer.status_code == 409
-    assert "0.400 after 0.500" in answer.content.decode()
+    text = answer.content.decode()
+    assert "a loss of more than 0.030 is not ruled out" in text
+    assert "best by far" in text  # nothing typed is lost
     answer = client.post(address, {"force": "on"})
-    assert "needs a reason" in answer.content.decode()
-    assert not Promotion.objects.exists()
+    assert "A promotion in spite of this needs a reason." in answer.content.decode()
+    assert Promotion.objects.count() == 1
     client.post(address, {"force": "on", "reason": "only for a test"})
-    assert Promotion.objects.get().is_forced
+    newest = Promotion.objects.first()
+    assert (newest.checkpoint, newest.is_forced) == (new, True)
+    assert newest.reason == "only for a test"
+
+
+def test_the_newest_evaluation_beside_the_current_policy_counts(project, current, new):
+    other = make_policy(project)
+    evaluated(project, new, current, -0.2, -0.1)
+    newest = evaluated(project, new, current, 0.1, 0.2)
+    evaluated(project, new, other, -0.2, -0.1)  # beside another policy
+    evaluated(project, current, new, -0.2, -0.1)  # the other way round
+    evaluated(project, new, current, -0.2, -0.1, state="stopped")
+    evaluated(project, new, current, 0, 0, result={"policies": {}})  # no truth known
+    standing = promoting.standing_of(new)
+    assert (standing.run, standing.against) == (newest, ())
+
+
+def test_the_margin_is_that_of_the_newest_iteration(project, current, new):
+    evaluated(project, new, current, -0.09, 0.13)
+    assert promoting.standing_of(new).comparison.margin == 0.03
+    iterations.start_iteration(project=project, user=None, margin=0.1)
+    assert promoting.standing_of(new).comparison.verdict == "not worse"
+
+
+def test_what_its_own_run_says_decides_nothing_without_an_interval(
+    client, project, tara, current, new
+):
+    new.run.result = {"truth_at_start": 0.5, "truth": 0.6}
+    new.run.save()
+    answer = client.post(f"/p/cakes/checkpoints/{new.pk}/promote/")
+    assert answer.status_code == 409
+    text = answer.content.decode()
+    assert "Held-out truth is 0.600 after 0.500, but how far chance goes" in text
+    assert "Its own run compared it with what it started from:" in text
+
+
+def test_a_policy_nobody_measured_asks_to_be_evaluated_beside_the_current_one(
+    client, project, tara, current, new
+):
+    page = client.get(f"/p/cakes/checkpoints/{new.pk}/").content.decode()
+    assert "No evaluation has compared it with the current policy" in page
+    link = f"/p/cakes/runs/new/evaluate/?policy={new.pk}&amp;initial={current.pk}"
+    assert f'href="{link}"' in page
+    answer = client.post(f"/p/cakes/checkpoints/{new.pk}/promote/")
+    assert "Held-out truth was not measured" in answer.content.decode()
+    form = client.get(f"/p/cakes/runs/new/evaluate/?policy={new.pk}").context["form"]
+    assert form["initial"].initial == current.pk
+
+
+def test_the_first_policy_and_the_current_one_again_ask_nothing(client, project, tara):
+    first = make_policy(project)
+    for _ in range(2):
+        answer = client.post(f"/p/cakes/checkpoints/{first.pk}/promote/")
+        assert answer.status_code == 302
+    assert not Promotion.objects.filter(is_forced=True).exists()
 
 
 def test_a_reward_model_or_a_damaged_policy_is_never_promoted(client, project, tara):

@@ -16,8 +16,8 @@ from tests.training.conftest import (
     make_run,
 )
 from training import proposing
-from training.launching import promote
 from training.models import Proposal
+from training.promoting import promote
 
 pytestmark = pytest.mark.django_db
 

@@ -8,7 +8,7 @@ from django.db import connection
 
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_run
-from training import launching
+from training import launching, promoting
 from training.manifests import file_sha256
 from training.models import Checkpoint, Promotion, Retention, RunInput
 from training.receiving import register_found
@@ -152,8 +152,8 @@ def test_removed_files_are_no_input_and_no_policy(project):
         launching.start_run(
             project=project, kind="draw", recipe={}, inputs={"policy": first}, user=None
         )
-    with pytest.raises(launching.PromotionRefusedError):
-        launching.promote(checkpoint=first, user=None)
+    with pytest.raises(promoting.PromotionRefusedError):
+        promoting.promote(checkpoint=first, user=None)
 
 
 @pytest.mark.django_db(transaction=True)

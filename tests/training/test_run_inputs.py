@@ -5,7 +5,7 @@ import pytest
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from tests.training.test_run_pages import start
-from training import launching
+from training import launching, promoting
 from training.models import Run
 
 pytestmark = pytest.mark.django_db
@@ -38,7 +38,7 @@ def make_reward_model(project, judges="consistency", **fields):
 def models(project, tara):
     """Return a promoted policy, three reward models and a preference model, by role."""
     policy = make_policy(project)
-    launching.promote(checkpoint=policy, user=tara)
+    promoting.promote(checkpoint=policy, user=tara)
     third, second, first = (make_reward_model(project) for _ in range(3))
     return {
         "policy": policy,

@@ -22,7 +22,7 @@ from tests.training.conftest import (
     make_run,
     tiny,
 )
-from training import hints, launching, supervising, tasks
+from training import hints, launching, promoting, supervising, tasks
 from training.launching import LaunchRefusedError, RunStateError
 from training.models import Run
 from training.supervising import Outcome
@@ -139,9 +139,9 @@ def test_reinforcement_learning_needs_a_reward_model_or_the_oracle(project):
 def test_defaults_are_the_promoted_policy_and_the_newest_reward_model(project):
     assert launching.default_inputs(project, "policy") == {}
     first = make_policy(project)
-    launching.promote(checkpoint=first, user=None)
+    promoting.promote(checkpoint=first, user=None)
     better = make_checkpoint(make_run(project=project, kind="policy", state="finished"))
-    launching.promote(checkpoint=better, user=None)
+    promoting.promote(checkpoint=better, user=None, force=True, reason="newer")
     reward = make_checkpoint(make_run(project=project, kind="reward", state="finished"))
     assert launching.default_inputs(project, "policy") == {
         "policy": better,

@@ -22,7 +22,7 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training import launching, receiving, retention, store, supervising
+from training import launching, promoting, receiving, retention, store, supervising
 from training.manifests import NotWholeError, read_whole
 from training.models import Checkpoint, Metric, Retention, Run, RunSample
 from training.retention import remove_files
@@ -127,7 +127,7 @@ def test_a_model_made_on_one_machine_starts_a_run_on_another(machines):
     document = json.loads((run.directory / "run.json").read_text())
     assert document["inputs"] == {"policy": str(policy.directory)}
     assert read_whole(policy.directory, digest=policy.digest)
-    launching.promote(checkpoint=policy, user=None)
+    promoting.promote(checkpoint=policy, user=None)
 
 
 def test_a_snapshot_frozen_on_one_machine_is_read_on_another(machines):

@@ -6,9 +6,10 @@ import pytest
 
 from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import QUICK, make_policy, tiny
-from training import hints, launching, manifests, supervising
-from training.launching import LaunchRefusedError, PromotionRefusedError
+from training import hints, launching, manifests, promoting, supervising
+from training.launching import LaunchRefusedError
 from training.models import Checkpoint, Promotion, Run
+from training.promoting import PromotionRefusedError
 
 pytestmark = pytest.mark.django_db
 
@@ -40,7 +41,7 @@ def hashed(monkeypatch):
 
 
 def promote(checkpoint):
-    return launching.promote(checkpoint=checkpoint, user=make_user("tara"))
+    return promoting.promote(checkpoint=checkpoint, user=make_user("tara"))
 
 
 def start(checkpoint):

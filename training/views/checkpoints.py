@@ -12,6 +12,7 @@ from django.db.models import Count, QuerySet
 from django.http import Http404, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
 from django.utils.text import slugify
 from django.utils.translation import gettext, ngettext
 from django.views.decorators.http import (
@@ -33,12 +34,9 @@ from training.forms import (
     RetentionForm,
 )
 from training.launching import (
-    PromotionRefusedError,
     current_policy,
-    held_out_truth,
     initial_policy,
     policies_that_learned_from,
-    promote,
 )
 from training.manifests import NotWholeError
 from training.models import (
@@ -48,10 +46,13 @@ from training.models import (
     Promotion,
     Run,
     RunInput,
+    RunKind,
     Snapshot,
     run_name,
 )
+from training.promoting import PromotionRefusedError, promote, standing_of
 from training.retention import plan_removal, remove_files, retention_of
+from training.views.iteration_lines import comparison_facts
 from training.views.runs import (
     all_of,
     next_kinds,
@@ -170,11 +171,10 @@ def _checkpoint_page(
         "recipe": recipe_lines(found.run.kind, found.manifest.get("recipe", {})),
         "files": [_file(found, name, digest) for name, digest in sorted(files.items())],
         "is_on_disk": store.is_at_hand(found),
-        "truth": held_out_truth(found),
+        **_standing(found),
         "promotions": Promotion.objects.filter(checkpoint=found).select_related(
             "promoted_by"
         ),
-        "can_promote": found.run.kind in LEAVES_A_POLICY,
         "form": form,
         "refusal": refusal,
         "export_form": export_form or ExportForm(),
@@ -186,6 +186,27 @@ def _checkpoint_page(
         facts,
         status=409 if refusal else 400 if export_form else 200,
     )
+
+
+def _standing(checkpoint: Checkpoint) -> dict[str, object]:
+    """Return what a promotion would rest on: the verdict and its figures in sentences."""
+    if checkpoint.run.kind not in LEAVES_A_POLICY:
+        return {"can_promote": False}
+    standing = standing_of(checkpoint)
+    found, current = standing.comparison, standing.current
+    evaluate = reverse(
+        "training:run-new", args=[checkpoint.project.slug, RunKind.EVALUATE]
+    )
+    return {
+        "can_promote": True,
+        "standing": standing,
+        "comparison_facts": comparison_facts(found) if found is not None else [],
+        "measured_by": run_name(standing.run) if standing.run is not None else "",
+        "current_name": run_name(current.run) if current is not None else "",
+        "evaluate": f"{evaluate}?policy={checkpoint.pk}&initial={current.pk}"
+        if current is not None
+        else "",
+    }
 
 
 def _children(checkpoint: Checkpoint) -> list[tuple[Run, str, str]]:

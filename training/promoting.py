@@ -1,0 +1,153 @@
+"""Making a checkpoint the current policy: what is known against it, and the deed.
+
+A person decides. What they decide on is what iterations judge by: the newest evaluation
+in which the checkpoint and the policy that it would replace answered the same held-out
+samples, and the interval of the gain (:mod:`training.cycle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from training import store
+from training.cycle import Comparison, comparison, own_comparison, speaks_against
+from training.launching import current_policy
+from training.manifests import NotWholeError
+from training.models import (
+    LEAVES_A_POLICY,
+    Checkpoint,
+    InputRole,
+    Iteration,
+    Promotion,
+    Run,
+    RunKind,
+    RunState,
+)
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+    from annotation.models import Project
+
+
+class PromotionRefusedError(Exception):
+    """The checkpoint must not become the current policy; ``can_force`` with a reason."""
+
+    def __init__(self, message: str, *, can_force: bool) -> None:
+        self.can_force = can_force
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of a checkpoint beside ``current``, the policy it would replace.
+
+    ``run`` is where ``comparison`` comes from: an evaluation of both, else the run that
+    made the checkpoint, which compared it with what it started from. ``against`` says,
+    in sentences, what a person has to overrule.
+    """
+
+    current: Checkpoint | None = None
+    comparison: Comparison | None = None
+    run: Run | None = None
+    against: tuple[str, ...] = ()
+
+    @property
+    def is_evaluated(self) -> bool:
+        return self.run is not None and self.run.kind == RunKind.EVALUATE
+
+
+def standing_of(checkpoint: Checkpoint) -> Standing:
+    """Return how a checkpoint stands; nothing is against the first policy, or the same."""
+    current = current_policy(checkpoint.project)
+    if current is None or current == checkpoint:
+        return Standing(current)
+    margin = _margin_of(checkpoint.project)
+    for run in _evaluations(checkpoint, current):
+        found = comparison(run.result, margin=margin)
+        if found is not None:
+            return Standing(current, found, run, tuple(speaks_against(found)))
+    found = own_comparison(checkpoint.run, margin=margin)
+    return Standing(
+        current,
+        found,
+        checkpoint.run if found is not None else None,
+        tuple(speaks_against(found)),
+    )
+
+
+def _evaluations(new: Checkpoint, current: Checkpoint) -> list[Run]:
+    """Return the newest evaluations of a policy beside the current one."""
+    rows = Run.objects.filter(
+        project=new.project_id, kind=RunKind.EVALUATE, state=RunState.FINISHED
+    )
+    for role, checkpoint in ((InputRole.POLICY, new), (InputRole.INITIAL, current)):
+        rows = rows.filter(run_inputs__role=role, run_inputs__checkpoint=checkpoint)
+    return list(rows.order_by("-pk")[:5])
+
+
+def _margin_of(project: Project) -> float:
+    """Return the loss that counts as none: that of the newest iteration."""
+    newest = Iteration.objects.filter(project=project).order_by("-number").first()
+    return (newest or Iteration()).margin
+
+
+def promote(
+    *,
+    checkpoint: Checkpoint,
+    user: User | None,
+    reason: str = "",
+    force: bool = False,
+    against: Sequence[str] | None = None,
+) -> Promotion:
+    """Make a checkpoint the current policy of its project.
+
+    Raises PromotionRefusedError for a reward model, for files that are not whole, and,
+    unless forced with a reason, for a policy that is worse than the current one, or not
+    known to be as good. ``against`` replaces what is known against it.
+    """
+    if checkpoint.run.kind not in LEAVES_A_POLICY:
+        raise PromotionRefusedError(
+            _("Only a policy can be promoted, this is a reward model."),
+            can_force=False,
+        )
+    try:
+        store.check(checkpoint)
+    except NotWholeError as error:
+        raise PromotionRefusedError(
+            _("The checkpoint is not whole on disk: %(why)s.") % {"why": error.why},
+            can_force=False,
+        ) from error
+    if against is None:
+        against = standing_of(checkpoint).against
+    if against and not force:
+        raise PromotionRefusedError(
+            _("%(against)s To promote it all the same, tick the box and say why.")
+            % {"against": " ".join(against)},
+            can_force=True,
+        )
+    if against and not reason.strip():
+        raise PromotionRefusedError(
+            _("A promotion in spite of this needs a reason."), can_force=True
+        )
+    with transaction.atomic():
+        promotion = Promotion.objects.create(
+            project=checkpoint.project,
+            checkpoint=checkpoint,
+            promoted_by=user,
+            reason=reason.strip(),
+            is_forced=bool(against),
+        )
+        # The new row holds a lock on the checkpoint's: retention sees it or was first.
+        if Checkpoint.objects.filter(
+            pk=checkpoint.pk, files_removed_at__isnull=False
+        ).exists():
+            raise PromotionRefusedError(
+                _("Its files were removed to free space."), can_force=False
+            )
+    return promotion
