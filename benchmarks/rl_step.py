@@ -46,13 +46,13 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from actions.demo import generate
 from actions.format_check import check_text
 from training.engine import policy, sft
+from training.engine.classifiers import fit_vocabulary
 from training.engine.conversations import Encoder, sample_from_json
 from training.engine.generation import Sampling
 from training.engine.measuring import ask
 from training.engine.models import (
     Place,
     build_small_model,
-    fit_vocabulary,
     load_policy,
     prepare,
 )

@@ -31,7 +31,8 @@ from transformers.pipelines import pipeline
 from transformers.utils import logging
 
 from actions.demo import generate
-from training.engine.models import Place, build_small_model, fit_vocabulary, prepare
+from training.engine.classifiers import fit_vocabulary
+from training.engine.models import Place, build_small_model, prepare
 from training.engine.recipes import RewardRecipe
 from training.engine.scoring import (
     LABEL,

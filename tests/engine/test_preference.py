@@ -19,15 +19,13 @@ from tests.engine.test_policy import CPU, result, toy, toy_rows  # noqa: F401
 from training.engine import preference
 from training.engine.conversations import Encoder
 from training.engine.preference import (
-    Course,
     Pupil,
-    Question,
     dpo_loss,
     kto_loss,
     learn,
     logprobs,
-    read_questions,
 )
+from training.engine.questions import Course, Question, read_questions
 from training.engine.recipes import PreferenceRecipe
 from training.engine.rundir import RunDirectory, RunError, run_program
 
@@ -165,7 +163,8 @@ def test_small_batches_give_the_gradient_of_the_whole_step(objective):
         model = micro_policy(tokenizer, seed=1)
         reference = micro_policy(tokenizer, seed=2)
         pupil = Pupil(model, reference, tokenizer.pad_token_id, CPU)
-        values = learn(pupil, recipe, Course(recipe, questions).at(0), size)
+        course = Course(questions, seed=1, count=4, paired=objective == "dpo")
+        values = learn(pupil, recipe, course.at(0), size)
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
         gradients.append((values["loss"], gradient))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
@@ -194,13 +193,13 @@ def test_a_step_without_room_is_learned_in_parts(tmp_path, toy, monkeypatch):  #
 # The examples
 
 
-def questions_of(folder, judgments, **recipe):
+def questions_of(folder, judgments, **settings):
     make_run(folder, "preference", data={"train": demo_rows(), "judgments": judgments})
     run = RunDirectory(folder)
     run.read()
     encoder = Encoder(micro_tokenizer())
     try:
-        found = read_questions(run, PreferenceRecipe(**recipe), encoder, 4096)
+        found = read_questions(run, encoder, 4096, **settings)
     finally:
         run.close()
     return encoder, *found
@@ -253,15 +252,15 @@ def test_without_a_pair_dpo_says_what_is_missing(tmp_path, toy):  # noqa: F811
 
 def test_every_pass_takes_every_pair_once():
     questions = [Question((i,), ((1,),), ((2,), (3,))) for i in range(5)]
-    course = Course(PreferenceRecipe(examples_per_step=2), questions)
+    course = Course(questions, seed=1, count=2, paired=True)
     taken = [row for step in range(5) for row in course.at(step).rows[1::2]]
     assert sorted(taken) == sorted(((i,), (b,)) for i in range(5) for b in (2, 3))
 
 
 def test_kto_takes_half_of_each_verdict():
     questions = [Question((i,), ((1,),), ((2,), (3,), (4,))) for i in range(5)]
-    recipe = PreferenceRecipe(objective="kto", examples_per_step=6)
-    assert Course(recipe, questions).at(0).good.count(True) == 3
+    course = Course(questions, seed=1, count=6, paired=False)
+    assert course.at(0).good.count(True) == 3
 
 
 # Whole runs

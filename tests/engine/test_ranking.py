@@ -13,8 +13,8 @@ from tests.engine.test_rewards import given
 from training.engine import ranking, reward
 from training.engine.conversations import Encoder, sample_from_json
 from training.engine.models import Place
-from training.engine.preferring import PreferenceModel
-from training.engine.ranking import ranking_loss, scores
+from training.engine.preferring import PreferenceModel, scores
+from training.engine.ranking import ranking_loss
 from training.engine.recipes import RewardRecipe
 from training.engine.rundir import run_program
 from training.engine.scoring import load_reward_model
@@ -116,8 +116,9 @@ def test_the_policy_program_reads_the_same_scores(tmp_path, backbone):
     prompt = tuple(encoder.encode(sample).prompt(0))
     rows = [(prompt, tuple(encoder.response_ids(text))) for text in texts]
     with torch.inference_mode():
-        trained = scores(model.model, rows, model.tokenizer.pad_token_id, CPU)
-    assert read == pytest.approx(trained.tolist(), abs=1e-5)
+        pad = model.tokenizer.pad_token_id
+        trained = [float(scores(model.model, [row], pad, CPU)) for row in rows]
+    assert read == pytest.approx(trained, abs=1e-5)
     assert read[0] > read[1]
 
 

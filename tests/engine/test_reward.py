@@ -24,8 +24,9 @@ from tests.engine.test_scoring import micro_reward_model
 from training.engine import reward
 from training.engine.conversations import sample_from_json
 from training.engine.derived import UNKNOWN, PlainTurn, Source, change_text, example
+from training.engine.pair_loss import PairLoss, rivals, step_inputs
+from training.engine.pairs import Steps, read_judgments
 from training.engine.recipes import RewardRecipe
-from training.engine.reward import PairLoss, Steps, read_judgments, step_inputs
 from training.engine.rundir import RunError, read_manifest, run_program
 from training.engine.scoring import Pair, load_reward_model
 from training.engine.verdicts import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
@@ -530,8 +531,8 @@ def test_rivals_are_two_answers_of_unlike_verdict_to_one_label():
         made("Two.", "One.", False),
         made("One.", "Three.", False),
     ]
-    assert reward.rivals(examples).tolist() == [[0, 1], [0, 3]]
-    assert reward.rivals(examples[:1]).shape == (0, 2)
+    assert rivals(examples).tolist() == [[0, 1], [0, 3]]
+    assert rivals(examples[:1]).shape == (0, 2)
 
 
 def test_the_pairwise_loss_is_that_of_bradley_and_terry():

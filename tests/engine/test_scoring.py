@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from actions.grammar import FormatError
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
-from training.engine.models import fit_vocabulary
+from training.engine.classifiers import fit_vocabulary
 from training.engine.scoring import (
     MATCH,
     RULED_OUT,

@@ -25,8 +25,9 @@ from training.engine import reward, sft
 from training.engine.conversations import Encoder
 from training.engine.derived import Source, example
 from training.engine.memory import Parts
+from training.engine.pair_loss import PairLoss, counted, step_inputs
+from training.engine.pairs import clusters, dealt, pieces_of
 from training.engine.recipes import RewardRecipe
-from training.engine.reward import PairLoss, counted, step_inputs
 from training.engine.rundir import run_program
 from training.engine.scoring import MarkReader
 from training.engine.sft import packed, padded, split
@@ -299,7 +300,7 @@ def test_the_losses_and_gradients_of_parts_add_up_to_the_steps():
     classifier = model.reader.classifier.double()
     drawn = [*Source(demo_samples()).draw(random.Random(4), 12)]
     drawn.append(example(drawn[0].pair, False, None, "people"))  # its units unknown
-    found = reward.clusters(drawn, by_label=True)
+    found = clusters(drawn, by_label=True)
 
     def learn(pieces, counts=None):
         classifier.zero_grad()
@@ -317,7 +318,7 @@ def test_the_losses_and_gradients_of_parts_add_up_to_the_steps():
     counts = counted(given["targets"], given["verdicts"], given["rivals"])
     assert (counts > 0).all()
     whole, gradients = learn([drawn])
-    parts, summed = learn(reward.pieces_of(found, 2), counts)
+    parts, summed = learn(pieces_of(found, 2), counts)
     assert parts == pytest.approx(whole, rel=1e-6)
     largest = max(gradient.abs().max() for gradient in gradients)
     for one, other in zip(gradients, summed, strict=True):
@@ -326,12 +327,12 @@ def test_the_losses_and_gradients_of_parts_add_up_to_the_steps():
 
 def test_rivals_stay_together_and_every_pair_is_dealt_once():
     drawn = Source(demo_samples()).draw(random.Random(4), 40)
-    found = reward.clusters(drawn, by_label=True)
+    found = clusters(drawn, by_label=True)
     assert max(map(len, found)) > 1
-    hands = reward.dealt(found, 3)
+    hands = dealt(found, 3)
     labels = [{i.pair.label for c in hand for i in c} for hand in hands]
     assert not labels[0] & labels[1] | labels[1] & labels[2] | labels[0] & labels[2]
-    pieces = [piece for hand in hands for piece in reward.pieces_of(hand, 4)]
+    pieces = [piece for hand in hands for piece in pieces_of(hand, 4)]
     given = sorted(id(item) for piece in pieces for item in piece)
     assert given == sorted(id(item) for item in drawn)
     assert all(len(p) <= 4 or len({i.pair.label for i in p}) == 1 for p in pieces)

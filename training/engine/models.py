@@ -6,12 +6,11 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3Config,
@@ -20,7 +19,6 @@ from transformers import (
 )
 
 from training.engine.conversations import ChatFrame
-from training.engine.recipes import RewardRecipe
 from training.engine.tokens import add_tags, load_tokenizer
 
 SHARPNESS = 1.7
@@ -151,47 +149,3 @@ def longest_input(model: PreTrainedModel, wanted: int) -> int:
     """Return ``wanted`` or the model's own limit of positions, whichever is less."""
     limit = getattr(model.config, "max_position_embeddings", None)
     return min(wanted, limit) if isinstance(limit, int) else wanted
-
-
-def load_backbone(
-    path: Path,
-    recipe: RewardRecipe,
-    place: Place,
-    *,
-    scratch: bool,
-    outputs: int = 2,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return a classifier in fp32 and its tokenizer, tags included.
-
-    ``path`` is a policy (its vocabulary head is dropped) or an RM to go on with. From
-    scratch, only its tokenizer is used.
-    """
-    tokenizer = load_tokenizer(str(path))
-    add_tags(tokenizer)
-    if scratch:
-        small = build_small_model(
-            tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads
-        )
-        small.config.num_labels = outputs
-        build = AutoModelForSequenceClassification.from_config
-        classifier = build(small.config)  # type: ignore[no-untyped-call]
-        classifier.base_model.load_state_dict(small.base_model.state_dict())
-    else:
-        classifier = AutoModelForSequenceClassification.from_pretrained(
-            str(path),
-            num_labels=outputs,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    return classifier.to(place.device), tokenizer
-
-
-def fit_vocabulary(
-    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Give the classifier rows for the tokens the packer added."""
-    embeddings = cast(torch.nn.Embedding, classifier.get_input_embeddings())
-    if len(tokenizer) > embeddings.num_embeddings:
-        classifier.resize_token_embeddings(len(tokenizer))
-    classifier.config.pad_token_id = tokenizer.pad_token_id

@@ -34,9 +34,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -47,7 +45,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
-from training.engine.conversations import Encoder, Sample, read_samples
+from training.engine.conversations import Encoder
 from training.engine.generation import Sampling, room
 from training.engine.held_out import (
     HeldOut,
@@ -72,12 +70,11 @@ from training.engine.optimizing import (
     trapezoid,
 )
 from training.engine.prefixes import can_share, shared_logprobs
+from training.engine.questions import Course, Row, Step, pair_rows, read_questions
 from training.engine.recipes import PreferenceRecipe
 from training.engine.rundir import (
     Ending,
     RunDirectory,
-    RunError,
-    read_rows,
     run_program,
     step_random,
 )
@@ -85,7 +82,6 @@ from training.engine.rundir import (
 TELL_EVERY = 5  # steps between metric events
 CHUNK = 16  # pairs computed at once for the held-out figures
 
-Row: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # a prompt and an answer
 Model: TypeAlias = PreTrainedModel | PeftModel
 
 
@@ -112,130 +108,6 @@ def kto_loss(
         good_weight * (1 - gained.sigmoid()),
         bad_weight * (1 - (-gained).sigmoid()),
     )
-
-
-# What is learned
-
-
-@dataclass(frozen=True)
-class Question:
-    """A turn with its judged answers, as token ids."""
-
-    prompt: tuple[int, ...]
-    good: tuple[tuple[int, ...], ...]
-    bad: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The rows of one step: chosen and rejected in turn (DPO), or any answers (KTO)."""
-
-    rows: list[Row]
-    good: list[bool]
-
-
-def read_questions(
-    run: RunDirectory, recipe: PreferenceRecipe, encoder: Encoder, longest: int
-) -> tuple[list[Question], list[Question]]:
-    """Return the judged turns to learn from and the held-out ones.
-
-    Raises ``RunError`` naming a line of ``judgments.jsonl`` that is wrong.
-    """
-    samples: dict[str, Sample] = {}
-    for name in ("train", "held_out"):
-        if name in run.data:
-            samples |= {sample.id: sample for sample in read_samples(run.data[name])}
-    answers: dict[tuple[str, int, bool], tuple[list[str], list[str]]] = {}
-    counts: Counter[str] = Counter()
-    path = run.need_data("judgments")
-    for number, row in enumerate(read_rows(path), start=1):
-        try:
-            sample, turn = samples[str(row["sample"])], int(str(row["turn"]))
-            text, consistent = str(row["sampled"]), bool(row["consistent"])
-            label = sample.turns[turn].response
-        except (KeyError, IndexError, ValueError) as error:
-            place = f"{path.name}, line {number}"
-            expected = "a judged pair of a sample of this run"
-            raise RunError(place, expected, f"{error!r}") from error
-        if row.get("source") == "format" and not recipe.ill_formed:
-            counts["ill-formed"] += 1
-            continue
-        held_out = row.get("split") == "held-out"
-        key = (sample.id, turn, held_out)
-        good, bad = answers.setdefault(key, ([], []))
-        (good if consistent else bad).append(text)
-        counts["consistent" if consistent else "inconsistent"] += 1
-    found: dict[bool, list[Question]] = {False: [], True: []}
-    for (name, turn, held_out), (good, bad) in answers.items():
-        label = samples[name].turns[turn].response
-        wanted = recipe.label_as_good
-        if wanted == "always" or (wanted == "when none was consistent" and not good):
-            good.append(label)
-        prompt = tuple(encoder.encode(samples[name]).prompt(turn))
-
-        def fitting(texts: list[str], room: int) -> tuple[tuple[int, ...], ...]:
-            ids = [encoder.response_ids(text) for text in dict.fromkeys(texts)]
-            counts["too long"] += sum(len(answer) > room for answer in ids)
-            return tuple(answer for answer in ids if len(answer) <= room)
-
-        room = longest - len(prompt)
-        question = Question(prompt, fitting(good, room), fitting(bad, room))
-        if question.good or question.bad:
-            found[held_out].append(question)
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    run.log(f"judged answers: {told}", "warning" if counts["too long"] else "info")
-    return found[False], found[True]
-
-
-class Course:
-    """Which examples a step learns; it depends on the seed and the step's number."""
-
-    def __init__(self, recipe: PreferenceRecipe, questions: Sequence[Question]) -> None:
-        self.recipe = recipe
-        self.pairs = [(q, bad) for q in questions if q.good for bad in q.bad]
-        self.good = [(q.prompt, answer) for q in questions for answer in q.good]
-        self.bad = [(q.prompt, answer) for q in questions for answer in q.bad]
-        if recipe.objective == "dpo" and not self.pairs:
-            expected = "a turn with a consistent and an inconsistent answer"
-            raise RunError("data.judgments", expected, "none to learn from")
-        if not self.good and not self.bad:
-            raise RunError("data.judgments", "judged answers", "none to learn from")
-
-    def at(self, step: int) -> Step:
-        """Return the rows that ``step`` learns, each pass in an order of its own."""
-        count = self.recipe.examples_per_step
-        if self.recipe.objective == "dpo":
-            rows: list[Row] = []
-            for epoch, i in self._places("pairs", len(self.pairs), step, count):
-                question, bad = self.pairs[i]
-                rng = step_random(self.recipe.seed, "chosen", epoch, i)
-                rows += [
-                    (question.prompt, rng.choice(question.good)),
-                    (question.prompt, bad),
-                ]
-            return Step(rows, [True, False] * count)
-        pools = [(n, p) for n, p in (("good", self.good), ("bad", self.bad)) if p]
-        rows, good = [], []
-        for number, (name, pool) in enumerate(pools):
-            share = count // len(pools) + (number < count % len(pools))
-            for _, i in self._places(name, len(pool), step, share):
-                rows.append(pool[i])
-                good.append(name == "good")
-        return Step(rows, good)
-
-    def _places(
-        self, name: str, size: int, step: int, count: int
-    ) -> list[tuple[int, int]]:
-        """Return (pass, index) of the ``count`` items that ``step`` takes of a pool."""
-        orders: dict[int, list[int]] = {}
-        places: list[tuple[int, int]] = []
-        for place in range(step * count, (step + 1) * count):
-            epoch, position = divmod(place, size)
-            if epoch not in orders:
-                orders[epoch] = list(range(size))
-                step_random(self.recipe.seed, name, epoch).shuffle(orders[epoch])
-            places.append((epoch, orders[epoch][position]))
-        return places
 
 
 # Log-ratios
@@ -376,15 +248,20 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
 
     # Data: pairs and answers to learn from, held-out pairs, held-out turns to answer.
     longest = longest_input(model, recipe.max_tokens)
-    questions, held_out_questions = read_questions(run, recipe, encoder, longest)
-    course = Course(recipe, questions)
-    tests = [
-        row
-        for q in held_out_questions
-        for good in q.good
-        for bad in q.bad
-        for row in ((q.prompt, good), (q.prompt, bad))
-    ]
+    questions, held_out_questions = read_questions(
+        run,
+        encoder,
+        longest,
+        label_as_good=recipe.label_as_good,
+        ill_formed=recipe.ill_formed,
+    )
+    course = Course(
+        questions,
+        seed=recipe.seed,
+        count=recipe.examples_per_step,
+        paired=recipe.objective == "dpo",
+    )
+    tests = pair_rows(held_out_questions)
     run.log(
         f"{len(course.pairs)} pairs, {len(course.good)} good and {len(course.bad)} bad "
         f"answers to learn from; {len(tests) // 2} held-out pairs"

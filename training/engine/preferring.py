@@ -12,15 +12,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from training.engine.classifiers import fit_vocabulary
 from training.engine.conversations import Encoder
 from training.engine.measuring import Answer
 from training.engine.models import Place
+from training.engine.questions import Row
 from training.engine.rundir import RunError
 from training.engine.tokens import add_tags, load_tokenizer
 
 BATCH = 16
+
+
+def scores(
+    model: PreTrainedModel, rows: Sequence[Row], pad: int, place: Place
+) -> Tensor:
+    """Return the score of each prompt and answer, (B,)."""
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros_like(ids)
+    for line, (prompt, answer) in enumerate(rows):
+        ids[line, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
+        mask[line, : len(prompt) + len(answer)] = 1
+    with place.autocast():
+        logits: Tensor = model(
+            input_ids=ids.to(place.device), attention_mask=mask.to(place.device)
+        ).logits
+    return logits[:, 0].float()
 
 
 class PreferenceModel:
@@ -36,9 +56,7 @@ class PreferenceModel:
             found = f"{self.model.config.num_labels} outputs"
             raise RunError("inputs.preference", "a classifier of one output", found)
         add_tags(self.tokenizer)
-        if len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
-            self.model.resize_token_embeddings(len(self.tokenizer))
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        fit_vocabulary(self.model, self.tokenizer)
         self.encoder = Encoder(self.tokenizer)
         self.model.eval()
 
@@ -46,30 +64,19 @@ class PreferenceModel:
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """Return the score of each answer to its prompt."""
         rows = [
-            [
-                *self.encoder.encode(given.sample).prompt(given.turn),
-                *self.encoder.response_ids(given.text),
-            ]
+            (
+                tuple(self.encoder.encode(given.sample).prompt(given.turn)),
+                tuple(self.encoder.response_ids(given.text)),
+            )
             for given in answers
         ]
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        scores = [0.0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
+        values = [0.0] * len(rows)
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
-            longest = len(rows[chosen[-1]])
-            ids = torch.tensor(
-                [rows[i] + [pad] * (longest - len(rows[i])) for i in chosen]
-            )
-            mask = torch.tensor(
-                [[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in chosen]
-            )
-            with self.place.autocast():
-                logits = self.model(
-                    input_ids=ids.to(self.place.device),
-                    attention_mask=mask.to(self.place.device),
-                ).logits
-            for i, score in zip(chosen, logits[:, 0].float().tolist(), strict=True):
-                scores[i] = score
-        return scores
+            found = scores(self.model, [rows[i] for i in chosen], pad, self.place)
+            for i, value in zip(chosen, found.tolist(), strict=True):
+                values[i] = value
+        return values

@@ -7,8 +7,8 @@ accepted scores higher (Bradley and Terry 1952; Ouyang et al. 2022, equation 1):
     loss = mean over pairs of −log σ(s(x, c) − s(x, b))
 
 with c judged consistent and b not. Where nothing was judged consistent the label stands
-for c, as in ``preference``, whose pairs and order these are. Only differences mean
-something: the score has no zero, so a run that mixes kinds of tasks normalises each.
+for c (``questions``). Only differences mean something: the score has no zero, so a run
+that mixes kinds of tasks normalises each.
 
 The model is the policy's backbone with one output, read at the last token; any program
 that loads a Hugging Face sequence classifier can use it (``preferring``).
@@ -28,47 +28,20 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
+from training.engine.classifiers import fit_vocabulary, load_classifier, start_learning
 from training.engine.conversations import Encoder
 from training.engine.memory import Parts
-from training.engine.models import (
-    Place,
-    fit_vocabulary,
-    load_backbone,
-    longest_input,
-    prepare,
-)
-from training.engine.optimizing import (
-    load_optimizer,
-    muon_and_adamw,
-    save_optimizer,
-    trapezoid,
-)
-from training.engine.preference import Course, Row, read_questions
+from training.engine.models import longest_input, prepare
+from training.engine.optimizing import save_optimizer
+from training.engine.preferring import scores
 from training.engine.processes import process_count
-from training.engine.recipes import PreferenceRecipe, RewardRecipe
+from training.engine.questions import Course, Row, pair_rows, read_questions
+from training.engine.recipes import RewardRecipe
 from training.engine.rundir import Ending, RunDirectory, RunError, step_random
 
 CHUNK = 32  # rows computed at once for the held-out figures
 TELL_EVERY = 10  # steps between metric events
-
-
-def scores(
-    model: PreTrainedModel, rows: Sequence[Row], pad: int, place: Place
-) -> Tensor:
-    """Return the score of each prompt and answer, (B,)."""
-    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros_like(ids)
-    for line, (prompt, answer) in enumerate(rows):
-        ids[line, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
-        mask[line, : len(prompt) + len(answer)] = 1
-    with place.autocast():
-        logits: Tensor = model(
-            input_ids=ids.to(place.device), attention_mask=mask.to(place.device)
-        ).logits
-    return logits[:, 0].float()
 
 
 def ranking_loss(accepted: Tensor, rejected: Tensor) -> Tensor:
@@ -83,55 +56,23 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         count = str(process_count())
         raise RunError("recipe: `processes`", "1 for a preference model", count)
     place = prepare(recipe)
-    model, tokenizer = load_backbone(
-        run.resume or run.need_input("policy"),
-        recipe,
-        place,
-        scratch=recipe.backbone == "scratch" and run.resume is None,
-        outputs=1,
-    )
+    model, tokenizer = load_classifier(run, recipe, place, outputs=1)
     fit_vocabulary(model, tokenizer)
     pad = cast(int, tokenizer.pad_token_id)
 
     # Data: of each turn every rejected answer, beside one that was accepted.
-    pairing = PreferenceRecipe(
-        seed=recipe.seed, objective="dpo", examples_per_step=recipe.pairs_per_step
-    )
     questions, held_out = read_questions(
-        run, pairing, Encoder(tokenizer), longest_input(model, recipe.max_tokens)
+        run, Encoder(tokenizer), longest_input(model, recipe.max_tokens)
     )
-    course = Course(pairing, questions)
-    tests = [
-        row
-        for question in held_out
-        for good in question.good
-        for bad in question.bad
-        for row in ((question.prompt, good), (question.prompt, bad))
-    ]
+    course = Course(
+        questions, seed=recipe.seed, count=recipe.pairs_per_step, paired=True
+    )
+    tests = pair_rows(held_out)
     run.log(f"{len(course.pairs)} pairs to learn from, {len(tests) // 2} held out")
     if not tests:
         run.log("no held-out pair: nothing says how good the model is", "warning")
 
-    optimizer = muon_and_adamw(
-        model.named_parameters(),
-        muon_rate=recipe.muon_learning_rate,
-        adamw_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        muon=recipe.optimizer == "muon",
-        eight_bit=recipe.adamw_8bit,
-    )
-    first = 0
-    resumed = run.manifest("resume")
-    if run.resume and resumed:
-        first = resumed.step
-        load_optimizer(optimizer, run.resume / "trainer")
-    schedule = trapezoid(
-        optimizer,
-        first=first,
-        steps=recipe.steps,
-        warmup=recipe.warmup_steps,
-        decay_share=recipe.decay_share,
-    )
+    optimizer, schedule, first = start_learning(run, recipe, model)
 
     def test(step: int) -> dict[str, object]:
         """Return how often, and by how much, the accepted answer scores higher."""

@@ -1,0 +1,93 @@
+"""A classifier on a policy's backbone: how both kinds of reward model start to learn."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from training.engine.models import Place, build_small_model
+from training.engine.optimizing import (
+    Together,
+    load_optimizer,
+    muon_and_adamw,
+    trapezoid,
+)
+from training.engine.recipes import RewardRecipe
+from training.engine.rundir import RunDirectory
+from training.engine.tokens import add_tags, load_tokenizer
+
+
+def load_classifier(
+    run: RunDirectory, recipe: RewardRecipe, place: Place, *, outputs: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a classifier in fp32 and its tokenizer, tags included.
+
+    It is the model that is resumed, or else the input ``policy`` with a head of so many
+    ``outputs`` in place of its vocabulary's; of a ``backbone`` from scratch only the
+    tokenizer is the policy's.
+    """
+    path = str(run.resume or run.need_input("policy"))
+    tokenizer = load_tokenizer(path)
+    add_tags(tokenizer)
+    if recipe.backbone == "scratch" and run.resume is None:
+        small = build_small_model(
+            tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads
+        )
+        small.config.num_labels = outputs
+        build = AutoModelForSequenceClassification.from_config
+        classifier = build(small.config)  # type: ignore[no-untyped-call]
+        classifier.base_model.load_state_dict(small.base_model.state_dict())
+    else:
+        classifier = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            num_labels=outputs,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    return classifier.to(place.device), tokenizer
+
+
+def fit_vocabulary(
+    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Give the classifier rows for the tokens the packer added."""
+    embeddings = cast(torch.nn.Embedding, classifier.get_input_embeddings())
+    if len(tokenizer) > embeddings.num_embeddings:
+        classifier.resize_token_embeddings(len(tokenizer))
+    classifier.config.pad_token_id = tokenizer.pad_token_id
+
+
+def start_learning(
+    run: RunDirectory, recipe: RewardRecipe, module: nn.Module
+) -> tuple[Together, LambdaLR, int]:
+    """Return the optimiser, its schedule and the steps done, of a run resumed or new."""
+    optimizer = muon_and_adamw(
+        module.named_parameters(),
+        muon_rate=recipe.muon_learning_rate,
+        adamw_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        muon=recipe.optimizer == "muon",
+        eight_bit=recipe.adamw_8bit,
+    )
+    first = 0
+    resumed = run.manifest("resume")
+    if run.resume and resumed:
+        first = resumed.step
+        load_optimizer(optimizer, run.resume / "trainer")
+    schedule = trapezoid(
+        optimizer,
+        first=first,
+        steps=recipe.steps,
+        warmup=recipe.warmup_steps,
+        decay_share=recipe.decay_share,
+    )
+    return optimizer, schedule, first
