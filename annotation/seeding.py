@@ -4,7 +4,9 @@ A guideline with examples, pairs to judge, judgments, a disagreement, drafts to 
 all by the deeds that people's clicks call. The answers in the pairs are made by the
 demo's generator (other wordings, and errors put in) and kept as such: no policy gave
 them, and nothing counts them as a policy's. The verdicts are those of the demo's oracle,
-but for one, which makes the disagreement.
+but for one, which makes the disagreement. They are no work of the people whose names
+they bear: they took no time and are dated long before the project, so that nobody's
+day, goal, pace or agreement of late begins with them.
 """
 
 from __future__ import annotations
@@ -13,24 +15,29 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from django.db import transaction
+from django.utils import timezone
 
 from actions.demo import derive, oracle
 from actions.demo.generator import Sample as DemoSample
 from annotation.guidelines import confirm_reading, pin_example, publish_guideline
 from annotation.interchange import save_sample
 from annotation.judging import record_judgment
-from annotation.models import GuidelineVersion, Pair, Project
+from annotation.models import GuidelineVersion, Judgment, Pair, Project
 from annotation.pairing import ResponseRow, receive_responses
+from annotation.progress import DAYS
 from annotation.queue import Claim, claim_slot
 from annotation.reviewing import comment_on
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
+# Further back than any figure of a person's work, or of the project's pace, looks.
+LONG_AGO: Final = timedelta(days=2 * DAYS)
 TEXTS: Final = Path(__file__).with_name("seed")
 
 # By the number of a sample: what is wrong with the answer to each of its turns; where
@@ -78,7 +85,7 @@ def furnish(*, project: Project, samples: Sequence[DemoSample], cast: Cast) -> N
     publish_the_guideline(project, cast)
     hand_in_drafts(project, cast)
     ask(project, samples, JUDGED, random.Random(1))
-    judge(project, samples, cast, random.Random(2))
+    judge(project, samples, cast)
     for sample, turn, note in EXAMPLES:
         pin_example(
             project=project,
@@ -149,9 +156,7 @@ def answers(sample: DemoSample, kinds: Sequence[str], rng: random.Random) -> lis
     ]
 
 
-def judge(
-    project: Project, samples: Sequence[DemoSample], cast: Cast, rng: random.Random
-) -> None:
+def judge(project: Project, samples: Sequence[DemoSample], cast: Cast) -> None:
     """Let the labelers judge all that waits, each pair as its oracle does, but one."""
     turns = {
         (sample["id"], position): turn
@@ -175,9 +180,11 @@ def judge(
                 user=labeler,
                 verdict=int(is_same),
                 units_that_differ=() if is_same else truth.differs,
-                seconds_spent=round(rng.uniform(5, 25), 1),
                 order_confirmed=True,
             )
+    Judgment.objects.filter(pair__project=project).update(
+        created_at=timezone.now() - LONG_AGO
+    )
 
 
 def _pair(

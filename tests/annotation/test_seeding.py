@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 
 from actions.demo import oracle
 from annotation.interchange import turn_to_json
-from annotation.judging import adjudicate
+from annotation.judging import adjudicate, record_judgment
 from annotation.management.commands import seed_demo
 from annotation.models import (
     Comment,
@@ -26,8 +26,11 @@ from annotation.models import (
     Verdict,
 )
 from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.progress import progress_of
+from annotation.queue import claim_slot
 from annotation.sessions import reveal, session_of
 from tests.cast import sign_in
+from training.cycle import judging_pace
 from training.snapshots import build_snapshot
 
 pytestmark = pytest.mark.django_db
@@ -182,6 +185,27 @@ def test_two_labelers_have_judged_as_the_oracle_does_but_for_one_pair(project):
         "lena": 16,
         "luis": 16,
     }
+
+
+def test_no_seeded_judgment_counts_as_anybodys_work(client, project):
+    lena = person("lena")
+    session = session_of(project=project, user=lena)
+    assert (session.today, session.median, session.notices) == (0, None, ())
+    whole = progress_of(project=project, user=lena).whole
+    assert (whole.count, whole.median, whole.final) == (0, None, 0)
+    pace = judging_pace(project)
+    assert (pace.last_hour, pace.per_hour, pace.seconds_each) == (0, 0, None)
+    sign_in(client, lena)
+    page = client.get("/p/demo/work/").content.decode()
+    assert "<dt>Today</dt><dd>0 of 60</dd>" in page
+    assert "<dt>In all</dt><dd>16</dd>" in page
+    assert "Last 30 days" not in page
+    claim = claim_slot(project=project, user=lena)
+    given = {"slot_id": claim.slot.pk, "token": claim.token, "user": lena}
+    record_judgment(verdict=1, seconds_spent=9, order_confirmed=True, **given)
+    session = session_of(project=project, user=lena)
+    assert (session.today, session.median) == (1, 9)
+    assert progress_of(project=project, user=lena).whole.count == 1
 
 
 def test_a_curator_has_one_disagreement_to_settle_about_the_order(client, project):
