@@ -179,6 +179,11 @@ class Run(models.Model):
         blank=True,
         help_text="The data directory its files lie in, where there is a store.",
     )
+    outputs_stored_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="When what it has left in outputs/, if anything, was in the store.",
+    )
     leased_until = models.DateTimeField(null=True, blank=True)
     token = models.PositiveBigIntegerField(
         default=0, help_text="Fencing token: grows with every claim."

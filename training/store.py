@@ -23,6 +23,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     pass
 
 MANIFEST = "manifest.json"
-AT_ONCE = 3  # checkpoints that are put later, per look
+AT_ONCE = 3  # checkpoints, and outputs, that are put later, per look
 KEPT = ("lock", "accelerate.json")  # what the supervision has written already
 
 
@@ -236,18 +237,36 @@ def _put_checkpoint(checkpoint: Checkpoint) -> None:
     )
 
 
-def put_what_is_missing() -> None:
-    """Put checkpoints of ended runs that the store did not take at the time."""
+def put_what_is_missing() -> list[str]:
+    """Put what the store did not take of ended runs at the time; return why not again.
+
+    A few per look, drawn by lot, so that one that never succeeds keeps none waiting.
+    """
     if not is_set():
-        return
-    missing = Checkpoint.objects.filter(
+        return []
+    checkpoints = Checkpoint.objects.filter(
         run__home=home(),
         run__state__in=FINAL_STATES,
         stored_at__isnull=True,
         files_removed_at__isnull=True,
     )
-    for checkpoint in missing.order_by("pk")[:AT_ONCE]:
-        _put_checkpoint(checkpoint)
+    runs = Run.objects.filter(
+        home=home(), state__in=FINAL_STATES, outputs_stored_at__isnull=True
+    )
+    deeds = [
+        *(
+            partial(_put_checkpoint, each)
+            for each in checkpoints.order_by("?")[:AT_ONCE]
+        ),
+        *(partial(put_outputs, each) for each in runs.order_by("?")[:AT_ONCE]),
+    ]
+    problems: list[str] = []
+    for deed in deeds:
+        try:
+            deed()
+        except (StoreError, OSError) as error:
+            problems.append(str(error))
+    return problems
 
 
 def remove(checkpoint: Checkpoint) -> None:
@@ -283,13 +302,14 @@ def lies_elsewhere(run: Run) -> bool:
 def put_outputs(run: Run) -> None:
     """Put what a program has left in ``outputs/`` so far, with a manifest of its own."""
     folder = run.directory / "outputs"
-    if not folder.is_dir():
-        return
     names = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
     files = {p.relative_to(folder).as_posix(): file_sha256(p) for p in names}
     if files:
         (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n")
         _put_folder(folder, files)
+    Run.objects.filter(pk=run.pk, token=run.token).update(
+        outputs_stored_at=timezone.now()
+    )
 
 
 def take_over(run: Run) -> int:

@@ -425,7 +425,7 @@ class _Supervision:
                 # Whether its outputs are all in the store, nobody can say any more.
                 self.patiently(lambda: update_held(run, program_state="", result={}))
                 run.program_state, run.result = "", {}
-        self.patiently(lambda: update_held(run, home=here))
+        self.patiently(lambda: update_held(run, home=here, outputs_stored_at=None))
         run.home = here
         self.porter.start()
         return True
@@ -437,9 +437,9 @@ class _Supervision:
         self.porter.finish()
         try:
             self.patiently(lambda: store.put_checkpoints(self.run))
-            store.put_outputs(self.run)
+            self.patiently(lambda: store.put_outputs(self.run))
         except store.StoreError as error:
-            told = f"Not everything is in the store: {error}"
+            told = f"Not everything is in the store, tried again later: {error}"
             self.patiently(lambda: _note(self.run, "warning", told))
 
     # Before

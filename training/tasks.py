@@ -56,10 +56,8 @@ def run_hint(run_id: int) -> None:
 
 
 def _put_what_is_missing() -> None:
-    try:
-        store.put_what_is_missing()
-    except store.StoreError as error:
-        logger.warning("Tried again later: %s", error)
+    for problem in store.put_what_is_missing():
+        logger.warning("Tried again later: %s", problem)
 
 
 @shared_task(name="training.tasks.reconcile", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]

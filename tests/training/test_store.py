@@ -22,7 +22,15 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training import launching, promoting, receiving, retention, store, supervising
+from training import (
+    launching,
+    promoting,
+    receiving,
+    retention,
+    store,
+    supervising,
+    tasks,
+)
 from training.manifests import NotWholeError, read_whole
 from training.models import Checkpoint, Metric, Retention, Run, RunSample
 from training.retention import remove_files
@@ -254,8 +262,87 @@ def test_a_store_that_is_away_fails_no_run_and_is_told(settings):
     run = make_run()
     assert supervise(run, tiny("--steps", 2)) is Outcome.FINISHED
     assert any(
-        each.startswith("Not everything is in the store: ") for each in notes(run)
+        each.startswith("Not everything is in the store, tried again later: ")
+        for each in notes(run)
     )
+
+
+def finish_draw(tmp_path):
+    """Return a finished draw whose answers lie in ``outputs/``."""
+    project = make_project_with_samples()
+    file = tmp_path / "responses.jsonl"
+    file.write_text("")
+    policy = make_policy(project)
+    store.put_checkpoints(policy.run)
+    run = start(project, "draw", policy=policy)
+    command = tiny("--responses", file)
+    assert supervise(run, command) is Outcome.FINISHED
+    return run
+
+
+def test_outputs_that_the_store_did_not_take_are_put_later(
+    shared, tmp_path, monkeypatch, caplog
+):
+    there = shared / "runs"
+    put, refused = LocalFileSystem.makedirs, []
+
+    def refuses_once(self, path, **kwargs):
+        if path.endswith("/outputs") and not refused:
+            refused.append(path)
+            raise OSError("the line is down")
+        return put(self, path, **kwargs)
+
+    monkeypatch.setattr(LocalFileSystem, "makedirs", refuses_once)
+    run = finish_draw(tmp_path)
+    assert refused
+    assert any("tried again later" in each for each in notes(run))
+    assert run.outputs_stored_at is None
+    tasks.reconcile()
+    run.refresh_from_db()
+    assert run.outputs_stored_at
+    outputs = there / str(run.pk) / "outputs"
+    assert sorted(p.name for p in outputs.iterdir()) == [
+        "manifest.json",
+        "responses.jsonl",
+    ]
+    assert caplog.messages == []
+
+
+def test_outputs_wait_for_as_long_as_the_store_refuses_them(shared, tmp_path, caplog):
+    """A file where the folder must be, as a store with a wrong prefix would have it."""
+    project = make_project_with_samples()
+    (shared / "runs").write_text("in the way")
+    runs = []
+    for _ in range(store.AT_ONCE + 2):
+        run = make_run(project=project, kind="draw", state="finished")
+        Run.objects.filter(pk=run.pk).update(home=store.home())
+        (run.directory / "outputs").mkdir(parents=True)
+        (run.directory / "outputs" / "responses.jsonl").write_text("{}\n")
+        runs.append(run)
+    tasks.reconcile()
+    assert len(caplog.messages) == store.AT_ONCE  # bounded, and each is logged
+    assert all("Tried again later: the object store" in m for m in caplog.messages)
+    waiting = Run.objects.filter(outputs_stored_at__isnull=True)
+    assert waiting.count() == len(runs)
+    (shared / "runs").unlink()
+    (shared / "runs" / str(runs[0].pk)).mkdir(parents=True)
+    (shared / "runs" / str(runs[0].pk) / "outputs").write_text("in the way")
+    wait_until(lambda: tasks.reconcile() or waiting.count() == 1)
+    assert waiting.get() == runs[0]  # and keeps none of the others waiting
+    assert (shared / "runs" / str(runs[-1].pk) / "outputs" / "manifest.json").is_file()
+
+
+def test_what_a_new_attempt_leaves_is_put_again(shared, tmp_path):
+    run = finish_draw(tmp_path)
+    first = run.outputs_stored_at
+    assert first
+    Run.objects.filter(pk=run.pk).update(state="failed", program_state="failed")
+    launching.resume_run(run=run, user=None)
+    gone = tiny("--state", "failed")
+    shutil.rmtree(shared / "runs" / str(run.pk))
+    (shared / "runs" / str(run.pk)).write_text("in the way")
+    assert supervise(run, gone) is Outcome.FAILED
+    assert run.outputs_stored_at is None
 
 
 def test_a_start_that_cannot_store_its_data_is_refused_with_the_reason(settings):
