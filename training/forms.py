@@ -31,6 +31,7 @@ from training.wording import help_of, words
 
 if TYPE_CHECKING:
     from annotation.models import Project
+    from training.models import Run
 
 FLOAT = forms.NumberInput(attrs={"step": "any"})
 
@@ -211,22 +212,7 @@ class NewRunForm(RecipeForm):
                 )
 
         if queues := announced_queues():
-            self.fields["queue"] = forms.ChoiceField(
-                choices=[
-                    ("", gettext("Any worker")),
-                    *((each.name, _label_of(each)) for each in queues),
-                ],
-                required=False,
-                label=gettext("Runs on"),
-                help_text=gettext("It waits for these workers, whoever else is free."),
-            )
-            self.fields["shares_device"] = forms.BooleanField(
-                required=False,
-                label=gettext("May share its GPU"),
-                help_text=gettext(
-                    "Runs beside others that say so too; otherwise it is alone on it."
-                ),
-            )
+            self.fields |= _place_fields(queues)
         if kind in LEAVES_A_POLICY:
             self.fields["draw_next"] = forms.BooleanField(
                 required=False,
@@ -254,6 +240,44 @@ class NewRunForm(RecipeForm):
             for takes in INPUTS[self.kind]
             if (checkpoint := self.cleaned_data.get(takes.role.value))
         }
+
+
+class PlaceForm(forms.Form):
+    """Which workers a queued run waits for."""
+
+    def __init__(self, *args: Any, run: Run, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self.initial = {"queue": run.queue, "shares_device": run.shares_device}
+        self.queues = announced_queues()
+        self.fields |= _place_fields(self.queues, wished=run.queue)
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether there is anything to choose: a queue, or to give up a wish."""
+        return bool(self.queues or self.initial["queue"])
+
+
+def _place_fields(queues: list[Queue], wished: str = "") -> dict[str, forms.Field]:
+    """Return the fields that say where a run runs; ``wished`` may have been forgotten."""
+    choices = [("", gettext("Any worker"))]
+    choices += [(each.name, _label_of(each)) for each in queues]
+    if wished not in dict(choices):
+        choices.append((wished, wished))
+    return {
+        "queue": forms.ChoiceField(
+            choices=choices,
+            required=False,
+            label=gettext("Runs on"),
+            help_text=gettext("It waits for these workers, whoever else is free."),
+        ),
+        "shares_device": forms.BooleanField(
+            required=False,
+            label=gettext("May share its GPU"),
+            help_text=gettext(
+                "Runs beside others that say so too; otherwise it is alone on it."
+            ),
+        ),
+    }
 
 
 def _label_of(queue: Queue) -> str:

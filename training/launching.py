@@ -170,9 +170,7 @@ def start_run(
             "This run needs one. Train a reward model first."
         )
     if queue and queue not in {each.name for each in announced_queues()}:
-        problems["queue"] = gettext("No worker has announced a queue “%(name)s”.") % {
-            "name": queue
-        }
+        problems["queue"] = _no_such_queue(queue)
     if problems:
         raise LaunchRefusedError(problems)
     try:
@@ -374,6 +372,48 @@ def resume_run(*, run: Run, user: User | None) -> Run:
         _note(run, f"{user or 'Somebody'} resumed the run.")
         send_hint_on_commit(run.pk)
     return run
+
+
+def change_place(
+    *, run: Run, user: User | None, queue: str, shares_device: bool
+) -> Run:
+    """Change which workers a queued run waits for, and whether it shares their GPU.
+
+    A worker that claims it at the same time locks the same row: it gets the run as it
+    was, and this raises RunStateError; or it comes later and looks at the new wish.
+    Raises LaunchRefusedError for a queue that no worker has announced.
+    """
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run.pk)
+        if run.state != RunState.QUEUED:
+            raise RunStateError(
+                gettext(
+                    "Where it runs can be changed only while it is queued; this one is "
+                    "%(state)s."
+                )
+                % {"state": run.get_state_display().lower()}
+            )
+        known = {"", run.queue, *(each.name for each in announced_queues())}
+        if queue not in known:
+            raise LaunchRefusedError({"queue": _no_such_queue(queue)})
+        before, run.queue = run.queue, queue
+        shared, run.shares_device = run.shares_device, shares_device
+        if (before, shared) == (queue, shares_device):
+            return run
+        run.save(update_fields=["queue", "shares_device"])
+        told = f"{user or 'Somebody'} changed what the run waits for: "
+        told += f"{_wish(before, shared)} → {_wish(queue, shares_device)}."
+        _note(run, told)
+        send_hint_on_commit(run.pk)
+    return run
+
+
+def _wish(queue: str, shares_device: bool) -> str:
+    return f"{queue or 'any worker'}{', sharing its GPU' if shares_device else ''}"
+
+
+def _no_such_queue(queue: str) -> str:
+    return gettext("No worker has announced a queue “%(name)s”.") % {"name": queue}
 
 
 def _note(run: Run, message: str, level: str = "info") -> None:

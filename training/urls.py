@@ -26,6 +26,7 @@ urlpatterns = [
     ),
     path("p/<slug:slug>/runs/<int:pk>/stop/", runs.stop, name="run-stop"),
     path("p/<slug:slug>/runs/<int:pk>/resume/", runs.resume, name="run-resume"),
+    path("p/<slug:slug>/runs/<int:pk>/place/", runs.place, name="run-place"),
     path("p/<slug:slug>/iterations/", iterations.iterations, name="iterations"),
     path(
         "p/<slug:slug>/iterations/new/", iterations.iteration_new, name="iteration-new"

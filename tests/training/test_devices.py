@@ -407,6 +407,187 @@ def test_a_queue_whose_workers_are_away_is_said(client, project, tara):
     assert "No worker serves it any more." in text
 
 
+# Changing the wish of a queued run
+
+
+def change(run, queue, **fields):
+    deed = {"user": None, "shares_device": False} | fields
+    return launching.change_place(run=run, queue=queue, **deed)
+
+
+def test_a_trainer_changes_where_a_queued_run_will_run(
+    client, project, tara, monkeypatch
+):
+    announce(GPU_0)
+    announce(GPU_1)
+    hinted = []
+    monkeypatch.setattr(launching, "send_hint_on_commit", hinted.append)
+    run = make_run(project=project, queue="cuda:1")
+    page = client.get(run.get_absolute_url())
+    form = page.context["place_form"]
+    assert [value for value, _ in form.fields["queue"].choices] == [
+        *("", "cuda:0", "cuda:1")
+    ]
+    sent = {"place-queue": "cuda:0", "place-shares_device": "on"}
+    address = f"/p/cakes/runs/{run.pk}/place/"
+    assert client.post(address, sent, follow=True).status_code == 200
+    run.refresh_from_db()
+    assert (run.queue, run.shares_device, hinted) == ("cuda:0", True, [run.pk])
+    assert run.notes.get().message == (
+        "tara changed what the run waits for: cuda:1 → cuda:0, sharing its GPU."
+    )
+    text = client.get(run.get_absolute_url()).content.decode()
+    assert "Waits for cuda:0." in text
+    assert "tara changed what the run waits for" in text
+    client.post(address, sent)  # the same again is no change
+    assert run.notes.count() == 1
+    assert claim(run, GPU_1) is None
+    assert claim(run, GPU_0)
+
+
+def test_a_wish_for_workers_that_are_gone_can_be_given_up(client, project, tara):
+    run = make_run(project=project, queue="night")
+    form = client.get(run.get_absolute_url()).context["place_form"]
+    assert form.fields["queue"].choices == [("", "Any worker"), ("night", "night")]
+    client.post(f"/p/cakes/runs/{run.pk}/place/", {"place-queue": ""})
+    assert claim(run, ANY)
+
+
+def test_without_queues_there_is_nothing_to_change(client, project, tara):
+    run = make_run(project=project)
+    page = client.get(run.get_absolute_url())
+    assert page.context["place_form"] is None
+    assert "Change where it runs" not in page.content.decode()
+
+
+def test_a_claimed_run_stays_where_it_is_and_the_page_says_so(client, project, tara):
+    announce(GPU_0)
+    announce(GPU_1)
+    run = make_run(project=project, queue="cuda:1")
+    claim(run, GPU_1)
+    page = client.get(run.get_absolute_url()).content.decode()
+    assert "Change where it runs" not in page
+    sent = {"place-queue": "cuda:0"}
+    page = client.post(f"/p/cakes/runs/{run.pk}/place/", sent, follow=True)
+    assert (
+        "Where it runs can be changed only while it is queued; this one is starting."
+    ) in page.content.decode()
+    run.refresh_from_db()
+    assert run.queue == "cuda:1"
+    assert not run.notes.exists()
+
+
+def test_a_queue_nobody_announced_is_no_place_to_wait(client, project, tara):
+    announce(GPU_0)
+    run = make_run(project=project)
+    sent = {"place-queue": "cuda:9"}
+    page = client.post(f"/p/cakes/runs/{run.pk}/place/", sent, follow=True)
+    assert "cuda:9 is not one of the available choices" in page.content.decode()
+    with pytest.raises(
+        launching.LaunchRefusedError, match="announced a queue “cuda:9”"
+    ):
+        change(run, "cuda:9")
+    run.refresh_from_db()
+    assert run.queue == ""
+
+
+def test_only_a_trainer_changes_where_a_run_runs(client, project):
+    announce(GPU_0)
+    run = make_run(project=project)
+    for name, status in (("lena", 403), ("sam", 404)):
+        sign_in(client, make_user(name))
+        address = f"/p/cakes/runs/{run.pk}/place/"
+        assert client.post(address, {"place-queue": "cuda:0"}).status_code == status
+    run.refresh_from_db()
+    assert run.queue == ""
+
+
+def test_of_a_claim_and_a_change_at_once_exactly_one_happens():
+    announce(GPU_0)
+    project, rng, seen = make_project(), random.Random(5), set()
+    for _ in range(40):
+        run = make_run(project=project, queue="cuda:1")
+        gate, done = threading.Barrier(2), {}
+
+        def work(name, deed, wait, gate=gate, done=done):
+            try:
+                connection.ensure_connection()
+                gate.wait()
+                time.sleep(wait)
+                done[name] = deed()
+            except launching.RunStateError:
+                done[name] = None
+            finally:
+                connection.close()
+
+        deeds = {
+            "claim": lambda run=run: claim(run, GPU_1),
+            "change": lambda run=run: change(run, "cuda:0"),
+        }
+        threads = [
+            threading.Thread(target=work, args=(name, deed, rng.random() / 200))
+            for name, deed in deeds.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        happened = {name for name, result in done.items() if result is not None}
+        assert len(done) == 2
+        assert len(happened) == 1
+        seen |= happened
+        run.refresh_from_db()
+        wanted = ("starting", "cuda:1") if "claim" in happened else ("queued", "cuda:0")
+        assert (run.state, run.queue) == wanted
+        Run.objects.update(state="finished", leased_until=None)
+    assert seen == {"claim", "change"}
+
+
+def test_a_change_waits_for_a_claim_that_is_under_way_and_is_refused():
+    announce(GPU_0)
+    run = make_run(queue="cuda:1")
+    refused = []
+
+    def work():
+        try:
+            change(run, "cuda:0")
+        except launching.RunStateError as error:
+            refused.append(str(error))
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=work)
+    with transaction.atomic():
+        assert claim(run, GPU_1)
+        thread.start()
+        time.sleep(0.3)
+        assert thread.is_alive()
+    thread.join()
+    assert refused
+    run.refresh_from_db()
+    assert (run.state, run.queue) == ("starting", "cuda:1")
+
+
+def test_a_claim_that_meets_a_change_under_way_lets_go():
+    announce(GPU_0)
+    run = make_run(queue="cuda:1")
+    got = []
+
+    def work():
+        try:
+            got.append(claim(run, GPU_1))
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        change(run, "cuda:0")
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(10)
+    assert got == [None]
+    assert claim(run, GPU_0)
+
+
 def test_places_not_seen_for_a_month_are_forgotten():
     announce(GPU_0, ago=31 * 24 * 60)
     announce(GPU_1)

@@ -39,10 +39,11 @@ from training.figures import (
     plain_figures,
     setting_text,
 )
-from training.forms import NewRunForm, RunFilterForm, chosen_inputs
+from training.forms import NewRunForm, PlaceForm, RunFilterForm, chosen_inputs
 from training.launching import (
     LaunchRefusedError,
     RunStateError,
+    change_place,
     default_inputs,
     resume_run,
     start_run,
@@ -368,7 +369,7 @@ def live(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     found = run_of_project(project, pk)
     version = _version(found)
     response: HttpResponse
-    if request.headers.get("If-None-Match") == version and found.is_active:
+    if request.headers.get("If-None-Match") == version:
         response = HttpResponse(status=304)
     else:
         response = render(request, "training/_live.html", _live_facts(found, version))
@@ -397,6 +398,10 @@ def _version(run: Run) -> str:
         run.error,
         newest,
         _is_silent(run),
+        run.queue,
+        run.shares_device,
+        _waiting(run),
+        _waits_long(run),
     )
     return f'"{hashlib.sha256(repr(facts).encode()).hexdigest()[:20]}"'
 
@@ -450,10 +455,26 @@ def _live_facts(run: Run, version: str = "") -> dict[str, object]:
         "iteration": Iteration.objects.filter(steps__run=run).first(),
         "tables": tables,
         "next_stages": _next_stages(run, checkpoints),
-        "is_waiting_long": run.state == RunState.QUEUED
-        and not run.queue
-        and (timezone.now() - run.created_at).total_seconds() > 60,
+        "place_form": _place_form(run),
+        "is_waiting_long": _waits_long(run),
     }
+
+
+def _waits_long(run: Run) -> bool:
+    """Tell whether a run without a wish has waited longer than a free worker takes."""
+    return (
+        run.state == RunState.QUEUED
+        and not run.queue
+        and (timezone.now() - run.created_at).total_seconds() > 60
+    )
+
+
+def _place_form(run: Run) -> PlaceForm | None:
+    """Return the form to change where a queued run will run, if there is a choice."""
+    if run.state != RunState.QUEUED:
+        return None
+    form = PlaceForm(run=run, prefix="place")
+    return form if form.has_choice else None
 
 
 @dataclass(frozen=True)
@@ -472,13 +493,14 @@ def _waiting(run: Run) -> Waiting | None:
     """Return what a run with a wish waits for; None for any other run."""
     if run.state != RunState.QUEUED or not run.queue:
         return None
-    known = [each for each in announced_queues() if each.name == run.queue]
+    known = next((q for q in announced_queues() if q.name == run.queue), None)
+    is_away = known is None or known.is_away
     held = holders(run).first()
     own = held if held is not None and held.project_id == run.project_id else None
     return Waiting(
         run.queue,
-        not known or known[0].is_away,
-        known[0].seen_at if known else None,
+        is_away,
+        known.seen_at if known is not None and is_away else None,
         held is not None,
         own,
         run_name(own) if own else "",
@@ -606,6 +628,25 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     try:
         resume_run(run=run_of_project(project, pk), user=_user(request))
     except RunStateError as error:
+        messages.warning(request, str(error))
+    return redirect("training:run", slug, pk)
+
+
+@require_POST
+@login_required
+def place(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Change which workers a queued run waits for."""
+    project = enter(request, slug, Role.TRAINER)
+    found = run_of_project(project, pk)
+    form = PlaceForm(request.POST, run=found, prefix="place")
+    try:
+        if form.is_valid():
+            change_place(run=found, user=_user(request), **form.cleaned_data)
+        else:
+            messages.error(
+                request, " ".join(str(each) for each in form.errors["queue"])
+            )
+    except (RunStateError, LaunchRefusedError) as error:
         messages.warning(request, str(error))
     return redirect("training:run", slug, pk)
 
