@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -27,7 +29,7 @@ from training.models import (
     RunState,
     StepName,
 )
-from training.wording import help_of, words
+from training.wording import When, help_of, only_with, words
 
 if TYPE_CHECKING:
     from annotation.models import Project
@@ -114,6 +116,19 @@ class ExportForm(forms.Form):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class SettingGroup:
+    """Neighbouring settings that are all used with the same choice, or always.
+
+    ``when`` says with which, in JSON: names of fields, each with the values that count.
+    ``only`` says it in words.
+    """
+
+    fields: list[forms.BoundField]
+    when: str
+    only: str
+
+
 class RecipeForm(forms.Form):
     """The recipe of a kind of run: one field per setting of its dataclass.
 
@@ -145,24 +160,42 @@ class RecipeForm(forms.Form):
             )
 
     @property
-    def settings(self) -> list[forms.BoundField]:
+    def settings(self) -> list[SettingGroup]:
         """The settings people change, in the order of the recipe."""
-        return [field for field, advanced in self._settings() if not advanced]
+        return list(self._groups(advanced=False))
 
     @property
-    def advanced_settings(self) -> list[forms.BoundField]:
-        return [field for field, advanced in self._settings() if advanced]
+    def advanced_settings(self) -> list[SettingGroup]:
+        return list(self._groups(advanced=True))
 
     @property
     def advanced_is_wrong(self) -> bool:
         """Whether a folded setting has an error and must be shown."""
-        return any(field.errors for field in self.advanced_settings)
+        return any(
+            field.errors for group in self.advanced_settings for field in group.fields
+        )
 
-    def _settings(self) -> Iterator[tuple[forms.BoundField, bool]]:
-        for setting in dataclasses.fields(RECIPES[self.kind]):
-            yield (
-                self[f"recipe_{setting.name}"],
-                bool(setting.metadata.get("advanced")),
+    def _groups(self, *, advanced: bool) -> Iterator[SettingGroup]:
+        """Yield neighbours that hang on the same choice together, others by themselves."""
+        chosen = [
+            setting
+            for setting in dataclasses.fields(RECIPES[self.kind])
+            if bool(setting.metadata.get("advanced")) == advanced
+        ]
+        for _when, same in itertools.groupby(chosen, lambda s: s.metadata.get("when")):
+            settings = list(same)
+            when: When = settings[0].metadata.get("when") or {}
+            yield SettingGroup(
+                fields=[self[f"recipe_{setting.name}"] for setting in settings],
+                when=json.dumps(
+                    {
+                        self[f"recipe_{name}"].html_name: list(values)
+                        for name, values in when.items()
+                    }
+                )
+                if when
+                else "",
+                only=only_with(when) if when else "",
             )
 
     def recipe(self) -> dict[str, object]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from django.utils.translation import gettext
 
@@ -192,6 +193,21 @@ def help_of(setting: Mapping[str, object]) -> str:
     """Return the help text in the metadata of a recipe's field."""
     text = setting.get("help")
     return gettext(str(text)) if text else ""
+
+
+When: TypeAlias = Mapping[str, Sequence[str | bool]]
+
+
+def only_with(when: When) -> str:
+    """Return with which choices alone a setting is used, in words."""
+    choices = [
+        words(name)
+        if list(values) == [True]
+        else gettext("%(setting)s: %(values)s")
+        % {"setting": words(name), "values": ", ".join(map(str, values))}
+        for name, values in when.items()
+    ]
+    return gettext("Only with %(choices)s") % {"choices": "; ".join(choices)}
 
 
 def texts_of_the_engine() -> Iterator[str]:

@@ -28,6 +28,37 @@ def test_every_setting_has_a_help_text_and_a_plain_type(program):
 
 
 @pytest.mark.parametrize("program", RECIPES)
+def test_a_setting_hangs_only_on_choices_that_its_recipe_has(program):
+    known = {item.name: item for item in dataclasses.fields(RECIPES[program])}
+    for item in known.values():
+        for name, values in item.metadata.get("when", {}).items():
+            other = known[name]
+            possible = other.metadata.get("choices", [True, False])
+            assert values, item.name
+            assert set(values) < set(possible), item.name
+            # Shown with the choice, so what it hangs on is used whenever it is.
+            needed = other.metadata.get("when", {})
+            assert needed.items() <= item.metadata["when"].items(), item.name
+
+
+def test_a_critic_is_ppos_alone():
+    hang = [
+        item.name
+        for item in dataclasses.fields(RECIPES["policy"])
+        if item.metadata.get("when") == {"algorithm": ["ppo"]}
+    ]
+    assert hang == [
+        "critic_start",
+        "critic_learning_rate",
+        "critic_updates",
+        "critic_warmup_steps",
+        "gae_lambda",
+        "discount",
+        "value_clip_range",
+    ]
+
+
+@pytest.mark.parametrize("program", RECIPES)
 def test_every_recipe_has_a_seed(program):
     assert recipe_from_json(program, {"seed": 7}).seed == 7
 

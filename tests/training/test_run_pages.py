@@ -1,6 +1,7 @@
 """The run pages through the HTTP door: who may see them, what they show and do."""
 
 import csv
+import dataclasses
 import datetime
 import io
 import json
@@ -21,6 +22,7 @@ from tests.cast import (
 )
 from tests.training.conftest import make_policy, make_run
 from training import figures, promoting
+from training.engine.recipes import RECIPES
 from training.models import Metric, Run, RunNote, RunSample, RunState
 from training.views import curves
 
@@ -161,6 +163,67 @@ def test_a_wrong_setting_is_said_at_its_field_and_nothing_starts(
     assert message in answer.context["form"].errors[field][0]
     assert 'value="77"' in answer.content.decode()
     assert not Run.objects.exists()
+
+
+def policy_form(client, project, **fields):
+    """Answer of the form of a policy run that starts from a policy and an oracle."""
+    policy = make_policy(project)
+    fields |= {"policy": policy.pk, "recipe_consistency_source": "oracle"}
+    return start(client, project, "policy", **fields)
+
+
+def test_settings_that_hang_on_a_choice_stand_together_under_what_they_need(
+    client, project, tara
+):
+    page = client.get("/p/cakes/runs/new/policy/")
+    groups = {
+        group.only: [field.name.removeprefix("recipe_") for field in group.fields]
+        for group in page.context["form"].advanced_settings
+        if group.when
+    }
+    assert groups["Only with algorithm: ppo"] == [
+        "critic_start",
+        "critic_learning_rate",
+        "critic_updates",
+        "critic_warmup_steps",
+        "gae_lambda",
+        "discount",
+        "value_clip_range",
+    ]
+    assert groups["Only with whole tasks"] == ["completion_weight"]
+    html = page.content.decode()
+    assert "<legend>Only with algorithm: ppo</legend>" in html
+    assert "{&quot;recipe_algorithm&quot;: [&quot;ppo&quot;]}" in html
+
+
+def test_every_setting_is_on_the_page_once(client, project, tara):
+    for kind, recipe in RECIPES.items():
+        form = client.get(f"/p/cakes/runs/new/{kind}/").context["form"]
+        shown = [
+            field.name
+            for group in (*form.settings, *form.advanced_settings)
+            for field in group.fields
+        ]
+        known = [f"recipe_{item.name}" for item in dataclasses.fields(recipe)]
+        assert sorted(shown) == sorted(known), kind
+
+
+def test_a_setting_that_the_choice_does_not_use_is_kept_and_does_not_matter(
+    client, project, tara
+):
+    answer = policy_form(client, project, recipe_gae_lambda="0.5")
+    assert answer.status_code == 302, answer.context["form"].errors
+    assert Run.objects.get(kind="policy").recipe["gae_lambda"] == 0.5
+
+
+def test_a_wrong_value_is_said_even_where_the_choice_does_not_use_it(
+    client, project, tara
+):
+    answer = policy_form(client, project, recipe_gae_lambda="7")
+    assert answer.status_code == 422
+    form = answer.context["form"]
+    assert form.advanced_is_wrong
+    assert "less than or equal to 1" in form.errors["recipe_gae_lambda"][0]
 
 
 def test_a_draw_needs_a_policy_and_says_so(client, project, tara):

@@ -60,6 +60,7 @@ class DrawRecipe:
             min=0,
             max=1024,
             advanced=True,
+            when={"keep": ("accepted",)},
         ),
     )
     temperature: float = field(

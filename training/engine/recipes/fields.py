@@ -1,12 +1,14 @@
 """What is said of a setting beside its type and default, and words that recipes share.
 
 The page form of a new run is made from it. ``help`` is one sentence; ``min`` and ``max``
-are inclusive; ``choices``, ``unit``; ``advanced`` settings are shown folded.
+are inclusive; ``choices``, ``unit``; ``advanced`` settings are shown folded. ``when``
+names other settings and the values of theirs with which alone this one is used: the form
+then shows it, the program otherwise ignores it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def about(
@@ -17,6 +19,7 @@ def about(
     choices: Sequence[str] = (),
     unit: str = "",
     advanced: bool = False,
+    when: Mapping[str, Sequence[str | bool]] | None = None,
 ) -> dict[str, object]:
     """Return the metadata of one setting, leaving out what was not said."""
     told: dict[str, object] = {"help": help, "advanced": advanced}
@@ -28,6 +31,8 @@ def about(
         told["choices"] = list(choices)
     if unit:
         told["unit"] = unit
+    if when:
+        told["when"] = {name: list(values) for name, values in when.items()}
     return told
 
 
@@ -67,8 +72,14 @@ DECAY_SHARE = about(
     max=1.0,
     advanced=True,
 )
-LORA_RANK = about("Rank of the adapters.", min=1, max=4096)
-LORA_ALPHA = about("Scale of the adapters.", min=1, max=8192, advanced=True)
+LORA_RANK = about("Rank of the adapters.", min=1, max=4096, when={"method": ("lora",)})
+LORA_ALPHA = about(
+    "Scale of the adapters.",
+    min=1,
+    max=8192,
+    advanced=True,
+    when={"method": ("lora",)},
+)
 PROCESSES = about(
     "Processes that share every step, one for each GPU; a step is as large as with one "
     "and learns the same.",

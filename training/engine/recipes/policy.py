@@ -23,6 +23,9 @@ from training.engine.recipes.fields import (
 )
 
 AS_ALGORITHM = "as algorithm"  # a setting left to the recipe's algorithm
+PPO = {"algorithm": ("ppo",)}
+DROPS_SILENT = {"algorithm": ("grpo by token", "dapo")}  # groups without a signal
+GATED = {"consistency_source": ("reward model",)}
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,21 @@ class PolicyRecipe:
         default=1.5,
         metadata=about(
             "Groups drawn for each group kept. Groups whose rewards are all equal "
-            "teach nothing and are dropped first (grpo by token and dapo only).",
+            "teach nothing and are dropped first.",
             min=1.0,
             max=16.0,
+            when=DROPS_SILENT,
         ),
     )
     draw_rounds: int = field(
         default=1,
         metadata=about(
             "How often to draw again while groups with a signal are missing (DAPO's "
-            "dynamic sampling; grpo by token and dapo only).",
+            "dynamic sampling).",
             min=1,
             max=100,
             advanced=True,
+            when=DROPS_SILENT,
         ),
     )
     least_spread: float = field(
@@ -113,6 +118,7 @@ class PolicyRecipe:
             "Address of a server started with `trl vllm-serve`, as "
             "http://gpu-2.example:8000.",
             advanced=True,
+            when={"backend": ("vllm server",)},
         ),
     )
     vllm_memory: float = field(
@@ -122,6 +128,7 @@ class PolicyRecipe:
             min=0.05,
             max=0.95,
             advanced=True,
+            when={"backend": ("vllm",)},
         ),
     )
     micro_batch: int = field(
@@ -157,6 +164,7 @@ class PolicyRecipe:
             min=0.0,
             max=100.0,
             advanced=True,
+            when={"whole_tasks": (True,)},
         ),
     )
 
@@ -204,6 +212,7 @@ class PolicyRecipe:
             min=0.1,
             max=100.0,
             advanced=True,
+            when={"consistency_value": ("logit", "log-probability")},
         ),
     )
     best_of_references: bool = field(
@@ -266,7 +275,13 @@ class PolicyRecipe:
     adamw_8bit: bool = field(default=False, metadata=ADAMW_8BIT)
     muon_learning_rate: float = field(
         default=1e-3,
-        metadata=about("Peak rate of the Muon part.", min=0.0, max=1.0, advanced=True),
+        metadata=about(
+            "Peak rate of the Muon part.",
+            min=0.0,
+            max=1.0,
+            advanced=True,
+            when={"optimizer": ("muon",), "method": ("full",)},
+        ),
     )
     learning_rate: float = field(
         default=3e-4, metadata=about("Peak rate of AdamW.", min=0.0, max=1.0)
@@ -361,6 +376,7 @@ class PolicyRecipe:
             max=32768,
             unit="tokens",
             advanced=True,
+            when={"overlong": (AS_ALGORITHM, "punished")},
         ),
     )
     updates_per_draw: int = field(
@@ -382,12 +398,17 @@ class PolicyRecipe:
             "Whose weights ppo's critic starts from; its output starts at zero.",
             choices=("policy", "reward model"),
             advanced=True,
+            when=PPO,
         ),
     )
     critic_learning_rate: float = field(
         default=1e-3,
         metadata=about(
-            "Rate of AdamW for ppo's critic.", min=0.0, max=1.0, advanced=True
+            "Rate of AdamW for ppo's critic.",
+            min=0.0,
+            max=1.0,
+            advanced=True,
+            when=PPO,
         ),
     )
     critic_updates: int = field(
@@ -397,6 +418,7 @@ class PolicyRecipe:
             min=1,
             max=1000,
             advanced=True,
+            when=PPO,
         ),
     )
     critic_warmup_steps: int = field(
@@ -407,6 +429,7 @@ class PolicyRecipe:
             max=1_000_000,
             unit="steps",
             advanced=True,
+            when=PPO,
         ),
     )
     gae_lambda: float = field(
@@ -416,6 +439,7 @@ class PolicyRecipe:
             min=0.0,
             max=1.0,
             advanced=True,
+            when=PPO,
         ),
     )
     discount: float = field(
@@ -425,6 +449,7 @@ class PolicyRecipe:
             min=0.0,
             max=1.0,
             advanced=True,
+            when=PPO,
         ),
     )
     value_clip_range: float = field(
@@ -435,6 +460,7 @@ class PolicyRecipe:
             min=0.0,
             max=100.0,
             advanced=True,
+            when=PPO,
         ),
     )
 
@@ -452,6 +478,7 @@ class PolicyRecipe:
             "the run does not start.",
             min=0.0,
             max=1.0,
+            when=GATED,
         ),
     )
     gate_bad_recall: float = field(
@@ -460,6 +487,7 @@ class PolicyRecipe:
             "Share of bad held-out answers the reward model must catch.",
             min=0.0,
             max=1.0,
+            when=GATED,
         ),
     )
     gate_override: str = field(
@@ -467,6 +495,7 @@ class PolicyRecipe:
         metadata=about(
             "A reason to start although the reward model misses its gate; it stays in "
             "the run's record.",
+            when=GATED,
         ),
     )
     evaluate_every: int = field(

@@ -69,18 +69,27 @@ class PreferenceRecipe:
             min=0.0,
             max=100.0,
             advanced=True,
+            when={"objective": ("dpo",)},
         ),
     )
     good_weight: float = field(
         default=1.0,
         metadata=about(
-            "Weight of consistent answers (kto).", min=0.0, max=100.0, advanced=True
+            "Weight of consistent answers.",
+            min=0.0,
+            max=100.0,
+            advanced=True,
+            when={"objective": ("kto",)},
         ),
     )
     bad_weight: float = field(
         default=1.0,
         metadata=about(
-            "Weight of inconsistent answers (kto).", min=0.0, max=100.0, advanced=True
+            "Weight of inconsistent answers.",
+            min=0.0,
+            max=100.0,
+            advanced=True,
+            when={"objective": ("kto",)},
         ),
     )
     method: str = field(

@@ -21,6 +21,9 @@ from training.engine.recipes.fields import (
     about,
 )
 
+PAIRS = {"judges": ("consistency",)}  # what only learns from pairs with a label
+SCRATCH = {"backbone": ("scratch",)}
+
 
 @dataclass(frozen=True)
 class RewardRecipe:
@@ -51,6 +54,7 @@ class RewardRecipe:
             "How label and sampled response are packed into one prompt: whole after "
             "whole (the paper's) or unit by unit.",
             choices=("sequential", "interleaved"),
+            when=PAIRS,
         ),
     )
     labels: str = field(
@@ -59,6 +63,7 @@ class RewardRecipe:
             "One label for the pair (the paper's) or one per unit, with the minimum "
             "as the score.",
             choices=("final", "unit"),
+            when=PAIRS,
         ),
     )
     differences: bool = field(
@@ -66,6 +71,7 @@ class RewardRecipe:
         metadata=about(
             "Unit by unit: write equal texts as equal, and after two others the words "
             "that only one of them has. Small models need it to compare values.",
+            when={**PAIRS, "layout": ("interleaved",)},
         ),
     )
     history_tokens: int = field(
@@ -77,6 +83,7 @@ class RewardRecipe:
             max=1_000_000,
             unit="tokens",
             advanced=True,
+            when=PAIRS,
         ),
     )
     backbone: str = field(
@@ -90,21 +97,32 @@ class RewardRecipe:
     judged_share: float = field(
         default=0.4,
         metadata=about(
-            "Share of judged pairs in a step; the rest is derived.", min=0.0, max=1.0
+            "Share of judged pairs in a step; the rest is derived.",
+            min=0.0,
+            max=1.0,
+            when=PAIRS,
         ),
     )
     judgments: bool = field(
-        default=True, metadata=about("Train on the judgments of people.")
+        default=True,
+        metadata=about(
+            "Train on the judgments of people.",
+            when=PAIRS,
+        ),
     )
     references: bool = field(
         default=True,
-        metadata=about("Derive consistent pairs from other wordings of the label."),
+        metadata=about(
+            "Derive consistent pairs from other wordings of the label.",
+            when=PAIRS,
+        ),
     )
     quads: bool = field(
         default=True,
         metadata=about(
             "Derive balanced quads: two steps in another order and all that follows "
             "changed to fit, so that only comparing the sides tells the verdict.",
+            when=PAIRS,
         ),
     )
     changes: bool = field(
@@ -112,11 +130,15 @@ class RewardRecipe:
         metadata=about(
             "Derive inconsistent pairs: one value, action name, question or step "
             "changed.",
+            when=PAIRS,
         ),
     )
     several_changes: bool = field(
         default=True,
-        metadata=about("Change two or three places at once in half of these."),
+        metadata=about(
+            "Change two or three places at once in half of these.",
+            when={**PAIRS, "changes": (True,)},
+        ),
     )
     optimizer: str = field(
         default="muon",
@@ -127,7 +149,13 @@ class RewardRecipe:
     )
     adamw_8bit: bool = field(default=False, metadata=ADAMW_8BIT)
     muon_learning_rate: float = field(
-        default=5e-3, metadata=about("Peak rate of the Muon part.", min=0.0, max=1.0)
+        default=5e-3,
+        metadata=about(
+            "Peak rate of the Muon part.",
+            min=0.0,
+            max=1.0,
+            when={"optimizer": ("muon",)},
+        ),
     )
     learning_rate: float = field(
         default=2e-3, metadata=about("Peak rate of the AdamW part.", min=0.0, max=1.0)
@@ -148,6 +176,7 @@ class RewardRecipe:
             min=0.0,
             max=100.0,
             advanced=True,
+            when={**PAIRS, "labels": ("unit",)},
         ),
     )
     pairwise_weight: float = field(
@@ -158,6 +187,7 @@ class RewardRecipe:
             min=0.0,
             max=100.0,
             advanced=True,
+            when=PAIRS,
         ),
     )
     micro_batch: int = field(
@@ -179,9 +209,9 @@ class RewardRecipe:
             unit="tokens",
         ),
     )
-    width: int = field(default=128, metadata=WIDTH)
-    layers: int = field(default=3, metadata=LAYERS)
-    heads: int = field(default=4, metadata=HEADS)
+    width: int = field(default=128, metadata={**WIDTH, "when": SCRATCH})
+    layers: int = field(default=3, metadata={**LAYERS, "when": SCRATCH})
+    heads: int = field(default=4, metadata={**HEADS, "when": SCRATCH})
     threshold: float = field(
         default=0.0,
         metadata=about(
@@ -189,6 +219,7 @@ class RewardRecipe:
             "of the held-out judged pairs, and the figures come from the other half.",
             min=0.0,
             max=1.0,
+            when=PAIRS,
         ),
     )
     calibrate: bool = field(
@@ -196,6 +227,7 @@ class RewardRecipe:
         metadata=about(
             "Fit a temperature on one half of the held-out judged pairs, so that a "
             "probability of 0.8 means four in five.",
+            when=PAIRS,
         ),
     )
     evaluate_every: int = field(
@@ -210,6 +242,7 @@ class RewardRecipe:
             min=0,
             max=1000,
             advanced=True,
+            when=PAIRS,
         ),
     )
     evaluate_turns: int = field(
@@ -219,6 +252,7 @@ class RewardRecipe:
             min=0,
             max=100_000,
             unit="turns",
+            when=PAIRS,
         ),
     )
     checkpoint_every: int = field(

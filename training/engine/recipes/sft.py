@@ -100,7 +100,13 @@ class SftRecipe:
     )
     adamw_8bit: bool = field(default=False, metadata=ADAMW_8BIT)
     muon_learning_rate: float = field(
-        default=1e-2, metadata=about("Peak rate of the Muon part.", min=0.0, max=1.0)
+        default=1e-2,
+        metadata=about(
+            "Peak rate of the Muon part.",
+            min=0.0,
+            max=1.0,
+            when={"optimizer": ("muon",), "method": ("full",)},
+        ),
     )
     learning_rate: float = field(
         default=3e-3, metadata=about("Peak rate of the AdamW part.", min=0.0, max=1.0)
