@@ -1,59 +1,49 @@
-"""Holding a run: claim its row, run its program, end it truthfully.
+"""Seeing a run through: claim it, prepare its directory, run its program, end it truthfully.
 
-The row in Postgres is the truth. Who holds a run is decided by its fencing token: each
-claim raises it, and every later write of a supervisor is conditional on it. On disk the
-program's ``flock`` says the same once more, so that even a supervisor that lost its
-lease without noticing cannot have two programs in one run directory.
+The row in Postgres is the truth (``claiming``): a supervisor writes only while its fencing
+token holds the run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import fcntl
-import json
 import logging
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from training import store
-from training.devices import Place, this_place, visible_devices
-from training.hardware import Meter
-from training.hints import send_hint
-from training.manifests import (
-    NotWholeError,
-    WholeCheckpoint,
-    file_sha256,
-    newest_to_resume,
+from training.claiming import (
+    Timing,
+    attempts_made,
+    claim_run,
+    note_once,
+    what_is_kept,
 )
+from training.devices import Place, visible_devices
+from training.hardware import Meter
+from training.manifests import NotWholeError
 from training.models import (
     ACTIVE_STATES,
     Checkpoint,
-    Metric,
     Promotion,
     Run,
     RunKind,
-    RunNote,
-    RunSample,
     RunState,
 )
+from training.preparing import lock_of, prepare_directory
 from training.receiving import (
     LostRunError,
     OutputError,
@@ -80,18 +70,6 @@ SHUTDOWN = threading.Event()
 """Set when this worker process is asked to end: runs are handed back to the queue."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds. ``beat`` renews the lease; ``grace`` lies between SIGTERM and SIGKILL."""
-
-    poll: float = 0.5
-    lease: float = 30.0
-    beat: float = 2.0
-    grace: float = 60.0
-    hint_again: float = 30.0
-    lock_wait: float = 10.0
-
-
 class Outcome(enum.Enum):
     """How a supervision ended."""
 
@@ -101,104 +79,6 @@ class Outcome(enum.Enum):
     QUEUED_AGAIN = "queued again"
     LEFT_FOR_LATER = "left for later"
     LOST = "lost"
-
-
-def this_worker() -> str:
-    """Return the name of this worker for the run's page: host and process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-# Claiming and giving back
-
-
-def claim_run(
-    run_id: int,
-    *,
-    worker: str = "",
-    timing: Timing | None = None,
-    place: Place | None = None,
-) -> Run | None:
-    """Take a queued run, or one whose lease has expired; None when there is nothing.
-
-    Nor is there when the run wishes for another queue than this worker's, or when its
-    GPU is taken. The row is locked while it is looked at; of two workers one gets None
-    at once.
-    """
-    timing = timing or Timing()
-    place = place or this_place()
-    with transaction.atomic():
-        claimable = _claimable().filter(place.takes(), pk=run_id)
-        run = claimable.select_for_update(skip_locked=True).first()
-        if run is None:
-            return None
-        if run.state != RunState.QUEUED and not _give_back(run):
-            return None
-        if not place.has_room_for(run):
-            return None
-        Run.objects.filter(pk=run.pk).update(
-            state=RunState.STARTING,
-            token=F("token") + 1,
-            attempts=F("attempts") + 1,
-            worker=(worker or this_worker())[:200],
-            device=place.gpu,
-            leased_until=Now() + timedelta(seconds=timing.lease),
-            heartbeat_at=Now(),
-            started_at=run.started_at or Now(),
-        )
-        return Run.objects.select_related("project", "snapshot").get(pk=run.pk)
-
-
-def _claimable() -> QuerySet[Run]:
-    return Run.objects.filter(
-        Q(state=RunState.QUEUED) | Q(state__in=ACTIVE_STATES, leased_until__lt=Now())
-    )
-
-
-def _give_back(run: Run) -> bool:
-    """End a locked, active run whose supervisor has vanished; True if queued again."""
-    worker = run.worker or "its worker"
-    if run.stop_requested:
-        _end(run, RunState.STOPPED, f"{worker} vanished while the run was stopping.")
-        return False
-    if run.attempts >= settings.RUN_ATTEMPTS:
-        _end(
-            run,
-            RunState.FAILED,
-            f"Its worker was lost at step {run.step} ({worker} gave no sign of life); "
-            f"{_attempts(run)} made. {_what_is_kept(run)}",
-        )
-        return False
-    run.state, run.leased_until, run.hinted_at = RunState.QUEUED, None, None
-    run.save(update_fields=["state", "leased_until", "hinted_at"])
-    _note(run, "warning", f"{worker} gave no sign of life: the run is queued again.")
-    return True
-
-
-def _end(run: Run, state: RunState, why: str) -> None:
-    run.state, run.leased_until, run.ended_at = state, None, timezone.now()
-    run.error = why if state == RunState.FAILED else ""
-    run.save(update_fields=["state", "leased_until", "ended_at", "error"])
-    _note(run, "error" if state == RunState.FAILED else "info", why)
-
-
-def _attempts(run: Run) -> str:
-    return "1 attempt was" if run.attempts == 1 else f"{run.attempts} attempts were"
-
-
-def _what_is_kept(run: Run) -> str:
-    step = (
-        Checkpoint.objects.filter(run=run).order_by("-step").values_list("step").first()
-    )
-    if step is None:
-        return "It had no checkpoint yet."
-    return f"Its last checkpoint is step {step[0]}: resume to go on from there."
-
-
-def _note(run: Run, level: str, message: str) -> None:
-    newest = RunNote.objects.filter(run=run).order_by("-pk").first()
-    if newest is not None and newest.message == message:
-        return  # the same again and again says no more than once
-    RunNote.objects.create(run=run, level=level, message=message, at=timezone.now())
 
 
 # Supervising
@@ -340,7 +220,6 @@ class _Supervision:
         self.heart = _Heart(run, timing)
         self.porter = _Porter(run, timing.beat)
         self.child: subprocess.Popen[bytes] | None = None
-        self.resumed_from: WholeCheckpoint | None = None
 
     def see_through(self) -> Outcome:
         """Run the program and end the run; the program never outlives this call."""
@@ -350,10 +229,10 @@ class _Supervision:
             # What an earlier attempt wrote after its supervisor had died.
             self.patiently(self.ingest)
             if self.run.program_state != "finished":
-                with _lock_of(self.run, self.may_wait()) as is_free:
+                with lock_of(self.run, self.may_wait()) as is_free:
                     if not is_free:
                         return self.leave_for_later()
-                    self.patiently(self.prepare)
+                    self.patiently(lambda: prepare_directory(self.run))
                 if self.heart.stop.is_set():
                     return self.end(RunState.STOPPED)
                 outcome = self.judge(self.watch(self.launch()))
@@ -415,12 +294,12 @@ class _Supervision:
         """Take the run over if its files lie elsewhere; False while its lock is held."""
         run, here = self.run, store.home()
         if run.home and run.home != here:
-            with _lock_of(run, self.may_wait()) as is_free:
+            with lock_of(run, self.may_wait()) as is_free:
                 if not is_free:
                     return False
                 fetched = self.patiently(lambda: store.take_over(run))
             told = f"Taken over from another machine with {fetched} checkpoints."
-            self.patiently(lambda: _note(run, "info", told))
+            self.patiently(lambda: note_once(run, "info", told))
             if run.program_state and run.kind in LEAVE_OUTPUTS:
                 # Whether its outputs are all in the store, nobody can say any more.
                 self.patiently(lambda: update_held(run, program_state="", result={}))
@@ -440,80 +319,7 @@ class _Supervision:
             self.patiently(lambda: store.put_outputs(self.run))
         except store.StoreError as error:
             told = f"Not everything is in the store, tried again later: {error}"
-            self.patiently(lambda: _note(self.run, "warning", told))
-
-    # Before
-
-    def prepare(self) -> None:
-        """Write the run directory for this attempt.
-
-        Data files are linked from the snapshot. The newest whole checkpoint is resumed
-        from; broken ones are moved aside so that the program can write them again.
-        """
-        run, directory = self.run, self.run.directory
-        _set_aside_a_namesake(run)
-        for name in ("data", "checkpoints", "outputs"):
-            (directory / name).mkdir(parents=True, exist_ok=True)
-        data = self._link_data()
-        broken: list[NotWholeError] = []
-        self.resumed_from = newest_to_resume(directory, broken)
-        for error in broken:
-            aside = directory / "checkpoints" / f".broken-{uuid.uuid4().hex[:8]}"
-            error.directory.rename(aside)
-            _note(run, "warning", f"Set aside: {error}.")
-        start = self.resumed_from.step if self.resumed_from else 0
-        document: dict[str, Json] = {
-            "program": run.kind,
-            "recipe": run.recipe,
-            "run_id": run.pk,
-            "uuid": str(run.uuid),
-            "attempt": run.attempts,
-            "token": run.token,
-            "inputs": self._fetch_inputs(),
-            "data": data,
-            "resume": str(self.resumed_from.directory.relative_to(directory))
-            if self.resumed_from
-            else None,
-        }
-        _write_whole(directory / "run.json", json.dumps(document, indent=1) + "\n")
-        (directory / "stop").unlink(missing_ok=True)
-        with transaction.atomic():
-            update_held(run, step=start, program_state="", error="", result={})
-            run.program_state, run.error, run.result = "", "", {}
-            # What lies beyond the resumed step is done again, maybe otherwise.
-            Metric.objects.filter(run=run, step__gt=start).delete()
-            RunSample.objects.filter(run=run, step__gt=start).delete()
-            if self.resumed_from:
-                _note(run, "info", f"Resumed from checkpoint {start}.")
-            elif run.attempts > 1:
-                _note(run, "info", "Started again from the beginning.")
-
-    def _fetch_inputs(self) -> dict[str, Json]:
-        inputs: dict[str, Json] = {}
-        for each in self.run.run_inputs.select_related("checkpoint"):
-            store.fetch(each.checkpoint)
-            inputs[each.role] = str(each.checkpoint.directory)
-        return inputs
-
-    def _link_data(self) -> dict[str, Json]:
-        snapshot = self.run.snapshot
-        data: dict[str, Json] = {}
-        if snapshot is None:
-            return data
-        if store.is_set():
-            store.fetch_snapshot(snapshot)
-        for name, facts in snapshot.files.items():
-            source = snapshot.directory / f"{name}.jsonl"
-            target = self.run.directory / "data" / f"{name}.jsonl"
-            if not source.is_file() or file_sha256(source) != facts["sha256"]:
-                raise OutputError(f"{snapshot}: {name}.jsonl is missing or was changed")
-            target.unlink(missing_ok=True)
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
-            data[name] = f"data/{name}.jsonl"
-        return data
+            self.patiently(lambda: note_once(self.run, "warning", told))
 
     # During
 
@@ -630,8 +436,10 @@ class _Supervision:
         run = self.run
         where = f"{what} at step {run.step}"
         if run.attempts >= settings.RUN_ATTEMPTS:
-            kept = self.patiently(lambda: _what_is_kept(run))
-            return self.end(RunState.FAILED, f"{where}; {_attempts(run)} made. {kept}")
+            kept = self.patiently(lambda: what_is_kept(run))
+            return self.end(
+                RunState.FAILED, f"{where}; {attempts_made(run)} made. {kept}"
+            )
         return self.queue_again(f"{where}.", counts=True)
 
     def queue_again(self, why: str, *, counts: bool = False) -> Outcome:
@@ -653,7 +461,7 @@ class _Supervision:
                     hinted_at=Now(),
                     attempts=attempts,
                 )
-                _note(self.run, "warning", why)
+                note_once(self.run, "warning", why)
 
         self.patiently(deed)
         return Outcome.QUEUED_AGAIN
@@ -679,7 +487,7 @@ class _Supervision:
                     fields["result"] = result
                 update_held(self.run, **fields)
                 if error:
-                    _note(self.run, "error", error)
+                    note_once(self.run, "error", error)
                 if state == RunState.FINISHED:
                     # Programs do not count every step aloud, least of all the last.
                     Run.objects.filter(pk=self.run.pk).update(step=F("steps_total"))
@@ -735,78 +543,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _write_whole(path: Path, text: str) -> None:
-    staged = path.with_name(f".{path.name}.staging")
-    with staged.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-
-
-@contextlib.contextmanager
-def _lock_of(run: Run, goes_on: Callable[[float], bool]) -> Iterator[bool]:
-    """Hold the lock programs hold, or yield False when one will not let go of it.
-
-    While it is held here no program writes in the run directory. A program whose
-    supervisor died ends itself within seconds, so waiting a little is worth it.
-    """
-    run.directory.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with (run.directory / "lock").open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not goes_on(time.monotonic() - started):
-                    yield False
-                    return
-                time.sleep(0.2)
-        try:
-            yield True
-        finally:
-            # Closing would not do: a process forked by another thread meanwhile may
-            # hold a copy of this file for a moment.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-
-
-def _set_aside_a_namesake(run: Run) -> None:
-    """Move away a directory of the same number left by another database."""
-    try:
-        found = json.loads((run.directory / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    other = str(found.get("uuid", "")) if isinstance(found, dict) else ""
-    if other != str(run.uuid):
-        name = f"{run.pk}-of-{other or 'unknown'}-{uuid.uuid4().hex[:8]}"
-        run.directory.rename(run.directory.with_name(name))
-
-
-# Reconciling
-
-
-def reconcile(*, timing: Timing | None = None) -> list[int]:
-    """Give back the runs of vanished workers and hint at those that wait too long.
-
-    Returns the runs it hinted at. Harmless when several do it at once.
-    """
-    timing = timing or Timing()
-    lost = Run.objects.active().filter(leased_until__lt=Now())
-    for pk in list(lost.values_list("pk", flat=True)):
-        with transaction.atomic():
-            run = lost.select_for_update(skip_locked=True).filter(pk=pk).first()
-            if run is not None:
-                register_found(run)
-                _give_back(run)
-    hinted: list[int] = []
-    waiting = Run.objects.filter(state=RunState.QUEUED).filter(
-        Q(hinted_at__isnull=True)
-        | Q(hinted_at__lt=Now() - timedelta(seconds=timing.hint_again))
-    )
-    for pk in list(waiting.order_by("pk").values_list("pk", flat=True)[:100]):
-        send_hint(pk)
-        hinted.append(pk)
-    return hinted

@@ -14,7 +14,7 @@ from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 from django.conf import settings
 
-from training import store, supervising
+from training import claiming, store, supervising
 from training.devices import keep_announcing, this_place
 from training.hints import broker_queue, send_hint
 from training.iterations import advance_all
@@ -63,7 +63,7 @@ def _put_what_is_missing() -> None:
 @shared_task(name="training.tasks.reconcile", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def reconcile() -> None:
     """Look after runs and what follows them; runs every 15 seconds."""
-    supervising.reconcile()
+    claiming.reconcile()
     start_asked_draws()
     advance_all()
     _put_what_is_missing()

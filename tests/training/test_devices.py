@@ -17,7 +17,7 @@ from django.utils import timezone
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import QUICK, is_alive, make_run, tiny, wait_until
 from tests.training.test_run_pages import filled, start
-from training import devices, hints, launching, supervising, tasks
+from training import claiming, devices, hints, launching, supervising, tasks
 from training.devices import Place, visible_devices
 from training.models import Device, Run
 from training.supervising import Outcome
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def claim(run, place):
-    return supervising.claim_run(run.pk, timing=QUICK, place=place)
+    return claiming.claim_run(run.pk, timing=QUICK, place=place)
 
 
 def end(run):

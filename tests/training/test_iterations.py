@@ -22,7 +22,7 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training import hints, iterations, launching, supervising, tasks
+from training import claiming, hints, iterations, launching, supervising, tasks
 from training.iterations import IterationRefusedError, ReasonNeededError
 from training.models import Iteration, IterationStep, Promotion, Run
 
@@ -301,7 +301,7 @@ def test_a_worker_killed_in_the_middle_of_a_step_does_not_end_the_iteration(
     assert step(iteration, "draw").state == "working"
 
     def given_back():
-        supervising.reconcile(timing=QUICK)
+        claiming.reconcile(timing=QUICK)
         return Run.objects.get(pk=run.pk).state == "queued"
 
     wait_until(given_back, what="giving back")

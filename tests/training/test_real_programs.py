@@ -11,8 +11,9 @@ from annotation.models import Pair, Slot, Turn
 from tests.cast import make_judgment, make_pair, make_project, make_user
 from tests.training.conftest import wait_until
 from training import iterations, launching, supervising
+from training.claiming import Timing
 from training.models import Metric, Run
-from training.supervising import Outcome, Timing
+from training.supervising import Outcome
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 

@@ -20,10 +20,11 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training import launching, supervising
+from training import claiming, launching, supervising
+from training.claiming import Timing
 from training.manifests import read_whole
 from training.models import Checkpoint, Metric, Promotion, Run, RunSample
-from training.supervising import Outcome, Timing
+from training.supervising import Outcome
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -251,7 +252,7 @@ def test_when_the_worker_is_killed_its_program_ends_and_another_worker_goes_on()
     wait_until(
         lambda: Run.objects.filter(pk=run.pk, leased_until__lt=timezone.now()).exists()
     )
-    supervising.reconcile()
+    claiming.reconcile()
     assert Run.objects.get(pk=run.pk).state == "queued"
     assert supervise(run, tiny("--steps", 60)) is Outcome.FINISHED
     (_, first), (_, second) = program_starts(run)
@@ -273,7 +274,7 @@ def test_a_worker_lost_at_its_last_attempt_fails_the_run(settings):
     wait_until(
         lambda: Run.objects.filter(pk=run.pk, leased_until__lt=timezone.now()).exists()
     )
-    supervising.reconcile()
+    claiming.reconcile()
     run.refresh_from_db()
     assert run.state == "failed"
     assert "Its worker was lost at step" in run.error
@@ -341,7 +342,7 @@ def test_a_worker_that_slept_through_its_lease_never_makes_two_programs():
     out, _ = worker.communicate(timeout=20)
     assert out.split("\n")[1] == "lost"
     assert not is_alive(first)
-    assert supervising.claim_run(run.pk) is not None
+    assert claiming.claim_run(run.pk) is not None
 
 
 def test_a_locked_run_directory_ends_the_program_with_75_and_the_run_waits():
@@ -416,8 +417,8 @@ def test_reconcile_hints_at_runs_that_no_worker_took(monkeypatch):
     Run.objects.filter(pk=fresh.pk).update(hinted_at=timezone.now())
     Run.objects.filter(pk=old.pk).update(hinted_at=long_ago)
     sent = []
-    monkeypatch.setattr(supervising, "send_hint", sent.append)
-    assert supervising.reconcile() == [forgotten.pk, old.pk]
+    monkeypatch.setattr(claiming, "send_hint", sent.append)
+    assert claiming.reconcile() == [forgotten.pk, old.pk]
     assert sent == [forgotten.pk, old.pk]
 
 
@@ -429,7 +430,7 @@ def test_reconcile_stops_a_run_whose_worker_vanished_while_stopping():
         token=4,
         worker="gpu-1:7",
     )
-    supervising.reconcile()
+    claiming.reconcile()
     run.refresh_from_db()
     assert run.state == "stopped"
     assert notes(run) == ["gpu-1:7 vanished while the run was stopping."]

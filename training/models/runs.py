@@ -83,8 +83,8 @@ class RunQuerySet(models.QuerySet["Run"]):
 class Run(models.Model):
     """One training-side job. This row is the truth; the Celery message is a hint.
 
-    States move by locked or conditional updates in :mod:`training.launching` and
-    :mod:`training.supervising` only::
+    States move by locked or conditional updates in :mod:`training.launching`,
+    :mod:`training.claiming` and :mod:`training.supervising` only::
 
         queued → starting → running → finished
            │         │         │    → failed

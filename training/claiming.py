@@ -1,0 +1,156 @@
+"""Who holds a run: claim its row, give it back when its worker has vanished.
+
+The row in Postgres is the truth. Who holds a run is decided by its fencing token: each
+claim raises it, and every later write of a supervisor is conditional on it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from training.devices import Place, this_place
+from training.hints import send_hint
+from training.models import ACTIVE_STATES, Checkpoint, Run, RunNote, RunState
+from training.receiving import register_found
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. ``beat`` renews the lease; ``grace`` lies between SIGTERM and SIGKILL."""
+
+    poll: float = 0.5
+    lease: float = 30.0
+    beat: float = 2.0
+    grace: float = 60.0
+    hint_again: float = 30.0
+    lock_wait: float = 10.0
+
+
+def this_worker() -> str:
+    """Return the name of this worker for the run's page: host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def claim_run(
+    run_id: int,
+    *,
+    worker: str = "",
+    timing: Timing | None = None,
+    place: Place | None = None,
+) -> Run | None:
+    """Take a queued run, or one whose lease has expired; None when there is nothing.
+
+    Nor is there when the run wishes for another queue than this worker's, or when its
+    GPU is taken. The row is locked while it is looked at; of two workers one gets None
+    at once.
+    """
+    timing = timing or Timing()
+    place = place or this_place()
+    with transaction.atomic():
+        claimable = _claimable().filter(place.takes(), pk=run_id)
+        run = claimable.select_for_update(skip_locked=True).first()
+        if run is None:
+            return None
+        if run.state != RunState.QUEUED and not _give_back(run):
+            return None
+        if not place.has_room_for(run):
+            return None
+        Run.objects.filter(pk=run.pk).update(
+            state=RunState.STARTING,
+            token=F("token") + 1,
+            attempts=F("attempts") + 1,
+            worker=(worker or this_worker())[:200],
+            device=place.gpu,
+            leased_until=Now() + timedelta(seconds=timing.lease),
+            heartbeat_at=Now(),
+            started_at=run.started_at or Now(),
+        )
+        return Run.objects.select_related("project", "snapshot").get(pk=run.pk)
+
+
+def _claimable() -> QuerySet[Run]:
+    return Run.objects.filter(
+        Q(state=RunState.QUEUED) | Q(state__in=ACTIVE_STATES, leased_until__lt=Now())
+    )
+
+
+def _give_back(run: Run) -> bool:
+    """End a locked, active run whose supervisor has vanished; True if queued again."""
+    worker = run.worker or "its worker"
+    if run.stop_requested:
+        _end(run, RunState.STOPPED, f"{worker} vanished while the run was stopping.")
+        return False
+    if run.attempts >= settings.RUN_ATTEMPTS:
+        _end(
+            run,
+            RunState.FAILED,
+            f"Its worker was lost at step {run.step} ({worker} gave no sign of life); "
+            f"{attempts_made(run)} made. {what_is_kept(run)}",
+        )
+        return False
+    run.state, run.leased_until, run.hinted_at = RunState.QUEUED, None, None
+    run.save(update_fields=["state", "leased_until", "hinted_at"])
+    note_once(
+        run, "warning", f"{worker} gave no sign of life: the run is queued again."
+    )
+    return True
+
+
+def _end(run: Run, state: RunState, why: str) -> None:
+    run.state, run.leased_until, run.ended_at = state, None, timezone.now()
+    run.error = why if state == RunState.FAILED else ""
+    run.save(update_fields=["state", "leased_until", "ended_at", "error"])
+    note_once(run, "error" if state == RunState.FAILED else "info", why)
+
+
+def attempts_made(run: Run) -> str:
+    return "1 attempt was" if run.attempts == 1 else f"{run.attempts} attempts were"
+
+
+def what_is_kept(run: Run) -> str:
+    step = (
+        Checkpoint.objects.filter(run=run).order_by("-step").values_list("step").first()
+    )
+    if step is None:
+        return "It had no checkpoint yet."
+    return f"Its last checkpoint is step {step[0]}: resume to go on from there."
+
+
+def note_once(run: Run, level: str, message: str) -> None:
+    newest = RunNote.objects.filter(run=run).order_by("-pk").first()
+    if newest is not None and newest.message == message:
+        return  # the same again and again says no more than once
+    RunNote.objects.create(run=run, level=level, message=message, at=timezone.now())
+
+
+def reconcile(*, timing: Timing | None = None) -> list[int]:
+    """Give back the runs of vanished workers and hint at those that wait too long.
+
+    Returns the runs it hinted at. Harmless when several do it at once.
+    """
+    timing = timing or Timing()
+    lost = Run.objects.active().filter(leased_until__lt=Now())
+    for pk in list(lost.values_list("pk", flat=True)):
+        with transaction.atomic():
+            run = lost.select_for_update(skip_locked=True).filter(pk=pk).first()
+            if run is not None:
+                register_found(run)
+                _give_back(run)
+    hinted: list[int] = []
+    waiting = Run.objects.filter(state=RunState.QUEUED).filter(
+        Q(hinted_at__isnull=True)
+        | Q(hinted_at__lt=Now() - timedelta(seconds=timing.hint_again))
+    )
+    for pk in list(waiting.order_by("pk").values_list("pk", flat=True)[:100]):
+        send_hint(pk)
+        hinted.append(pk)
+    return hinted

@@ -1,0 +1,151 @@
+"""A run directory before its program starts (docs/run-directory.md).
+
+On disk the program's ``flock`` says once more who holds a run: even a supervisor that
+lost its lease without noticing cannot have two programs in one run directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+
+from training import store
+from training.claiming import note_once
+from training.manifests import NotWholeError, file_sha256, newest_to_resume
+from training.models import Metric, Run, RunSample
+from training.receiving import OutputError, update_held
+
+if TYPE_CHECKING:
+    from training.events import Json
+
+
+def prepare_directory(run: Run) -> None:
+    """Write the run directory for this attempt; the caller holds its lock.
+
+    Data files are linked from the snapshot. The newest whole checkpoint is resumed
+    from; broken ones are moved aside so that the program can write them again.
+    """
+    directory = run.directory
+    _set_aside_a_namesake(run)
+    for name in ("data", "checkpoints", "outputs"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    data = _link_data(run)
+    broken: list[NotWholeError] = []
+    resumed_from = newest_to_resume(directory, broken)
+    for error in broken:
+        aside = directory / "checkpoints" / f".broken-{uuid.uuid4().hex[:8]}"
+        error.directory.rename(aside)
+        note_once(run, "warning", f"Set aside: {error}.")
+    start = resumed_from.step if resumed_from else 0
+    document: dict[str, Json] = {
+        "program": run.kind,
+        "recipe": run.recipe,
+        "run_id": run.pk,
+        "uuid": str(run.uuid),
+        "attempt": run.attempts,
+        "token": run.token,
+        "inputs": _fetch_inputs(run),
+        "data": data,
+        "resume": str(resumed_from.directory.relative_to(directory))
+        if resumed_from
+        else None,
+    }
+    _write_whole(directory / "run.json", json.dumps(document, indent=1) + "\n")
+    (directory / "stop").unlink(missing_ok=True)
+    with transaction.atomic():
+        update_held(run, step=start, program_state="", error="", result={})
+        run.program_state, run.error, run.result = "", "", {}
+        # What lies beyond the resumed step is done again, maybe otherwise.
+        Metric.objects.filter(run=run, step__gt=start).delete()
+        RunSample.objects.filter(run=run, step__gt=start).delete()
+        if resumed_from:
+            note_once(run, "info", f"Resumed from checkpoint {start}.")
+        elif run.attempts > 1:
+            note_once(run, "info", "Started again from the beginning.")
+
+
+def _fetch_inputs(run: Run) -> dict[str, Json]:
+    inputs: dict[str, Json] = {}
+    for each in run.run_inputs.select_related("checkpoint"):
+        store.fetch(each.checkpoint)
+        inputs[each.role] = str(each.checkpoint.directory)
+    return inputs
+
+
+def _link_data(run: Run) -> dict[str, Json]:
+    snapshot = run.snapshot
+    data: dict[str, Json] = {}
+    if snapshot is None:
+        return data
+    if store.is_set():
+        store.fetch_snapshot(snapshot)
+    for name, facts in snapshot.files.items():
+        source = snapshot.directory / f"{name}.jsonl"
+        target = run.directory / "data" / f"{name}.jsonl"
+        if not source.is_file() or file_sha256(source) != facts["sha256"]:
+            raise OutputError(f"{snapshot}: {name}.jsonl is missing or was changed")
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+        data[name] = f"data/{name}.jsonl"
+    return data
+
+
+def _set_aside_a_namesake(run: Run) -> None:
+    """Move away a directory of the same number left by another database."""
+    try:
+        found = json.loads((run.directory / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    other = str(found.get("uuid", "")) if isinstance(found, dict) else ""
+    if other != str(run.uuid):
+        name = f"{run.pk}-of-{other or 'unknown'}-{uuid.uuid4().hex[:8]}"
+        run.directory.rename(run.directory.with_name(name))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    staged = path.with_name(f".{path.name}.staging")
+    with staged.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+
+
+@contextlib.contextmanager
+def lock_of(run: Run, goes_on: Callable[[float], bool]) -> Iterator[bool]:
+    """Hold the lock programs hold, or yield False when one will not let go of it.
+
+    While it is held here no program writes in the run directory. A program whose
+    supervisor died ends itself within seconds, so waiting a little is worth it.
+    """
+    run.directory.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with (run.directory / "lock").open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not goes_on(time.monotonic() - started):
+                    yield False
+                    return
+                time.sleep(0.2)
+        try:
+            yield True
+        finally:
+            # Closing would not do: a process forked by another thread meanwhile may
+            # hold a copy of this file for a moment.
+            fcntl.flock(lock, fcntl.LOCK_UN)
