@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from django.db.models import Count, F, Max, Sum, Window
+from django.db.models import Count, F, Max, Min, Sum, Window
 from django.db.models.functions import RowNumber
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -56,7 +56,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart(
             _("Balanced order quads"),
             _("held out, share right"),
-            ("held_out/quads/*/accuracy",),
+            ("held_out/quads/*/accuracy", "held_out/quads/*/whole"),
         ),
         Chart(
             _("Judged pairs"),
@@ -65,6 +65,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
                 "held_out/judged/accuracy",
                 "held_out/judged/auc",
                 "held_out/judged/bad_caught",
+                "held_out/judged/bad_precision",
                 "held_out/judged/good_accepted",
             ),
         ),
@@ -77,6 +78,11 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             _("Recall per kind of error"),
             _("held out, derived changes"),
             ("held_out/derived/recall/*",),
+        ),
+        Chart(
+            _("Recall per kind of difference"),
+            _("held out, judged pairs"),
+            ("held_out/judged/recall/*",),
         ),
         Chart(
             _("Derived pairs"),
@@ -113,7 +119,16 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         ),
         Chart(_("Value"), _("the critic’s, mean of tokens"), ("critic/value",)),
         Chart(_("Cut off"), _("share of responses"), ("cut_off",), smooth=True),
-        Chart(_("Held-out share"), "", ("heldout/format", "heldout/rm_accepted")),
+        Chart(
+            _("Held-out share"),
+            _("share of responses"),
+            ("heldout/format", "heldout/rm_accepted"),
+        ),
+        Chart(_("Loss"), _("mean of the step"), ("loss",), smooth=True),
+        Chart(
+            _("Gradient norm"), _("before clipping"), ("gradient_norm",), smooth=True
+        ),
+        Chart(_("Learning rate"), _("AdamW part"), ("learning_rate",)),
     ),
     RunKind.PREFERENCE: (
         Chart(_("Loss"), _("mean of the step"), ("loss",), smooth=True),
@@ -153,6 +168,7 @@ SPEED = (
 # ``/high`` become the band around its curve.
 HIDDEN = (
     "*/count",
+    "*/by_rule",
     "*/picked_on",
     "*/parameters",
     "*/low",
@@ -216,14 +232,16 @@ def _short(name: str, names: list[str]) -> str:
     return " ".join(words(part) for part in parts[names.index(name)]) or gettext("all")
 
 
-def metric_names(run: Run) -> list[str]:
-    """Return the names of a run's metrics."""
-    return list(
-        Metric.objects.filter(run=run)
-        .order_by("name")
-        .values_list("name", flat=True)
-        .distinct()
-    )
+def metric_names(*runs: Run) -> list[str]:
+    """Return the names of the metrics that have a course to draw.
+
+    What an ended run has measured once is a figure of its result and no curve.
+    """
+    named = Metric.objects.filter(run__in=runs).values("name").order_by("name")
+    if all(run.is_final for run in runs):
+        named = named.annotate(first=Min("step"), last=Max("step"))
+        named = named.filter(first__lt=F("last"))
+    return list(named.values_list("name", flat=True).distinct())
 
 
 def series_after(run: Run, row: int) -> tuple[int, dict[str, list[list[float]]]]:

@@ -29,10 +29,20 @@ ORDER = (
     "rm_agreement",
 )
 # What a run's result begins with; the rest follows by name.
+HEADLINES = (
+    *("truth_at_start", "truth", "gain", "chosen_step"),
+    *("quads/seen/accuracy", "quads/unseen/accuracy"),
+    *("judged/accuracy", "judged/auc", "judged/bad_caught", "judged/bad_precision"),
+    *("judged/good_accepted", "judged/ece"),
+    *("held_out_loss", "held_out_turns_right", "held_out_format_valid"),
+    "loss",
+)
 FIRST = (
-    *("truth_at_start", "truth", "gain", "chosen_step", "chosen_by", "alarm"),
+    *HEADLINES,
+    *("chosen_by", "alarm"),
     *("gate/passed", "gate/override", "gate/misses", "steps", "seconds"),
 )
+MOST = 16  # figures shown at once; more are folded
 TABLES = ("policies", "gains", "by_split", "by_situation")
 
 
@@ -97,6 +107,37 @@ def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
     A value stands with its interval. The parts of the time are left out: they have a
     place of their own.
     """
+    return list(_plain(result).values())
+
+
+def folded_figures(
+    result: Mapping[str, Json],
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the figures to show at once, and the rest where they are very many."""
+    found = _plain(result)
+    if len(found) <= MOST:
+        return list(found.values()), []
+    first = [line for name, line in found.items() if name in FIRST]
+    return first, [line for name, line in found.items() if name not in FIRST]
+
+
+def headline_figures(result: Mapping[str, Json]) -> dict[str, str]:
+    """Return, by their names in words, the figures by which runs are compared.
+
+    Of an evaluation those of the policy that was measured.
+    """
+    found = _plain(result)
+    lines = dict(found[name] for name in HEADLINES if name in found)
+    measured = _objects(result.get("policies")).get("policy")
+    for table in evaluation_tables({"policies": {"policy": measured or {}}})[:1]:
+        for name, (figure,) in table.rows:
+            if figure is not None:
+                interval = f" ({figure.interval})" if figure.interval else ""
+                lines[name] = f"{figure.text}{interval}"
+    return lines
+
+
+def _plain(result: Mapping[str, Json]) -> dict[str, tuple[str, str]]:
     flat = dict(_flat({k: v for k, v in result.items() if k not in TABLES}))
     shown = [
         name
@@ -105,7 +146,7 @@ def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
         and not (name.endswith(("/low", "/high")) and name.rpartition("/")[0] in flat)
     ]
     shown.sort(key=lambda name: (FIRST.index(name) if name in FIRST else 99, name))
-    return [(words(name), _with_interval(flat, name)) for name in shown]
+    return {name: (words(name), _with_interval(flat, name)) for name in shown}
 
 
 def _with_interval(flat: Mapping[str, Json], name: str) -> str:

@@ -25,6 +25,7 @@ SPELLED = {
     "ece": "ECE",
     "gae": "GAE",
     "rm": "RM",
+    "mfu": "MFU",
 }
 
 # Parts of the names that programs give their metrics and figures; others are shown as

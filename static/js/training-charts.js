@@ -177,6 +177,7 @@ class Chart {
 
   range(low, high) {
     if (low == null) return [0, 1];
+    if (low === 0 && high === 0) return [0, 0.1];
     if (low === high) return [low - Math.abs(low || 1) * 0.1, high + Math.abs(high || 1) * 0.1];
     const room = (high - low) * 0.06;
     // A curve that stays above zero is never drawn from below it.
@@ -204,7 +205,9 @@ class Chart {
     when.textContent = index == null ? "" : this.place(steps[at]);
     this.now.replaceChildren(when);
     this.legend.replaceChildren(
-      ...this.lines.map((line, i) => {
+      ...this.lines.flatMap((line, i) => {
+        // Of many runs those that never measured this only take up room.
+        if (this.lines.length > 1 && columns[i].every((value) => value == null)) return [];
         const item = document.createElement("li");
         const dot = mark(line);
         const value = document.createElement("b");

@@ -235,7 +235,7 @@ PLACES = [
     ),
     Place("run-finished", "tara", P + "/runs/{sft}/", charts),
     Place("run-running", "tara", P + "/runs/{policy}/", charts),
-    Place("run-waiting", "tara", P + "/runs/{waiting}/"),
+    Place("run-waiting", "tara", P + "/runs/{waiting}/", everything),
     Place("run-samples", "tara", P + "/runs/{policy}/samples/", everything),
     Place("run-failed", "tara", P + "/runs/{failed}/"),
     Place("run-evaluated", "tara", P + "/runs/{evaluate}/"),
@@ -243,6 +243,7 @@ PLACES = [
     Place("checkpoints", "tara", P + "/checkpoints/"),
     Place("checkpoints-empty", "ada", E + "/checkpoints/"),
     Place("checkpoint", "tara", P + "/checkpoints/{checkpoint}/", everything),
+    Place("checkpoint-new", "tara", P + "/checkpoints/{candidate}/"),
     Place("retention", "tara", P + "/checkpoints/retention/"),
     Place("snapshot", "tara", P + "/snapshots/{snapshot}/"),
     Place("iterations", "tara", P + "/iterations/", charts),
@@ -460,17 +461,29 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
         20,
         recipe={"seed": 1},
         result={
-            "policies": {"policy": measured, "initial": measured},
+            "policies": {
+                "policy": measured,
+                "initial": measured
+                | {
+                    "tasks_complete": value
+                    | {"value": 0.644, "low": 0.56, "high": 0.72}
+                },
+            },
             "gains": {
                 "policy": {
                     "tasks_complete": value
-                    | {"value": 0.04, "low": -0.007, "high": 0.087},
+                    | {"value": 0.04, "low": -0.007, "high": 0.087, "changed": 22},
                     "turns_right": value | {"value": 0.02, "low": 0.004, "high": 0.036},
                 }
             },
             "by_situation": {"policy": {"exception": measured}},
         },
     )
+    candidate = make_checkpoint(
+        run("policy", "finished", 60, 40, recipe={"seed": 1, "steps": 60}), step=60
+    )
+    for role, measured_one in (("policy", candidate), ("initial", checkpoint)):
+        RunInput.objects.create(run=evaluate, checkpoint=measured_one, role=role)
     for each in (sft, reward, policy, failed):
         make_curves(each)
     make_shown(policy)
@@ -481,6 +494,7 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
         "failed": failed.pk,
         "evaluate": evaluate.pk,
         "checkpoint": checkpoint.pk,
+        "candidate": candidate.pk,
         "snapshot": snapshot.pk,
     }
 

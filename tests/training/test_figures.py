@@ -1,6 +1,11 @@
 """The figures of a run as lines, in an order that jsonb does not keep."""
 
-from training.figures import plain_figures
+from training.figures import (
+    MOST,
+    folded_figures,
+    headline_figures,
+    plain_figures,
+)
 
 RESULT = {
     "gain": {"low": -0.01, "high": 0.11},
@@ -38,3 +43,23 @@ def test_the_parts_of_the_time_are_told_elsewhere():
 
 def test_tables_are_no_lines():
     assert plain_figures({"policies": {"policy": {}}, "gains": {"a": 1}}) == []
+
+
+def test_very_many_figures_are_folded_behind_those_that_say_most():
+    few = RESULT | {"judged": {"auc": 0.9}}
+    assert folded_figures(few) == (plain_figures(few), [])
+    many = few | {"trained_on": {f"kind {n}": n for n in range(MOST)}}
+    first, rest = folded_figures(many)
+    assert [name for name, _ in first][:3] == ["truth at start", "truth", "judged, AUC"]
+    assert "trained on, kind 3" in dict(rest)
+    assert sorted(first + rest) == sorted(plain_figures(many))
+
+
+def test_runs_are_compared_by_their_headlines_and_an_evaluations_policy():
+    assert headline_figures(RESULT) == {"truth at start": "0.450", "truth": "0.500"}
+    value = {"value": 0.5, "low": 0.4, "high": 0.61, "n": 150}
+    measured = {"turns_right": value, "errors": {"answer": 3}}
+    other = {"turns_right": value | {"value": 0.1}}
+    result = {"policies": {"policy": measured, "initial": other}}
+    assert headline_figures(result) == {"Turns right": "0.500 (0.400 to 0.610)"}
+    assert headline_figures({"policies": {"policy": 3}}) == {}

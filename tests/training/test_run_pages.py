@@ -22,9 +22,9 @@ from tests.cast import (
 )
 from tests.training.conftest import make_policy, make_run
 from training import figures, promoting
-from training.engine.recipes import RECIPES
+from training.engine.recipes import RECIPES, recipe_from_json, recipe_to_json
 from training.models import Metric, Run, RunNote, RunSample, RunState
-from training.views import curves
+from training.views import curves, run_samples
 
 pytestmark = pytest.mark.django_db
 
@@ -493,7 +493,7 @@ def test_an_evaluation_tells_the_gain_of_each_policy(client, project, tara):
     assert table.columns == ("Policy",)
     assert table.rows[0][1][0].interval == "0.020 to 0.180"
     assert "0.020 to 0.180" in page.content.decode()
-    assert page.context["figures"] == []
+    assert page.context["figures"] == ([], [])
 
 
 def test_hardware_and_the_expected_end_are_shown(client, project, tara):
@@ -595,6 +595,48 @@ def test_compare_draws_two_runs_and_shows_what_differs(client, project, tara):
     assert len(page.context["sources"]) == 2
     alone = client.get(f"/p/cakes/runs/compare/?run={one.pk}")
     assert alone.status_code == 302
+
+
+def test_compare_shows_what_came_out_of_each_run(client, project, tara):
+    one = make_run(project=project, state="finished", result={"held_out_loss": 0.25})
+    two = make_run(project=project, state="failed")
+    page = client.get(f"/p/cakes/runs/compare/?run={one.pk}&run={two.pk}")
+    assert page.context["results"] == [("held out loss", ["0.250", ""])]
+    assert "run-charts" not in page.content.decode()  # nothing to draw
+
+
+def test_a_recipe_of_before_a_setting_was_there_means_its_default(
+    client, project, tara
+):
+    now = recipe_to_json(recipe_from_json("sft", {"seed": 2}))
+    one = make_run(project=project, recipe={"seed": 1})
+    two = make_run(project=project, recipe=now)
+    page = client.get(f"/p/cakes/runs/compare/?run={one.pk}&run={two.pk}")
+    assert page.context["differences"] == [("seed", ["1", "2"])]
+
+
+def test_what_an_ended_run_measured_once_is_no_curve(client, project, tara):
+    run = running(project)
+    Metric.objects.create(run=run, name="once", step=9, value=1, at=timezone.now())
+
+    def drawn():
+        layout = client.get(f"/p/cakes/runs/{run.pk}/").context["layout"]
+        return {each["name"] for chart in layout for each in chart["series"]}
+
+    assert "once" in drawn()  # more may follow
+    Run.objects.filter(pk=run.pk).update(state="finished", leased_until=None)
+    assert drawn() == {"loss", "held_out_loss", "mystery/value"}
+
+
+def test_rewards_of_a_sampled_text_come_before_what_is_made_of_them(project):
+    scores = {"kl": 0.5, "advantage": -1.0, "consistency": 1.0, "format": 1.0}
+    sample = RunSample(step=4, text="Well.", scores=scores)
+    assert run_samples.shown(sample).scores == [
+        ("format", "1", "good"),
+        ("consistency", "1", ""),
+        ("KL", "0.500", ""),
+        ("advantage", "-1", ""),
+    ]
 
 
 def test_pages_have_no_inline_script_or_style(client, project, tara):

@@ -26,7 +26,7 @@ from annotation.views.door import enter
 from training import store
 from training.archives import Archive
 from training.exporting import CARD, UNKNOWN_LICENCE, exported_files, model_card
-from training.figures import number_text, plain_figures
+from training.figures import folded_figures, number_text
 from training.forms import (
     CheckpointFilterForm,
     ExportForm,
@@ -167,7 +167,7 @@ def _checkpoint_page(
         "judgments_learned": _judgments_learned(found),
         "children": _children(found),
         "answers": _answers(found),
-        "figures": plain_figures(found.manifest.get("metrics", {})),
+        "figures": folded_figures(found.manifest.get("metrics", {})),
         "recipe": recipe_lines(found.run.kind, found.manifest.get("recipe", {})),
         "files": [_file(found, name, digest) for name, digest in sorted(files.items())],
         "is_on_disk": store.is_at_hand(found),

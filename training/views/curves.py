@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -18,7 +19,8 @@ from django.views.decorators.http import require_safe
 from annotation.models import Role
 from annotation.views.door import enter
 from training import charts
-from training.figures import setting_text
+from training.engine.recipes import RECIPES
+from training.figures import headline_figures, setting_text
 from training.models import Metric, Run, run_name
 from training.views.runs import line_of, run_of_project
 from training.wording import words
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
+
+    from training.events import Json
 
 # A page asks for the curves of each run by itself; more than this no eye tells apart.
 MOST_COMPARED = 100
@@ -112,10 +116,7 @@ def compare(request: HttpRequest, slug: str) -> HttpResponseBase:
             request, gettext("Tick two runs or more to compare their curves.")
         )
         return redirect("training:runs", slug)
-    names = sorted(
-        Metric.objects.filter(run__in=found).values_list("name", flat=True).distinct()
-    )
-    drawn = charts.layout(found[0].kind, names)
+    drawn = charts.layout(found[0].kind, charts.metric_names(*found))
     single = [
         {**chart, "title": _title(chart, each), "series": [each]}
         for chart in drawn
@@ -123,6 +124,7 @@ def compare(request: HttpRequest, slug: str) -> HttpResponseBase:
     ]
     facts = {
         "lines": [line_of(run) for run in found],
+        "results": _results(found),
         "differences": _recipe_differences(found),
         "names": [run_name(run) for run in found],
         "left_out": len(every) - len(asked),
@@ -150,11 +152,32 @@ def _title(chart: dict[str, object], series: dict[str, str]) -> str:
     }
 
 
+def _results(found: list[Run]) -> list[tuple[str, list[str]]]:
+    """Return the figures that any of the runs ended with, with the value of each run."""
+    figures = [headline_figures(run.result) for run in found]
+    names = dict.fromkeys(name for each in figures for name in each)
+    return [(name, [each.get(name, "") for each in figures]) for name in names]
+
+
 def _recipe_differences(found: list[Run]) -> list[tuple[str, list[str]]]:
-    """Return the settings in which the runs differ, with the value of each run."""
-    settings = dict.fromkeys(name for run in found for name in run.recipe)
+    """Return the settings in which the runs differ, with the value of each run.
+
+    A recipe of before a setting was there meant what is now its default.
+    """
+    recipes = [_defaults(run.kind) | run.recipe for run in found]
+    settings = dict.fromkeys(name for recipe in recipes for name in recipe)
     return [
-        (words(name), [setting_text(run.recipe.get(name)) for run in found])
+        (words(name), [setting_text(recipe.get(name)) for recipe in recipes])
         for name in settings
-        if len({repr(run.recipe.get(name)) for run in found}) > 1
+        if len({repr(recipe.get(name)) for recipe in recipes}) > 1
     ]
+
+
+def _defaults(kind: str) -> dict[str, Json]:
+    return {
+        each.name: list(each.default)
+        if isinstance(each.default, tuple)
+        else each.default
+        for each in dataclasses.fields(RECIPES[kind])
+        if each.default is not dataclasses.MISSING
+    }

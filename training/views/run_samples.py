@@ -41,10 +41,13 @@ def shown(sample: RunSample) -> Shown:
     text = sample.text
     inside = _is_inside_thinking(sample.label or text)
     scores = []
-    for name, value in sample.scores.items():
+    for name in sorted(sample.scores, key=_place_of_score):
+        value = sample.scores[name]
         tone = ""
         if isinstance(value, bool) or (value in (0, 1) and "format" in name):
             tone = "good" if value else "bad"
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         scores.append((words(name), number_text(value), tone))
     view = (
         view_of_pair(sample.label, text, inside_thinking=inside)
@@ -53,6 +56,11 @@ def shown(sample: RunSample) -> Shown:
     )
     blocks = blocks_of_text(text, inside_thinking=inside)
     return Shown(sample, blocks, scores, view)
+
+
+def _place_of_score(name: str) -> tuple[bool, bool, str]:
+    """Put the format first and what is made of all rewards last."""
+    return name == "advantage", "format" not in name, name
 
 
 def _is_inside_thinking(text: str) -> bool:

@@ -34,9 +34,9 @@ from training.figures import (
     capitalized,
     duration_text,
     evaluation_tables,
+    folded_figures,
     hardware_figures,
     number_text,
-    plain_figures,
     setting_text,
 )
 from training.forms import NewRunForm, PlaceForm, RunFilterForm, chosen_inputs
@@ -449,7 +449,7 @@ def _live_facts(run: Run, version: str = "") -> dict[str, object]:
         "samples": [shown(each) for each in samples],
         "checkpoints": checkpoints[:12],
         "more_checkpoints": max(0, len(checkpoints) - 12),
-        "figures": plain_figures(run.result) if run.is_final else [],
+        "figures": folded_figures(run.result if run.is_final else {}),
         "hardware": hardware_figures(run.hardware | {"device": run.device}),
         "waiting": _waiting(run),
         "iteration": Iteration.objects.filter(steps__run=run).first(),
