@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -329,7 +330,11 @@ class _Supervision:
         The leash is its standard input: when this process dies, even by SIGKILL, the
         pipe ends and the program ends itself. It gets no secrets of the server.
         """
-        environment = program_environment(os.environ) | {"CONCORD_LEASH": "1"}
+        environment = program_environment(os.environ) | {
+            "CONCORD_LEASH": "1",
+            # The launcher of several processes kills them after half a minute else.
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(self.timing.grace)),
+        }
         with (self.run.directory / "log.txt").open("ab") as log:
             self.child = subprocess.Popen(
                 [*self.command, str(self.run.directory)],
@@ -504,7 +509,11 @@ class _Supervision:
 
 def run_last_words(run: Run) -> str:
     """Return the last line of the log that says something, as a sentence's end."""
-    lines = [line.strip() for line in read_log_tail(run).splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in read_log_tail(run).splitlines()
+        if any(letter.isalnum() for letter in line)  # no rule beneath a table
+    ]
     return f"Its last words: {lines[-1][:500]}" if lines else "It said nothing."
 
 

@@ -31,6 +31,16 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def join(device: torch.device) -> None:
+    """Let this process talk to the others of the run, if there are any.
+
+    For programs without a trainer, which does so by itself.
+    """
+    if process_count() > 1 and not distributed.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend)
+
+
 def share_of_step(setting: str, whole: int) -> int:
     """Return each process's share of what a step learns from.
 
@@ -69,6 +79,14 @@ def divided(
     return [read(item, row) for item, row in zip(items, told, strict=True)]
 
 
+def told_by_first(value: Any) -> Any:
+    """Return the JSON value of the first process; all of them have to ask."""
+    if _alone():
+        return value
+    own = json.dumps(value) if process_rank() == 0 else ""
+    return json.loads(_told_by_all(own.encode())[0])
+
+
 def _told_by_all(own: bytes) -> list[bytes]:
     """Return the bytes of every process, by rank."""
     on_gpu = distributed.get_backend() == "nccl"
@@ -102,6 +120,11 @@ def over_all(count: float, device: torch.device) -> float:
     told = torch.tensor([count], device=device, dtype=torch.float64)
     distributed.all_reduce(told)
     return float(told.item())
+
+
+def has_lost_another(error: Exception) -> bool:
+    """Say whether the error tells that another process has left what all do together."""
+    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
 
 
 def leave(status: int) -> None:

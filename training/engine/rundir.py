@@ -15,6 +15,7 @@ Three promises are kept here for all programs:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -45,6 +46,7 @@ from training.engine.tfevents import EventFile
 LOCKED = 75  # EX_TEMPFAIL: "try again later"
 GRACE_SECONDS = 5.0
 MANIFEST = "manifest.json"
+FAILED = "failed.txt"  # why a process failed that does not speak for the run
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
 
@@ -128,6 +130,7 @@ class RunDirectory:
         self.checkpoints.mkdir(exist_ok=True)
         self.outputs.mkdir(exist_ok=True)
         if self.speaks:
+            (self.path / FAILED).unlink(missing_ok=True)
             for leftover in self.checkpoints.glob(".staging-*"):
                 shutil.rmtree(leftover)
         self._manifests: dict[str, Manifest] = {}
@@ -262,6 +265,9 @@ class RunDirectory:
 
     def result(self, state: str, values: Mapping[str, object], error: str = "") -> None:
         """Write the last event."""
+        if error and not self.speaks:
+            rank = os.environ.get("RANK", "")
+            (self.path / FAILED).write_text(f"process {rank}: {error}\n")
         event = {"event": "result", "state": state, "values": dict(values)}
         self._emit({**event, "error": error})
 
@@ -411,7 +417,7 @@ def _run_once(
     except Exception as error:
         # The last resort of a program: whatever it was, the run ends with a reason.
         traceback.print_exc()
-        run.result("failed", {}, f"{type(error).__name__}: {error}")
+        run.result("failed", {}, _reason(run, error))
         return 1
     else:
         run.result(ending.state, ending.values)
@@ -420,6 +426,19 @@ def _run_once(
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
         run.close()
+
+
+def _reason(run: RunDirectory, error: Exception) -> str:
+    """Return why a run failed: the reason of another process where that ended first."""
+    if "WORLD_SIZE" in os.environ and run.speaks:
+        from training.engine.processes import has_lost_another
+
+        if has_lost_another(error):
+            told = "it was killed; often the machine was out of memory"
+            with contextlib.suppress(OSError):
+                told = (run.path / FAILED).read_text().strip()
+            return f"another process of this run ended: {told}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _listen(

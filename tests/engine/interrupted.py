@@ -1,0 +1,55 @@
+"""Run a program that something befalls at a step: ``python interrupted.py RUN_DIR``.
+
+``BEFALLS`` says what, in the first of the processes or in the last:
+
+    sigterm N   the launcher is asked to end; the step goes on when the wish is here
+    leash N     the starter is told (a file ``reached``) to let go of the leash
+    die N       the last process is killed
+    raise N     the last process fails
+
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from training.engine import policy, reward
+from training.engine.recipes import PolicyRecipe, RewardRecipe
+from training.engine.rundir import run_program
+
+what, at = os.environ["BEFALLS"].split()
+rank, last = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]) - 1
+
+
+def befall(run):
+    if what == "sigterm" and rank == 0:
+        os.kill(os.getppid(), signal.SIGTERM)
+    if what == "leash" and rank == 0:
+        (run.path / "reached").touch()
+    if what in ("sigterm", "leash") and rank == 0:
+        while not run.stop_requested:
+            time.sleep(0.01)
+    if what == "die" and rank == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "raise" and rank == last:
+        raise ValueError("the last process does not like this step")
+
+
+def watching(program):
+    class Watch(program.Watch):
+        def on_step_end(self, args, state, control, **others):
+            if self.first + state.global_step == int(at):
+                befall(self.run)
+            super().on_step_end(args, state, control, **others)
+
+    program.Watch = Watch
+
+
+if __name__ == "__main__":
+    watching(policy)
+    watching(reward)
+    if '"program": "policy"' in (Path(sys.argv[-1]) / "run.json").read_text():
+        sys.exit(run_program("policy", PolicyRecipe, policy.main))
+    sys.exit(run_program("reward", RewardRecipe, reward.main))
