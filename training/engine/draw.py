@@ -35,6 +35,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ from training.engine.generation import Sampling, room
 from training.engine.measuring import (
     Answer,
     Asked,
-    answer,
+    answer_together,
     ask,
     count_unreadable,
     is_well_formed,
@@ -58,6 +59,7 @@ from training.engine.measuring import (
     rule_verdict,
 )
 from training.engine.models import Place, load_policy, prepare
+from training.engine.processes import any_process, divided, join, told_by_first
 from training.engine.recipes import DrawRecipe
 from training.engine.rundir import (
     Ending,
@@ -66,7 +68,7 @@ from training.engine.rundir import (
     run_program,
     step_random,
 )
-from training.engine.scoring import Pair, RewardModel, load_reward_model
+from training.engine.scoring import Pair, RewardModel, load_reward_model, score_of
 
 CHUNK = 64  # turns drawn between two looks at the wish to stop
 
@@ -74,6 +76,7 @@ CHUNK = 64  # turns drawn between two looks at the wish to stop
 def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
     """Draw from the policies in ``inputs``; see the module's docstring."""
     place = prepare(recipe)
+    join(place.device)
     samples = read_samples(run.need_data("train"))
     models = {"current": load_policy(run.need_input("policy"), place)}
     if recipe.initial_too and "initial" in run.inputs:
@@ -113,10 +116,11 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
         )
 
     output = run.outputs / "responses.jsonl"
-    done = keep_whole_turns(output, recipe.responses_per_turn)
+    done = whole_turns(run, output, recipe.responses_per_turn)
     counts: Counter[str] = Counter()
     total = len(chosen) * len(models)
-    with output.open("a", encoding="utf-8") as file:
+    written = output if run.speaks else Path(os.devnull)
+    with written.open("a", encoding="utf-8") as file:
         for part, (role, (model, tokenizer)) in enumerate(models.items()):
             encoder = Encoder(tokenizer)
             assert isinstance(tokenizer.pad_token_id, int)
@@ -132,7 +136,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
             )
             for start in range(0, len(chosen), CHUNK):
                 run.progress(part * len(chosen) + start, total)
-                if run.stop_requested:
+                if any_process(run.stop_requested, place.device):
                     return Ending("stopped", dict(counts))
                 chunk = [
                     Asked(a.sample, a.turn, encoder.encode(a.sample).prompt(a.turn))
@@ -140,7 +144,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                     if (role, a.sample.id, a.turn) not in done
                 ]
                 seed = step_random(recipe.seed, role, start).getrandbits(31)
-                drawn = answer(
+                drawn = answer_together(
                     model,
                     tokenizer,
                     chunk,
@@ -149,18 +153,19 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                     seed=seed,
                     per_turn=recipe.responses_per_turn,
                 )
-                for group in drawn:
-                    rows = [row_of(given, role, recipe) for given in group]
-                    if reward is not None:
-                        score_rows(rows, group, reward)
-                        if recipe.keep == "accepted":
-                            mark_kept(rows, group, reward, recipe.keep_at_most)
+                found = [[row_of(a, role, recipe) for a in group] for group in drawn]
+                if reward is not None:
+                    score_rows(found, drawn, reward)
+                for rows, group in zip(found, drawn, strict=True):
+                    if reward is not None and recipe.keep == "accepted":
+                        mark_kept(rows, group, reward, recipe.keep_at_most)
                     file.writelines(
                         json.dumps(row, ensure_ascii=False) + "\n" for row in rows
                     )
                     counts.update(counted(rows, role))
                 file.flush()
-                os.fsync(file.fileno())
+                if run.speaks:  # the others write to nowhere
+                    os.fsync(file.fileno())
                 if drawn:
                     report(run, part * len(chosen) + start, drawn[0][0], counts, role)
     run.progress(total, total)
@@ -170,7 +175,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
         "done_before": len(done),
     }
     values["turns_too_long"] = len(left_out)
-    if reward is not None:
+    if reward is not None and run.speaks:
         values |= {"turns_label_unreadable": unreadable, **mean_scores(output)}
     return Ending("finished", values)
 
@@ -207,15 +212,27 @@ def surprisal(
     for item in asked:
         if item.sample.id not in last or last[item.sample.id].turn < item.turn:
             last[item.sample.id] = item
-    hardest: dict[tuple[str, int], float] = {}
-    for item in last.values():
+
+    def of_turns(item: Asked) -> list[tuple[int, float]]:
         encoded = encoder.encode(item.sample, turns=range(item.turn + 1))
         ids = torch.tensor([encoded.ids], device=place.device)
         with place.autocast():
             logits = model(input_ids=ids).logits[0, :-1].float()
         lost = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-        for turn, (start, end) in zip(encoded.turns, encoded.spans, strict=True):
-            hardest[item.sample.id, turn] = float(lost[start - 1 : end - 1].max())
+        return [
+            (turn, float(lost[start - 1 : end - 1].max()))
+            for turn, (start, end) in zip(encoded.turns, encoded.spans, strict=True)
+        ]
+
+    read = list(last.values())
+    found = divided(
+        read, lambda items: [of_turns(i) for i in items], list, lambda _, told: told
+    )
+    hardest = {
+        (item.sample.id, turn): value
+        for item, of_item in zip(read, found, strict=True)
+        for turn, value in of_item
+    }
     return [hardest[item.sample.id, item.turn] for item in asked]
 
 
@@ -282,18 +299,22 @@ def same_call(one: ActionCall, other: ActionCall) -> bool:
 
 
 def score_rows(
-    rows: Sequence[dict[str, object]], group: Sequence[Answer], reward: RewardModel
+    rows: Sequence[Sequence[dict[str, object]]],
+    groups: Sequence[Sequence[Answer]],
+    reward: RewardModel,
 ) -> None:
     """Add what the reward model says of each answer; one outside the grammar gets 0,
     one whose label is outside the grammar nothing.
     """
     scored = [
         (row, Pair(turn.response, given.text, turn.kind, turn.history))
-        for row, given in zip(rows, group, strict=True)
+        for of_turn, group in zip(rows, groups, strict=True)
+        for row, given in zip(of_turn, group, strict=True)
         for turn in (given.sample.turns[given.turn],)
         if is_well_formed(turn.response, turn)
     ]
-    scores = reward.score([pair for _, pair in scored])
+    pairs = [pair for _, pair in scored]
+    scores = divided(pairs, reward.score, astuple, score_of)
     for (row, _), score in zip(scored, scores, strict=True):
         row["rm_score"] = 0.0 if row["format_error"] else round(score.probability, 6)
 
@@ -367,6 +388,16 @@ def report(
     )
 
 
+def whole_turns(
+    run: RunDirectory, output: Path, per_turn: int
+) -> set[tuple[str, str, int]]:
+    """Return the (role, sample, turn)s that are done; the first process looks."""
+    found = (
+        [list(key) for key in keep_whole_turns(output, per_turn)] if run.speaks else []
+    )
+    return {(role, sample, turn) for role, sample, turn in told_by_first(found)}
+
+
 def keep_whole_turns(output: Path, per_turn: int) -> set[tuple[str, str, int]]:
     """Drop turns that a killed attempt left unfinished; return (role, sample, turn)s.
 
@@ -375,7 +406,7 @@ def keep_whole_turns(output: Path, per_turn: int) -> set[tuple[str, str, int]]:
     if not output.exists():
         return set()
     rows: dict[tuple[str, str, int], list[str]] = {}
-    for line in output.read_text(encoding="utf-8").splitlines():
+    for line in output.read_text(encoding="utf-8").split("\n"):
         try:
             row = json.loads(line)
         except ValueError:  # the torn last line

@@ -38,24 +38,27 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from transformers import PreTrainedModel
 
 from training.engine.conversations import Encoder, Sample, lengths_summary, read_samples
-from training.engine.generation import Sampling, room
+from training.engine.generation import Sampled, Sampling, room
 from training.engine.measuring import (
     Answer,
     Asked,
     Measured,
     answer,
+    answer_together,
     ask,
+    check_of,
     longest_prompt,
     measure,
     parsed_label,
 )
 from training.engine.models import Place, load_policy, prepare
+from training.engine.processes import any_process, divided, join, process_count
 from training.engine.recipes import EvaluateRecipe
 from training.engine.rundir import (
     Ending,
@@ -64,7 +67,7 @@ from training.engine.rundir import (
     run_program,
     step_random,
 )
-from training.engine.scoring import Pair, RewardModel, load_reward_model
+from training.engine.scoring import Pair, RewardModel, load_reward_model, score_of
 from training.engine.worlds import World, next_turn
 
 CHUNK = 256  # turns answered between two looks at the wish to stop
@@ -83,6 +86,7 @@ class Row:
 def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
     """Measure every policy in ``inputs``; see the module's docstring."""
     place = prepare(recipe)
+    join(place.device)
     samples = read_samples(run.need_data("held_out"))
     if not samples:
         raise RunError("data.held_out", "at least one sample", "an empty file")
@@ -96,7 +100,8 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
     if "reward" in run.inputs:
         reward = load_reward_model(run.inputs["reward"], place.device)
 
-    (run.outputs / "samples.jsonl").unlink(missing_ok=True)  # of an earlier attempt
+    if run.speaks:  # of an earlier attempt
+        (run.outputs / "samples.jsonl").unlink(missing_ok=True)
     policies: dict[str, dict[str, object]] = {}
     by_situation: dict[str, dict[str, object]] = {}
     by_split: dict[str, dict[str, object]] = {}
@@ -120,7 +125,8 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
             {f"{role}/{name}": figure["value"] for name, figure in figures.items()},
         )
         show(run, number + 1, rows)
-        write_samples(run, role, rows, left_out, samples)
+        if run.speaks:
+            write_samples(run, role, rows, left_out, samples)
     found: dict[str, object] = {
         "policies": policies,
         "by_situation": by_situation,
@@ -131,7 +137,8 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
         "interval": f"{recipe.confidence:.0%} bootstrap over samples",
     }
     text = json.dumps(found, indent=1, ensure_ascii=False)
-    (run.outputs / "evaluation.json").write_text(text + "\n")
+    if run.speaks:
+        (run.outputs / "evaluation.json").write_text(text + "\n")
     return Ending("finished", found)
 
 
@@ -179,12 +186,14 @@ def answer_all(
     asked.sort(key=lambda item: len(item.prompt))
     answers: list[Answer] = []
     for start in range(0, len(asked), CHUNK):
-        if run.stop_requested:
+        if any_process(run.stop_requested, place.device):
             return None
         run.progress(part[0] * len(asked) + start, part[1] * len(asked))
         chunk = asked[start : start + CHUNK]
         seed = step_random(recipe.seed, role, start).getrandbits(31)
-        drawn = answer(model, tokenizer, chunk, sampling, place=place, seed=seed)
+        drawn = answer_together(
+            model, tokenizer, chunk, sampling, place=place, seed=seed
+        )
         answers += [group[0] for group in drawn]
     run.progress((part[0] + 1) * len(asked), part[1] * len(asked))
     return answers, left_out
@@ -203,32 +212,63 @@ def whole_tasks(
 ) -> tuple[list[Answer], list[Asked]] | None:
     """Return the answers of one policy led through each task, and what was not reached.
 
-    All conversations take their next turn together; None when asked to stop.
+    All conversations of a process take their next turn together, and a process leads
+    its tasks from the first turn to the last; None when asked to stop.
     """
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
-    going = [item for item in asked if item.turn == 0]
-    worlds = {item.sample.id: World(item.sample) for item in going}
-    answers: list[Answer] = []
-    turn = 0
-    while going:
-        further: list[Asked] = []
-        for start in range(0, len(going), CHUNK):
-            if run.stop_requested:
-                return None
-            run.progress(part[0] * len(asked) + len(answers), part[1] * len(asked))
-            chunk = going[start : start + CHUNK]
-            seed = step_random(recipe.seed, role, "task", turn, start).getrandbits(31)
-            drawn = answer(
-                model, encoder.tokenizer, chunk, sampling, place=place, seed=seed
-            )
-            for item, (given,) in zip(chunk, drawn, strict=True):
-                answers.append(given)
-                so_far = item.prompt + given.sampled.ids
-                world = worlds[item.sample.id]
-                found = next_turn(encoder, world, given, so_far, longest)
-                if found is not None:
-                    further.append(found[0])
-        going, turn = further, turn + 1
+    stopped = False
+
+    def lead(tasks: Sequence[Asked]) -> list[list[Answer]]:
+        nonlocal stopped
+        worlds = {item.sample.id: World(item.sample) for item in tasks}
+        answers: dict[str, list[Answer]] = {item.sample.id: [] for item in tasks}
+        going, done = list(tasks), 0
+        while going:
+            further: list[Asked] = []
+            for start in range(0, len(going), CHUNK):
+                if run.stop_requested:
+                    stopped = True
+                    return list(answers.values())
+                turns = part[0] * len(asked) + done * process_count()
+                run.progress(turns, part[1] * len(asked))
+                chunk = going[start : start + CHUNK]
+                drawn = answer(
+                    model,
+                    encoder.tokenizer,
+                    chunk,
+                    sampling,
+                    place=place,
+                    # One for each turn: the answers hang on nothing beside it.
+                    seed=[
+                        step_random(
+                            recipe.seed, role, "task", item.sample.id, item.turn
+                        ).getrandbits(31)
+                        for item in chunk
+                    ],
+                )
+                done += len(chunk)
+                for item, (given,) in zip(chunk, drawn, strict=True):
+                    answers[item.sample.id].append(given)
+                    so_far = item.prompt + given.sampled.ids
+                    world = worlds[item.sample.id]
+                    found = next_turn(encoder, world, given, so_far, longest)
+                    if found is not None:
+                        further.append(found[0])
+            going = further
+        return list(answers.values())
+
+    checked = check_of(encoder.tokenizer, sampling.stop_ids[-1])
+    led = divided(
+        [item for item in asked if item.turn == 0],
+        lead,
+        lambda task: [(given.turn, *astuple(given.sampled)) for given in task],
+        lambda item, told: [
+            checked(item.sample, turn, 0, Sampled(*sampled)) for turn, *sampled in told
+        ],
+    )
+    if any_process(stopped, place.device):
+        return None
+    answers = [given for task in led for given in task]
     reached = {(given.sample.id, given.turn) for given in answers}
     missed = [item for item in asked if (item.sample.id, item.turn) not in reached]
     run.progress((part[0] + 1) * len(asked), part[1] * len(asked))
@@ -247,7 +287,8 @@ def judged(answers: Sequence[Answer], reward: RewardModel | None) -> list[Row]:
             if parsed_label(given.sample.turns[given.turn]) is not None
         ]
         pairs = [pair_of(answers[number]) for number in numbers]
-        for number, score in zip(numbers, reward.score(pairs), strict=True):
+        scored = divided(pairs, reward.score, astuple, score_of)
+        for number, score in zip(numbers, scored, strict=True):
             valid = answers[number].format_error is None
             scores[number] = score.probability if valid else 0.0
     return [

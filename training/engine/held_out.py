@@ -6,16 +6,15 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from training.engine.conversations import Encoder, read_samples
-from training.engine.generation import Sampled, Sampling
-from training.engine.measuring import answer, ask, check_of, measure
+from training.engine.generation import Sampling
+from training.engine.measuring import answer_together, ask, measure
 from training.engine.models import Place
-from training.engine.processes import divided
 from training.engine.rewards import Rewards
 from training.engine.rollouts import mean
 from training.engine.rundir import RunDirectory, step_random
@@ -65,19 +64,13 @@ class HeldOut:
     def look(self, model: PreTrainedModel, step: int) -> Looked:
         """Answer the set, report score and truth with their intervals, return them."""
         started = time.monotonic()
-        checked = check_of(self.encoder.tokenizer, self.sampling.stop_ids[-1])
-        groups = divided(
+        groups = answer_together(
+            model,
+            self.encoder.tokenizer,
             self.asked,
-            lambda asked: answer(
-                model,
-                self.encoder.tokenizer,
-                asked,
-                self.sampling,
-                place=self.place,
-                seed=0,
-            ),
-            lambda group: astuple(group[0].sampled),
-            lambda item, told: [checked(item.sample, item.turn, 0, Sampled(*told))],
+            self.sampling,
+            place=self.place,
+            seed=0,
         )
         answers = [group[0] for group in groups]
         numbers = {name: number for number, name in enumerate(self.samples)}

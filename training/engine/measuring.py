@@ -8,7 +8,7 @@ counts as complete when all its turns are right.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,12 +21,14 @@ from actions.plans import THRESHOLD, align_plans
 from training.engine.backends import respond
 from training.engine.conversations import Encoder, Sample, Turn
 from training.engine.generation import (
+    PartOf,
     Sampled,
     Sampling,
     Seed,
     response_text,
 )
 from training.engine.models import Place, longest_input
+from training.engine.processes import divided
 from training.engine.tokens import tag_ids
 
 
@@ -97,6 +99,43 @@ def answer(
         ]
         for item, group in zip(asked, drawn, strict=True)
     ]
+
+
+def answer_together(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    sampling: Sampling,
+    *,
+    place: Place,
+    seed: int,
+    per_turn: int = 1,
+) -> list[list[Answer]]:
+    """Return what ``answer`` does; each process of the run answers a part of the turns
+    and tells the others. All of them have to ask.
+    """
+    checked = check_of(tokenizer, sampling.stop_ids[-1])
+
+    def of_part(numbers: Sequence[int]) -> list[list[Answer]]:
+        return answer(
+            model,
+            tokenizer,
+            [asked[number] for number in numbers],
+            sampling,
+            place=place,
+            seed=PartOf(seed, numbers[0] if numbers else 0, len(asked)),
+            per_turn=per_turn,
+        )
+
+    return divided(
+        range(len(asked)),
+        of_part,
+        lambda group: [astuple(given.sampled) for given in group],
+        lambda number, told: [
+            checked(asked[number].sample, asked[number].turn, index, Sampled(*sampled))
+            for index, sampled in enumerate(told)
+        ],
+    )
 
 
 def check_of(

@@ -12,6 +12,7 @@ from training.engine.recipes.fields import (
     PRECISION,
     PROMPT_TOKENS,
     SEED,
+    SHARING,
     THREADS,
     about,
 )
@@ -83,6 +84,7 @@ class DrawRecipe:
             advanced=True,
         ),
     )
+    processes: int = field(default=1, metadata=SHARING)
     precision: str = field(default="fp32", metadata=PRECISION)
     device: str = field(default="auto", metadata=DEVICE)
     threads: int = field(default=0, metadata=THREADS)

@@ -12,6 +12,7 @@ from training.engine.recipes.fields import (
     PRECISION,
     PROMPT_TOKENS,
     SEED,
+    SHARING,
     THREADS,
     about,
 )
@@ -59,6 +60,7 @@ class EvaluateRecipe:
         default=0.95,
         metadata=about("Coverage of the interval.", min=0.5, max=0.999, advanced=True),
     )
+    processes: int = field(default=1, metadata=SHARING)
     precision: str = field(default="fp32", metadata=PRECISION)
     device: str = field(default="auto", metadata=DEVICE)
     threads: int = field(default=0, metadata=THREADS)

@@ -87,6 +87,12 @@ PROCESSES = about(
     max=4096,
     advanced=True,
 )
+SHARING = about(
+    "Processes that share the work, one for each GPU; what they find is what one finds.",
+    min=1,
+    max=4096,
+    advanced=True,
+)
 STRATEGY = about(
     "What several processes share: ddp keeps the whole model in each; fsdp2 and "
     "deepspeed-zero3 cut weights and moments in parts (adamw only, and such a run "
