@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -223,6 +224,9 @@ class NewRunForm(RecipeForm):
     ) -> None:
         super().__init__(*args, kind=kind, **kw)
         self.project = project
+        self.fields["ask"] = forms.UUIDField(
+            required=False, initial=uuid.uuid4, widget=forms.HiddenInput
+        )
         for role, label in InputRole.choices:
             takes = next((t for t in INPUTS[kind] if t.role == role), None)
             if takes is not None:

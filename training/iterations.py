@@ -54,6 +54,7 @@ from training.models import (
     StepState,
 )
 from training.promoting import PromotionRefusedError, promote
+from training.wording import words
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -169,14 +170,17 @@ def change_iteration(
     wanted_settled: int,
     margin: float,
     automatic: tuple[str, ...],
+    seen: int | None = None,
 ) -> None:
     """Change what an open iteration waits for and which steps ask nobody.
 
-    Who changed what is kept.
+    Who changed what is kept. ``seen`` is the :func:`newest_change` that was looked at;
+    IterationRefusedError is raised where another came meanwhile.
     """
     with transaction.atomic():
         iteration = _locked(iteration)
         _must_be_open(iteration)
+        _must_be_newest(iteration, "", seen)
         wanted = {
             "wanted_judgments": wanted_judgments,
             "wanted_settled": wanted_settled,
@@ -198,12 +202,18 @@ def change_iteration(
 
 
 def change_recipe(
-    *, iteration: Iteration, name: str, user: User | None, recipe: Mapping[str, object]
+    *,
+    iteration: Iteration,
+    name: str,
+    user: User | None,
+    recipe: Mapping[str, object],
+    seen: int | None = None,
 ) -> IterationChange | None:
     """Change the recipe of a step that has not begun; None when nothing is new.
 
     Who changed what is kept. Raises IterationRefusedError for a step that has begun, or
-    that was passed, and for a setting that is not right.
+    that was passed, for a setting that is not right, and where another change came
+    after the one that was ``seen``.
     """
     with transaction.atomic():
         iteration = _locked(iteration)
@@ -212,6 +222,7 @@ def change_recipe(
             raise IterationRefusedError(
                 _("This step has begun: its recipe is that of its run.")
             )
+        _must_be_newest(iteration, name, seen)
         before = iteration.recipes.get(name, {})
         after = _checked_recipe(name, recipe)
         iteration.recipes = {**iteration.recipes, name: after}
@@ -230,6 +241,30 @@ def changeable_recipes(iteration: Iteration) -> list[str]:
         for name in RUN_STEPS
         if _place(name) >= _place(iteration.step) and steps[name].state in not_begun
     ]
+
+
+def newest_change(iteration: Iteration, step: str) -> int:
+    """Return the number of the last change of a step's recipe, or of the settings."""
+    newest = iteration.changes.filter(step=step).order_by("-pk").first()
+    return 0 if newest is None else newest.pk
+
+
+def _must_be_newest(iteration: Iteration, step: str, seen: int | None) -> None:
+    """Refuse to write over what somebody else, or another tab, has changed meanwhile."""
+    if seen is None or seen >= newest_change(iteration, step):
+        return
+    later = iteration.changes.filter(step=step, pk__gt=seen).select_related("user")
+    settings = dict.fromkeys(name for each in later for name in each.values)
+    raise IterationRefusedError(
+        _(
+            "%(user)s has changed this meanwhile: %(settings)s. What you typed is still "
+            "here; save it again to have it in place of that."
+        )
+        % {
+            "user": later[0].user or _("Somebody"),
+            "settings": ", ".join(words(name) for name in settings),
+        }
+    )
 
 
 def _keep_change(

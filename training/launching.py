@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
@@ -37,6 +39,10 @@ from training.snapshots import NothingToTrainOnError, build_snapshot
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.utils.functional import _StrPromise
+
+
+TWICE = timedelta(minutes=1)
+"""Within this a form that is sent again asks for the same run."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,7 @@ def start_run(
     queue: str = "",
     shares_device: bool = False,
     attach: Callable[[Run], None] | None = None,
+    ask: UUID | None = None,
 ) -> Run:
     """Queue a run: check recipe and inputs, freeze the data, tell the workers.
 
@@ -146,7 +153,8 @@ def start_run(
     for; on their GPU it is alone unless it ``shares_device``. Raises LaunchRefusedError.
     The snapshot is built before the rows of the run, in a transaction of its own: it
     reads all tables as of one moment and is kept when the rest fails. ``attach`` is
-    called in the transaction that makes the run; what it raises undoes that.
+    called in the transaction that makes the run; what it raises undoes that. ``ask`` is
+    the number of the form that asks: sent twice within a minute it is one run.
     """
     if kind not in INPUTS:
         raise LaunchRefusedError(
@@ -173,6 +181,14 @@ def start_run(
         problems["queue"] = _no_such_queue(queue)
     if problems:
         raise LaunchRefusedError(problems)
+
+    how = {
+        "draw_next": draw_next and kind in LEAVES_A_POLICY,
+        "queue": queue,
+        "shares_device": shares_device,
+    }
+    if ask and (run := _asked_before(ask, project, kind, settings, inputs, how)):
+        return run
     try:
         snapshot = build_snapshot(
             project=project,
@@ -184,16 +200,24 @@ def start_run(
             store.put_snapshot(snapshot)
     except (NothingToTrainOnError, store.StoreError) as error:
         raise LaunchRefusedError({"": str(error)}) from error
+    except OSError as error:
+        why = gettext("Its data could not be written: %(error)s") % {"error": error}
+        raise LaunchRefusedError({"": why}) from error
     with transaction.atomic():
+        if ask:  # of two that ask at once the second finds the run of the first
+            Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+            if run := _asked_before(ask, project, kind, settings, inputs, how):
+                return run
+        if ask is None or Run.objects.filter(uuid=ask).exists():
+            ask = uuid4()  # nobody's form, or one sent before with other settings
         run = Run.objects.create(
+            uuid=ask,
             project=project,
             kind=kind,
             recipe=settings,
             snapshot=snapshot,
             created_by=user,
-            draw_next=draw_next and kind in LEAVES_A_POLICY,
-            queue=queue,
-            shares_device=shares_device,
+            **how,
         )
         RunInput.objects.bulk_create(
             RunInput(run=run, checkpoint=checkpoint, role=role)
@@ -204,6 +228,23 @@ def start_run(
             attach(run)
         send_hint_on_commit(run.pk)
     return run
+
+
+def _asked_before(
+    ask: UUID,
+    project: Project,
+    kind: str,
+    settings: Mapping[str, object],
+    inputs: Mapping[str, Checkpoint],
+    how: Mapping[str, object],
+) -> Run | None:
+    """Return the run that the same form has just asked for."""
+    same = Run.objects.filter(project=project, kind=kind, recipe=settings, **how)
+    run = same.filter(uuid=ask, created_at__gt=timezone.now() - TWICE).first()
+    if run is None:
+        return None
+    of_run = dict(run.run_inputs.values_list("role", "checkpoint_id"))
+    return run if of_run == {r: each.pk for r, each in inputs.items()} else None
 
 
 def _refuse_removed(inputs: Mapping[str, Checkpoint]) -> None:

@@ -148,8 +148,9 @@ def test_a_draft_saved_elsewhere_meanwhile_is_a_conflict_and_keeps_both(client, 
         ({"turn_response": ["", ""]}, "Turn 1 has no response yet"),
         ({"propose": "7"}, "The draft has no turn 7."),
         ({"propose": "²"}, "The draft has no turn 0."),
+        ({"propose": "1" * 5000}, "The draft has no turn 0."),
     ],
-    ids=["no input", "no history", "no such turn", "no number"],
+    ids=["no input", "no history", "no such turn", "no number", "too long"],
 )
 def test_says_why_there_is_nothing_to_propose(client, draft, changes, message):
     sign_in(client, make_user("lena"))

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
 LISTED = 40
+REASON = 1000  # characters
 
 
 # The list
@@ -267,6 +268,7 @@ def _page(
     facts = _live_facts(found, typed) | {
         "refusal": refusal,
         "form": form or IterationForm(initial=_settings_of(found)),
+        "seen": deeds.newest_change(found, ""),
         "forecasts": forecasts(found),
         "changes": changes(found),
         "layout": _policy_layout() if policy is not None else [],
@@ -335,7 +337,8 @@ def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     found = _iteration(project, number)
     deed, name = request.POST.get("deed", ""), request.POST.get("step", "")
-    reason, user = request.POST.get("reason", "")[:1000], _user(request)
+    reason, user = request.POST.get("reason", ""), _user(request)
+    reason = reason.replace("\r\n", "\n")  # a line's end counts once, as in the page
     of_iteration: dict[str, Callable[[], None]] = {
         "pause": lambda: deeds.pause_iteration(iteration=found),
         "resume": lambda: deeds.resume_iteration(
@@ -354,6 +357,13 @@ def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     typed = {"deed": deed, "step": name, "reason": reason}
     if deed not in of_iteration:
         return _page(request, found, typed, _("There is no such deed."))
+    if "\x00" in reason:
+        refusal = _("Reason: expected text, found a null character.")
+        return _page(request, found, typed, refusal)
+    if len(reason) > REASON:
+        refusal = _("Reason: expected at most %(limit)d characters, found %(n)d.")
+        facts = {"limit": REASON, "n": len(reason)}
+        return _page(request, found, typed, refusal % facts)
     try:
         of_iteration[deed]()
     except IterationRefusedError as error:
@@ -379,6 +389,7 @@ def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpRespon
                 wanted_settled=form.cleaned_data["wanted_settled"],
                 margin=form.cleaned_data["margin"],
                 automatic=tuple(form.cleaned_data["automatic"]),
+                seen=_seen(request),
             )
         except IterationRefusedError as error:
             refusal = str(error)
@@ -407,7 +418,11 @@ def recipe_edit(
     if data is not None and recipe.is_valid():
         try:
             changed = deeds.change_recipe(
-                iteration=found, name=step, user=_user(request), recipe=recipe.recipe()
+                iteration=found,
+                name=step,
+                user=_user(request),
+                recipe=recipe.recipe(),
+                seen=_seen(request),
             )
         except IterationRefusedError as error:
             refusal = str(error)
@@ -424,12 +439,19 @@ def recipe_edit(
         "iteration": found,
         "label": StepName(step).label,
         "recipe": recipe,
+        "seen": deeds.newest_change(found, step),
         "refusal": refusal,
         "may_change": step in deeds.changeable_recipes(found),
         "is_wrong": bool(refusal or recipe.errors),
     }
     status = 422 if facts["is_wrong"] else 200
     return render(request, "training/iteration_recipe.html", facts, status=status)
+
+
+def _seen(request: HttpRequest) -> int | None:
+    """Return the change up to which the sender of a form has seen all, if it says so."""
+    seen = request.POST.get("seen", "")
+    return int(seen) if seen.isdecimal() and len(seen) < 19 else None
 
 
 def _iteration(project: Project, number: int) -> Iteration:

@@ -35,7 +35,8 @@ def propose(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Ask the current policy for the response to the turn named ``propose``."""
     draft = _draft(request, slug, pk)
     wanted = request.POST.get("propose", "")
-    turn = int(wanted) - 1 if wanted.isascii() and wanted.isdigit() else -1
+    is_number = wanted.isascii() and wanted.isdigit() and len(wanted) < 10
+    turn = int(wanted) - 1 if is_number else -1
     content = content_from_post(request.POST, draft.content)
     assert request.user.is_authenticated
     try:

@@ -242,6 +242,7 @@ def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
                 draw_next=form.cleaned_data.get("draw_next", False),
                 queue=form.cleaned_data.get("queue", ""),
                 shares_device=form.cleaned_data.get("shares_device", False),
+                ask=form.cleaned_data["ask"],
             )
         except LaunchRefusedError as error:
             form.add_problems(error.problems)
