@@ -111,6 +111,8 @@ def test_a_run_started_again_keeps_whole_turns_and_redraws_the_rest(policies, tm
     counts = Counter((r["role"], r["sample"], r["turn"]) for r in responses(tmp_path))
     assert set(counts.values()) == {2}
     assert len(counts) == 6
+    # What is drawn for a turn hangs on nothing but the turn.
+    assert sorted(output.read_text().splitlines()) == sorted(whole.splitlines())
     assert events(tmp_path, "result")[-1]["values"]["done_before"] == 1
 
 

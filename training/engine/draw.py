@@ -143,20 +143,24 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                     for a in chosen[start : start + CHUNK]
                     if (role, a.sample.id, a.turn) not in done
                 ]
-                seed = step_random(recipe.seed, role, start).getrandbits(31)
                 drawn = answer_together(
                     model,
                     tokenizer,
                     chunk,
                     sampling,
                     place=place,
-                    seed=seed,
+                    seeds=[
+                        step_random(recipe.seed, role, a.sample.id, a.turn).getrandbits(
+                            31
+                        )
+                        for a in chunk
+                    ],
                     per_turn=recipe.responses_per_turn,
                 )
-                found = [[row_of(a, role, recipe) for a in group] for group in drawn]
+                told = [[row_of(a, role, recipe) for a in group] for group in drawn]
                 if reward is not None:
-                    score_rows(found, drawn, reward)
-                for rows, group in zip(found, drawn, strict=True):
+                    score_rows(told, drawn, reward)
+                for rows, group in zip(told, drawn, strict=True):
                     if reward is not None and recipe.keep == "accepted":
                         mark_kept(rows, group, reward, recipe.keep_at_most)
                     file.writelines(

@@ -190,13 +190,21 @@ def answer_all(
             return None
         run.progress(part[0] * len(asked) + start, part[1] * len(asked))
         chunk = asked[start : start + CHUNK]
-        seed = step_random(recipe.seed, role, start).getrandbits(31)
+        seeds = seeds_of(recipe, role, chunk)
         drawn = answer_together(
-            model, tokenizer, chunk, sampling, place=place, seed=seed
+            model, tokenizer, chunk, sampling, place=place, seeds=seeds
         )
         answers += [group[0] for group in drawn]
     run.progress((part[0] + 1) * len(asked), part[1] * len(asked))
     return answers, left_out
+
+
+def seeds_of(recipe: EvaluateRecipe, role: str, asked: Sequence[Asked]) -> list[int]:
+    """Return a seed for each turn: an answer hangs on no other turn."""
+    return [
+        step_random(recipe.seed, role, item.sample.id, item.turn).getrandbits(31)
+        for item in asked
+    ]
 
 
 def whole_tasks(
@@ -238,13 +246,7 @@ def whole_tasks(
                     chunk,
                     sampling,
                     place=place,
-                    # One for each turn: the answers hang on nothing beside it.
-                    seed=[
-                        step_random(
-                            recipe.seed, role, "task", item.sample.id, item.turn
-                        ).getrandbits(31)
-                        for item in chunk
-                    ],
+                    seed=seeds_of(recipe, role, chunk),
                 )
                 done += len(chunk)
                 for item, (given,) in zip(chunk, drawn, strict=True):

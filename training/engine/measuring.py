@@ -21,7 +21,6 @@ from actions.plans import THRESHOLD, align_plans
 from training.engine.backends import respond
 from training.engine.conversations import Encoder, Sample, Turn
 from training.engine.generation import (
-    PartOf,
     Sampled,
     Sampling,
     Seed,
@@ -108,11 +107,11 @@ def answer_together(
     sampling: Sampling,
     *,
     place: Place,
-    seed: int,
+    seeds: Sequence[int],
     per_turn: int = 1,
 ) -> list[list[Answer]]:
-    """Return what ``answer`` does; each process of the run answers a part of the turns
-    and tells the others. All of them have to ask.
+    """Return what ``answer`` does with a seed for each turn; each process of the run
+    answers a part of the turns and tells the others. All of them have to ask.
     """
     checked = check_of(tokenizer, sampling.stop_ids[-1])
 
@@ -123,7 +122,7 @@ def answer_together(
             [asked[number] for number in numbers],
             sampling,
             place=place,
-            seed=PartOf(seed, numbers[0] if numbers else 0, len(asked)),
+            seed=[seeds[number] for number in numbers],
             per_turn=per_turn,
         )
 
