@@ -206,6 +206,26 @@ def test_samples_without_facts_give_references_and_changes_but_no_quads():
     assert {item.source for item in drawn} == {"reference", "change"}
 
 
+def test_samples_that_nothing_can_be_made_of_are_no_source():
+    turn = {"input": {"kind": "user", "text": "Hello"}, "response": "Good day."}
+    source = Source([sample_from_json({"id": "s", "contexts": [], "turns": [turn]})])
+    assert not source.can_draw
+    assert source.draw(random.Random(1), 4) == []
+
+
+def test_labels_and_references_outside_the_grammar_are_no_wordings():
+    broken = "<<think>>So.<<action>>{"
+    label, *_ = references = [*PLAIN["turns"][0]["references"], broken]
+    turn = {**PLAIN["turns"][0], "references": references}
+    with_facts = demo_rows(2)[0]
+    with_facts["turns"][0]["response"] = broken
+    rows = [{**PLAIN, "turns": [turn]}, with_facts]
+    drawn = Source([sample_from_json(row) for row in rows]).draw(random.Random(1), 200)
+    assert len(drawn) == 200
+    assert not any(broken in (item.pair.label, item.pair.sampled) for item in drawn)
+    assert any(label in (item.pair.label, item.pair.sampled) for item in drawn)
+
+
 # Judgments
 
 

@@ -27,15 +27,17 @@ from actions.demo.derive import (
 )
 from actions.demo.facts import parse_facts, steps_by_wording
 from actions.demo.generator import is_reserved
-from actions.grammar import ActionCall, FormatError, Response, Text, parse, render
+from actions.grammar import ActionCall, Response, Text, parse, render
 from actions.plans import find_plan
 from actions.tags import JSON
 from actions.units import UnitPair
 from training.engine.conversations import Sample, Turn
+from training.engine.measuring import is_well_formed
 from training.engine.scoring import Pair, units_of
 
 Order = Literal["seen", "unseen"]
 
+TRIES = 1000  # draws without a pair after which a kind of pair is left out
 UNKNOWN = -100  # a unit whose label nobody gave; the loss leaves it out
 
 
@@ -231,7 +233,11 @@ class Source:
         several_changes: bool = True,
     ) -> None:
         turns = [turn for sample in samples for turn in sample.turns]
-        self.demo = [turn for turn in turns if turn.has_facts]
+        self.demo = [
+            turn
+            for turn in turns
+            if turn.has_facts and is_well_formed(turn.response, turn)
+        ]
         self.plans = [
             turn
             for turn in self.demo
@@ -241,9 +247,9 @@ class Source:
             PlainTurn(turn, tuple(action.name for action in sample.definitions))
             for sample in samples
             for turn in sample.turns
-            if not turn.has_facts and _parses(turn)
+            if not turn.has_facts and is_well_formed(turn.response, turn)
         ]
-        self.reworded = [turn for turn in self.plain if turn.turn.references]
+        self.reworded = [turn for turn in self.plain if len(_wordings(turn)) > 1]
         self.values = sorted({v for turn in self.plain for v in turn.values()})
         self.several_changes = several_changes
         # Shares found by trial on the demo (docs/reward-model.md); quads give four
@@ -255,6 +261,13 @@ class Source:
             self.makers.append((1.0, self._reference))
         if changes and (self.demo or self.plain):
             self.makers.append((2.0, self._change))
+        # Texts may have no place for a change; then a draw would never come to its end.
+        probe = random.Random(0)
+        self.makers = [
+            (weight, make)
+            for weight, make in self.makers
+            if any(make(probe) for _ in range(TRIES))
+        ]
 
     @property
     def can_draw(self) -> bool:
@@ -362,8 +375,7 @@ def quad_of(turn: Turn, rng: random.Random, order: Order) -> tuple[Example, ...]
 def rewording_of(turn: Turn | PlainTurn, rng: random.Random) -> Example | None:
     """Return a consistent pair of two wordings, in either role."""
     if isinstance(turn, PlainTurn):
-        wordings = (turn.turn.response, *turn.turn.references)
-        one, other = rng.sample(wordings, 2)
+        one, other = rng.sample(_wordings(turn), 2)
         pair = Pair(one, other, turn.turn.kind, turn.turn.history)
         return example(pair, True, None, "reference")
     try:
@@ -401,6 +413,12 @@ def change_of(
     return example(pair, False, differs, "change", (kind,))
 
 
+def _wordings(turn: PlainTurn) -> list[str]:
+    """Return the label and its references, those that keep to the grammar."""
+    every = (turn.turn.response, *turn.turn.references)
+    return [text for text in every if is_well_formed(text, turn.turn)]
+
+
 def _wording(turn: Turn, rng: random.Random) -> str:
     """Return the label, or as often another wording of it."""
     return turn.response if rng.random() < 0.5 else reworded(turn.document, rng)
@@ -416,11 +434,3 @@ def _is_reserved(turn: Turn | PlainTurn, text: str) -> bool:
     scenario = parse_facts(turn.document["facts"]).scenario.name
     known = steps_by_wording(scenario)
     return is_reserved(scenario, tuple(known.get(step, "") for step in plan.steps))
-
-
-def _parses(turn: Turn) -> bool:
-    try:
-        parse(turn.response, inside_thinking=turn.inside_thinking)
-    except FormatError:
-        return False
-    return True
