@@ -1,5 +1,6 @@
 """The policy program: rollouts, rewards, the gate, the watch, and whole micro runs."""
 
+import hashlib
 import json
 import math
 import random
@@ -559,6 +560,33 @@ def test_the_start_is_kept_when_nothing_was_better(tmp_path, toy, judge):
     before = load_file(toy / "model.safetensors")
     after = load_file(tmp_path / last["path"] / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in after)
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_written_of_other_weights(
+    tmp_path, toy, judge
+):
+    """Resumed elsewhere, or after its files were removed to free space."""
+    settings = {"learning_rate": 1e-3, "evaluate_every": 1, "steps": 2}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert run_policy(whole, toy, judge, **settings) == 0
+    last = whole / "checkpoints/step-000002"
+    state = json.loads((last / "trainer/state.json").read_text())
+    state["looks"][0]["truth"] = 1.0  # the start was the best
+    (last / "trainer/state.json").write_text(json.dumps(state))
+    (last / "manifest.json").unlink()
+    manifest = json.loads((whole / "checkpoints/step-000001/manifest.json").read_text())
+    manifest["files"] = {
+        str(path.relative_to(last)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in last.rglob("*")
+        if path.is_file()
+    }
+    (last / "manifest.json").write_text(json.dumps(manifest | {"step": 2}))
+    assert run_policy(resumed, toy, judge, resume=str(last), **settings) == 0
+    (final,) = [e for e in events(resumed, "checkpoint") if e["final"]]
+    assert final["step"] == 2
+    assert not (resumed / "checkpoints/step-000000").exists()
+    told = result(resumed)["values"]["chosen_by"]
+    assert "whose checkpoint is still there (that of 0 is not)" in told
 
 
 def test_score_and_truth_are_reported_together_at_every_look(tmp_path, toy, judge):

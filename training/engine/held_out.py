@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -152,19 +152,30 @@ def gain(before: Looked, after: Looked) -> dict[str, float]:
     return {"gain": mean(differences), "gain/low": low, "gain/high": high}
 
 
-def best(looks: Sequence[Looked], has_truth: bool) -> tuple[Looked, dict[str, object]]:
-    """Return the look to end with, and why: the best by truth, the start among them."""
+def best(
+    looks: Sequence[Looked], has_truth: bool, is_kept: Callable[[int], bool]
+) -> tuple[Looked, dict[str, object]]:
+    """Return the look to end with, and why: the best by truth, the start among them.
+
+    ``is_kept`` tells of a step whether its checkpoint is still there; the last look is
+    of the weights in hand.
+    """
     if not has_truth:
         last = looks[-1]
         why = "the last step: no truth"
         return last, {"chosen_step": last.step, "chosen_by": why}
-    chosen = max(looks, key=lambda x: (x.truth or 0.0, -x.step))
+    ranked = sorted(looks, key=lambda x: (-(x.truth or 0.0), x.step))
+    now = looks[-1].step
+    chosen = next(x for x in ranked if x.step == now or is_kept(x.step))
+    among = "all looks on this very set"
+    if chosen is not ranked[0]:
+        among += f" whose checkpoint is still there (that of {ranked[0].step} is not)"
     return chosen, {
         "chosen_step": chosen.step,
         "truth": chosen.truth,
         "truth_at_start": looks[0].truth,
         **gain(looks[0], chosen),
-        "chosen_by": "held-out truth, the best of all looks on this very set",
+        "chosen_by": f"held-out truth, the best of {among}",
     }
 
 

@@ -33,6 +33,7 @@ uninterrupted one from weights, optimiser moments and the step number.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -243,7 +244,8 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     if watch.step < recipe.steps and not watch.alarm:
         return Ending("stopped", values)  # by a person: to be resumed, nothing final
 
-    chosen, told = best(looks, held_out.has_truth)
+    kept = functools.partial(run.has_checkpoint, recipe=recipe)
+    chosen, told = best(looks, held_out.has_truth, kept)
     values |= told
     save(chosen.step, final=True)
     if watch.alarm:

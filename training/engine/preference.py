@@ -382,7 +382,8 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
     if not looks:  # nothing held out to answer
         save(step, measured, final=True)
         return Ending("finished", told)
-    chosen, why = best(looks, held_out.has_truth)
+    kept = functools.partial(run.has_checkpoint, recipe=recipe)
+    chosen, why = best(looks, held_out.has_truth, kept)
     save(chosen.step, {}, final=True)
     return Ending("finished", told | why)
 

@@ -134,7 +134,11 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     if recipe.early_stop and run.resume and run.resume.parent == run.checkpoints:
         for folder in sorted(run.checkpoints.glob("step-*")):
             earlier = read_manifest(folder)
-            if earlier.step <= first and _auc(earlier.metrics) > _auc(best):
+            if (
+                earlier.step <= first
+                and _auc(earlier.metrics) > _auc(best)
+                and run.has_checkpoint(earlier.step, recipe)
+            ):
                 best = {**earlier.metrics, "step": earlier.step}
 
     def test(step: int) -> tuple[dict[str, object], RewardSettings]:

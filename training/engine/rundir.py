@@ -308,7 +308,7 @@ class RunDirectory:
         """
         if not self.speaks:
             return None
-        name = name or f"step-{step:06d}"
+        name = name or step_name(step)
         target = self.checkpoints / name
         described = {
             "step": step,
@@ -317,7 +317,7 @@ class RunDirectory:
             "recipe": recipe_to_json(recipe),
             "parents": list(self.parents),
         }
-        manifest = self._kept(target, described)
+        manifest = self._kept(target, recipe)
         if manifest is None:
             staging = self.checkpoints / f".staging-{name}"
             shutil.rmtree(staging, ignore_errors=True)
@@ -344,7 +344,14 @@ class RunDirectory:
         self._emit({**event, "path": relative, "final": final, "kind": kind})
         return manifest
 
-    def _kept(self, target: Path, described: Mapping[str, object]) -> Manifest | None:
+    def has_checkpoint(self, step: int, recipe: Recipe) -> bool:
+        """Say whether a whole checkpoint of a step, made with ``recipe``, is there.
+
+        ``save_checkpoint`` announces that one; any other it writes anew.
+        """
+        return self._kept(self.checkpoints / step_name(step), recipe) is not None
+
+    def _kept(self, target: Path, recipe: Recipe) -> Manifest | None:
         """Return the manifest of a whole checkpoint already at ``target``."""
         if not target.exists():
             return None
@@ -353,8 +360,8 @@ class RunDirectory:
         except CheckpointError:
             return None
         same = (
-            manifest.recipe == described["recipe"]
-            and list(manifest.parents) == described["parents"]
+            manifest.recipe == recipe_to_json(recipe)
+            and manifest.parents == self.parents
         )
         return manifest if same else None
 
@@ -468,6 +475,11 @@ def _watch_leash(run: RunDirectory) -> None:
 
 
 # Checkpoints on disk
+
+
+def step_name(step: int) -> str:
+    """Return the name of the folder of a step's checkpoint."""
+    return f"step-{step:06d}"
 
 
 def read_manifest(path: Path) -> Manifest:
