@@ -6,6 +6,7 @@ claim raises it, and every later write of a supervisor is conditional on it.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from training.devices import Place, this_place
 from training.hints import send_hint
 from training.models import ACTIVE_STATES, Checkpoint, Run, RunNote, RunState
 from training.receiving import register_found
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,10 @@ def reconcile(*, timing: Timing | None = None) -> list[int]:
         with transaction.atomic():
             run = lost.select_for_update(skip_locked=True).filter(pk=pk).first()
             if run is not None:
-                register_found(run)
+                try:
+                    register_found(run)
+                except OSError as error:  # it must not keep this and others waiting
+                    logger.warning("Run %s: nothing registered: %s", pk, error)
                 _give_back(run)
     hinted: list[int] = []
     waiting = Run.objects.filter(state=RunState.QUEUED).filter(

@@ -208,5 +208,8 @@ def _remove(directory: Path) -> None:
     if not directory.is_dir():
         return
     aside = directory.with_name(f".removed-{uuid.uuid4().hex[:8]}")
-    directory.rename(aside)
+    try:
+        directory.rename(aside)
+    except FileNotFoundError:
+        return  # another who removes was quicker
     shutil.rmtree(aside)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -187,6 +188,19 @@ def test_what_a_crash_left_is_removed_the_next_time(project):
     Checkpoint.objects.filter(pk=first.pk).update(files_removed_at="2026-01-01T00:00Z")
     assert first.directory.exists()
     remove_files(policy)
+    assert not first.directory.exists()
+
+
+def test_of_two_who_remove_at_once_the_slower_has_nothing_to_do(project, monkeypatch):
+    first, *_ = steps(make_run(project=project, state="finished"), 1, 2, 3)
+    rename = Path.rename
+
+    def overtaken(path, target):
+        rename(path, path.with_name(".removed-by-another"))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    assert remove_files(policy_of(project, keep_last=2)).doomed
     assert not first.directory.exists()
 
 

@@ -422,6 +422,22 @@ def test_reconcile_hints_at_runs_that_no_worker_took(monkeypatch):
     assert sent == [forgotten.pk, old.pk]
 
 
+def test_runs_whose_files_cannot_be_read_are_given_back_all_the_same(monkeypatch):
+    ago = timezone.now() - timezone.timedelta(minutes=5)
+    runs = [
+        make_run(state="running", leased_until=ago, attempts=1, token=1)
+        for _ in range(2)
+    ]
+
+    def refuse(run):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(claiming, "register_found", refuse)
+    monkeypatch.setattr(claiming, "send_hint", lambda pk: None)
+    assert claiming.reconcile() == [run.pk for run in runs]
+    assert set(Run.objects.values_list("state", flat=True)) == {"queued"}
+
+
 def test_reconcile_stops_a_run_whose_worker_vanished_while_stopping():
     run = make_run(
         state="stopping",
