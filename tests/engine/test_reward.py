@@ -396,6 +396,23 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(tmp_path):
     assert any(not torch.equal(whole[name], start[name]) for name in whole)
 
 
+def test_every_way_of_attending_learns_the_same(tmp_path):
+    policy = save_micro_policy(tmp_path / "policy")
+    losses = {}
+    for way in ("sdpa", "eager"):
+        folder = tmp_path / way
+        assert run_reward(folder, policy, steps=2, attention=way) == 0
+        told = [
+            e["values"]["loss"]
+            for e in events(folder, "metrics")
+            if "loss" in e["values"]
+        ]
+        losses[way] = told
+    assert losses["eager"] == pytest.approx(losses["sdpa"], abs=1e-4)
+    assert run_reward(tmp_path / "flash", policy, attention="flash") == 1
+    assert "`attention`: expected" in events(tmp_path / "flash", "result")[0]["error"]
+
+
 def test_the_manifest_has_the_gates_figures_and_the_result_the_counts(tmp_path):
     policy = save_micro_policy(tmp_path / "policy")
     assert run_reward(tmp_path / "run", policy) == 0

@@ -68,7 +68,7 @@ from training.engine.scoring import (
     RewardSettings,
     save_reward_model,
 )
-from training.engine.speed import Work, matrix_rate
+from training.engine.speed import Work, attend, check_kernels, matrix_rate
 
 TELL_EVERY = 10  # steps between metric events
 
@@ -79,6 +79,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         return train_preference_model(run, recipe)
     started = time.monotonic()
     place = prepare(recipe)
+    check_kernels(recipe.attention, False, place)
 
     # Data: judgments, and whatever can be derived from the written samples.
     samples = read_samples(run.data["train"]) if "train" in run.data else []
@@ -115,6 +116,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     classifier, tokenizer = load_classifier(run, recipe, place, outputs=2)
     packer = Packer(tokenizer, settings)
     fit_vocabulary(classifier, tokenizer)
+    attend(classifier, recipe.attention)
     loss = PairLoss(
         MarkReader(classifier),
         recipe.pair_weight,

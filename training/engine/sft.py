@@ -93,7 +93,7 @@ from training.engine.rundir import (
     run_program,
     step_random,
 )
-from training.engine.speed import Work, check_kernels, matrix_rate
+from training.engine.speed import Work, attend, check_kernels, matrix_rate
 from training.engine.tokens import embedding_weights, train_tokenizer
 
 LOG_EVERY = 10  # steps
@@ -116,9 +116,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
 
     check_kernels(recipe.attention, recipe.liger, place)
     model, tokenizer, scratch = starting_policy(run, recipe, samples, place)
-    if recipe.attention != "auto":
-        kernels = {"flash": "flash_attention_2"}
-        model.set_attn_implementation(kernels.get(recipe.attention, recipe.attention))
+    attend(model, recipe.attention)
     learner, first = with_adapters(run, recipe, model, tokenizer)
     encoder = Encoder(tokenizer)
     longest = longest_input(model, recipe.max_tokens)

@@ -37,6 +37,13 @@ def check_kernels(attention: str, liger: bool, place: Place) -> None:
         raise RecipeError("liger", "liger-kernel installed, and a GPU", "true")
 
 
+def attend(model: PreTrainedModel, attention: str) -> None:
+    """Let the model compute attention as a recipe says; ``auto`` changes nothing."""
+    if attention != "auto":
+        kernels = {"flash": "flash_attention_2"}
+        model.set_attn_implementation(kernels.get(attention, attention))
+
+
 SIDE = {"cuda": 8192, "cpu": 1024}
 TRIES = 5
 

@@ -44,6 +44,13 @@ PRECISION = about(
     choices=("bf16", "fp32"),
     advanced=True,
 )
+ATTENTION = about(
+    "How attention is computed; auto leaves it to transformers (SDPA where the "
+    "model has it), flash needs flash-attn, a GPU and bf16. On a CPU, eager is faster for "
+    "sequences of a few hundred tokens.",
+    choices=("auto", "sdpa", "eager", "flash"),
+    advanced=True,
+)
 DEVICE = about(
     "Where to compute; auto takes CUDA when there is one.",
     choices=("auto", "cpu", "cuda"),

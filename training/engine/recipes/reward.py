@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from training.engine.recipes.fields import (
     ADAMW_8BIT,
+    ATTENTION,
     DECAY_SHARE,
     DEVICE,
     HEADS,
@@ -260,6 +261,7 @@ class RewardRecipe:
         metadata=about("Steps between checkpoints.", min=1, max=1_000_000),
     )
     processes: int = field(default=1, metadata=PROCESSES)
+    attention: str = field(default="auto", metadata=ATTENTION)
     precision: str = field(default="bf16", metadata=PRECISION)
     device: str = field(default="auto", metadata=DEVICE)
     threads: int = field(default=0, metadata=THREADS)

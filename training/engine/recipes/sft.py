@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from training.engine.recipes.fields import (
     ADAMW_8BIT,
+    ATTENTION,
     DECAY_SHARE,
     DEVICE,
     HEADS,
@@ -165,15 +166,7 @@ class SftRecipe:
         ),
     )
     answer_tokens: int = field(default=256, metadata=NEW_TOKENS)
-    attention: str = field(
-        default="auto",
-        metadata=about(
-            "How attention is computed; auto leaves it to transformers (SDPA where the "
-            "model has it), flash needs flash-attn, a GPU and bf16.",
-            choices=("auto", "sdpa", "eager", "flash"),
-            advanced=True,
-        ),
-    )
+    attention: str = field(default="auto", metadata=ATTENTION)
     compile: bool = field(
         default=False,
         metadata=about(
