@@ -97,10 +97,11 @@ __all__ = [
 
 UNDO_DEPTH: Final = 10
 
+# A policy may give a parameter any name: none, a very long one, one of several lines.
+# Only a zero byte has no place in the database.
 _UNIT_KEY: Final = re.compile(
     r"thinking|result|answer|format|plan/[1-9][0-9]{0,3}"
-    r"|action/[1-9][0-9]{0,3}/(name|parameters/.{1,200})",
-    re.DOTALL,
+    r"|action/[1-9][0-9]{0,3}/(name|parameters/[^\x00]*)"
 )
 UNITS_LIMIT: Final = 500
 

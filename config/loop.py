@@ -49,8 +49,9 @@ SIDE_BY_SIDE: dict[str, object] = {"processes": 2, "threads": 1}
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {
-        "steps": 500,
-        "checkpoint_every": 125,
+        "steps": 400,
+        "checkpoint_every": 100,
+        "references": False,  # one wording is sooner learned
         "attention": "eager",
         **SIDE_BY_SIDE,
     },
@@ -196,16 +197,13 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
         policy = last_checkpoint(sft)
     checkpoints = list(sft.checkpoints.order_by("step"))
     base = checkpoints[0] if checkpoints[0].step == 0 else None
-    earlier = [c for c in checkpoints if 0 < c.step < policy.step]
+    # Earlier checkpoints make other mistakes: the reward model needs to see both.
+    earlier = [c for c in reversed(checkpoints) if 0 < c.step < policy.step]
     with report.stage("draw"):
-        # Earlier checkpoints make other mistakes: the reward model needs to see both.
-        draws = [
-            tara.start(
-                "draw", policy=policy, initial=earlier.pop() if earlier else None
-            )
-        ]
-        if earlier:
-            draws.append(tara.start("draw", policy=earlier[-1], initial=earlier[0]))
+        before = earlier[0] if earlier else None
+        draws = [tara.start("draw", policy=policy, initial=before)]
+        if earlier[1:]:
+            draws.append(tara.start("draw", policy=earlier[1], initial=None))
         for draw, name in zip(draws, ("draw", "draw early"), strict=False):
             tara.wait(draw, name, report)
     with report.stage("judge"):
@@ -471,6 +469,9 @@ class Labeler:
                 order_confirmed="1",
                 seconds="1",
             )
+            if page.status == 422:
+                said = "; ".join(page.errors())
+                raise StageFailedError(f"slot {slot.pk} takes no decision: {said}")
             judged["consistent" if verdict else "not consistent"] += 1
 
 

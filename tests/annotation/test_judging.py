@@ -1,5 +1,6 @@
 """What one person can do with a pair, step by step."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -416,6 +417,16 @@ class TestRecord:
             judge(found, "lena", **fields)
         assert str(caught.value) == message
         assert Slot.objects.get(pk=found.slot.pk).state == SlotState.LEASED
+
+    @pytest.mark.parametrize("name", ["", "a" * 300, "two\nlines", "a/b"])
+    def test_takes_a_parameter_of_any_name(self, name):
+        call = {"name": "Search", "parameters": {name: "1"}}
+        sampled = f"<<action>>{json.dumps(call)}<</action>>"
+        found = claim(make_pair(slots=1, sampled=sampled).project, "lena")
+        units = [f"action/1/parameters/{name}"]
+        judgment = judge(found, "lena", 0, units_that_differ=units)
+        assert judgment.units_that_differ == units
+        assert judgment.reasons == ["parameter"]
 
     def test_takes_reasons_from_the_units(self):
         pair = make_pair()
