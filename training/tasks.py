@@ -15,9 +15,9 @@ from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_do
 from django.conf import settings
 
 from training import claiming, store, supervising
+from training.advancing import advance_all
 from training.devices import keep_announcing, this_place
 from training.hints import broker_queue, send_hint
-from training.iterations import advance_all
 from training.launching import start_asked_draws
 from training.models import Run, RunState
 from training.proposing import answer_proposal

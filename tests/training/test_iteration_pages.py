@@ -21,7 +21,7 @@ from tests.training.test_iterations import (
     to_compare,
     to_reward,
 )
-from training import hints, iterations
+from training import advancing, hints, iterations
 from training.models import Iteration, Metric, Promotion, Run
 from training.views import iterations as views
 
@@ -396,7 +396,7 @@ def test_list_and_page_ask_the_database_little(
     for _ in range(3):
         iteration = to_compare(project)
         iterations.approve_step(iteration=iteration, name="promote", user=None)
-        iterations.advance_all()
+        advancing.advance_all()
     with django_assert_max_num_queries(10):
         assert len(client.get(HOME).context["lines"]) == 3
     iteration = to_reward(project)
@@ -416,7 +416,7 @@ def test_list_and_page_ask_the_database_little(
             iterations.approve_step(
                 iteration=fresh(iteration), name="policy", user=None, reason="go"
             )
-            iterations.advance_all()
+            advancing.advance_all()
     assert places == ["policy", "evaluate", "compare"]
     with django_assert_max_num_queries(15):
         client.get(f"{HOME}4/")

@@ -22,7 +22,16 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training import claiming, hints, iterations, launching, supervising, tasks
+from training import (
+    advancing,
+    claiming,
+    hints,
+    iterations,
+    launching,
+    standing,
+    supervising,
+    tasks,
+)
 from training.iterations import IterationRefusedError, ReasonNeededError
 from training.models import Iteration, IterationStep, Promotion, Run
 
@@ -106,7 +115,7 @@ def begin(project, **fields):
     iteration = iterations.start_iteration(
         project=project, user=make_user("tara"), **fields
     )
-    iterations.advance(iteration_id=iteration.pk)
+    advancing.advance(iteration_id=iteration.pk)
     return fresh(iteration)
 
 
@@ -122,7 +131,7 @@ def see_through(iteration, command):
     """Let a worker do the run the iteration waits for, and the iteration go on."""
     run = step(iteration).run
     outcome = supervising.supervise(run.pk, command=command, timing=QUICK)
-    iterations.advance_all()
+    advancing.advance_all()
     return outcome
 
 
@@ -150,7 +159,7 @@ def ended(run, *, metrics=None, state="finished", result=None):
         started_at=timezone.now(),
         ended_at=timezone.now(),
     )
-    iterations.advance_all()
+    advancing.advance_all()
 
 
 def judge_all(project, verdict=1):
@@ -163,7 +172,7 @@ def to_reward(project, **fields):
     iteration = begin(project, **fields)
     drawn(project)
     judge_all(project)
-    iterations.advance_all()
+    advancing.advance_all()
     return fresh(iteration)
 
 
@@ -182,10 +191,10 @@ def test_the_cycle_goes_by_itself_to_the_promotion_that_asks_a_person(project, a
     see_through(iteration, answers)
     assert fresh(iteration).step == "judge"
     assert Pair.objects.count() == 2
-    iterations.advance_all()
+    advancing.advance_all()
     assert step(iteration, "judge").state == "working"
     judge_all(project)
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).step == "reward"
     see_through(iteration, tiny("--metrics", json.dumps(GOOD_RM)))
     assert fresh(iteration).step == "policy"
@@ -199,11 +208,11 @@ def test_the_cycle_goes_by_itself_to_the_promotion_that_asks_a_person(project, a
     assert roles["initial"] == launching.current_policy(project)
     see_through(iteration, tiny("--evaluation", json.dumps(evaluation())))
     assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
-    assert iterations.comparison_of(fresh(iteration)).gain == pytest.approx(0.1)
+    assert standing.comparison_of(fresh(iteration)).gain == pytest.approx(0.1)
 
     rita = make_user("rita")
     iterations.approve_step(iteration=iteration, name="promote", user=rita)
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).state == "done"
     assert launching.current_policy(project).run == run
     assert Promotion.objects.first().promoted_by == rita
@@ -237,7 +246,7 @@ def test_a_wrong_setting_is_named_with_its_step_and_nothing_begins(project):
 def test_advancing_twice_starts_one_run(project):
     iteration = begin(project)
     for _ in range(3):
-        iterations.advance_all()
+        advancing.advance_all()
     assert Run.objects.filter(kind="draw").count() == 1
     assert step(iteration).run == Run.objects.get(kind="draw")
 
@@ -250,7 +259,7 @@ def test_callers_at_once_start_one_run(project):
     def go():
         try:
             meet.wait()
-            iterations.advance(iteration_id=iteration.pk)
+            advancing.advance(iteration_id=iteration.pk)
         finally:
             connection.close()
 
@@ -259,7 +268,7 @@ def test_callers_at_once_start_one_run(project):
         caller.start()
     for caller in callers:
         caller.join(30)
-    iterations.advance_all()
+    advancing.advance_all()
     assert Run.objects.filter(kind="draw").count() == 1
     assert step(iteration).state == "working"
 
@@ -279,10 +288,10 @@ def test_a_death_while_a_run_is_being_started_leaves_what_the_next_one_does(
         with monkeypatch.context() as patch:
             patch.setattr(launching, name, die)
             with pytest.raises(DeadError), transaction.atomic():
-                iterations.advance(iteration_id=iteration.pk)
+                advancing.advance(iteration_id=iteration.pk)
         assert not Run.objects.filter(kind="draw").exists()
         assert step(iteration).state == "waiting"
-    iterations.advance(iteration_id=iteration.pk)
+    advancing.advance(iteration_id=iteration.pk)
     assert step(iteration).state == "working"
     assert Run.objects.filter(kind="draw").count() == 1
 
@@ -297,7 +306,7 @@ def test_a_worker_killed_in_the_middle_of_a_step_does_not_end_the_iteration(
     wait_until(lambda: program_starts(run), what="the program")
     worker.send_signal(signal.SIGKILL)
     worker.communicate(timeout=10)
-    iterations.advance_all()
+    advancing.advance_all()
     assert step(iteration, "draw").state == "working"
 
     def given_back():
@@ -334,11 +343,11 @@ def test_a_full_disk_is_said_at_the_step_and_keeps_no_other_from_going_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(launching, "build_snapshot", full)
-        iterations.advance_all()
+        advancing.advance_all()
     assert "No space left" in step(first).problem
     assert step(second).state == "working"
     iterations.retry_step(iteration=first, name="draw", user=None)
-    iterations.advance_all()
+    advancing.advance_all()
     assert step(first).state == "working"
 
 
@@ -350,15 +359,15 @@ def test_one_iteration_that_cannot_be_looked_at_does_not_hold_up_the_rest(
     Promotion.objects.create(project=other, checkpoint=make_policy(other))
     first = iterations.start_iteration(project=project, user=None)
     second = iterations.start_iteration(project=other, user=None)
-    real = iterations.default_inputs
+    real = advancing.default_inputs
 
     def odd(project, kind):
         if project == first.project:
             raise RuntimeError("odd")
         return real(project, kind)
 
-    monkeypatch.setattr(iterations, "default_inputs", odd)
-    iterations.advance_all()
+    monkeypatch.setattr(advancing, "default_inputs", odd)
+    advancing.advance_all()
     assert step(second).state == "working"
     assert step(first).state == "waiting"
     assert f"Iteration {first.pk} could not be looked at" in caplog.text
@@ -369,7 +378,7 @@ def test_judging_is_enough_by_number_or_by_share(project):
     drawn(project)
     assert fresh(iteration).step == "judge"
     make_judgment(Pair.objects.first(), make_user("lena"), 1)
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).step == "reward"
 
     launching.stop_run(run=step(iteration).run, user=None)
@@ -382,10 +391,10 @@ def test_judging_is_enough_by_number_or_by_share(project):
         margin=0.03,
         automatic=("reward",),
     )
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).step == "judge"
     judge_all(project)
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).step == "reward"
 
 
@@ -411,12 +420,12 @@ def test_a_reward_model_below_its_gate_waits_for_a_reason(project):
     iteration = to_reward(project)
     ended(step(iteration).run, metrics={"quads/seen/accuracy": 0.5})
     assert (fresh(iteration).step, step(iteration).state) == ("policy", "asking")
-    assert len(iterations.gate_misses_of(fresh(iteration))) == 3
+    assert len(standing.gate_misses_of(fresh(iteration))) == 3
     deed = {"iteration": fresh(iteration), "name": "policy", "user": None}
     with pytest.raises(ReasonNeededError):
         iterations.approve_step(**deed)
     iterations.approve_step(**deed, reason="A trial.")
-    iterations.advance_all()
+    advancing.advance_all()
     assert step(iteration).run.recipe["gate_override"] == "A trial."
 
 
@@ -425,7 +434,7 @@ def test_a_better_reward_model_after_going_back_opens_the_gate(project):
     ended(step(iteration).run)
     first = step(iteration, "reward").run
     iterations.go_back(iteration=fresh(iteration), name="reward", user=None)
-    iterations.advance_all()
+    advancing.advance_all()
     assert step(iteration).run != first
     assert step(iteration).earlier_runs == [first.pk]
     ended(step(iteration).run, metrics=GOOD_RM)
@@ -449,7 +458,7 @@ def test_the_alarm_of_the_policy_run_stops_the_iteration(project):
     with pytest.raises(ReasonNeededError):
         iterations.resume_iteration(iteration=stopped, user=None)
     iterations.resume_iteration(iteration=stopped, user=None, reason="Step 10 is fine.")
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).step == "evaluate"
     assert step(iteration, "policy").reason == "Step 10 is fine."
 
@@ -486,7 +495,7 @@ def test_score_up_and_people_down_on_fresh_answers_stops_the_iteration(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 18 + [0] * 2)
     iterations.stop_iteration(iteration=before, user=None, reason="for the test")
     after = judged(project, 2, rm_score=0.9, verdicts=[1] * 6 + [0] * 14)
-    iterations.advance_all()
+    advancing.advance_all()
     stopped = fresh(after)
     assert (stopped.state, stopped.is_alarm, stopped.step) == ("stopped", True, "judge")
     assert "from 0.600 to 0.900" in stopped.stopped_because
@@ -500,7 +509,7 @@ def test_answers_picked_by_the_reward_model_raise_no_alarm(project):
     Run.objects.filter(pk=step(after, "draw").run_id).update(
         recipe={"keep": "accepted"}
     )
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(after).step == "reward"
 
 
@@ -508,7 +517,7 @@ def test_people_up_on_fresh_answers_is_no_alarm(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 6 + [0] * 14)
     iterations.stop_iteration(iteration=before, user=None, reason="for the test")
     after = judged(project, 2, rm_score=0.9, verdicts=[1] * 18 + [0] * 2)
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(after).step == "reward"
 
 
@@ -518,7 +527,7 @@ def test_a_failed_run_waits_and_is_tried_again(project, answers):
     see_through(iteration, tiny())  # a draw that leaves no answers
     assert step(iteration).state == "failed"
     assert "responses.jsonl" in step(iteration).problem
-    iterations.advance_all()
+    advancing.advance_all()
     assert step(iteration).state == "failed"
     iterations.retry_step(iteration=fresh(iteration), name="draw", user=None)
     assert step(iteration).state == "working"
@@ -536,7 +545,7 @@ def test_a_worse_policy_passes_with_a_reason_only(project):
     with pytest.raises(ReasonNeededError):
         iterations.approve_step(**deed, reason=" ")
     iterations.approve_step(**deed, reason="It is safer.")
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).step == "promote"
 
 
@@ -578,14 +587,14 @@ def test_the_interval_and_the_margin_decide_about_an_automatic_promotion(
 def test_a_skipped_comparison_lets_no_worse_policy_be_promoted(project):
     iteration = to_compare(project, before=0.6, after=0.5, automatic=EVERY)
     iterations.skip_step(iteration=iteration, name="compare", user=None, reason="Hurry")
-    iterations.advance_all()
+    advancing.advance_all()
     assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
-    assert "worse" in iterations.what_speaks_against(fresh(iteration))[0]
+    assert "worse" in standing.what_speaks_against(fresh(iteration))[0]
     deed = {"iteration": fresh(iteration), "name": "promote", "user": None}
     with pytest.raises(ReasonNeededError):
         iterations.approve_step(**deed)
     iterations.approve_step(**deed, reason="It is safer.")
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).state == "done"
     assert Promotion.objects.first().reason == "It is safer."
 
@@ -595,7 +604,7 @@ def test_what_a_person_accepted_at_the_comparison_is_not_asked_again(project):
     iterations.approve_step(
         iteration=iteration, name="compare", user=None, reason="It is safer."
     )
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).state == "done"
     assert Promotion.objects.first().reason == "Iteration 1. It is safer."
 
@@ -612,13 +621,13 @@ def test_a_truth_without_an_interval_asks_a_person(project):
     ended(step(iteration).run, metrics=GOOD_RM)
     ended(step(iteration).run, result={"truth_at_start": 0.5, "truth": 0.9})
     launching.stop_run(run=step(iteration).run, user=None)
-    iterations.advance_all()
+    advancing.advance_all()
     iterations.skip_step(
         iteration=fresh(iteration), name="evaluate", user=None, reason="x"
     )
-    iterations.advance_all()
+    advancing.advance_all()
     assert (fresh(iteration).step, step(iteration).state) == ("compare", "asking")
-    (against,) = iterations.what_speaks_against(fresh(iteration))
+    (against,) = standing.what_speaks_against(fresh(iteration))
     assert "how far chance goes is not known" in against
 
 
@@ -641,7 +650,7 @@ def test_the_recipe_of_a_later_step_can_be_changed_and_who_did_it_is_kept(projec
     assert fresh(iteration).recipes["draw"] == iteration.recipes["draw"]
     drawn(project)
     judge_all(project)
-    iterations.advance_all()
+    advancing.advance_all()
     ended(step(iteration).run, metrics=GOOD_RM)
     assert step(iteration).run.recipe["steps"] == 7
 
@@ -678,7 +687,7 @@ def test_the_recipe_of_a_step_that_has_begun_or_is_past_stays(project):
 def test_a_step_done_again_takes_the_changed_recipe(project):
     iteration = to_reward(project)
     launching.stop_run(run=step(iteration).run, user=None)
-    iterations.advance_all()
+    advancing.advance_all()
     iterations.pause_iteration(iteration=fresh(iteration))
     iterations.go_back(iteration=fresh(iteration), name="reward", user=None)
     assert "reward" in iterations.changeable_recipes(fresh(iteration))
@@ -702,7 +711,7 @@ def test_a_recipe_changed_while_its_run_is_being_made_is_the_one_that_runs(
 
     monkeypatch.setattr(launching, "build_snapshot", slow)
     ended(step(iteration).run, metrics=GOOD_RM)
-    iterations.advance_all()
+    advancing.advance_all()
     assert step(iteration, "policy").run.recipe["steps"] == 7
     assert Run.objects.filter(kind="policy").count() == 1
 
@@ -734,7 +743,7 @@ def test_every_step_asks_where_nothing_is_automatic(project):
     assert step(iteration).state == "asking"
     assert not Run.objects.filter(kind="draw").exists()
     iterations.approve_step(iteration=iteration, name="draw", user=None)
-    iterations.advance_all()
+    advancing.advance_all()
     assert step(iteration).state == "working"
 
 
@@ -744,7 +753,7 @@ def test_a_paused_iteration_starts_nothing(project):
     drawn(project)
     assert fresh(iteration).step == "draw"
     iterations.resume_iteration(iteration=fresh(iteration), user=None)
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).step == "judge"
 
 
@@ -767,7 +776,7 @@ def test_a_skip_needs_a_reason_and_the_policy_is_never_skipped(project):
         iterations.skip_step(**deed, reason="")
     judge_all(project)
     iterations.skip_step(**deed, reason="Judged elsewhere.")
-    iterations.advance_all()
+    advancing.advance_all()
     assert fresh(iteration).step == "reward"
     ended(step(iteration).run)
     with pytest.raises(IterationRefusedError, match="stop the iteration"):

@@ -10,7 +10,7 @@ from annotation.interchange import save_sample
 from annotation.models import Pair, Slot, Turn
 from tests.cast import make_judgment, make_pair, make_project, make_user
 from tests.training.conftest import wait_until
-from training import iterations, launching, supervising
+from training import advancing, iterations, launching, standing, supervising
 from training.claiming import Timing
 from training.models import Metric, Run
 from training.supervising import Outcome
@@ -239,7 +239,7 @@ def test_a_whole_iteration_with_the_real_programs(project):
     )
     done = []
     for _ in range(12):
-        iterations.advance_all()
+        advancing.advance_all()
         iteration.refresh_from_db()
         step = iteration.steps.select_related("run").get(name=iteration.step)
         if iteration.state == "done":
@@ -267,7 +267,7 @@ def test_a_whole_iteration_with_the_real_programs(project):
     policy = Run.objects.get(kind="policy")
     assert policy.recipe["gate_override"] == "Only a test."
     assert (policy.directory / "tensorboard").is_dir()
-    assert iterations.comparison_of(iteration) is not None
+    assert standing.comparison_of(iteration) is not None
 
 
 def judge_everything(project):

@@ -63,7 +63,7 @@ class IterationQuerySet(models.QuerySet["Iteration"]):
 class Iteration(models.Model):
     """One turn of the cycle: draw, judge, reward, policy, evaluate, compare, promote.
 
-    Moved by the deeds of :mod:`training.iterations` only.
+    Moved by the deeds of :mod:`training.iterations` and :mod:`training.advancing` only.
     """
 
     project = models.ForeignKey(

@@ -22,13 +22,7 @@ from training.engine.recipes import PolicyRecipe
 from training.figures import capitalized, duration_text
 from training.forecasting import Curve, Known
 from training.forms import IterationForm
-from training.iterations import (
-    NEVER_SKIPPED,
-    changeable_recipes,
-    comparison_of,
-    judged_so_far,
-    what_speaks_against,
-)
+from training.iterations import NEVER_SKIPPED, changeable_recipes
 from training.models import (
     STEP_ORDER,
     Iteration,
@@ -41,6 +35,7 @@ from training.models import (
     StepState,
     run_name,
 )
+from training.standing import comparison_of, judged_so_far, what_speaks_against
 from training.wording import words
 
 if TYPE_CHECKING:

@@ -1,0 +1,275 @@
+"""Moving an iteration on by itself, as far as it goes without a person.
+
+:func:`advance` looks at the iteration's rows and at the runs, pairs and figures as they
+are, and does what is next. It is called every 15 seconds, when a run ends, and by the
+buttons of the page; several callers at once do it once, and one that dies in the middle
+leaves what the next finds.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from training.cycle import gate_of, speaks_against
+from training.launching import LaunchRefusedError, default_inputs, start_run
+from training.models import (
+    RUN_STEPS,
+    STEP_ORDER,
+    Checkpoint,
+    InputRole,
+    Iteration,
+    IterationState,
+    IterationStep,
+    RunState,
+    StepName,
+    StepState,
+)
+from training.promoting import PromotionRefusedError, promote
+from training.standing import (
+    STEPS,
+    against,
+    candidate_of,
+    comparison_of,
+    fresh_alarm,
+    judged_so_far,
+    place_of,
+    reward_model_of,
+    run_of,
+    step_of,
+    was_accepted,
+)
+
+if TYPE_CHECKING:
+    from training.models import Run
+
+logger = logging.getLogger(__name__)
+
+
+def advance_all() -> None:
+    """Do what is next in every iteration that is under way."""
+    going = Iteration.objects.filter(state=IterationState.GOING)
+    for pk in list(going.values_list("pk", flat=True)):
+        try:
+            advance(iteration_id=pk)
+        except Exception:
+            # One that cannot go on must not keep the others from it.
+            logger.exception("Iteration %s could not be looked at.", pk)
+
+
+def advance(*, iteration_id: int) -> None:
+    """Do what is next, as long as something is; doing it again changes nothing.
+
+    The row is locked while it is looked at, and who finds it locked leaves: the other
+    does the same. A run is started outside that lock, since freezing its data takes
+    long, and attached in the transaction that makes it: of two only one run is made.
+    """
+    for _turn in range(3 * len(STEP_ORDER)):
+        with transaction.atomic():
+            iteration = (
+                Iteration.objects.select_for_update(skip_locked=True, of=("self",))
+                .select_related("project", "created_by")
+                .prefetch_related(STEPS)
+                .filter(pk=iteration_id, state=IterationState.GOING)
+                .first()
+            )
+            if iteration is None:
+                return
+            step = step_of(iteration, iteration.step)
+            found = _look(iteration, step)
+        if found == "rest":
+            return
+        if found == "start" and not _start_run_of(iteration, step):
+            return
+
+
+def _look(iteration: Iteration, step: IterationStep) -> str:
+    """Move one step on; return "again", "start" (its run) or "rest"."""
+    if step.state in (StepState.DONE, StepState.SKIPPED):
+        return _next(iteration, step)
+    if step.state == StepState.WORKING:
+        return _look_at_work(iteration, step)
+    if step.state != StepState.WAITING:
+        return "rest"
+    if step.name == StepName.JUDGE:
+        step.state, step.started_at = StepState.WORKING, timezone.now()
+        step.save()
+        return "again"
+    if not step.is_approved and (not step.is_automatic or against(iteration, step)):
+        step.state = StepState.ASKING
+        step.save()
+        return "rest"
+    if step.name in RUN_STEPS:
+        return "start"
+    step.started_at = step.started_at or timezone.now()
+    if step.name == StepName.PROMOTE:
+        problem = _promote(iteration, step)
+        if problem:
+            return _fail(step, problem)
+    return _finish(step)
+
+
+def _next(iteration: Iteration, step: IterationStep) -> str:
+    place = place_of(step.name) + 1
+    if place == len(STEP_ORDER):
+        iteration.state, iteration.ended_at = IterationState.DONE, timezone.now()
+        iteration.save()
+        return "rest"
+    iteration.step = STEP_ORDER[place]
+    iteration.save(update_fields=["step"])
+    return "again"
+
+
+def _look_at_work(iteration: Iteration, step: IterationStep) -> str:
+    if step.name == StepName.JUDGE:
+        progress = judged_so_far(iteration)
+        if not progress.is_enough(iteration):
+            return "rest"
+        alarm = "" if step.is_alarm_accepted else fresh_alarm(iteration)
+        if alarm:
+            stop_because(iteration, alarm, is_alarm=True)
+            return "rest"
+        return _finish(step)
+    run = step.run
+    assert run is not None
+    alarm = str(run.result.get("alarm") or "")
+    if run.state == RunState.STOPPED and alarm:
+        if not step.is_alarm_accepted:
+            stop_because(iteration, alarm, is_alarm=True)
+            return "rest"
+        return _finish(step)  # the best checkpoint it found is final
+    if run.state == RunState.FINISHED:
+        return _finish(step)
+    if run.is_final:
+        return _fail(step, run.error or _("The run was stopped."))
+    return "rest"
+
+
+def _finish(step: IterationStep) -> str:
+    step.state, step.ended_at, step.problem = StepState.DONE, timezone.now(), ""
+    step.save()
+    return "again"
+
+
+def _fail(step: IterationStep, problem: str) -> str:
+    step.state, step.ended_at = StepState.FAILED, timezone.now()
+    step.problem = problem
+    step.save()
+    return "rest"
+
+
+def stop_because(iteration: Iteration, reason: str, *, is_alarm: bool = False) -> None:
+    iteration.state, iteration.ended_at = IterationState.STOPPED, timezone.now()
+    iteration.stopped_because, iteration.is_alarm = reason, is_alarm
+    iteration.save()
+
+
+class _OvertakenError(Exception):
+    """Somebody else has moved the iteration on meanwhile."""
+
+
+def _start_run_of(iteration: Iteration, step: IterationStep) -> bool:
+    """Start the run of a step and attach it; False when another caller did, or it failed."""
+    recipe = dict(iteration.recipes.get(step.name, {}))
+    inputs = default_inputs(iteration.project, step.name)
+    if step.name == StepName.DRAW and "seed" in recipe:
+        recipe["seed"] = int(recipe["seed"]) + iteration.number - 1  # fresh answers
+    if step.name == StepName.POLICY:
+        if step.reason and gate_of(reward_model_of(iteration), recipe):
+            recipe["gate_override"] = step.reason
+        reward = reward_model_of(iteration)
+        if reward is not None:
+            inputs[InputRole.REWARD] = reward
+    if step.name == StepName.EVALUATE:
+        inputs |= _to_evaluate(iteration)
+
+    settings = iteration.recipes.get(step.name)
+
+    def attach(run: Run) -> None:
+        held = Iteration.objects.select_for_update().get(pk=iteration.pk)
+        moved = IterationStep.objects.filter(
+            pk=step.pk, state=StepState.WAITING, iteration__step=step.name
+        )
+        # A recipe changed meanwhile: the next caller starts the run with the new one.
+        is_same = held.recipes.get(step.name) == settings
+        is_going = held.state == IterationState.GOING
+        if not (is_same and is_going) or not moved.update(
+            state=StepState.WORKING, run=run, started_at=timezone.now(), problem=""
+        ):
+            raise _OvertakenError
+
+    try:
+        start_run(
+            project=iteration.project,
+            kind=step.name,
+            recipe=recipe,
+            inputs=inputs,
+            user=iteration.created_by,
+            attach=attach,
+        )
+    except _OvertakenError:
+        return False
+    except (LaunchRefusedError, OSError) as error:  # OSError: a full disk, say
+        IterationStep.objects.filter(pk=step.pk, state=StepState.WAITING).update(
+            state=StepState.FAILED, problem=str(error), ended_at=timezone.now()
+        )
+        return False
+    return True
+
+
+def _to_evaluate(iteration: Iteration) -> dict[str, Checkpoint]:
+    """Return the new policy, the one it started from, and the model that rewarded it."""
+    inputs: dict[str, Checkpoint] = {}
+    new = candidate_of(iteration)
+    run = run_of(iteration, StepName.POLICY)
+    if new is None or run is None:
+        return inputs
+    inputs[InputRole.POLICY] = new
+    for each in run.run_inputs.select_related("checkpoint__run"):
+        if each.role == InputRole.POLICY:
+            inputs[InputRole.INITIAL] = each.checkpoint
+        elif each.role == InputRole.REWARD:
+            inputs[InputRole.REWARD] = each.checkpoint
+    return inputs
+
+
+def _promote(iteration: Iteration, step: IterationStep) -> str:
+    """Promote the new policy; return what is wrong, or nothing."""
+    checkpoint = candidate_of(iteration)
+    if checkpoint is None:
+        return _("The policy run left no final checkpoint.")
+    try:
+        promote(
+            checkpoint=checkpoint,
+            user=step.approved_by or iteration.created_by,
+            reason=step.reason or _promotion_reason(iteration),
+            # The verdict of its own comparison, or a person in spite of it, has let the
+            # policy come this far.
+            against=speaks_against(comparison_of(iteration)),
+            force=True,
+        )
+    except PromotionRefusedError as error:
+        return str(error)
+    return ""
+
+
+def _promotion_reason(iteration: Iteration) -> str:
+    """Say in a sentence what the promotion rests on: a person's word, or the gain."""
+    number = _("Iteration %(number)d.") % {"number": iteration.number}
+    if was_accepted(iteration):
+        return f"{number} {step_of(iteration, StepName.COMPARE).reason}"
+    found = comparison_of(iteration)
+    if found is None or found.gain_interval is None:
+        return number
+    low, high = found.gain_interval
+    gain = _("Gain %(gain)+.3f (%(low)+.3f to %(high)+.3f) on %(n)d samples.") % {
+        "gain": found.gain,
+        "low": low,
+        "high": high,
+        "n": found.samples,
+    }
+    return f"{number} {gain}"
