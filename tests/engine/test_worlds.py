@@ -119,6 +119,16 @@ def test_what_was_not_reached_counts_nothing_and_completes_nothing():
     assert Episode(None, rewarded=almost).completion is None
 
 
+def test_turns_that_nobody_can_judge_neither_spoil_a_task_nor_complete_it():
+    row = normal_row()
+    world = World(sample_from_json(row))
+    turns = len(row["turns"])
+    unknown = Rewarded(1.0, None)
+    some = [unknown, *[Rewarded(1.0, 0.5)] * (turns - 1)]
+    assert Episode(None, rewarded=some, world=world).completion == 0.5
+    assert Episode(None, rewarded=[unknown] * turns, world=world).completion is None
+
+
 # Evaluation
 
 

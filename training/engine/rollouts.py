@@ -111,12 +111,15 @@ class Episode:
 
     @property
     def completion(self) -> float | None:
-        """The lowest consistency of a whole task's turns, 0 if one was not reached."""
+        """The lowest consistency of a whole task's turns, 0 if one was not reached;
+        None if nobody can judge any of them.
+        """
         if self.world is None:
             return None
         if len(self.rewarded) < len(self.world.sample.turns):
             return 0.0
-        return min((r.consistency or 0.0 for r in self.rewarded), default=0.0)
+        known = [r.consistency for r in self.rewarded if r.consistency is not None]
+        return min(known, default=None)
 
 
 Group = list[Episode]
