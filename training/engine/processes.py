@@ -95,11 +95,12 @@ def _told_by_all(own: bytes) -> list[bytes]:
     sizes = [torch.zeros_like(size) for _ in range(process_count())]
     distributed.all_gather(sizes, size)
     longest = int(max(sizes))
-    padded = torch.tensor(list(own.ljust(longest)), dtype=torch.uint8, device=device)
+    filled = bytearray(own.ljust(longest))
+    padded = torch.frombuffer(filled, dtype=torch.uint8).to(device)
     parts = [torch.empty_like(padded) for _ in sizes]
     distributed.all_gather(parts, padded)
     return [
-        bytes(part[: int(count)].tolist())
+        part[: int(count)].cpu().numpy().tobytes()
         for part, count in zip(parts, sizes, strict=True)
     ]
 
