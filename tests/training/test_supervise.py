@@ -149,6 +149,15 @@ def test_a_program_that_just_exits_is_quoted():
     )
 
 
+def test_last_words_are_words():
+    run = make_run()
+    run.directory.mkdir(parents=True)
+    (run.directory / "log.txt").write_text("Signal 9 received by PID 7\n======\n")
+    assert supervising.run_last_words(run) == (
+        "Its last words: Signal 9 received by PID 7"
+    )
+
+
 def test_a_program_that_does_not_start_says_why():
     run = make_run()
     assert supervise(run, ["/bin/sh", "-c", "echo no such thing; exit 0"]) is (

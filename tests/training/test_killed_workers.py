@@ -1,0 +1,72 @@
+"""A worker killed in the middle of a real program: another one ends the run as it was."""
+
+import pytest
+from django.db.models.functions import Now
+
+from tests.cast import make_judgment, make_pair, make_user
+from tests.training.conftest import start_worker, wait_until
+from tests.training.test_real_programs import (  # noqa: F401
+    MICRO,
+    TIMING,
+    project,
+    run_through,
+)
+from training import claiming, launching, supervising
+from training.models import Run
+from training.supervising import Outcome
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
+
+ALONE = {"threads": 1, "device": "cpu", "precision": "fp32"}
+RECIPES = {
+    "draw": {"turns": 4, "responses_per_turn": 2, "max_new_tokens": 40},
+    "evaluate": {"max_new_tokens": 40, "resamples": 100},
+    "reward": {"steps": 6, "checkpoint_every": 2, "evaluate_turns": 2}
+    | {"backbone": "scratch", "width": 16, "layers": 1, "heads": 1},
+    "policy": {"steps": 3, "prompts_per_step": 1, "responses_per_prompt": 2}
+    | {"max_new_tokens": 6, "evaluate_every": 1, "held_out_samples": 1}
+    | {"consistency_source": "oracle"},
+}
+# What has been said when the worker is killed.
+MIDDLE = {
+    "draw": '"of": 4',
+    "evaluate": '"of": ',
+    "reward": "step-000002",
+    "policy": "step-000001",
+}
+
+
+def outcome(run):
+    """Return what a run left, whoever saw it to its end."""
+    if run.kind == "draw":
+        text = (run.directory / "outputs/responses.jsonl").read_text()
+        return sorted(text.splitlines()), run.result["received"]["current"]["responses"]
+    if run.kind == "evaluate":
+        return run.result["policies"]
+    final = run.checkpoints.get(is_final=True)
+    return final.step, (final.directory / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_run_whose_worker_is_killed_ends_as_if_it_were_not(project, kind):  # noqa: F811
+    policy = run_through(project, "sft", MICRO).checkpoints.get(is_final=True)
+    turn = project.samples.filter(split="").first().turns.first()
+    make_judgment(make_pair(turn=turn, slots=1), make_user("lena"), 0)
+    recipe = ALONE | RECIPES[kind]
+    whole = run_through(project, kind, recipe, policy=policy)
+    run = launching.start_run(
+        project=project, kind=kind, recipe=recipe, inputs={"policy": policy}, user=None
+    )
+    worker = start_worker(run, poll=0.1, beat=0.3, lease=3, grace=30)
+    said = run.directory / "events.jsonl"
+    wait_until(
+        lambda: said.exists() and MIDDLE[kind] in said.read_text(), 120, "the middle"
+    )
+    worker.kill()
+    worker.communicate()
+    lost = Run.objects.filter(pk=run.pk, leased_until__lt=Now())
+    wait_until(lost.exists, 30, "the end of the lease")
+    claiming.reconcile()
+    assert supervising.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
+    run.refresh_from_db()
+    assert outcome(run) == outcome(whole)
