@@ -168,7 +168,7 @@ class Chart {
       scales: { x: { time: false }, y: { range: (u, low, high) => this.range(low, high) } },
       axes: [
         { ...axis, size: 22, gap: 2, space: 60, grid: { show: false }, values: (u, at) => at.map((v) => (Number.isInteger(v) ? short(v) : "")) },
-        { ...axis, size: 42, gap: 4, space: 34, values: (u, at) => at.map(short) },
+        { ...axis, size: 48, gap: 4, space: 34, values: (u, at) => at.map(short) },
       ],
       series: [{}, ...series],
       hooks: { setCursor: [(u) => this.say(u.cursor.idx)] },

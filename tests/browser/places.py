@@ -237,7 +237,7 @@ PLACES = [
     Place("run-running", "tara", P + "/runs/{policy}/", charts),
     Place("run-waiting", "tara", P + "/runs/{waiting}/", everything),
     Place("run-samples", "tara", P + "/runs/{policy}/samples/", everything),
-    Place("run-failed", "tara", P + "/runs/{failed}/"),
+    Place("run-failed", "tara", P + "/runs/{failed}/", charts),
     Place("run-evaluated", "tara", P + "/runs/{evaluate}/"),
     Place("compare", "tara", P + "/runs/compare/?run={sft}&run={failed}", charts),
     Place("checkpoints", "tara", P + "/checkpoints/"),
