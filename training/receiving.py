@@ -238,13 +238,16 @@ def register_found(run: Run) -> None:
 
 
 def read_log_tail(run: Run) -> str:
-    """Return the end of ``log.txt``, from the start of a line, fit for the database."""
+    """Return the end of ``log.txt``, from the start of a line, fit for the database.
+
+    Empty where it cannot be read: a run has to end all the same.
+    """
     try:
         with (run.directory / "log.txt").open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - LOG_TAIL_BYTES))
             raw = file.read()
-    except FileNotFoundError:
+    except OSError:
         return ""
     if size > LOG_TAIL_BYTES:
         raw = raw[raw.find(b"\n") + 1 :]

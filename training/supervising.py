@@ -192,7 +192,12 @@ class _Porter(threading.Thread):
         while not self._done.wait(self.every):
             try:
                 store.put_checkpoints(self.run_)
-            except (store.StoreError, OperationalError, InterfaceError) as error:
+            except (
+                store.StoreError,
+                OSError,
+                OperationalError,
+                InterfaceError,
+            ) as error:
                 logger.warning("Run %s: %s", self.run_.pk, error)
             finally:
                 connection.close()
@@ -318,7 +323,7 @@ class _Supervision:
         try:
             self.patiently(lambda: store.put_checkpoints(self.run))
             self.patiently(lambda: store.put_outputs(self.run))
-        except store.StoreError as error:
+        except (store.StoreError, OSError) as error:
             told = f"Not everything is in the store, tried again later: {error}"
             self.patiently(lambda: note_once(self.run, "warning", told))
 

@@ -158,6 +158,30 @@ def test_last_words_are_words():
     )
 
 
+def test_a_run_directory_that_cannot_be_used_fails_the_run_with_the_reason():
+    run = make_run()
+    run.directory.parent.mkdir(parents=True)
+    run.directory.write_text("in the way")
+    assert supervise(run, tiny()) is Outcome.FAILED
+    assert run.state == "failed"
+    assert run.error.startswith(("NotADirectoryError: ", "FileExistsError: "))
+    assert str(run.directory) in run.error
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_and_the_run_ends(
+    settings, tmp_path, monkeypatch
+):
+    settings.STORE = (tmp_path / "store").as_uri()
+
+    def full(run):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supervising.store, "put_outputs", full)
+    run = make_run()
+    assert supervise(run, tiny("--steps", 2)) is Outcome.FINISHED
+    assert any("No space left on device" in note for note in notes(run))
+
+
 def test_a_program_that_does_not_start_says_why():
     run = make_run()
     assert supervise(run, ["/bin/sh", "-c", "echo no such thing; exit 0"]) is (
