@@ -101,8 +101,8 @@ class Seed:
     seed: int
     policies: dict[str, Run] = field(default_factory=dict)
 
-    def learn(self) -> None:
-        """Run everything; what needs RL's seconds comes after it."""
+    def begin(self) -> None:
+        """Make the policy to start from and the first reward model."""
         drafts = list(generate(seed=self.seed, count=DRAFTS, habit=HABIT))
         reviewed = list(generate(seed=1000 + self.seed, count=REVIEWED))
         held_out = [
@@ -115,38 +115,48 @@ class Seed:
         self.held_out = self._write("held-out", held_out)
 
         sft = self.policies["SFT"] = self._run("sft", "sft", SFT, self.drafts)
-        drawn, judged = self._judge("1", sft.model, sft.at(SFT_STEPS // 3))
-        reward = self._run(
-            "reward", "reward", REWARD, self.reviewed, judged, policy=sft.model
-        )
-        learned = self._improve("rl", {}, sft, reward=reward.model)
+        self.drawn, self.judged = self._judge("1", sft.model, sft.at(SFT_STEPS // 3))
+        self.reward = self.reward_model("reward", REWARD, self.judged)
+
+    def learn(self) -> None:
+        """Run everything; what needs RL's seconds comes after it."""
+        self.begin()
+        sft, reward = self.policies["SFT"], self.reward
+        learned = self.improve("rl", {}, sft, reward=reward.model)
         self.policies["RL"] = learned
 
         # Once more: the reward model learns what the new policy says.
-        _, judged_too = self._judge("2", learned.model, None, judged)
-        refreshed = self._run(
-            "reward-2", "reward", REFRESHED, self.reviewed, judged_too, policy=sft.model
-        )
-        self.policies["RL again"] = self._improve(
+        _, judged_too = self._judge("2", learned.model, None, self.judged)
+        refreshed = self.reward_model("reward-2", REFRESHED, judged_too)
+        self.policies["RL again"] = self.improve(
             "rl-2", AGAIN, learned, initial=sft, reward=refreshed.model
         )
 
-        self.policies["oracle"] = self._improve(
+        self.policies["oracle"] = self.improve(
             "rl-oracle", {"consistency_source": "oracle"}, sft
         )
-        cost = drawn.seconds + reward.seconds + learned.seconds
+        cost = self.drawn.seconds + reward.seconds + learned.seconds
         self._rivals(sft, reward, cost)
         self.base = self._run(
             "evaluate-base", "evaluate", BASE, self.reviewed, base=sft.at(0)
         )
+        self.measure("evaluate")
+
+    def measure(self, name: str) -> None:
+        """Let every policy answer the held-out tasks."""
+        policies = {role_of(name): run.model for name, run in self.policies.items()}
+        reward = self.reward.model
         self.measured = self._run(
-            "evaluate",
-            "evaluate",
-            NEW_TOKENS,
-            self.reviewed,
-            reward=reward.model,
-            **{role_of(name): run.model for name, run in self.policies.items()},
+            name, "evaluate", NEW_TOKENS, self.reviewed, reward=reward, **policies
         )
+
+    def reward_model(
+        self, name: str, recipe: Mapping[str, object], judged: Path
+    ) -> Run:
+        """Train a reward model, from the policy to start from, on what was judged."""
+        policy = self.policies["SFT"].model
+        recipe = {**recipe, "attention": "eager", "evaluate_every": 1000}
+        return self._run(name, "reward", recipe, self.reviewed, judged, policy=policy)
 
     def _rivals(self, sft: Run, reward: Run, seconds: float) -> None:
         """Fine-tune on drafts, reviewed labels and accepted answers, for so long each."""
@@ -171,7 +181,7 @@ class Seed:
                 name, "sft", {**FURTHER, "steps": steps}, train, policy=sft.model
             )
 
-    def _improve(
+    def improve(
         self,
         name: str,
         recipe: Mapping[str, object],
@@ -309,8 +319,8 @@ def interval(
     return drawn[round(0.025 * RESAMPLES)], drawn[round(0.975 * RESAMPLES) - 1]
 
 
-def report(seeds: Sequence[Seed]) -> bool:
-    """Print the tables; return whether the claims hold."""
+def tabulate(seeds: Sequence[Seed]) -> dict[str, tuple[float, float]]:
+    """Print what the policies do; return each one's gain over SFT and its low end."""
     found = outcomes(seeds)
     tasks = sorted(next(iter(found["sft"].complete.values())))
     unseen = [task for task in tasks if "unseen" in task]
@@ -344,19 +354,27 @@ def report(seeds: Sequence[Seed]) -> bool:
             f"{policy.share(seen):7.3f}{policy.share(unseen):7.3f}"
             f"{gained:+8.3f} [{least:+.3f}, {most:+.3f}]  {by_seed}"
         )
+    return gains
 
-    gap = 0.0
+
+def agreement(seeds: Sequence[Seed]) -> dict[str, float]:
+    """Print the share of turns right by oracle and RM; return their gap by policy."""
+    gaps: dict[str, float] = {}
     say("\nturns, mean over the seeds: right by the oracle, by the first reward model")
-    for name in names:
+    for name in seeds[0].policies:
         of_seeds = [s.measured.result["policies"][role_of(name)] for s in seeds]
         right, accepted = (
             sum(each[key]["value"] for each in of_seeds) / len(of_seeds)
             for key in ("turns_right", "rm_consistent")
         )
         say(f"{name:10}{right:9.3f}{accepted:9.3f}   gap {accepted - right:+.3f}")
-        if name == "RL":
-            gap = abs(accepted - right)
+        gaps[name] = accepted - right
+    return gaps
 
+
+def report(seeds: Sequence[Seed]) -> bool:
+    """Print the tables; return whether the claims hold."""
+    gains, gap = tabulate(seeds), abs(agreement(seeds)["RL"])
     say("\nreward models")
     for seed in seeds:
         for name in ("reward", "reward-2"):

@@ -78,10 +78,10 @@ DEMO: dict[str, dict[str, object]] = {
         "learning_rate": 1e-4,
         **SIDE_BY_SIDE,
     },
-    "evaluate": {"max_new_tokens": 96, "threads": 1},
+    "evaluate": {"max_new_tokens": 96, **SIDE_BY_SIDE},
 }
 # The start has learned nothing and rambles: a part of the samples shows it.
-BASE: dict[str, object] = {"samples": 60, "threads": 1}
+BASE: dict[str, object] = {"samples": 60, "threads": 1, "processes": 1}
 # Real conversations: thousands of tokens each, and a model far too small for them. The
 # runs are short because what they show is that nothing is lost on the way.
 OTHER: dict[str, dict[str, object]] = {
@@ -244,7 +244,7 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
             "draw",
             report,
             name="draw again",
-            recipe={"seed": seed + 1},  # other turns and answers than before
+            recipe={"seed": seed + 1, **SIDE_BY_SIDE},  # other turns than before
             policy=promoted,
             initial=None,
         )
