@@ -49,8 +49,8 @@ SIDE_BY_SIDE: dict[str, object] = {"processes": 2, "threads": 1}
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {
-        "steps": 450,
-        "checkpoint_every": 150,
+        "steps": 510,
+        "checkpoint_every": 170,
         "heads": 2,  # wide heads look more sharply, and so copy sooner
         "attention": "eager",
         **SIDE_BY_SIDE,

@@ -76,9 +76,8 @@ def test_two_processes_go_on_with_what_one_has_drawn(tmp_path, inputs):
     assert sorted(again, key=key) == close(sorted(whole, key=key))
 
 
-@pytest.mark.parametrize("history", ["labels", "own"])
-def test_two_processes_measure_what_one_measures(tmp_path, inputs, history):
-    recipe = {**SETTINGS, "history": history, "temperature": 1.0}
+def test_two_processes_measure_what_one_measures(tmp_path, inputs):
+    recipe = {**SETTINGS, "history": "own", "temperature": 1.0}
     data = {"held_out": demo_rows(5, "held-out")}
     one, two = launch_both(tmp_path, "evaluate", recipe, inputs, data)
     assert rows(two, "samples.jsonl") == rows(one, "samples.jsonl")

@@ -81,7 +81,7 @@ def running(folder):
     return [line for line in found.splitlines() if str(folder) in line]
 
 
-@pytest.fixture(params=["reward", "policy"])
+@pytest.fixture
 def make(request, tmp_path, toy):  # noqa: F811
     """Return what makes a run directory of two processes, and its recipe."""
     if request.param == "reward":
@@ -100,7 +100,9 @@ def make(request, tmp_path, toy):  # noqa: F811
     return request.param, settings, make
 
 
-@pytest.mark.parametrize("asked", ["sigterm", "leash"])
+@pytest.mark.parametrize(
+    ("make", "asked"), [("reward", "leash"), ("policy", "sigterm")], indirect=["make"]
+)
 def test_a_stopped_run_goes_on_as_if_it_never_stopped(make, asked):
     program, recipe, make_it = make
     whole, stopped = make_it("whole"), make_it("stopped")
@@ -125,7 +127,9 @@ def test_a_stopped_run_goes_on_as_if_it_never_stopped(make, asked):
     }
 
 
-@pytest.mark.parametrize("what", ["die", "raise"])
+@pytest.mark.parametrize(
+    ("make", "what"), [("reward", "raise"), ("policy", "die")], indirect=["make"]
+)
 def test_a_process_that_ends_ends_the_run_with_a_reason(make, what):
     program, recipe, make_it = make
     folder = make_it("run")

@@ -3,7 +3,6 @@
 import pytest
 from django.db.models.functions import Now
 
-from tests.cast import make_judgment, make_pair, make_user
 from tests.training.conftest import start_worker, wait_until
 from tests.training.test_real_programs import (  # noqa: F401
     MICRO,
@@ -20,9 +19,6 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 ALONE = {"threads": 1, "device": "cpu", "precision": "fp32"}
 RECIPES = {
     "draw": {"turns": 4, "responses_per_turn": 2, "max_new_tokens": 40},
-    "evaluate": {"max_new_tokens": 40, "resamples": 100},
-    "reward": {"steps": 6, "checkpoint_every": 2, "evaluate_turns": 2}
-    | {"backbone": "scratch", "width": 16, "layers": 1, "heads": 1},
     "policy": {"steps": 3, "prompts_per_step": 1, "responses_per_prompt": 2}
     | {"max_new_tokens": 6, "evaluate_every": 1, "held_out_samples": 1}
     | {"consistency_source": "oracle"},
@@ -30,8 +26,6 @@ RECIPES = {
 # What has been said when the worker is killed.
 MIDDLE = {
     "draw": '"of": 4',
-    "evaluate": '"of": ',
-    "reward": "step-000002",
     "policy": "step-000001",
 }
 
@@ -41,8 +35,6 @@ def outcome(run):
     if run.kind == "draw":
         text = (run.directory / "outputs/responses.jsonl").read_text()
         return sorted(text.splitlines()), run.result["received"]["current"]["responses"]
-    if run.kind == "evaluate":
-        return run.result["policies"]
     final = run.checkpoints.get(is_final=True)
     return final.step, (final.directory / "model.safetensors").read_bytes()
 
@@ -50,8 +42,6 @@ def outcome(run):
 @pytest.mark.parametrize("kind", RECIPES)
 def test_a_run_whose_worker_is_killed_ends_as_if_it_were_not(project, kind):  # noqa: F811
     policy = run_through(project, "sft", MICRO).checkpoints.get(is_final=True)
-    turn = project.samples.filter(split="").first().turns.first()
-    make_judgment(make_pair(turn=turn, slots=1), make_user("lena"), 0)
     recipe = ALONE | RECIPES[kind]
     whole = run_through(project, kind, recipe, policy=policy)
     run = launching.start_run(
