@@ -49,16 +49,16 @@ SIDE_BY_SIDE: dict[str, object] = {"processes": 2, "threads": 1}
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {
-        "steps": 510,
-        "checkpoint_every": 170,
-        "heads": 2,  # wide heads look more sharply, and so copy sooner
+        "steps": 540,
+        "copying_steps": 140,  # until it does copy: the rest follows from there
+        "checkpoint_every": 180,
         "attention": "eager",
         **SIDE_BY_SIDE,
     },
     # The longest label response has 70 tokens; a cut one fails the format check. What
     # runs beside something else takes one thread.
     "draw": {
-        "turns": 200,
+        "turns": 180,
         "responses_per_turn": 2,
         "max_new_tokens": 96,
         "threads": 1,
@@ -72,8 +72,8 @@ DEMO: dict[str, dict[str, object]] = {
     },
     "policy": {
         "max_new_tokens": 96,
-        "steps": 8,
-        "evaluate_every": 4,
+        "steps": 6,
+        "evaluate_every": 3,
         "optimizer": "muon",
         "learning_rate": 1e-4,
         **SIDE_BY_SIDE,
