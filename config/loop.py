@@ -49,9 +49,8 @@ SIDE_BY_SIDE: dict[str, object] = {"processes": 2, "threads": 1}
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {
-        "steps": 540,
-        "copying_steps": 140,  # until it does copy: the rest follows from there
-        "checkpoint_every": 180,
+        "steps": 500,
+        "checkpoint_every": 125,
         "attention": "eager",
         **SIDE_BY_SIDE,
     },

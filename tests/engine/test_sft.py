@@ -392,19 +392,3 @@ def test_a_run_learns_to_say_what_people_approved(tmp_path):
             ).loss
         likely.append(float(loss))
     assert likely[1] < likely[0] - 1  # nats per token
-
-
-def test_the_loss_on_a_cpu_is_that_of_the_fused_head(tmp_path, monkeypatch):
-    settings = {**SMALL, "steps": 2, "micro_batch": 1, "precision": "fp32"}
-    assert run_sft(tmp_path / "own", settings) == 0
-    monkeypatch.delattr(sft.PartsTrainer, "compute_loss")
-    assert run_sft(tmp_path / "fused", settings) == 0
-    own, fused = (
-        [
-            {name: e["values"].get(name) for name in ("loss", "token_accuracy")}
-            for e in events(tmp_path / name, "metrics")
-            if "loss" in e["values"]
-        ]
-        for name in ("own", "fused")
-    )
-    assert own == [pytest.approx(values, abs=1e-5) for values in fused]

@@ -37,7 +37,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
-from torch.nn import functional
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -309,37 +308,6 @@ class PartsTrainer(SFTTrainer):
             return summed(split(inputs, size), learn, apart)
 
         return self.parts.run(attempt, model.zero_grad)
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """Return the mean of -log p over the learned tokens.
-
-        TRL's head is a fused kernel on GPUs. Its stand-in for CPUs scores every
-        position, learned or not, and took half of a small model's step: there the
-        logits are made and those of the learned tokens alone are normalised.
-        """
-        if self.accelerator.device.type != "cpu" or return_outputs:
-            return super().compute_loss(  # type: ignore[no-untyped-call]
-                model, inputs, return_outputs, num_items_in_batch
-            )
-        shown = {name: t for name, t in inputs.items() if name != "labels"}
-        labels = inputs["labels"][:, 1:]
-        learned = labels != -100
-        logits = model(**shown, use_cache=False).logits[:, :-1][learned].float()
-        right = (logits.argmax(-1) == labels[learned]).sum()
-        counts = self.accelerator.gather(torch.stack([right, learned.sum()]).float())
-        right, count = counts.view(-1, 2).sum(0).tolist()
-        self._metrics["train"]["mean_token_accuracy"].append(right / max(count, 1))
-        loss = functional.cross_entropy(logits, labels[learned], reduction="sum")
-        if num_items_in_batch is None:
-            return loss / learned.sum().clamp(min=1)
-        # Counted over all processes, whose gradients are then averaged.
-        return loss / num_items_in_batch * self.accelerator.num_processes
 
 
 def split(inputs: dict[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
