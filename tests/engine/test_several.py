@@ -21,13 +21,19 @@ from tests.engine.micro import (
 from tests.engine.test_reward import judged_rows
 from tests.engine.test_scoring import micro_reward_model
 from tests.engine.test_sft import SMALL, data, run_sft
-from training.engine import reward, sft
+from training.engine import draw, evaluate, policy, reward, sft
 from training.engine.conversations import Encoder
 from training.engine.derived import Source, example
 from training.engine.memory import Parts
 from training.engine.pair_loss import PairLoss, counted, step_inputs
 from training.engine.pairs import clusters, dealt, pieces_of
-from training.engine.recipes import RewardRecipe
+from training.engine.recipes import (
+    DrawRecipe,
+    EvaluateRecipe,
+    PolicyRecipe,
+    RewardRecipe,
+    SftRecipe,
+)
 from training.engine.rundir import run_program
 from training.engine.scoring import MarkReader
 from training.engine.sft import packed, padded, split
@@ -81,15 +87,23 @@ def launch(command, folder):
     ).stdout
 
 
+PROGRAMS = {
+    "sft": (SftRecipe, sft.train),
+    "reward": (RewardRecipe, reward.main),
+    "policy": (PolicyRecipe, policy.main),
+    "draw": (DrawRecipe, draw.draw),
+    "evaluate": (EvaluateRecipe, evaluate.evaluate),
+}
+
+
 def launch_both(tmp_path, program, recipe, inputs, data):
-    """Run a recipe with one process and with two; return the two run directories."""
-    folders = []
-    for name, processes in (("one", 1), ("two", 2)):
-        settings = {**recipe, "processes": processes}
-        folder = make_run(tmp_path / name, program, settings, inputs, data)
-        launch(program_command(program, settings, folder), folder)
-        folders.append(folder)
-    return folders
+    """Run a recipe in this process and in two; return the two run directories."""
+    one = make_run(tmp_path / "one", program, recipe, inputs, data)
+    assert run_program(program, *PROGRAMS[program], [str(one)]) == 0
+    settings = {**recipe, "processes": 2}
+    two = make_run(tmp_path / "two", program, settings, inputs, data)
+    launch(program_command(program, settings, two), two)
+    return one, two
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def test_a_step_without_room_is_learned_in_parts(
     assert run_policy(tmp_path / "tight", toy, **recipe) == 0
     assert asked[:3] == [16, 8, 4]
     assert set(asked[3:]) == {4}  # and then it knows
-    assert apart(tmp_path / "roomy", tmp_path / "tight", END) < 2e-5
+    assert apart(tmp_path / "roomy", tmp_path / "tight", END) < 5e-5
     said = [e["message"] for e in events(tmp_path / "tight", "log")]
     assert "out of memory with 16 responses at once: going on with 8" in " ".join(said)
     roomy, tight = told(tmp_path / "roomy"), told(tmp_path / "tight")

@@ -294,15 +294,17 @@ def test_references_take_turns_with_the_label():
     assert any(e.ids != ids[e.sample] for e in map(course.at, range(size)))
 
 
-def test_copying_learns_the_second_half_only():
+def test_copying_learns_all_but_the_first_time():
     tokenizer = micro_tokenizer()
     recipe = SftRecipe(conversations_per_step=2)
     course = sft.Course(Encoder(tokenizer), demo_samples(), recipe, 2048, 1)
     encoded = course.at(1)
-    half = len(encoded.ids) // 2
-    assert encoded.ids[:half] == encoded.ids[half:] == encoded.labels[half:]
-    assert set(encoded.labels[:half]) == {IGNORED}
-    assert course.at(2).sample != "copying"
+    once = len(encoded.ids) // 4
+    assert encoded.ids == encoded.ids[:once] * 4
+    assert encoded.labels == [IGNORED] * once + encoded.ids[once:]
+    # Of the four places that follow, one still copies; then none does.
+    copied = [place for place in range(20) if course.at(place).sample == "copying"]
+    assert copied == [0, 1, 4]
 
 
 def test_turns_too_long_are_counted_and_named(tmp_path):
@@ -392,3 +394,19 @@ def test_a_run_learns_to_say_what_people_approved(tmp_path):
             ).loss
         likely.append(float(loss))
     assert likely[1] < likely[0] - 1  # nats per token
+
+
+def test_the_loss_on_a_cpu_is_that_of_the_fused_head(tmp_path, monkeypatch):
+    settings = {"steps": 2, "micro_batch": 1, "precision": "fp32"}
+    assert run_sft(tmp_path / "own", settings) == 0
+    monkeypatch.delattr(sft.PartsTrainer, "compute_loss")
+    assert run_sft(tmp_path / "fused", settings) == 0
+    own, fused = (
+        [
+            {name: e["values"].get(name) for name in ("loss", "token_accuracy")}
+            for e in events(tmp_path / name, "metrics")
+            if "loss" in e["values"]
+        ]
+        for name in ("own", "fused")
+    )
+    assert own == [pytest.approx(values, abs=1e-5) for values in fused]
