@@ -361,7 +361,7 @@ def scoring(head: torch.nn.Module, learned: torch.Tensor) -> Iterator[None]:
         with torch.autocast(hidden.device.type, enabled=False):
             return plain(hidden[:, :-1][learned].to(head.weight.dtype))  # type: ignore[arg-type]
 
-    head.forward = forward  # type: ignore[method-assign]
+    head.forward = forward
     try:
         yield
     finally:
