@@ -139,7 +139,7 @@ def mixed(tmp_path_factory):
         (action, "I can not."),
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(120):
+    for _ in range(240):
         optimizer.zero_grad()
         for row, text in texts:
             encoded = encoder.encode(sample_from_json(row), responses=[text])
@@ -161,14 +161,14 @@ def test_three_kinds_of_tasks_are_learned_in_one_run(tmp_path, mixed, monkeypatc
     settings = {
         "consistency_source": "oracle",
         "normalize_each": True,  # the preference is hundreds, the others are 0 or 1
-        "steps": 8,
+        "steps": 24,
         "prompts_per_step": 3,
-        "responses_per_prompt": 8,
+        "responses_per_prompt": 16,
         "draw_more": 1.0,
-        "temperature": 1.0,
+        "temperature": 0.7,
         "max_new_tokens": 90,
-        "evaluate_every": 8,
-        "learning_rate": 1e-3,
+        "evaluate_every": 24,
+        "learning_rate": 5e-4,
         "warmup_steps": 0,
     }
     inputs = {"policy": mixed, "preference": mixed}
@@ -179,7 +179,7 @@ def test_three_kinds_of_tasks_are_learned_in_one_run(tmp_path, mixed, monkeypatc
     metrics = [event["values"] for event in events(tmp_path, "metrics")]
     for kind in ("consistency", "rule", "preference"):
         seen = [m[f"reward/{kind}"] for m in metrics if f"reward/{kind}" in m]
-        assert len(seen) == 8
-        assert sum(seen[-2:]) > sum(seen[:2]), (kind, seen)
+        assert len(seen) == 24
+        assert sum(seen[-6:]) > sum(seen[:6]), (kind, seen)
     truth = [m["heldout/truth"] for m in metrics if "heldout/truth" in m]
     assert max(truth) == 1.0

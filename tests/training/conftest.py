@@ -52,8 +52,16 @@ def make_checkpoint(run, *, step=100, is_final=True):
     directory.mkdir(parents=True)
     model = b"weights of run %d at %d" % (run.pk, step)
     (directory / "model.safetensors").write_bytes(model)
+    return register(run, directory, step, is_final)
+
+
+def register(run, directory, step, is_final=True):
+    """Return the checkpoint of what is in a directory, now whole."""
     manifest = {
-        "files": {"model.safetensors": hashlib.sha256(model).hexdigest()},
+        "files": {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in directory.iterdir()
+        },
         "step": step,
         "program": run.kind,
         "kind": "reward" if run.kind == "reward" else "policy",
@@ -70,6 +78,17 @@ def make_policy(project, **fields):
     snapshot = build_snapshot(project=project, user=None)
     run = make_run(project=project, state="finished", snapshot=snapshot, **fields)
     return make_checkpoint(run)
+
+
+def make_real_policy(project):
+    """Return a policy that the programs can load: a start that has learned nothing."""
+    from tests.engine.micro import save_micro_policy  # which takes torch
+
+    snapshot = build_snapshot(project=project, user=None)
+    run = make_run(project=project, state="finished", snapshot=snapshot)
+    directory = run.directory / "checkpoints" / "step-000000"
+    save_micro_policy(directory)
+    return register(run, directory, 0)
 
 
 def tiny(*arguments):

@@ -3,9 +3,8 @@
 import pytest
 from django.db.models.functions import Now
 
-from tests.training.conftest import start_worker, wait_until
+from tests.training.conftest import make_real_policy, start_worker, wait_until
 from tests.training.test_real_programs import (  # noqa: F401
-    MICRO,
     TIMING,
     project,
     run_through,
@@ -27,7 +26,7 @@ def outcome(run):
 
 
 def test_a_run_whose_worker_is_killed_ends_as_if_it_were_not(project):  # noqa: F811
-    policy = run_through(project, "sft", MICRO).checkpoints.get(is_final=True)
+    policy = make_real_policy(project)
     whole = run_through(project, "draw", RECIPE, policy=policy)
     run = launching.start_run(
         project=project,

@@ -9,10 +9,10 @@ from actions.demo import generate
 from annotation.interchange import save_sample
 from annotation.models import Pair, Slot, Turn
 from tests.cast import make_judgment, make_pair, make_project, make_user
-from tests.training.conftest import wait_until
+from tests.training.conftest import make_real_policy, wait_until
 from training import advancing, iterations, launching, standing, supervising
 from training.claiming import Timing
-from training.models import Metric, Run
+from training.models import Metric, Promotion, Run
 from training.supervising import Outcome
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
@@ -86,8 +86,7 @@ def test_sft_then_draw_then_evaluate(project):
 
 def test_preferences_are_learned_from_what_was_drawn(project):
     """Answers that break the grammar count too, once one pair was judged by a person."""
-    sft = run_through(project, "sft", MICRO)
-    policy = sft.checkpoints.get(is_final=True)
+    policy = make_real_policy(project)
     recipe = {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 6, "threads": 1}
     run_through(project, "draw", recipe, policy=policy)
     Slot.objects.all().delete()
@@ -113,7 +112,7 @@ def test_preferences_are_learned_from_what_was_drawn(project):
 
 
 def test_a_policy_learns_from_two_reward_models_and_a_preference_model(project):
-    policy = run_through(project, "sft", MICRO).checkpoints.get(is_final=True)
+    policy = make_real_policy(project)
     lena = make_user("lena")
     for sample in project.samples.filter(split="")[:2]:
         make_judgment(make_pair(turn=sample.turns.first(), slots=1), lena, 0)
@@ -218,7 +217,8 @@ def test_a_run_that_changes_machines_ends_with_the_weights_of_one_that_did_not(
 
 
 def test_a_whole_iteration_with_the_real_programs(project):
-    sft = run_through(project, "sft", MICRO)
+    start = make_real_policy(project)
+    Promotion.objects.create(project=project, checkpoint=start)
     small = {"threads": 1, "device": "cpu"}
     tiny_model = {"width": 16, "layers": 1, "heads": 1}
     iteration = iterations.start_iteration(
@@ -263,7 +263,7 @@ def test_a_whole_iteration_with_the_real_programs(project):
     assert iteration.state == "done"
     assert done == ["draw", "reward", "policy", "evaluate"]
     assert launching.current_policy(project).run.kind == "policy"
-    assert launching.current_policy(project).run_id != sft.pk
+    assert launching.current_policy(project).run_id != start.run_id
     policy = Run.objects.get(kind="policy")
     assert policy.recipe["gate_override"] == "Only a test."
     assert (policy.directory / "tensorboard").is_dir()
