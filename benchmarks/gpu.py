@@ -133,7 +133,6 @@ def fine_tune(folder: Path, sizes: dict, common: dict) -> Path:
         recipe = {
             **common,
             "steps": sizes["sft_steps"],
-            "copying_steps": 0,
             "conversations_per_step": sizes["conversations_per_step"],
             "packing": packing,
             "gradient_checkpointing": checkpointing,

@@ -47,7 +47,7 @@ from benchmarks.runs import BASE_DIR, Run, RunFailedError, Site, read, say, writ
 HABIT = 0.6
 DRAFTS, REVIEWED, HELD_OUT = 3000, 600, 100
 NEW_TOKENS = {"max_new_tokens": 96}  # the longest label has 70
-SFT_STEPS = 600
+SFT_STEPS = 360
 SFT = {
     "steps": SFT_STEPS,
     "checkpoint_every": SFT_STEPS // 3,
@@ -75,7 +75,6 @@ POLICY = {
 AGAIN = {"steps": 6, "evaluate_every": 3}
 # Fine-tuning that goes on from a policy: no peak as high as that of a first training.
 FURTHER = {
-    "copying_steps": 0,
     "references": False,
     "muon_learning_rate": 3e-3,
     "learning_rate": 1e-3,

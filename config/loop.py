@@ -49,8 +49,8 @@ SIDE_BY_SIDE: dict[str, object] = {"processes": 2, "threads": 1}
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {
-        "steps": 500,
-        "checkpoint_every": 125,
+        "steps": 400,
+        "checkpoint_every": 100,
         "attention": "eager",
         **SIDE_BY_SIDE,
     },
@@ -63,9 +63,9 @@ DEMO: dict[str, dict[str, object]] = {
         "threads": 1,
     },
     "reward": {
-        "steps": 240,
-        "checkpoint_every": 240,
-        "evaluate_every": 240,
+        "steps": 160,
+        "checkpoint_every": 160,
+        "evaluate_every": 160,
         "attention": "eager",
         **SIDE_BY_SIDE,
     },
@@ -87,7 +87,6 @@ OTHER: dict[str, dict[str, object]] = {
     "sft": {
         "steps": 12,
         "conversations_per_step": 2,
-        "copying_steps": 0,
         "max_tokens": 16384,
         "evaluate_turns": 4,
         "checkpoint_every": 6,

@@ -486,7 +486,7 @@ def test_the_reward_rises_on_a_toy_task(tmp_path, toy, credit):
         micro_batch=32,
         temperature=0.7,
         credit=credit,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         evaluate_every=10,
     )
     assert status == 0
@@ -496,8 +496,8 @@ def test_the_reward_rises_on_a_toy_task(tmp_path, toy, credit):
         if "reward/consistency" in event["values"]
     ]
     assert len(curve) == 10
-    assert 0.1 < curve[0] < 0.9
-    assert sum(curve[-3:]) / 3 > sum(curve[:3]) / 3 + 0.15
+    assert 0.1 < curve[0] < 0.7
+    assert sum(curve[-3:]) / 3 > curve[0] + 0.2
 
 
 def test_observations_get_no_gradient_and_every_own_token_does(

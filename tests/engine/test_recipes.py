@@ -63,6 +63,13 @@ def test_every_recipe_has_a_seed(program):
     assert recipe_from_json(program, {"seed": 7}).seed == 7
 
 
+def test_settings_of_earlier_versions_are_left_out():
+    settings = {"steps": 5, "copying_steps": 100}
+    assert recipe_from_json("sft", settings) == SftRecipe(steps=5)
+    with pytest.raises(RecipeError, match="copying_steps"):
+        recipe_from_json("reward", {"copying_steps": 100})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

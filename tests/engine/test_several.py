@@ -266,7 +266,10 @@ def test_two_processes_train_the_reward_model_of_one(tmp_path):
     seen = told(one, "held_out/", *SAID)
     assert {(4, "loss/pairwise"), (4, "held_out/judged/auc")} <= seen.keys()
     assert told(two, "held_out/", *SAID) == {
-        where: value if value is None else pytest.approx(value, abs=1e-5)
+        # An AUC counts pairs: two scores that are all but equal may change places.
+        where: value
+        if value is None
+        else pytest.approx(value, abs=0.02 if where[1].endswith("auc") else 1e-5)
         for where, value in seen.items()
     }
     assert [e["step"] for e in events(two, "checkpoint")] == [2, 4]

@@ -37,7 +37,6 @@ pytestmark = pytest.mark.filterwarnings(
 CPU = Place(torch.device("cpu"), half=False)
 SMALL = {
     "steps": 6,
-    "copying_steps": 2,
     "conversations_per_step": 2,
     "width": 32,
     "layers": 1,
@@ -294,19 +293,6 @@ def test_references_take_turns_with_the_label():
     assert any(e.ids != ids[e.sample] for e in map(course.at, range(size)))
 
 
-def test_copying_learns_all_but_the_first_time():
-    tokenizer = micro_tokenizer()
-    recipe = SftRecipe(conversations_per_step=2)
-    course = sft.Course(Encoder(tokenizer), demo_samples(), recipe, 2048, 1)
-    encoded = course.at(1)
-    once = len(encoded.ids) // 4
-    assert encoded.ids == encoded.ids[:once] * 4
-    assert encoded.labels == [IGNORED] * once + encoded.ids[once:]
-    # Of the four places that follow, one still copies; then none does.
-    copied = [place for place in range(20) if course.at(place).sample == "copying"]
-    assert copied == [0, 1, 4]
-
-
 def test_turns_too_long_are_counted_and_named(tmp_path):
     assert run_sft(tmp_path / "run", {"max_tokens": 190, "steps": 1}) == 0
     warnings = [e for e in events(tmp_path / "run", "log") if e["level"] == "warning"]
@@ -382,7 +368,7 @@ def test_a_run_learns_to_say_what_people_approved(tmp_path):
     for wanted in (False, True):
         folder = tmp_path / str(wanted)
         rows = {"train": [row], "judgments": [judged(row, approved)]}
-        recipe = {"steps": 30, "copying_steps": 0, "judged_answers": wanted}
+        recipe = {"steps": 30, "judged_answers": wanted}
         assert run_sft(folder, recipe, rows=rows) == 0
         end = next(e for e in events(folder, "checkpoint") if e["final"])
         model, tokenizer = load_policy(folder / end["path"], CPU)

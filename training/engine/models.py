@@ -21,7 +21,7 @@ from transformers import (
 from training.engine.conversations import ChatFrame
 from training.engine.tokens import add_tags, load_tokenizer
 
-SHARPNESS = 1.7
+EMBEDDING = 0.1  # standard deviation
 
 
 class PlaceSettings(Protocol):
@@ -74,9 +74,15 @@ def build_small_model(
     """Return a Qwen3-shaped model (QK-norm, tied embeddings) with random weights.
 
     The normed queries and keys are what lets so small a model train at Muon's rates.
-    Norms of length √d limit attention scores to √d, which with narrow heads is too flat
-    to pick one token out of hundreds; starting the norms' gains at ``SHARPNESS`` lets
-    copying heads form at once.
+
+    Heads above the first layer start by copying: with orthogonal W_V and W_O its
+    transpose, what a head reads is written back as it was, so a token that is looked at
+    is a token made likelier. Labels repeat values of the conversation; a model this
+    small learns soon where to look, but not, from random weights, to copy each of its
+    thousands of tokens (docs/experiments.md, 2026-11-29). A start by the shape that
+    training would give is called mimetic (Trockman and Kolter, 2023, arXiv 2305.09828;
+    theirs has −I where this has I). Embeddings start at ``EMBEDDING``, wide enough to
+    outlast Muon's first steps.
     """
     if width % (2 * heads):
         raise ValueError(f"width {width} is not a multiple of twice the {heads} heads")
@@ -97,9 +103,11 @@ def build_small_model(
     )
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("q_norm.weight", "k_norm.weight")):
-                parameter.fill_(SHARPNESS)
+        model.model.embed_tokens.weight.mul_(EMBEDDING / config.initializer_range)
+        for layer in model.model.layers[1:]:
+            read = torch.nn.init.orthogonal_(torch.empty(width, width))
+            layer.self_attn.v_proj.weight.copy_(read)
+            layer.self_attn.o_proj.weight.copy_(EMBEDDING * read.T)
     return model
 
 

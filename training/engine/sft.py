@@ -98,9 +98,6 @@ from training.engine.speed import Work, attend, check_kernels, matrix_rate
 from training.engine.tokens import embedding_weights, train_tokenizer
 
 LOG_EVERY = 10  # steps
-COPIED_TOKENS, TIMES = 64, 4
-# After the copying steps, for twice as many, one conversation in four still copies.
-GOES_ON, ONE_IN = 2, 4
 
 
 def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
@@ -123,8 +120,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     learner, first = with_adapters(run, recipe, model, tokenizer)
     encoder = Encoder(tokenizer)
     longest = longest_input(model, recipe.max_tokens)
-    copying = recipe.copying_steps if scratch else 0
-    course = Course(encoder, samples, recipe, longest, copying)
+    course = Course(encoder, samples, recipe, longest)
     course.work = work = Work.of(model, passes=3)
     peak = matrix_rate(place) * process_count()
     report_lengths(run, course, longest)
@@ -528,11 +524,9 @@ class Course:
         samples: Sequence[Sample],
         recipe: SftRecipe,
         longest: int,
-        copying_steps: int = 0,
     ) -> None:
         self.encoder = encoder
         self.recipe = recipe
-        self.copying_places = copying_steps * recipe.conversations_per_step
         self.samples = samples
         self.longest = longest
         self.tokens = 0
@@ -552,9 +546,6 @@ class Course:
             found_text = f"none of {len(samples)} samples"
             raise RunError("recipe: `max_tokens`", "room for some turn", found_text)
         self._order: dict[int, list[int]] = {}
-        self._words = sorted(
-            {id for sample in samples[:1000] for id in encoder.encode(sample).ids}
-        )
 
     def order(self, epoch: int) -> list[int]:
         """Return the sequences of one pass, in the order they are learned."""
@@ -575,10 +566,7 @@ class Course:
 
     def at(self, place: int) -> Encoded:
         """Return the sequence learned at ``place``."""
-        going_on = place < self.copying_places * (1 + GOES_ON)
-        if place < self.copying_places or (going_on and place % ONE_IN == 0):
-            return self.copying(place)
-        epoch, position = divmod(place - self.copying_places, len(self.sequences))
+        epoch, position = divmod(place, len(self.sequences))
         number, window = self.sequences[self.order(epoch)[position]]
         sample = self.samples[number]
         found, left_out = windows(self.encoder, sample, self.longest)
@@ -590,22 +578,6 @@ class Course:
         ]
         reworded = self.encoder.encode(sample, responses=responses)
         return reworded if len(reworded.ids) <= self.longest else found[0]
-
-    def copying(self, place: int) -> Encoded:
-        """Return random tokens of the data, four times; all but the first are learned.
-
-        Only attention to what followed the same token before can predict them, so this
-        makes the copying heads (Olsson et al., 2022, "induction heads") in some tens of
-        steps. On conversations alone, where few tokens are copied values, a small model
-        had none after 800 steps. 64 tokens four times are learned 25 steps sooner than
-        128 twice, and going on for a while keeps what talk would otherwise undo
-        (docs/experiments.md).
-        """
-        random = step_random(self.recipe.seed, "copying", place)
-        length = min(COPIED_TOKENS, self.longest // TIMES)
-        words = random.choices(self._words, k=length)
-        labels = [IGNORED] * length + words * (TIMES - 1)
-        return Encoded("copying", words * TIMES, labels, (), ())
 
     def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         """Return the tensors of one batch of places."""

@@ -55,6 +55,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "policy": PolicyRecipe,
     "evaluate": EvaluateRecipe,
 }
+RETIRED: dict[str, frozenset[str]] = {"sft": frozenset({"copying_steps"})}
 
 
 def recipe_from_json(program: str, obj: object) -> Recipe:
@@ -62,6 +63,7 @@ def recipe_from_json(program: str, obj: object) -> Recipe:
 
     Settings that ``obj`` leaves out keep their defaults. Raises ``RecipeError`` for an
     unknown program or setting, a wrong type, a value outside its range or choices.
+    Runs of earlier versions may name ``RETIRED`` settings, which do nothing any more.
     """
     if program not in RECIPES:
         raise RecipeError("program", f"one of {', '.join(RECIPES)}", repr(program))
@@ -72,6 +74,8 @@ def recipe_from_json(program: str, obj: object) -> Recipe:
     types = get_type_hints(recipe_type)
     settings: dict[str, Setting] = {}
     for name, value in obj.items():
+        if name in RETIRED.get(program, ()):
+            continue
         if name not in known:
             raise RecipeError(str(name), f"a setting of {program}", "an unknown name")
         settings[name] = checked(name, value, types[name], known[name].metadata)

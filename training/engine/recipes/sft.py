@@ -40,16 +40,6 @@ class SftRecipe:
         ),
     )
     steps: int = field(default=600, metadata=STEPS)
-    copying_steps: int = field(
-        default=100,
-        metadata=about(
-            "First steps of a from-scratch model, spent on repeating random tokens: "
-            "it learns to copy before it learns to speak.",
-            min=0,
-            max=1_000_000,
-            unit="steps",
-        ),
-    )
     conversations_per_step: int = field(
         default=8,
         metadata=about("Conversations in one optimiser step.", min=1, max=65536),
