@@ -216,6 +216,20 @@ def test_a_setting_that_the_choice_does_not_use_is_kept_and_does_not_matter(
     assert Run.objects.get(kind="policy").recipe["gae_lambda"] == 0.5
 
 
+def test_a_run_lists_the_settings_it_uses(client, project, tara):
+    def listed(**settings):
+        recipe = recipe_to_json(recipe_from_json("policy", settings))
+        run = make_run(project=project, kind="policy", recipe={**recipe, "gone": 3})
+        page = client.get(f"/p/cakes/runs/{run.pk}/")
+        return {setting.name for setting in page.context["recipe"]}
+
+    adapters = {"LoRA rank", "LoRA alpha"}
+    full, lora = listed(method="full", optimizer="muon"), listed(method="lora")
+    assert not adapters & full and adapters <= lora, full ^ lora
+    assert "Muon learning rate" in full - lora
+    assert {"Gone", "Method", "Seed"} <= full & lora
+
+
 def test_a_wrong_value_is_said_even_where_the_choice_does_not_use_it(
     client, project, tara
 ):

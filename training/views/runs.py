@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -104,9 +105,21 @@ class Setting:
 
 
 def recipe_lines(kind: str, recipe: dict[str, Json]) -> list[Setting]:
-    """Return the settings of a recipe in the order of its dataclass."""
+    """Return the settings of a recipe in the order of its dataclass.
+
+    Without those that do nothing beside the values of others (``when``), and with those
+    that only earlier versions had.
+    """
     fields = {field.name: field for field in dataclasses.fields(RECIPES[kind])}
-    known = [name for name in fields if name in recipe]
+
+    def is_used(name: str) -> bool:
+        when: Mapping[str, Sequence[Json]] = fields[name].metadata.get("when", {})
+        return all(
+            recipe.get(other, fields[other].default) in values and is_used(other)
+            for other, values in when.items()
+        )
+
+    known = [name for name in fields if name in recipe and is_used(name)]
     return [
         Setting(
             capitalized(words(name)),
