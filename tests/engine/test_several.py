@@ -23,6 +23,7 @@ from tests.engine.test_scoring import micro_reward_model
 from tests.engine.test_sft import SMALL, data, run_sft
 from training.engine import draw, evaluate, policy, reward, sft
 from training.engine.conversations import Encoder
+from training.engine.course import packed, padded, split
 from training.engine.derived import Source, example
 from training.engine.memory import Parts
 from training.engine.pair_loss import PairLoss, counted, step_inputs
@@ -36,7 +37,6 @@ from training.engine.recipes import (
 )
 from training.engine.rundir import run_program
 from training.engine.scoring import MarkReader
-from training.engine.sft import packed, padded, split
 from training.several import accelerate_config, program_command
 
 END = "checkpoints/step-000006/model.safetensors"

@@ -24,6 +24,7 @@ from training.engine.conversations import (
     read_samples,
     sample_from_json,
 )
+from training.engine.course import Course, packed, padded
 from training.engine.models import Place, load_policy
 from training.engine.recipes import SftRecipe
 from training.engine.rundir import RunDirectory, run_program, verify_checkpoint
@@ -220,7 +221,7 @@ def test_observations_get_no_gradient():
         s for s in demo_samples() if any(t.kind == "observation" for t in s.turns)
     )
     encoded = encoder.encode(sample)
-    batch = sft.padded([encoded], tokenizer.pad_token_id)
+    batch = padded([encoded], tokenizer.pad_token_id)
     logits = model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
     ).logits
@@ -254,8 +255,8 @@ def test_packed_equals_unpacked(shape):
         )
         return found[labels.flatten() != IGNORED]
 
-    apart = logprobs(sft.padded(batch, tokenizer.pad_token_id))
-    together = logprobs(sft.packed(batch))
+    apart = logprobs(padded(batch, tokenizer.pad_token_id))
+    together = logprobs(packed(batch))
     assert len(apart) == sum(label != IGNORED for e in batch for label in e.labels)
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
 
@@ -264,7 +265,7 @@ def make_course(**settings):
     tokenizer = micro_tokenizer()
     recipe = SftRecipe(**{"conversations_per_step": 4, **settings})
     samples = sft.with_wordings(demo_samples(), recipe, {})
-    return sft.Course(Encoder(tokenizer), samples, recipe, 2048)
+    return Course(Encoder(tokenizer), samples, recipe, 2048)
 
 
 def test_each_pass_takes_every_conversation_once():
