@@ -49,23 +49,23 @@ SIDE_BY_SIDE: dict[str, object] = {"processes": 2, "threads": 1}
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {
-        "steps": 400,
-        "checkpoint_every": 100,
+        "steps": 360,
+        "checkpoint_every": 90,
         "attention": "eager",
         **SIDE_BY_SIDE,
     },
     # The longest label response has 70 tokens; a cut one fails the format check. What
     # runs beside something else takes one thread.
     "draw": {
-        "turns": 180,
+        "turns": 140,
         "responses_per_turn": 2,
         "max_new_tokens": 96,
         "threads": 1,
     },
     "reward": {
-        "steps": 160,
-        "checkpoint_every": 160,
-        "evaluate_every": 160,
+        "steps": 120,
+        "checkpoint_every": 120,
+        "evaluate_every": 120,
         "attention": "eager",
         **SIDE_BY_SIDE,
     },
