@@ -99,6 +99,7 @@ class Seed:
     site: Site
     seed: int
     policies: dict[str, Run] = field(default_factory=dict)
+    base: Run | None = None  # the start, measured
 
     def begin(self) -> None:
         """Make the policy to start from and the first reward model."""
@@ -333,6 +334,8 @@ def tabulate(seeds: Sequence[Seed]) -> dict[str, tuple[float, float]]:
         f"{'- SFT':>8}{'95 %':>17}  by seed"
     )
     for seed in seeds:
+        if seed.base is None:
+            continue
         none = seed.base.result["policies"]["base"]["tasks_complete"]
         say(f"base, seed {seed.seed}: {none['value']:.3f} of {none['n']:.0f} tasks")
     gains: dict[str, tuple[float, float]] = {}
