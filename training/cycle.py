@@ -15,7 +15,14 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from annotation.models import Judgment, Pair, PairQuerySet, PairSource, Slot
+from annotation.models import (
+    Judgment,
+    Pair,
+    PairOrigin,
+    PairQuerySet,
+    PairSource,
+    Slot,
+)
 from training.engine.recipes import PolicyRecipe
 from training.engine.verdicts import BAD_CAUGHT, gate_misses
 from training.forecasting import Curve, Known, learning_curve
@@ -66,11 +73,8 @@ def pairs_of(project: Project, draw: Run | None) -> PairQuerySet:
     pairs = Pair.objects.filter(project=project, source=PairSource.PEOPLE)
     if draw is None:
         return pairs
-    return pairs.filter(
-        pk__in=Pair.objects.filter(
-            origins__sampled_response__producer__run_id=draw.pk
-        ).values("pk")
-    )
+    drawn = PairOrigin.objects.filter(sampled_response__producer__run_id=draw.pk)
+    return pairs.filter(pk__in=drawn.values("pair_id"))
 
 
 def judge_progress(project: Project, draw: Run | None) -> JudgeProgress:
