@@ -155,11 +155,12 @@ def explain(project: int, user: int, *, keep: bool = False) -> tuple[int, float,
     from django.db import transaction
 
     from annotation import queue
+    from annotation.queue_statements import CLAIM
 
     with transaction.atomic():
         before = sql("SELECT count(*) FROM annotation_slot WHERE state = 'leased'")
         ((plans,),) = sql(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {queue.CLAIM}",
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {CLAIM}",
             project=project,
             user=user,
             stride=queue.CURSOR_STRIDE,

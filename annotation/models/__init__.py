@@ -1,7 +1,7 @@
-"""The rows of the application, in four files.
+"""The rows of the application, in five files.
 
-``projects`` imports no other; ``samples`` imports ``projects``; ``pairs`` imports both;
-``guidelines`` imports ``projects`` and ``pairs``.
+``projects`` imports no other; ``samples`` imports ``projects``; ``responses`` imports
+``samples``; ``pairs`` imports all three; ``guidelines`` imports ``projects`` and ``pairs``.
 """
 
 from annotation.models.guidelines import (
@@ -17,12 +17,8 @@ from annotation.models.pairs import (
     PairOrigin,
     PairQuerySet,
     PairSource,
-    PolicyRole,
-    Producer,
-    ProducerSource,
     QueueCursor,
     Reason,
-    SampledResponse,
     Skip,
     Slot,
     SlotQuerySet,
@@ -37,6 +33,12 @@ from annotation.models.projects import (
     ProjectQuerySet,
     Role,
     text_hash,
+)
+from annotation.models.responses import (
+    PolicyRole,
+    Producer,
+    ProducerSource,
+    SampledResponse,
 )
 from annotation.models.samples import (
     Comment,

@@ -9,7 +9,7 @@ from django.db import connection
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_policy
 from tests.training.test_iterations import begin, fresh
-from tests.training.test_run_pages import filled
+from tests.training.test_new_run_page import filled
 from training import hints, launching, promoting, snapshots
 from training.engine.recipes import RECIPES, recipe_from_json
 from training.models import Iteration, Run, RunKind

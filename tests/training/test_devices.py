@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import QUICK, is_alive, make_run, tiny, wait_until
-from tests.training.test_run_pages import filled, start
+from tests.training.test_new_run_page import filled, start
 from training import claiming, devices, hints, launching, supervising, tasks
 from training.devices import Place, visible_devices
 from training.models import Device, Run

@@ -4,7 +4,7 @@ import pytest
 
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_policy, make_run
-from tests.training.test_run_pages import start
+from tests.training.test_new_run_page import start
 from training import launching, promoting
 from training.models import Run
 
