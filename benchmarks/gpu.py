@@ -42,6 +42,7 @@ from transformers.utils import logging
 
 from actions.demo import generate
 from benchmarks import score_pairs
+from benchmarks.runs import START
 from training.engine.models import Place, prepare
 from training.engine.recipes import RewardRecipe
 from training.engine.scoring import RewardModel, save_reward_model
@@ -99,7 +100,7 @@ def run(folder: Path, program: str, recipe: dict, **more: dict) -> list[dict]:
     told = {"program": program, "recipe": recipe, "data": data, **more}
     (folder / "run.json").write_text(json.dumps(told))
     ended = subprocess.run(
-        [sys.executable, "-m", f"training.engine.{program}", str(folder)],
+        [*START, f"training.engine.{program}", str(folder)],
         capture_output=True,
         text=True,
         check=False,

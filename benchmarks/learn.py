@@ -42,7 +42,16 @@ from pathlib import Path
 from typing import Any
 
 from actions.demo import generate, oracle
-from benchmarks.runs import BASE_DIR, Run, RunFailedError, Site, read, say, write
+from benchmarks.runs import (
+    BASE_DIR,
+    Run,
+    RunFailedError,
+    Site,
+    read,
+    say,
+    warm_starts,
+    write,
+)
 
 HABIT = 0.6
 DRAFTS, REVIEWED, HELD_OUT = 3000, 600, 100
@@ -433,7 +442,7 @@ def main() -> int:
     seeds = [Seed(site, number) for number in options.seeds]
     started = time.monotonic()
     try:
-        with ThreadPoolExecutor(len(seeds)) as pool:
+        with warm_starts(), ThreadPoolExecutor(len(seeds)) as pool:
             for done in [pool.submit(seed.learn) for seed in seeds]:
                 done.result()
     except (RunFailedError, KeyboardInterrupt) as error:

@@ -1,5 +1,6 @@
 """Start the servers of a test session, unless the environment names some."""
 
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -23,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if "training.warming" in sys.modules:
+        sys.modules["training.warming"].cool_down()
     if SERVERS in config.stash:
         config.stash[SERVERS].close()
 

@@ -121,7 +121,11 @@ def test_the_engine_takes_nothing_from_the_rest_of_training(graph):
 
 
 # Plain Python both: the settings of a run, and the gate that a page and a program share.
-SHARED = {"training.engine.recipes", "training.engine.verdicts"}
+SHARED = {
+    "training.engine.recipes",
+    "training.engine.start",
+    "training.engine.verdicts",
+}
 
 
 def test_the_web_side_takes_only_plain_modules_from_the_engine(graph):

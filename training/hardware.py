@@ -23,10 +23,12 @@ QUERY = "name,memory.used,memory.total,utilization.gpu"
 
 
 class Meter:
-    """Watches a process group; ``read`` tells what it took since the last look."""
+    """Watches a program; ``read`` tells what it took since the last look."""
 
-    def __init__(self, group: int, visible: str | None = None) -> None:
-        self.group = group
+    def __init__(
+        self, program: subprocess.Popen[bytes], visible: str | None = None
+    ) -> None:
+        self.program = program
         self.visible = visible
         self.facts = machine()
         self.peak = 0
@@ -37,10 +39,10 @@ class Meter:
         return time.monotonic() - self.looked_at >= EVERY
 
     def read(self) -> dict[str, Json]:
-        """Return the machine's facts with the group's memory and processor use now."""
+        """Return the machine's facts with the program's memory and processor use now."""
         now, before = time.monotonic(), self.looked_at
         self.looked_at = now
-        memory, cpu_seconds = group_usage(self.group)
+        memory, cpu_seconds = usage(self.program)
         if memory:
             self.peak = max(self.peak, memory)
             self.facts |= {"memory": memory, "memory_peak": self.peak}
@@ -66,9 +68,17 @@ def machine() -> dict[str, Json]:
     return facts
 
 
-def group_usage(group: int) -> tuple[int, float]:
-    """Return the resident bytes and the processor seconds of a process group."""
-    memory, seconds = 0, 0.0
+def usage(program: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """Return the resident bytes and the processor seconds of a program.
+
+    That is its process group, and the group of each process whose standard input is the
+    same pipe: the processes of a run that has several, and the fork of a warm process.
+    """
+    leash = ""
+    if program.stdin and not program.stdin.closed:
+        leash = _link(PROC / "self" / "fd" / str(program.stdin.fileno()))
+    groups = {program.pid}
+    taken: list[tuple[int, int, float]] = []
     try:
         page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
         every = [path for path in PROC.iterdir() if path.name.isdecimal()]
@@ -80,10 +90,21 @@ def group_usage(group: int) -> tuple[int, float]:
             rest = (path / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has just ended
-        if len(rest) > 21 and int(rest[2]) == group:
-            seconds += (int(rest[11]) + int(rest[12])) / tick
-            memory += int(rest[21]) * page
-    return memory, seconds
+        if len(rest) > 21:
+            group = int(rest[2])
+            if leash and _link(path / "fd" / "0") == leash:
+                groups.add(group)
+            seconds = (int(rest[11]) + int(rest[12])) / tick
+            taken.append((group, int(rest[21]) * page, seconds))
+    own = [each for each in taken if each[0] in groups]
+    return sum(each[1] for each in own), sum(each[2] for each in own)
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - no path: "pipe:[123]"
+    except OSError:
+        return ""
 
 
 def gpus(visible: str | None = None) -> list[Json]:

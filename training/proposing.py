@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -34,7 +33,8 @@ from training import store
 from training.launching import current_policy, newest_policy
 from training.manifests import NotWholeError, read_whole
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
-from training.supervising import program_environment
+from training.programs import START, program_environment
+from training.warming import warm_environment
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -176,7 +176,7 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
         return "", _("The policy's files are not whole: %(why)s.") % {"why": error.why}
     except store.StoreError as error:
         return "", _("The policy's files cannot be had: %(why)s.") % {"why": error}
-    program = command or [sys.executable, "-m", "training.engine.propose"]
+    program = command or [*START, "training.engine.propose"]
     # A run may be using the device for all it is worth; it must not run out of memory.
     is_busy = Run.objects.filter(state__in=ACTIVE_STATES).exists()
     wish = {"seed": proposal.pk, "device": "cpu" if is_busy else "auto"}
@@ -189,7 +189,7 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
             check=False,
             cwd=settings.BASE_DIR,
             encoding="utf-8",
-            env=program_environment(os.environ),
+            env=program_environment(os.environ) | warm_environment(),
             timeout=ANSWER_SECONDS,
         )
         if ended.returncode == 0:

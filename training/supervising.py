@@ -45,6 +45,7 @@ from training.models import (
     RunState,
 )
 from training.preparing import lock_of, prepare_directory
+from training.programs import program_command, program_environment
 from training.receiving import (
     LostRunError,
     OutputError,
@@ -54,7 +55,7 @@ from training.receiving import (
     register_found,
     update_held,
 )
-from training.several import program_command
+from training.warming import warm_environment
 
 if TYPE_CHECKING:
     from training.events import Json
@@ -64,9 +65,6 @@ Made = TypeVar("Made")
 
 LEAVE_OUTPUTS = (RunKind.DRAW, RunKind.EVALUATE)
 LOCKED = 75  # the exit status of a program that found its run directory in use
-SECRETS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PGPASSWORD")
-STORE_SECRETS = ("AWS_", "AZURE_", "FSSPEC_", "GOOGLE_APPLICATION_", "CONCORD_STORE")
-
 SHUTDOWN = threading.Event()
 """Set when this worker process is asked to end: runs are handed back to the queue."""
 
@@ -103,32 +101,10 @@ def supervise(
     if run is None:
         return None
     program = command or program_command(run.kind, run.recipe, run.directory)
-    supervision = _Supervision(run, list(program), timing, shutdown or SHUTDOWN)
+    extra = {} if command else warm_environment()
+    supervision = _Supervision(run, list(program), extra, timing, shutdown or SHUTDOWN)
     with supervision.heart:
         return supervision.see_through()
-
-
-def program_environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Return what a program of the engine finds in its environment: no secrets."""
-    # A thread that waits for its fellows sleeps, unless the environment says else.
-    # Spinning, two programs on two cores ran at a tenth of their speed.
-    sleeping = {"OMP_WAIT_POLICY": "PASSIVE"}
-    inherited = {
-        key: value
-        for key, value in given.items()
-        if key not in SECRETS
-        and not key.endswith("_FILE")
-        # Programs never reach the store: what they need of it lies ready for them.
-        and not key.startswith(STORE_SECRETS)
-    }
-    return {
-        **sleeping,
-        **inherited,
-        **visible_devices(settings.WORKER_DEVICE, given),
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 class _Heart(threading.Thread):
@@ -216,11 +192,13 @@ class _Supervision:
         self,
         run: Run,
         command: list[str],
+        environment: Mapping[str, str],
         timing: Timing,
         shutdown: threading.Event,
     ) -> None:
         self.run = run
         self.command = command
+        self.environment = environment
         self.timing = timing
         self.shutdown = shutdown
         self.heart = _Heart(run, timing)
@@ -336,6 +314,7 @@ class _Supervision:
         pipe ends and the program ends itself. It gets no secrets of the server.
         """
         environment = program_environment(os.environ) | {
+            **self.environment,
             "CONCORD_LEASH": "1",
             # The launcher of several processes kills them after half a minute else.
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(self.timing.grace)),
@@ -357,7 +336,7 @@ class _Supervision:
         asked_at: float | None = None
         log_size = -1
         visible = visible_devices(settings.WORKER_DEVICE, os.environ)
-        self.meter = Meter(child.pid, visible.get("CUDA_VISIBLE_DEVICES"))
+        self.meter = Meter(child, visible.get("CUDA_VISIBLE_DEVICES"))
         while True:
             # First look whether it has ended, then read: its last words are in.
             has_ended = _has_ended(child)

@@ -1,4 +1,4 @@
-"""Run a program that something befalls at a step: ``python interrupted.py RUN_DIR``.
+"""Run a program that something befalls at a step: ``python -m tests.engine.interrupted RUN_DIR``.
 
 ``BEFALLS`` says what, in the first of the processes or in the last:
 

@@ -1,4 +1,4 @@
-"""Run ``sft`` with its weights in parts on CPUs: ``python parts_on_cpu.py RUN_DIR``.
+"""Run ``sft`` with its weights in parts on CPUs: ``python -m tests.engine.parts_on_cpu RUN_DIR``.
 
 accelerate cuts weights on GPUs only, and on a CPU takes ``fsdp2`` for ``ddp`` without a
 word, though torch can do it there. This lifts its check and ours, and nothing else.

@@ -1,6 +1,7 @@
 """The benchmark for GPUs goes its whole way on a CPU, with the real programs."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
+from training.warming import warm_environment
 
 
 def lines(*arguments):
@@ -16,6 +18,7 @@ def lines(*arguments):
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | warm_environment(),
     )
     return ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()]
 

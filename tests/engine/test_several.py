@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -37,7 +36,8 @@ from training.engine.recipes import (
 )
 from training.engine.rundir import run_program
 from training.engine.scoring import MarkReader
-from training.several import accelerate_config, program_command
+from training.programs import START, accelerate_config, program_command
+from training.warming import warm_environment
 
 END = "checkpoints/step-000006/model.safetensors"
 RECIPE = {
@@ -79,6 +79,7 @@ def launch(command, folder):
         text=True,
         stdout=subprocess.PIPE,
         env=os.environ
+        | warm_environment()
         | {
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
@@ -126,7 +127,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path):
 
 def test_the_launch_is_plain_for_one_process_and_configured_for_more(tmp_path):
     plain = program_command("sft", {}, tmp_path)
-    assert plain == [sys.executable, "-m", "training.engine.sft"]
+    assert plain == [*START, "training.engine.sft"]
     assert not list(tmp_path.iterdir())
     command = program_command("sft", {"processes": 8, "strategy": "fsdp2"}, tmp_path)
     assert "accelerate.commands.launch" in command
@@ -157,8 +158,8 @@ def test_weights_in_parts_give_the_losses_and_weights_of_one_process(tmp_path):
     assert run_sft(tmp_path / "one", whole) == 0
     parts = {**whole, "processes": 2, "strategy": "fsdp2"}
     folder = make_run(tmp_path / "two", "sft", parts, None, data())
-    command = program_command("sft", parts, folder)[:-2]
-    said = launch([*command, "tests/engine/parts_on_cpu.py"], folder)
+    command = program_command("sft", parts, folder)[:-1]
+    said = launch([*command, "tests.engine.parts_on_cpu"], folder)
     assert said.count("each holds (450, 32) of (900, 32)") == 2
     start = load_file(folder / "checkpoints/step-000000/model.safetensors")
     end = load_file(folder / END)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,8 @@ from tests.engine.test_policy import toy, toy_rows  # noqa: F401
 from tests.engine.test_several import REWARD, apart, launch, reward_data
 from tests.engine.test_several_policy import RECIPE as POLICY
 from training.engine.rundir import verify_checkpoint
-from training.several import program_command
+from training.programs import program_command
+from training.warming import warm_environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,8 +42,9 @@ def befallen(folder, program, recipe, what):
 
     Fails unless every process of it is gone soon after.
     """
-    command = program_command(program, recipe, folder)[:-2]
+    command = program_command(program, recipe, folder)[:-1]
     environment = os.environ | {
+        **warm_environment(),
         "BEFALLS": what,
         "CONCORD_LEASH": "1",
         "OMP_NUM_THREADS": "1",
@@ -50,7 +53,7 @@ def befallen(folder, program, recipe, what):
     }
     with (folder / "log.txt").open("wb") as log:
         child = subprocess.Popen(
-            [*command, "tests/engine/interrupted.py", str(folder)],
+            [*command, "tests.engine.interrupted", str(folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -74,11 +77,16 @@ def until(happens, seconds):
 
 
 def running(folder):
-    """Return the processes that were started on a run directory."""
-    found = subprocess.run(
-        ["ps", "-eo", "pid=,stat=,args="], check=True, text=True, stdout=subprocess.PIPE
-    ).stdout
-    return [line for line in found.splitlines() if str(folder) in line]
+    """Return the processes that write to the log of a run directory."""
+    log = str(folder / "log.txt")
+    return [each for each in Path("/proc").glob("[0-9]*/fd/1") if written(each) == log]
+
+
+def written(stream):
+    try:
+        return str(stream.readlink())
+    except OSError:  # it has ended
+        return ""
 
 
 @pytest.fixture

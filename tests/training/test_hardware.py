@@ -34,7 +34,7 @@ def test_memory_and_processor_of_a_whole_process_group_are_counted():
     )
     try:
         assert program.stdout.readline() == b"ready\n"
-        meter = hardware.Meter(program.pid)
+        meter = hardware.Meter(program)
         assert meter.is_due()
         first = meter.read()
         assert not meter.is_due()
@@ -47,7 +47,27 @@ def test_memory_and_processor_of_a_whole_process_group_are_counted():
     assert 0.05 < second["cores_used"] <= 2 * os.cpu_count()
     assert second["host"]
     assert second["memory_total"] > second["memory"]
-    assert hardware.group_usage(program.pid) == (0, 0.0)
+    assert hardware.usage(program) == (0, 0.0)
+
+
+def test_processes_with_groups_of_their_own_are_counted_by_their_leash():
+    ranks = (
+        "import subprocess, sys\n"
+        "held = 'held = bytearray(96 << 20); print(flush=True); input()'\n"
+        "command = [sys.executable, '-c', held]\n"
+        "subprocess.Popen(command, start_new_session=True).wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", ranks],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as program:
+        program.stdout.readline()
+        memory, _ = hardware.usage(program)
+        program.stdin.write(b"\n")
+        program.stdin.flush()
+    assert memory > 96 << 20
 
 
 def test_gpus_are_read_from_the_tool_that_is_there(tmp_path, monkeypatch):

@@ -182,12 +182,23 @@ def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
     assert f"Resumed from checkpoint {kept}." in [n.message for n in run.notes.all()]
 
 
+def test_a_program_forked_from_the_warm_process_learns_what_one_by_itself_does(
+    project, settings
+):
+    weights = []
+    for settings.WARM_START in (True, False):
+        run = run_through(project, "sft", MICRO)
+        final = run.checkpoints.get(is_final=True)
+        weights.append((final.directory / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
 def test_a_run_that_changes_machines_ends_with_the_weights_of_one_that_did_not(
     project, settings, tmp_path
 ):
     """Two data directories stand for the machines; a folder for the object store."""
     settings.STORE = (tmp_path / "store").as_uri()
-    recipe = {**MICRO, "steps": 200, "checkpoint_every": 50, "evaluate_every": 100}
+    recipe = {**MICRO, "steps": 80, "checkpoint_every": 20, "evaluate_every": 40}
     whole = run_through(project, "sft", recipe).checkpoints.get(is_final=True)
     expected = (whole.directory / "model.safetensors").read_bytes()
     run = launching.start_run(

@@ -33,9 +33,10 @@ from training import (
 )
 from training.manifests import NotWholeError, read_whole
 from training.models import Checkpoint, Metric, Retention, Run, RunSample
+from training.programs import program_environment
 from training.retention import remove_files
 from training.store import StoreError
-from training.supervising import Outcome, program_environment
+from training.supervising import Outcome
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

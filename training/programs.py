@@ -1,4 +1,4 @@
-"""Starting a program in one process, or in several that share every step."""
+"""How a program starts: its command, for one process or several, its environment."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from django.conf import settings
+
+from training.devices import visible_devices
+
 if TYPE_CHECKING:
     from training.events import Json
 
 CONFIG = "accelerate.json"
+SECRETS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PGPASSWORD")
+STORE_SECRETS = ("AWS_", "AZURE_", "FSSPEC_", "GOOGLE_APPLICATION_", "CONCORD_STORE")
+START = (sys.executable, "-m", "training.engine.start")
 
 
 def program_command(
@@ -24,16 +31,39 @@ def program_command(
     """
     processes = recipe.get("processes", 1)
     if not isinstance(processes, int) or processes < 2:
-        return [sys.executable, "-m", f"training.engine.{kind}"]
+        return [*START, f"training.engine.{kind}"]
     config = accelerate_config(processes, str(recipe.get("strategy", "ddp")))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *(*START, "accelerate.commands.launch"),
         *("--config_file", str(directory / CONFIG)),
         *("--main_process_port", "0"),  # any free one
-        *("-m", f"training.engine.{kind}"),
+        *("-m", "training.engine.start", f"training.engine.{kind}"),
     ]
+
+
+def program_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what a program of the engine finds in its environment: no secrets."""
+    # A thread that waits for its fellows sleeps, unless the environment says else.
+    # Spinning, two programs on two cores ran at a tenth of their speed.
+    sleeping = {"OMP_WAIT_POLICY": "PASSIVE"}
+    inherited = {
+        key: value
+        for key, value in given.items()
+        if key not in SECRETS
+        and not key.endswith("_FILE")
+        # Programs never reach the store: what they need of it lies ready for them.
+        and not key.startswith(STORE_SECRETS)
+    }
+    return {
+        **sleeping,
+        **inherited,
+        **visible_devices(settings.WORKER_DEVICE, given),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 def accelerate_config(processes: int, strategy: str) -> dict[str, Json]:
