@@ -7,6 +7,7 @@ other content under a known id is refused and nothing is overwritten.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,7 @@ __all__ = [
     "SampleError",
     "export_samples",
     "import_file",
+    "read_forms",
     "sample_to_json",
     "save_sample",
     "turn_to_json",
@@ -129,11 +131,90 @@ def export_samples(
 ) -> Iterator[str]:
     """Yield the project's samples (or those given), a line with its end each."""
     chosen = Sample.objects.all() if samples is None else samples
-    rows = for_export(chosen.filter(project=project)).iterator(chunk_size=BATCH)
-    for sample in rows:
-        form = _sample_form(sample)
+    for _, form in read_forms(chosen.filter(project=project)):
         document = form.to_json() if format == "concord" else write_conversation(form)
         yield dump_json(document) + "\n"
+
+
+def read_forms(samples: QuerySet[Sample]) -> Iterator[tuple[int, SampleForm]]:
+    """Yield the key and the form of each sample, by key.
+
+    For many samples: it builds no model of a row, which :func:`for_export` spends most of
+    its time on.
+    """
+    keys = list(samples.order_by("pk").values_list("pk", flat=True))
+    known: dict[int, ContextForm] = {}
+    for first in range(0, len(keys), BATCH):
+        batch = keys[first : first + BATCH]
+        contexts = _context_forms(batch, known)
+        turns = _turn_forms(batch)
+        rows = Sample.objects.filter(pk__in=batch).order_by("pk")
+        for pk, name, scenario, situation, status, split, meta in rows.values_list(
+            *("pk", "external_id", "scenario", "situation", "status", "split", "meta")
+        ):
+            yield (
+                pk,
+                SampleForm(
+                    id=name,
+                    scenario=scenario,
+                    situation=situation,
+                    status=status,
+                    split=split,
+                    contexts=tuple(contexts[pk]),
+                    turns=tuple(turns[pk]),
+                    meta=meta,
+                ),
+            )
+
+
+def _context_forms(
+    samples: list[int], known: dict[int, ContextForm]
+) -> Mapping[int, list[ContextForm]]:
+    """Return the contexts of samples, by sample; ``known`` keeps them by key."""
+    links = list(
+        SampleContext.objects.filter(sample__in=samples)
+        .order_by("sample", "position")
+        .values_list("sample", "context")
+    )
+    missing = {context for _, context in links} - known.keys()
+    for pk, *fields in ThinkingContext.objects.filter(pk__in=missing).values_list(
+        "pk", "scope", "title", "background", "guideline", "actions"
+    ):
+        known[pk] = ContextForm(*fields)
+    found: dict[int, list[ContextForm]] = defaultdict(list)
+    for sample, context in links:
+        found[sample].append(known[context])
+    return found
+
+
+def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
+    """Return the turns of samples in their order, by sample."""
+    references: dict[int, list[str]] = defaultdict(list)
+    for turn, text in (
+        ReferenceResponse.objects.filter(turn__sample__in=samples)
+        .order_by("turn", "position")
+        .values_list("turn", "text")
+    ):
+        references[turn].append(text)
+    found: dict[int, list[TurnForm]] = defaultdict(list)
+    for sample, turn, kind, text, response, facts, proposal in (
+        Turn.objects.filter(sample__in=samples)
+        .order_by("sample", "position")
+        .values_list(
+            *("sample", "pk", "input_kind", "input_text", "response", "facts"),
+            "proposal",
+        )
+    ):
+        form = TurnForm(
+            kind=kind,
+            text=text,
+            response=response,
+            references=tuple(references[turn]),
+            facts=facts,
+            proposal=proposal,
+        )
+        found[sample].append(form)
+    return found
 
 
 def _turn_form(turn: Turn) -> TurnForm:

@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from django.db.models import Prefetch, QuerySet
 from django.utils.translation import gettext
 
-from annotation.interchange import for_export, sample_to_json
+from annotation.interchange import read_forms
 from annotation.models import (
     Judgment,
     Pair,
@@ -183,12 +183,11 @@ def _write_files(
 def _sample_rows(
     samples: QuerySet[Sample], rows: _Rows, name: str
 ) -> Iterator[Mapping[str, object]]:
-    for sample in for_export(samples).iterator(chunk_size=BATCH):
-        document = sample_to_json(sample)
-        rows.samples.append(sample.pk)
+    for pk, form in read_forms(samples):
+        rows.samples.append(pk)
         rows.counts[name] += 1
-        rows.counts["turns"] += len(sample.turns.all())
-        yield document
+        rows.counts["turns"] += len(form.turns)
+        yield form.to_json()
 
 
 def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, object]]:

@@ -22,6 +22,7 @@ from training.launching import start_asked_draws
 from training.models import Run, RunState
 from training.proposing import answer_proposal
 from training.retention import remove_where_automatic
+from training.warming import warm_environment
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,12 @@ def announce_place(**_: object) -> None:
             name="announcing",
             daemon=True,
         ).start()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def warm_up(**_: object) -> None:
+    """Have the imports of programs made before the first one is asked for."""
+    warm_environment()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -26,7 +26,8 @@ def clean_environment(state: State, **more: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in NOT_OURS and name != "DJANGO_SETTINGS_MODULE"
     }
-    return {**kept, "CONCORD_STATE_DIR": str(state.home), "PORT": "0", **more}
+    ours = {"CONCORD_STATE_DIR": str(state.home), "PORT": "0"}
+    return {**kept, **ours, "CONCORD_WARM_START": "0", **more}
 
 
 class Site:

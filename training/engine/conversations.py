@@ -15,8 +15,10 @@ observations are labelled -100.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -109,25 +111,33 @@ def sample_from_json(row: Mapping[str, JSON]) -> Sample:
     turns = tuple(_turn(_object(item)) for item in _list(row["turns"]))
     if not turns:
         raise ValueError("a sample without turns")
-    definitions = tuple(
-        parse_definition(item)
-        for context in contexts
-        for item in _list(context.get("actions", []))
-    )
+    read = [_read_context(json.dumps(context)) for context in contexts]
     # A local context is not in the prompt: the policy fetches it by an action.
-    shown = [c for c in contexts if c.get("scope", "global") == "global"]
-    context = "\n\n".join(context_text(context) for context in shown)
+    shown = [
+        text
+        for context, (_, text) in zip(contexts, read, strict=True)
+        if context.get("scope", "global") == "global"
+    ]
+    context = "\n\n".join(shown)
     return Sample(
         id=_text(row["id"]),
         scenario=_text(row.get("scenario", "")),
         situation=_text(row.get("situation", "")),
         split=_text(row.get("split", "")),
         context=context,
-        definitions=definitions,
+        definitions=tuple(each for defined, _ in read for each in defined),
         turns=with_histories(context, turns),
         document=dict(row),
         rule=rule_of(row.get("meta")),
     )
+
+
+@lru_cache(maxsize=4096)  # thousands of samples share some contexts
+def _read_context(text: str) -> tuple[tuple[ActionDefinition, ...], str]:
+    """Return the definitions of a context in JSON, and how the policy reads it."""
+    context = _object(json.loads(text))
+    definitions = tuple(map(parse_definition, _list(context.get("actions", []))))
+    return definitions, context_text(context)
 
 
 def with_histories(context: str, turns: Sequence[Turn]) -> tuple[Turn, ...]:
