@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from actions.demo import generate
 from annotation.chat_format import read_conversation, write_conversation
-from annotation.interchange import export_samples, import_file
+from annotation.interchange import (
+    export_samples,
+    for_export,
+    import_file,
+    read_forms,
+    sample_to_json,
+)
+from annotation.models import Sample
 from annotation.sample_format import check_sample
 from tests.annotation.test_import_chats import (
     ANSWER,
@@ -186,3 +193,28 @@ def test_command_writes_the_chosen_samples(tmp_path):
     lines = path.read_text().splitlines()
     assert {json.loads(line)["split"] for line in lines} == {"held-out"}
     assert len(lines) == 6
+
+
+@pytest.mark.django_db
+def test_samples_read_as_forms_are_what_they_are_one_by_one(
+    django_assert_num_queries, monkeypatch
+):
+    project = make_project()
+    documents = [
+        *generate(seed=1, count=5),
+        *generate(seed=1, count=2, split="held-out"),
+    ]
+    documents[0] = documents[0] | {"contexts": [], "meta": {"kept": [1, None]}}
+    lines = [json.dumps(document) for document in documents]
+    import_file(project=project, format="concord", lines=lines)
+    monkeypatch.setattr("annotation.interchange.BATCH", 3)
+    with django_assert_num_queries(1 + 3 * 5):
+        found = list(read_forms(Sample.objects.filter(project=project)))
+    samples = list(for_export(Sample.objects.filter(project=project)))
+    assert len(samples) == 7
+    assert any(
+        turn.references.all() for sample in samples for turn in sample.turns.all()
+    )
+    assert [(pk, form.to_json()) for pk, form in found] == [
+        (sample.pk, sample_to_json(sample)) for sample in samples
+    ]

@@ -314,3 +314,18 @@ def test_a_reward_model_scores_every_answer_and_the_mean_survives_a_restart(
     assert run_draw(folder, {**policies, "reward": reward}) == 0
     assert events(folder, "result")[-1]["values"]["done_before"] == 6
     assert events(folder, "result")[-1]["values"]["current/rm_score"] == before
+
+
+def test_no_more_turns_are_read_than_are_answered(policies, tmp_path, monkeypatch):
+    looked_at = []
+    encode = draw.Encoder.encode
+
+    def watched(encoder, sample, **others):
+        looked_at.append(sample.id)
+        return encode(encoder, sample, **others)
+
+    monkeypatch.setattr(draw.Encoder, "encode", watched)
+    assert run_draw(tmp_path, policies, {"initial_too": False}, demo_rows(40)) == 0
+    (result,) = events(tmp_path, "result")
+    assert result["values"]["turns"] == 3
+    assert len(looked_at) == 2 * 3  # once to choose, once to answer

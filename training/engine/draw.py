@@ -45,13 +45,17 @@ from actions.demo import simulators
 from actions.executor import Executor, Limits
 from actions.grammar import ActionCall, parse
 from actions.json_values import json_equal
-from training.engine.conversations import Encoder, lengths_summary, read_samples
+from training.engine.conversations import (
+    Encoder,
+    Sample,
+    lengths_summary,
+    read_samples,
+)
 from training.engine.generation import Sampling, room
 from training.engine.measuring import (
     Answer,
     Asked,
     answer_together,
-    ask,
     count_unreadable,
     is_well_formed,
     longest_prompt,
@@ -90,12 +94,12 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
     model, tokenizer = models["current"]
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
     encoder = Encoder(tokenizer)
-    asked, left_out = ask(encoder, samples, longest)
-    lengths = lengths_summary([len(a.prompt) for a in (*asked, *left_out)])
+    chosen, left_out = choose(samples, recipe, model, encoder, place, longest)
+    lengths = lengths_summary([len(a.prompt) for a in (*chosen, *left_out)])
     run.log(
-        f"{lengths['count']} turns of {len(samples)} samples; prompts have "
-        f"{lengths['median']} tokens (median), 95 % within {lengths['p95']}, "
-        f"{lengths['max']} at most"
+        f"{len(chosen)} of {sum(len(each.turns) for each in samples)} turns of "
+        f"{len(samples)} samples; their prompts have {lengths['median']} tokens (median), "
+        f"95 % within {lengths['p95']}, {lengths['max']} at most"
     )
     if left_out:
         run.log(
@@ -103,10 +107,9 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
             f"{longest} tokens",
             "warning",
         )
-    if not asked:
+    if not chosen:
         found = f"none of {len(left_out)} turns"
         raise RunError("recipe: `max_prompt_tokens`", "room for some prompt", found)
-    chosen = choose(asked, recipe, model, encoder, place)
     unreadable = count_unreadable(chosen) if reward is not None else 0
     if unreadable:
         run.log(
@@ -188,21 +191,33 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
 
 
 def choose(
-    asked: Sequence[Asked],
+    samples: Sequence[Sample],
     recipe: DrawRecipe,
     model: PreTrainedModel,
     encoder: Encoder,
     place: Place,
-) -> list[Asked]:
-    """Return the turns to answer, by the recipe's choice."""
-    count = min(recipe.turns or len(asked), len(asked))
-    mixed = list(asked)
-    step_random(recipe.seed, "turns").shuffle(mixed)
-    if recipe.choice == "hard first" and count < len(mixed):
-        hardness = surprisal(model, encoder, mixed, place)
-        order = sorted(range(len(mixed)), key=lambda i: -hardness[i])
-        mixed = [mixed[i] for i in order]
-    return mixed[:count]
+    longest: int,
+) -> tuple[list[Asked], list[Asked]]:
+    """Return the turns to answer, by the recipe's choice, and those found too long.
+
+    At random, no more turns are read than it takes to find as many that fit.
+    """
+    places = [(s, turn) for s in samples for turn in range(len(s.turns))]
+    step_random(recipe.seed, "turns").shuffle(places)
+    wanted = recipe.turns or len(places)
+    hard_first = recipe.choice == "hard first" and wanted < len(places)
+    fitting: list[Asked] = []
+    left_out: list[Asked] = []
+    for sample, turn in places:
+        if len(fitting) == wanted and not hard_first:
+            break
+        asked = Asked(sample, turn, encoder.encode(sample).prompt(turn))
+        (fitting if len(asked.prompt) <= longest else left_out).append(asked)
+    if hard_first:
+        hardness = surprisal(model, encoder, fitting, place)
+        order = sorted(range(len(fitting)), key=lambda i: -hardness[i])
+        fitting = [fitting[i] for i in order[:wanted]]
+    return fitting, left_out
 
 
 @torch.inference_mode()
