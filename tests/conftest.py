@@ -1,5 +1,6 @@
 """Start the servers of a test session, unless the environment names some."""
 
+import gc
 import sys
 from contextlib import ExitStack
 
@@ -28,6 +29,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         sys.modules["training.warming"].cool_down()
     if SERVERS in config.stash:
         config.stash[SERVERS].close()
+
+
+def pytest_collection_finish() -> None:
+    """Spare every collection of garbage the million objects of the imports."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
