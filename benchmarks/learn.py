@@ -66,8 +66,8 @@ SFT = {
     "attention": "eager",  # on a CPU faster than SDPA for conversations this short
 }
 DRAW = {"turns": 240, "responses_per_turn": 2, **NEW_TOKENS}
-REWARD = {"steps": 200}
-REFRESHED = {"steps": 120}
+REWARD = {"steps": 120}
+REFRESHED = {"steps": 80}
 POLICY = {
     "steps": 10,
     "optimizer": "muon",

@@ -3,18 +3,18 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
 
 from benchmarks import gpu
+from training.programs import START
 from training.warming import warm_environment
 
 
 def lines(*arguments):
     ended = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *arguments],
+        [*START, "benchmarks.gpu", *arguments],
         capture_output=True,
         text=True,
         check=False,
