@@ -100,6 +100,9 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+# What a form may send: the longest conversation that an import takes, and then some. Of
+# more Django refuses all, and what was typed is lost.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 2**20
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "login"

@@ -148,7 +148,7 @@ def _typed(event: dict[str, Json]) -> Event:
         return Log(level if level in LEVELS else "info", _text(event, "message"))
     if kind == "result":
         state = _text(event, "state")
-        if state not in ("finished", "stopped", "failed"):
+        if state not in ("finished", "stopped", "failed", "killed"):
             raise _WrongFieldError(f"result: no such state: {state!r}")
         return Result(state, _object(event, "values"), _text(event, "error"))
     raise _WrongFieldError(f"no such event: {kind!r}")

@@ -408,6 +408,11 @@ class _Supervision:
             return self.end(RunState.STOPPED)
         if status < 0:
             return self.crashed(f"The program was killed ({_signal_name(-status)})")
+        if said == "killed" or (not said and self.is_one_of_several_gone(status)):
+            return self.crashed(
+                "One of the program's processes was killed; often the machine was out "
+                "of memory,"
+            )
         last_words = run_last_words(run)
         if status == 0:
             return self.end(
@@ -416,6 +421,14 @@ class _Supervision:
         return self.end(
             RunState.FAILED, f"The program ended with status {status}. {last_words}"
         )
+
+    def is_one_of_several_gone(self, status: int) -> bool:
+        """Whether the process that speaks for several has ended in the middle of a word.
+
+        It says why it fails; the launcher ends with 1 whatever befell its processes.
+        """
+        several = int(str(self.run.recipe.get("processes", 1))) > 1
+        return several and status > 0 and self.run.state == RunState.RUNNING
 
     def _stop_requested(self) -> bool:
         return Run.objects.filter(pk=self.run.pk, stop_requested=True).exists()

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from annotation.drafting import empty_content
-from annotation.interchange import save_sample
+from annotation.interchange import MAX_LINE_BYTES, save_sample
 from annotation.judging import claim_slot
 from annotation.models import Draft, Sample, SampleStatus, ThinkingContext
 from annotation.pairing import ResponseRow, receive_responses
@@ -725,6 +725,14 @@ def test_a_bad_paste_names_its_place_and_loses_nothing(client, project, lena):
     assert "line 2: expected what the assistant says" in page
     assert "User: a\nAssistant:</textarea>" in page
     assert not Draft.objects.exists()
+
+
+def test_a_paste_of_several_megabytes_is_not_lost_either(client, project, lena):
+    text = f"User: {'a cake ' * 600_000}\nAssistant:"
+    assert len(text) > MAX_LINE_BYTES
+    response = client.post("/p/cakes/write/paste/", {"text": text})
+    assert response.status_code == 422
+    assert text in response.content.decode()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
     sigterm N   the launcher is asked to end; the step goes on when the wish is here
     leash N     the starter is told (a file ``reached``) to let go of the leash
     die N       the last process is killed
+    mute N      the first process is killed
     raise N     the last process fails
 
 """
@@ -32,6 +33,8 @@ def befall(run):
         while not run.stop_requested:
             time.sleep(0.01)
     if what == "die" and rank == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "mute" and rank == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "raise" and rank == last:
         raise ValueError("the last process does not like this step")

@@ -13,7 +13,9 @@ from tests.training.conftest import make_real_policy, wait_until
 from training import advancing, iterations, launching, standing, supervising
 from training.claiming import Timing
 from training.models import Metric, Promotion, Run
+from training.programs import program_command
 from training.supervising import Outcome
+from training.warming import warm_environment
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -149,6 +151,44 @@ def test_a_policy_learns_from_two_reward_models_and_a_preference_model(project):
     assert any(why.startswith("reward-2: ") for why in misses)
     manifest = run.checkpoints.get(is_final=True).manifest
     assert {first.digest, second.digest, preference.digest} <= set(manifest["parents"])
+
+
+@pytest.mark.parametrize("what", ["die", "mute"])
+def test_a_run_of_several_goes_on_after_one_of_them_was_killed(
+    project, monkeypatch, what
+):
+    recipe = {
+        "steps": 3,
+        "processes": 2,
+        "consistency_source": "oracle",
+        "prompts_per_step": 2,
+        "responses_per_prompt": 2,
+        "max_new_tokens": 6,
+        "evaluate_every": 1,
+        "held_out_samples": 2,
+        "threads": 1,
+        "device": "cpu",
+    }
+    run = launching.start_run(
+        project=project,
+        kind="policy",
+        recipe=recipe,
+        inputs={"policy": make_real_policy(project)},
+        user=None,
+    )
+    command = [*program_command("policy", run.recipe, run.directory)[:-1]]
+    command.append("tests.engine.interrupted")
+    for name, value in warm_environment().items():
+        monkeypatch.setenv(name, value)
+    for befalls, outcome in ((f"{what} 2", Outcome.QUEUED_AGAIN), ("nothing 0", None)):
+        monkeypatch.setenv("BEFALLS", befalls)
+        ended = supervising.supervise(run.pk, timing=TIMING, command=command)
+        run.refresh_from_db()
+        assert ended is (outcome or Outcome.FINISHED), f"{run.error}\n{run.log_tail}"
+    told = list(run.notes.values_list("message", flat=True))
+    assert any("processes was killed" in each for each in told), told
+    assert any(each.startswith("Resumed from checkpoint ") for each in told), told
+    assert (run.attempts, run.step) == (2, 3)
 
 
 def test_a_stopped_sft_goes_on_from_its_checkpoint(project):

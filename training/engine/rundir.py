@@ -15,7 +15,6 @@ Three promises are kept here for all programs:
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -424,7 +423,7 @@ def _run_once(
     except Exception as error:
         # The last resort of a program: whatever it was, the run ends with a reason.
         traceback.print_exc()
-        run.result("failed", {}, _reason(run, error))
+        run.result(*_end_of(run, error))
         return 1
     else:
         run.result(ending.state, ending.values)
@@ -435,17 +434,18 @@ def _run_once(
         run.close()
 
 
-def _reason(run: RunDirectory, error: Exception) -> str:
-    """Return why a run failed: the reason of another process where that ended first."""
+def _end_of(run: RunDirectory, error: Exception) -> tuple[str, dict[str, object], str]:
+    """Return what to say of an error: another process may have ended before, by it."""
     if "WORLD_SIZE" in os.environ and run.speaks:
         from training.engine.processes import has_lost_another
 
         if has_lost_another(error):
-            told = "it was killed; often the machine was out of memory"
-            with contextlib.suppress(OSError):
-                told = (run.path / FAILED).read_text().strip()
-            return f"another process of this run ended: {told}"
-    return f"{type(error).__name__}: {error}"
+            try:
+                why = (run.path / FAILED).read_text().strip()
+            except OSError:
+                return "killed", {}, "another process of this run was killed"
+            return "failed", {}, f"another process of this run ended: {why}"
+    return "failed", {}, f"{type(error).__name__}: {error}"
 
 
 def _listen(

@@ -157,6 +157,7 @@ class Run(models.Model):
             ("finished", "Finished"),
             ("stopped", "Stopped"),
             ("failed", "Failed"),
+            ("killed", "Killed"),
         ],
         help_text="What the program's result line said; the run may still have to "
         "receive its outputs.",
