@@ -23,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SOCKET = "CONCORD_WARM"
-GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))  # their libraries bear no fork
+# Where one of these is there is a GPU, and its libraries may not bear a fork.
+GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")))
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
