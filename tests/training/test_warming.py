@@ -15,6 +15,8 @@ from training import hardware, warming
 from training.engine import start
 from training.programs import START
 
+pytestmark = pytest.mark.slow  # all together, with the imports
+
 MIRROR = (*START, "tests.training.mirror")
 
 
