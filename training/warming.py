@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from training.programs import program_environment
 if TYPE_CHECKING:
     import subprocess
 
+logger = logging.getLogger(__name__)
+
 _one_at_a_time = threading.Lock()
 _process: subprocess.Popen[bytes] | None = None
 _path = ""
@@ -24,7 +27,7 @@ def warm_environment() -> dict[str, str]:
     """Return what a program finds in its environment to start from the warm process.
 
     Begins that process unless it runs. Nothing where there shall be none: with
-    ``CONCORD_WARM_START=0``, beside a GPU, or without Linux.
+    ``CONCORD_WARM_START=0``, beside a GPU, without Linux, or where it cannot begin.
     """
     global _process, _path
     if not settings.WARM_START or not bears_warm():
@@ -32,7 +35,11 @@ def warm_environment() -> dict[str, str]:
     with _one_at_a_time:
         if _process is None or _process.poll() is not None:
             cool_down()
-            _process, _path = begin_warm(program_environment(os.environ))
+            try:
+                _process, _path = begin_warm(program_environment(os.environ))
+            except OSError as error:  # such as no room for its socket
+                logger.warning("Programs start from nothing: %s", error)
+                return {}
         return {SOCKET: _path}
 
 

@@ -151,3 +151,11 @@ def test_there_is_none_where_it_is_not_wanted_or_a_gpu_is(settings, monkeypatch)
     settings.WARM_START = True
     monkeypatch.setattr(start, "GPUS", (Path("/dev/null"),))
     assert not warming.warm_environment()
+
+
+def test_where_it_cannot_begin_programs_start_from_nothing(monkeypatch, tmp_path):
+    warming.cool_down()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert not warming.warm_environment()
+    monkeypatch.undo()
+    assert warming.warm_environment()
