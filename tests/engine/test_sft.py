@@ -397,3 +397,15 @@ def test_the_loss_on_a_cpu_is_that_of_the_fused_head(tmp_path, monkeypatch):
         for name in ("own", "fused")
     )
     assert own == [pytest.approx(values, abs=1e-5) for values in fused]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_rate_it_tells_is_that_of_the_adamw_part(tmp_path, optimizer):
+    recipe = {"optimizer": optimizer, "decay_share": 0.0, "learning_rate": 4e-3}
+    assert run_sft(tmp_path, recipe | {"steps": 12, "checkpoint_every": 12}) == 0
+    told = {
+        e["step"]: e["values"]["learning_rate"]
+        for e in events(tmp_path, "metrics")
+        if "learning_rate" in e["values"]
+    }
+    assert told == {10: pytest.approx(4e-3)}

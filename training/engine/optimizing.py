@@ -51,6 +51,12 @@ class Together(Optimizer):
         self._share_groups()
 
 
+def adamw_rate(optimizer: object, otherwise: float | None) -> float | None:
+    """Return the rate of the AdamW part now; ``otherwise`` where there is none."""
+    groups: list[dict[str, float]] = getattr(optimizer, "param_groups", [])
+    return next((group["lr"] for group in groups if "betas" in group), otherwise)
+
+
 def muon_and_adamw(
     parameters: Iterable[tuple[str, torch.nn.Parameter]],
     *,

@@ -72,6 +72,7 @@ from training.engine.measuring import ask, count_unreadable, longest_prompt
 from training.engine.memory import Parts
 from training.engine.models import Place, load_policy, prepare, save_policy
 from training.engine.optimizing import (
+    adamw_rate,
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
@@ -374,6 +375,9 @@ class Watch(TrainerCallback):
             for ours, theirs in FIGURES.items()
             if theirs in (logs or {})
         }
+        rate = adamw_rate(kwargs.get("optimizer"), told.get("learning_rate"))
+        if told and rate is not None:
+            told["learning_rate"] = rate
         if told:  # not the summary after the last step
             drawn = self.rollouts.figures if self.drew else {}
             self.run.metrics(

@@ -64,6 +64,7 @@ from training.engine.models import (
     save_policy,
 )
 from training.engine.optimizing import (
+    adamw_rate,
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
@@ -360,7 +361,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         learn_step = functools.partial(learn, pupil, recipe, course.at(step))
         values: dict[str, object] = {**parts.run(learn_step, optimizer.zero_grad)}
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm or float("inf"))
-        rate = schedule.get_last_lr()[0]
+        rate = adamw_rate(optimizer, float(schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()

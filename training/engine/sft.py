@@ -74,6 +74,7 @@ from training.engine.models import (
 )
 from training.engine.optimizing import (
     Together,
+    adamw_rate,
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
@@ -516,7 +517,9 @@ class Watch(TrainerCallback):
         **kwargs: object,
     ) -> None:
         if logs and "loss" in logs:  # the last log is a summary without one
-            self.logged(self.first + state.global_step, logs)
+            rate = adamw_rate(kwargs.get("optimizer"), logs.get("learning_rate"))
+            known = logs if rate is None else {**logs, "learning_rate": rate}
+            self.logged(self.first + state.global_step, known)
 
     def on_step_end(
         self,
