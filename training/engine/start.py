@@ -6,6 +6,7 @@ What ``python -m MODULE`` does, without the seconds that its imports take: the p
 at the socket ``CONCORD_WARM`` (``warm``) has made them once. This one stays in front of
 the fork with its own number, standard streams, signals and exit status, so whoever
 started it need not know. Without such a process it becomes the program itself.
+``begin_warm`` and ``end_warm`` are for whoever keeps one.
 """
 
 from __future__ import annotations
