@@ -48,7 +48,7 @@ def is_alive(number):
     return state != "Z"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def warm():
     """Return the environment of a start from this process's warm process."""
     return warming.warm_environment()
