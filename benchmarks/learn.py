@@ -13,6 +13,7 @@ it. For each seed, every stage a run directory of the product's own programs:
     RL       drawn, judged, rewarded by the reward model (RM)
     RL again the refreshed RM, which has judgments of RL's answers too
     oracle   RL with the truth as reward: the upper bound of any RM
+    rule     RL with the alignment of units as reward: no judgment, nothing learned
     more     SFT for as long as drawing, RM and RL took: the rival at equal cost
     reviewed fine-tuning on the reviewed labels themselves, at equal cost
     accepted fine-tuning on answers the RM accepts (rejection sampling), at equal cost
@@ -143,6 +144,9 @@ class Seed:
 
         self.policies["oracle"] = self.improve(
             "rl-oracle", {"consistency_source": "oracle"}, sft
+        )
+        self.policies["rule"] = self.improve(
+            "rl-rule", {"consistency_source": "alignment"}, sft
         )
         cost = self.drawn.seconds + reward.seconds + learned.seconds
         self._rivals(sft, reward, cost)

@@ -82,7 +82,10 @@ INPUTS: dict[str, tuple[Takes, ...]] = {
         Takes(
             InputRole.REWARD,
             False,
-            _("Scores the answers; only the oracle as consistency source needs none."),
+            _(
+                "Scores the answers; needed where the consistency source is the reward "
+                "model."
+            ),
         ),
         Takes(
             InputRole.REWARD_2,

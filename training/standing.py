@@ -97,7 +97,7 @@ def fresh_alarm(iteration: Iteration) -> str:
 def gate_misses_of(iteration: Iteration) -> list[str]:
     """Return what keeps the iteration's reward model from its gate."""
     recipe = iteration.recipes.get(StepName.POLICY, {})
-    if recipe.get("consistency_source") == "oracle":
+    if recipe.get("consistency_source") in ("oracle", "alignment"):
         return []
     return gate_of(reward_model_of(iteration), recipe)
 

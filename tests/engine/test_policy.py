@@ -743,3 +743,19 @@ def test_the_held_out_set_is_the_same_in_every_run(tmp_path):
     assert chosen(1) == chosen(2)
     assert len(set(chosen(1))) == 5 < len(samples)
     run.close()
+
+
+def test_alignment_needs_no_reward_model_and_no_facts(toy, tmp_path):
+    rows = [
+        {**row, "turns": [{k: v for k, v in turn.items() if k != "facts"}]}
+        for row in toy_rows()
+        for turn in row["turns"]
+    ]
+    settings = {"consistency_source": "alignment", "steps": 2, "evaluate_every": 2}
+    assert run_policy(tmp_path, toy, rows=rows, **settings) == 0
+    assert result(tmp_path)["values"]["gate"] == {
+        "passed": None,
+        "why": "the reward comes from the alignment",
+    }
+    rewarded = [e["values"] for e in events(tmp_path, "metrics")]
+    assert [v for v in rewarded if v.get("reward/consistency")], rewarded

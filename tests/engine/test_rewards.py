@@ -1,9 +1,12 @@
 """Three kinds of tasks in one run: what each earns, and that it is learned."""
 
+import random
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from actions.demo import derive
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -90,6 +93,49 @@ def test_a_rule_that_cannot_be_read_is_named(tmp_path):
     make_run(tmp_path, "policy", data={"train": [demo_rows()[0], bad]})
     with pytest.raises(RunError, match=r"sample 2: .* match: expected one of exact"):
         read_samples(tmp_path / "data" / "train.jsonl")
+
+
+# The alignment of units: a rule without learning
+
+
+def by_alignment(*answers, **settings):
+    recipe = PolicyRecipe(consistency_source="alignment", **settings)
+    return Rewards(recipe, None)(answers)
+
+
+def test_alignment_pays_what_no_unit_of_the_label_speaks_against():
+    row = toy_rows()[0]
+    turn = row["turns"][0]
+    wrong, _ = derive.corrupted(turn, random.Random(0), "action name")
+    same, other, cut = by_alignment(
+        given(row, turn["response"]),
+        given(row, wrong),
+        given(row, turn["response"], error=ValueError("cut off")),
+    )
+    assert (same.format, same.consistency) == (1.0, 1.0)
+    assert set(same.units.values()) == {1.0}
+    assert (other.format, other.consistency) == (1.0, 0.0)
+    assert [k for k, matches in other.units.items() if not matches] == ["action/1/name"]
+    assert (cut.format, cut.consistency) == (0.0, 0.0)
+
+
+def test_alignment_says_nothing_beside_a_label_that_breaks_the_grammar():
+    row = toy_rows()[0]
+    turn = {**row["turns"][0], "response": "<<think>>no end", "references": []}
+    (found,) = by_alignment(given({**row, "turns": [turn]}, "Yes."))
+    assert (found.format, found.consistency) == (1.0, None)
+
+
+def test_alignment_takes_the_best_of_label_and_references_when_asked():
+    turn = {
+        "input": {"kind": "user", "text": "When?"},
+        "response": "It leaves at 8.",
+        "references": ["It departs at eight: 08:00."],
+    }
+    row = {"id": "when", "turns": [turn]}
+    answer = given(row, "It departs at eight: 08:00.")
+    assert by_alignment(answer)[0].consistency == 0.0
+    assert by_alignment(answer, best_of_references=True)[0].consistency == 1.0
 
 
 # The preference model

@@ -13,7 +13,7 @@ along their advantages, clipped as in PPO, and held near the initial policy. Bas
 scale, averaging of the loss and place of the divergence are those of ``algorithm``
 (``algorithms``: GRPO, Dr. GRPO, DAPO, REINFORCE++, RLOO; PPO with a learned ``critic``). Consistency is what the reward model (RM) says of
 (label response, sampled response), or with ``consistency_source`` "oracle" the demo's
-truth, as the upper bound of any RM.
+truth, the upper bound of any RM, or with "alignment" a rule without learning, its rival.
 
 What is ours is the rollout: which turns are answered, how, and which groups are kept.
 More groups are drawn than needed and those whose rewards are (nearly) equal are dropped
@@ -520,10 +520,11 @@ def check_settings(recipe: PolicyRecipe) -> None:
 def check_gate(run: RunDirectory, recipe: PolicyRecipe) -> dict[str, object]:
     """Return what the gate said, for the run's record; raise ``GateError`` if closed.
 
-    The oracle as the source of the reward needs no reward model and no gate.
+    Another source of the reward needs no reward model and no gate.
     """
-    if recipe.consistency_source == "oracle":
-        return {"passed": None, "why": "the reward comes from the oracle"}
+    if recipe.consistency_source != "reward model":
+        why = f"the reward comes from the {recipe.consistency_source}"
+        return {"passed": None, "why": why}
     run.need_input("reward")
     misses: list[str] = []
     for name in run.inputs:

@@ -3,8 +3,8 @@
 ============ ======== ===============================================================
 task         format   and
 ============ ======== ===============================================================
-action       yes      consistency: the reward model's (or the oracle's) word on the
-                      label and the answer
+action       yes      consistency: the reward model's word on the label and the
+                      answer (or the oracle's, or that of the aligned units)
 reasoning    yes      rule: whether the answer is right (``actions.rules``), at its turn
 other        yes      preference: a scalar reward model's score of prompt and answer
 ============ ======== ===============================================================
@@ -22,6 +22,8 @@ from dataclasses import astuple, dataclass, field
 from typing import cast
 
 from actions.demo import oracle
+from actions.grammar import parse
+from actions.units import unit_pairs_of_text
 from training.engine.measuring import Answer, is_well_formed, rule_verdict
 from training.engine.processes import divided
 from training.engine.recipes import PolicyRecipe
@@ -89,6 +91,8 @@ class Rewards:
     def _of_action(self, answers: Sequence[Answer]) -> list[Rewarded]:
         if self.recipe.consistency_source == "oracle":
             return [self._by_oracle(given) for given in answers]
+        if self.recipe.consistency_source == "alignment":
+            return [self._by_alignment(given) for given in answers]
         found: list[Rewarded] = []
         for given, score in zip(answers, self.scores(answers), strict=True):
             if score is None:
@@ -132,6 +136,29 @@ class Rewards:
         verdict = oracle.judge(turn.document, given.text)
         units = {key: float(matches) for key, matches in verdict.units.items()}
         return Rewarded(1.0, float(verdict.consistent), units)
+
+    def _by_alignment(self, given: Answer) -> Rewarded:
+        """Return the rewards by ``actions.units``: 1 where no unit is proposed to differ.
+
+        The best of label and references counts with ``best_of_references``, as for a
+        reward model; None where these break the grammar.
+        """
+        turn = given.sample.turns[given.turn]
+        texts = [turn.response]
+        if self.recipe.best_of_references:
+            texts += turn.references
+        labels = [text for text in texts if is_well_formed(text, turn)]
+        if not labels or not well_formed(given):
+            return Rewarded(well_formed(given), None if not labels else 0.0)
+        inside = turn.inside_thinking
+        found: list[Rewarded] = []
+        for label in labels:
+            pairs = unit_pairs_of_text(
+                parse(label, inside_thinking=inside), given.text, inside_thinking=inside
+            )
+            units = {pair.key: float(not pair.differs) for pair in pairs}
+            found.append(Rewarded(1.0, min(units.values(), default=1.0), units))
+        return max(found, key=_consistency)
 
     def _units(self, score: Score) -> dict[str, float]:
         return {key: self.value(logit) for key, logit in score.units.items()}
@@ -184,6 +211,10 @@ class Rewards:
 
 def _logit(score: Score) -> float:
     return score.logit
+
+
+def _consistency(rewarded: Rewarded) -> float:
+    return rewarded.consistency or 0.0
 
 
 def well_formed(given: Answer) -> float:

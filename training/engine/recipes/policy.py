@@ -174,8 +174,10 @@ class PolicyRecipe:
         default="reward model",
         metadata=about(
             "Who says whether a response is consistent. The oracle needs samples with "
-            "facts and is the upper bound of a reward model.",
-            choices=("reward model", "oracle"),
+            "facts and is the upper bound of a reward model. Alignment compares the "
+            "units by words and values: no judgment, nothing learned, so it is what a "
+            "reward model has to beat.",
+            choices=("reward model", "oracle", "alignment"),
         ),
     )
     consistency_value: str = field(
