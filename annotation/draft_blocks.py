@@ -8,8 +8,10 @@ other character of the response alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+from django.utils.translation import gettext as _
 
 from actions.definitions import ActionDefinition, Parameter, check_parameters
 from actions.grammar import ActionCall, FormatError, Response, Text, parse
@@ -99,7 +101,7 @@ def blocks_to_edit(
 
 def _of_thinking(text: str) -> list[EditBlock]:
     pieces: list[tuple[BlockKind, str]] = []
-    for _ in range(PLANS):
+    for _plan in range(PLANS):
         span = find_plan(text)
         if span is None:
             break
@@ -351,11 +353,16 @@ def _rows(block: Mapping[str, JSON]) -> Iterable[dict[str, JSON]]:
     )
 
 
+def _row_of(row: Mapping[str, JSON]) -> tuple[str, str]:
+    """Return the name and the text of a posted parameter, either of them maybe empty."""
+    return _str(row.get("name")).strip(), _str(row.get("value"))
+
+
 def read_parameters(block: Mapping[str, JSON]) -> dict[str, JSON]:
     """Return the parameters in a posted call; an empty field is no parameter."""
     parameters: dict[str, JSON] = {}
     for row in _rows(block):
-        name, text = _str(row.get("name")).strip(), _str(row.get("value"))
+        name, text = _row_of(row)
         if name and text:
             parameters[name] = text if row.get("type") == "text" else _read_free(text)
     return parameters
@@ -364,7 +371,7 @@ def read_parameters(block: Mapping[str, JSON]) -> dict[str, JSON]:
 def blocks_of_post(
     blocks: Sequence[Mapping[str, JSON]], definitions: Mapping[str, ActionDefinition]
 ) -> tuple[EditBlock, ...]:
-    """Return posted blocks as blocks to edit, those still empty among them."""
+    """Return posted blocks as blocks to edit: all that was typed, also what is lacking."""
     result = []
     for block in blocks:
         kind = next(kind for kind in KINDS if kind == block.get("kind"))
@@ -372,24 +379,87 @@ def blocks_of_post(
         if kind == "action":
             name = _str(block.get("name")).strip()
             shown = _call_block(name, read_parameters(block), source, definitions)
-            result.append(shown)
+            left = _left_over(block, {field.name for field in shown.fields})
+            result.append(replace(shown, fields=(*shown.fields, *left)))
         elif kind == "plan":
-            steps = block.get("steps")
-            result.append(
-                EditBlock(
-                    "plan",
-                    source,
-                    steps=tuple(
-                        _str(one)
-                        for one in (steps if isinstance(steps, list) else [])[
-                            :MAX_STEPS
-                        ]
-                    ),
-                )
-            )
+            result.append(EditBlock("plan", source, steps=_posted_steps(block)))
         else:
             result.append(EditBlock(kind, source, text))
     return tuple(result)
+
+
+def _left_over(block: Mapping[str, JSON], shown: set[str]) -> Iterable[Field]:
+    """Return the rows of a posted call that its text leaves out, each with the reason."""
+    rows = [_row_of(row) for row in _rows(block)]
+    last = {name: number for number, (name, text) in enumerate(rows) if name and text}
+    for number, (name, text) in enumerate(rows):
+        if text and not name:
+            problem = _("The parameter needs a name; until then it is left out.")
+        elif text and last[name] != number:
+            problem = _("Another parameter has this name; this one is left out.")
+        elif name and not text and name not in shown:
+            problem = _("The parameter needs a value; until then it is left out.")
+        else:
+            continue
+        yield Field(name, "free", text, is_known=False, problem=problem)
+
+
+def _posted_steps(block: Mapping[str, JSON]) -> tuple[str, ...]:
+    steps = block.get("steps")
+    return tuple(
+        _str(one) for one in (steps if isinstance(steps, list) else [])[:MAX_STEPS]
+    )
+
+
+# --- blocks a draft keeps -------------------------------------------------------------
+
+
+def blocks_to_keep(
+    blocks: Sequence[Mapping[str, JSON]], text: str, *, inside_thinking: bool
+) -> list[JSON]:
+    """Return posted blocks to keep beside ``text``, which was written from them.
+
+    None where the text alone gives the same blocks back.
+    """
+    try:
+        drawn = blocks_to_edit(parse(text, inside_thinking=inside_thinking), {})
+    except FormatError:
+        drawn = ()
+    posted = blocks_of_post(blocks, {})
+    if [_typed(block) for block in posted] == [_typed(block) for block in drawn]:
+        return []
+    return [_tidy(block) for block in blocks]
+
+
+def kept_blocks(
+    kept: JSON, text: str, *, inside_thinking: bool
+) -> list[dict[str, JSON]]:
+    """Return the blocks a draft keeps, unless its text says something else by now."""
+    if not isinstance(kept, list):
+        return []
+    blocks = [one for one in kept if isinstance(one, dict) and one.get("kind") in KINDS]
+    if write_response(blocks, inside_thinking=inside_thinking) != text:
+        return []
+    return blocks
+
+
+def _typed(block: EditBlock) -> tuple[object, ...]:
+    steps = [" ".join(step.split()) for step in block.steps]
+    fields = [(field.name, _read_free(field.value)) for field in block.fields]
+    return block.kind, block.text.strip(), steps, block.name, fields
+
+
+def _tidy(block: Mapping[str, JSON]) -> JSON:
+    """Return what a posted block may have, as texts that the database can keep."""
+    found: dict[str, JSON] = {
+        key: _str(block.get(key)) for key in ("kind", "source", "text", "name")
+    }
+    found["steps"] = [*_posted_steps(block)]
+    found["parameters"] = [
+        {key: _str(row.get(key)) for key in ("name", "type", "value")}
+        for row in _rows(block)
+    ]
+    return found
 
 
 def _str(value: JSON) -> str:

@@ -15,7 +15,12 @@ from actions.grammar import ActionCall, FormatError, Response, parse, render
 from actions.tags import JSON, find_tag
 from actions.units import UnitPair, align_units
 from annotation.blocks import Block, blocks_of_response
-from annotation.draft_blocks import EditBlock, blocks_to_edit
+from annotation.draft_blocks import (
+    EditBlock,
+    blocks_of_post,
+    blocks_to_edit,
+    kept_blocks,
+)
 from annotation.drafting import (
     Content,
     dismissed,
@@ -133,6 +138,13 @@ def check_turns(
                 [texts_of(one) for _key, one in rows[:number]], parsed, knowledge
             )
             hints = tuple(hint for hint in found if hint.code not in away)
+        edited = kept_blocks(
+            turn.get("blocks"), texts.response, inside_thinking=texts.inside
+        )
+        if edited:
+            edit_blocks = blocks_of_post(edited, definitions)
+        else:
+            edit_blocks = blocks_to_edit(response, definitions) if response else ()
         call = response.actions[-1] if response and response.ends_with_action else None
         following = texts_of(rows[number][1]) if number < len(rows) else None
         definition = _DEFINED.get(call.name) if call else None
@@ -146,7 +158,7 @@ def check_turns(
                 response=texts.response,
                 is_valid=response is not None,
                 blocks=tuple(blocks_of_response(response)) if response else (),
-                edit_blocks=blocks_to_edit(response, definitions) if response else (),
+                edit_blocks=edit_blocks,
                 problems=tuple(problems),
                 hints=hints,
                 dismissed=len(away),

@@ -3,8 +3,9 @@
 A draft's content has the form of a Concord JSONL sample that need not be valid yet;
 these things differ. A context may be ``{"existing": pk}``, one of the project's; the
 actions of a new context stay the text that was typed; a turn has a ``key`` that stays
-with it when it moves, and may have ``dismissed``, the hints a person has put away; and
-``advice`` says what a draft made from a sample still needs.
+with it when it moves, and may have ``dismissed``, the hints a person has put away, and
+``blocks``, what was typed into blocks that no text can stand for yet; and ``advice`` says
+what a draft made from a sample still needs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from actions.executor import exception_text
 from actions.grammar import ActionCall
 from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import ACTION_CLOSE, ACTION_OPEN, JSON, THINK_CLOSE, THINK_OPEN
-from annotation.draft_blocks import posted_blocks, write_response
+from annotation.draft_blocks import blocks_to_keep, posted_blocks, write_response
 
 if TYPE_CHECKING:
     from django.http import QueryDict
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 MAX_TURNS: Final = 200
 MAX_CONTEXTS: Final = 20
 MAX_REFERENCES: Final = 20
-DRAFT_ONLY: Final = ("key", "dismissed")
+DRAFT_ONLY: Final = ("key", "dismissed", "blocks")
+# What tells of a turn's text as it was, and goes when that changes.
+TEXT_BOUND: Final = ("facts", "blocks")
 
 Content = dict[str, JSON]
 
@@ -179,10 +182,11 @@ def _posted_turns(post: QueryDict, before: Mapping[str, JSON]) -> Iterable[JSON]
         if number > MAX_TURNS:
             return
         kind = "observation" if kind == "observation" else "user"
+        inside = kind == "observation"
         text, response = clean(text), clean(response)
         edited = posted_blocks(blocks)
         if edited is not None:
-            response = write_response(edited, inside_thinking=kind == "observation")
+            response = write_response(edited, inside_thinking=inside)
         key = clean(key)[:40] or str(number)
         turn = new_turn(kind, text, response)
         if key not in used:
@@ -193,8 +197,12 @@ def _posted_turns(post: QueryDict, before: Mapping[str, JSON]) -> Iterable[JSON]
             turn |= {
                 name: value
                 for name, value in old.items()
-                if name not in turn and (as_it_was or name != "facts")
+                if name not in turn and (as_it_was or name not in TEXT_BOUND)
             }
+            if edited is not None:
+                turn.pop("blocks", None)
+                if kept := blocks_to_keep(edited, response, inside_thinking=inside):
+                    turn["blocks"] = kept
             if shows_references:
                 turn.pop("references", None)
                 if given := references.get(key):
@@ -295,8 +303,8 @@ def fetch_context(
     texts = texts_of(turn)
     source = ACTION_OPEN + call.source + ACTION_CLOSE
     first = turn | {"response": source if texts.inside else THINK_OPEN + source}
-    first.pop("facts", None)
-    first.pop("references", None)
+    for name in (*TEXT_BOUND, "references"):
+        first.pop(name, None)
     after = new_turn("observation", result)
     proposal = first.pop("proposal", None)
     if proposal is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 
@@ -344,6 +345,114 @@ def test_blocks_posted_for_a_turn_become_its_raw_text(client, address):
     found = re.search(r'id="raw-texts"[^>]*>(.*?)</script>', page)
     assert json.loads(found[1]) == {"1": text}
     assert page.count('data-block="plan"') == 1
+
+
+BLOCKS_THAT_LACK_SOMETHING = {
+    "an action without a name": (
+        [
+            {"kind": "thinking", "text": "A task with a plan."},
+            {"kind": "plan", "steps": ["Look", "", "Buy"]},
+            {"kind": "action", "name": "", "parameters": []},
+        ],
+        ["A task with a plan.", "Look", "Buy", 'data-block="action"'],
+    ),
+    "a parameter without a name": (
+        [
+            {
+                "kind": "action",
+                "name": "Find shops",
+                "parameters": [{"name": "", "type": "free", "value": "near the port"}],
+            }
+        ],
+        ["Find shops", "near the port", "The parameter needs a name"],
+    ),
+    "a parameter without a value": (
+        [
+            {
+                "kind": "action",
+                "name": "Find shops",
+                "parameters": [{"name": "harbour", "type": "free", "value": ""}],
+            }
+        ],
+        ["Find shops", "harbour", "The parameter needs a value"],
+    ),
+    "two parameters of one name": (
+        [
+            {
+                "kind": "action",
+                "name": "Find shops",
+                "parameters": [
+                    {"name": "kind", "type": "text", "value": "bakery"},
+                    {"name": "kind", "type": "free", "value": "florist"},
+                ],
+            }
+        ],
+        ["bakery", "florist", "Another parameter has this name"],
+    ),
+    "a tag inside a thinking": (
+        [
+            {"kind": "thinking", "text": "It ends <</think>> too early."},
+            {"kind": "action", "name": "Find shops", "parameters": []},
+            {"kind": "answer", "text": "Here."},
+        ],
+        ["It ends", "too early.", "Find shops", "Here.", 'data-block="answer"'],
+    ),
+    "an observation with a call inside": (
+        [
+            {"kind": "observation", "text": "<<action>> and <<observation>>"},
+            {"kind": "answer", "text": "Done."},
+        ],
+        ['data-block="observation"', "Done.</textarea>"],
+    ),
+    "blocks that are all empty": (
+        [
+            {"kind": "thinking", "text": ""},
+            {"kind": "plan", "steps": [""]},
+            {"kind": "answer", "text": ""},
+        ],
+        ['data-block="plan"', 'data-block="answer"'],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BLOCKS_THAT_LACK_SOMETHING)
+def test_blocks_that_lack_something_are_still_there_after_a_reload(
+    client, address, case
+):
+    blocks, typed = BLOCKS_THAT_LACK_SOMETHING[case]
+    client.post(
+        f"{address}save/", keyed(client, address, turn_blocks=[json.dumps(blocks)])
+    )
+    written = Draft.objects.get().content["turns"][0]["response"]
+    for _visit in range(2):
+        page = client.get(address).content.decode()
+        shown = re.search(r'<div class="edit-blocks".*?class="inserts"', page, re.S)[0]
+        assert [one for one in typed if one not in html.unescape(shown)] == []
+        # Saved again as it stands, by a page that edited no block meanwhile.
+        fields = keyed(client, address, turn_response=[written])
+        client.post(f"{address}save/", fields)
+
+
+def test_blocks_are_drawn_from_the_text_again_once_it_says_them_all(client, address):
+    lacking, _typed = BLOCKS_THAT_LACK_SOMETHING["an action without a name"]
+    client.post(address, keyed(client, address, turn_blocks=[json.dumps(lacking)]))
+    assert "blocks" in Draft.objects.get().content["turns"][0]
+    lacking[2] |= {"name": "Find shops"}
+    lacking[1] |= {"steps": ["Look", "Buy"]}
+    client.post(address, keyed(client, address, turn_blocks=[json.dumps(lacking)]))
+    assert "blocks" not in Draft.objects.get().content["turns"][0]
+
+
+def test_a_text_typed_over_blocks_that_lack_something_takes_their_place(
+    client, address
+):
+    lacking, _typed = BLOCKS_THAT_LACK_SOMETHING["an action without a name"]
+    client.post(address, keyed(client, address, turn_blocks=[json.dumps(lacking)]))
+    client.post(address, keyed(client, address, turn_response=["Which one?"]))
+    assert "blocks" not in Draft.objects.get().content["turns"][0]
+    page = client.get(address).content.decode()
+    assert 'data-block="action"' not in page
+    assert "Which one?</textarea>" in page
 
 
 def test_raw_text_that_parses_comes_back_as_blocks_and_broken_text_stays(
