@@ -1,8 +1,10 @@
 // What every page needs: say aloud when a request fails, so that nothing seems saved
 // that is not. Other modules listen to the same htmx events for what is their own.
 
+import "./input-method.js"; // first of all: it stands before every listener for keys
 import { fill, gettext } from "./words.js";
 
+const GAP = 16; // pixels between toasts and what they stand above
 const toasts = document.getElementById("toasts");
 
 /** Show `text` until it is dismissed or, with `seconds`, until they have passed. */

@@ -33,7 +33,7 @@ function isElsewhere(target) {
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
   const square = event.target.closest?.("#last .square");
   if (square) onStripKey(event, square);
   else if (event.shiftKey && event.key.toLowerCase() === "u" && !isElsewhere(event.target)) {

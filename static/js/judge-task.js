@@ -32,7 +32,7 @@ class TaskStage extends HTMLElement {
     listen(window, "pagehide", () => this.leave());
     listen(window, "pageshow", (event) => event.persisted && location.reload());
     listen(document, "visibilitychange", () => this.keepTime());
-    for (const name of ["keydown", "pointerdown", "scroll"]) {
+    for (const name of ["keydown", "input", "pointerdown", "scroll"]) {
       listen(document, name, () => (this.isActive = true), { passive: true, capture: true });
     }
     const third = (Number(this.dataset.leaseSeconds) * 1000) / 3;
@@ -107,7 +107,7 @@ class TaskStage extends HTMLElement {
   // --- keys and clicks -------------------------------------------------------------
 
   onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { target } = event;
     if (target.closest?.(TYPING)) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;

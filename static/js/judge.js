@@ -46,7 +46,7 @@ class JudgeStage extends HTMLElement {
 
     this.hiddenSince = 0;
     this.isActive = false;
-    for (const name of ["keydown", "pointerdown", "pointermove", "scroll"]) {
+    for (const name of ["keydown", "input", "pointerdown", "pointermove", "scroll"]) {
       listen(document, name, () => this.onActivity(), { passive: true, capture: true });
     }
     this.arrive();
@@ -99,11 +99,11 @@ class JudgeStage extends HTMLElement {
   onKey(event) {
     const { target } = event;
     const isTyping = Boolean(target.closest?.(TYPING));
-    if (event.key === "Enter" && isTyping && !event.isComposing) {
+    if (event.key === "Enter" && isTyping) {
       this.flush(event);
       return;
     }
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (document.querySelector(":popover-open, dialog[open]")) {
       if (!isTyping && !event.repeat) this.onSheetKey(event);
       return;

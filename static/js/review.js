@@ -39,7 +39,7 @@ class ReviewDesk extends HTMLElement {
       if (!event.repeat) target.form.requestSubmit();
       return;
     }
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (document.querySelector(":popover-open, dialog[open]")) {
       if (key === "?" && !target.matches("textarea, input")) this.querySelector("#keys:popover-open")?.hidePopover();

@@ -62,9 +62,9 @@ export function onBlockClick(target, turn) {
 }
 
 export function onBlockKey(event) {
-  const { key, target, altKey, shiftKey, ctrlKey, metaKey, isComposing } = event;
+  const { key, target, altKey, shiftKey, ctrlKey, metaKey } = event;
   const block = target.closest("[data-block]");
-  if (!block || ctrlKey || metaKey || isComposing) return false;
+  if (!block || ctrlKey || metaKey) return false;
   const by = { ArrowUp: -1, ArrowDown: 1 }[key];
   if (altKey && shiftKey && by) return moveBlock(block, by, target);
   const step = target.closest("[data-step]");
