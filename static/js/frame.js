@@ -22,9 +22,34 @@ export function toast(text, { level = "error", seconds = 0 } = {}) {
   close.addEventListener("click", () => box.remove());
   box.append(words, close);
   toasts.append(box);
+  place();
+  keepClear(document.activeElement);
   if (seconds) setTimeout(() => box.remove(), seconds * 1000);
   return box;
 }
+
+/** Put the toasts above the page's bar of buttons, however high that is by now. */
+function place() {
+  const bar = document.querySelector(".bar-wrap");
+  const height = bar ? Math.max(0, innerHeight - bar.getBoundingClientRect().top) : 0;
+  toasts.style.bottom = `${Math.min(height, innerHeight / 2) + GAP}px`;
+  // Room at the end of the page, so that all of it can be scrolled clear of them.
+  const room = toasts.childElementCount ? toasts.offsetHeight + 2 * GAP : 0;
+  document.body.style.setProperty("--toasts", `${room}px`);
+}
+
+/** Scroll what the person has just used out from under the toasts. */
+function keepClear(element) {
+  if (!element || element === document.body || element.closest(".bar-wrap")) return;
+  const under = element.getBoundingClientRect();
+  const over = toasts.getBoundingClientRect();
+  if (under.bottom > over.top && under.top < over.bottom) scrollBy(0, under.bottom - over.top + GAP);
+}
+
+const sizes = new ResizeObserver(place);
+sizes.observe(toasts);
+sizes.observe(document.body);
+for (const name of ["scroll", "resize"]) addEventListener(name, place, { passive: true });
 
 const PER_STATUS = {
   400: gettext("The server did not understand the request. Reload the page; what you entered is still here."),

@@ -70,13 +70,9 @@ class JudgeStage extends HTMLElement {
     for (const sheet of this.querySelectorAll("dialog[open]")) sheet.close();
   }
 
-  /**
-   * Begin at the first difference, in sight before the first paint; else at the heading.
-   * Where the sides stand below each other the input comes first, in sight.
-   */
+  /** Begin at the top of the page, with the focus on the first difference or the heading. */
   arrive() {
-    const scrolls = !matchMedia("(max-width: 760px)").matches;
-    if (!this.pair.goToFirst({ scrolls })) this.form.querySelector("h1").focus({ preventScroll: true });
+    if (!this.pair.goToFirst({ scrolls: false })) this.form.querySelector("h1").focus({ preventScroll: true });
   }
 
   get secondsSpent() {
@@ -340,4 +336,6 @@ class JudgeStage extends HTMLElement {
   }
 }
 
+// A reload may bring another pair; each opens at its top.
+history.scrollRestoration = "manual";
 customElements.define("judge-stage", JudgeStage);
