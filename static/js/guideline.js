@@ -27,7 +27,9 @@ class GuidelineEditor extends HTMLElement {
     const form = this.querySelector("form");
     let unsaved = false;
     form.addEventListener("input", () => (unsaved = true));
-    form.addEventListener("submit", () => (unsaved = false));
+    form.addEventListener("submit", (event) => {
+      if (event.submitter?.formMethod !== "dialog") unsaved = false; // a check sends nothing
+    });
     addEventListener("beforeunload", (event) => {
       if (unsaved) event.preventDefault();
     });

@@ -261,6 +261,7 @@ class JudgeStage extends HTMLElement {
     event.preventDefault();
     if (this.busy || !this.painted) return;
     const button = event.submitter;
+    if (button?.formMethod === "dialog") return; // templates/_enter.html
     const address = button?.getAttribute("formaction") ?? this.form.action;
     const isDecision = !button?.hasAttribute("formaction");
     const isUndo = Boolean(button?.matches(".undo, .square"));
