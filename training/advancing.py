@@ -15,7 +15,8 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from training.cycle import gate_of, speaks_against
+from annotation.precedence import put_first
+from training.cycle import gate_of, pairs_of, speaks_against
 from training.launching import LaunchRefusedError, default_inputs, start_run
 from training.models import (
     RUN_STEPS,
@@ -96,6 +97,7 @@ def _look(iteration: Iteration, step: IterationStep) -> str:
     if step.state != StepState.WAITING:
         return "rest"
     if step.name == StepName.JUDGE:
+        put_pairs_first(iteration)
         step.state, step.started_at = StepState.WORKING, timezone.now()
         step.save()
         return "again"
@@ -147,6 +149,14 @@ def _look_at_work(iteration: Iteration, step: IterationStep) -> str:
     if run.is_final:
         return _fail(step, run.error or _("The run was stopped."))
     return "rest"
+
+
+def put_pairs_first(iteration: Iteration) -> None:
+    """Have people judge what the iteration drew before whatever else waits for them."""
+    draw = run_of(iteration, StepName.DRAW)
+    if draw is not None:
+        project = iteration.project
+        put_first(project=project, pairs=pairs_of(project, draw))
 
 
 def _finish(step: IterationStep) -> str:

@@ -15,7 +15,7 @@ from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from training.advancing import stop_because
+from training.advancing import put_pairs_first, stop_because
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.launching import (
     RunStateError,
@@ -311,6 +311,8 @@ def resume_iteration(
             iteration.stopped_because, iteration.is_alarm = "", False
             iteration.ended_at = None
             iteration.save()
+            if iteration.steps.get(name=StepName.JUDGE).state == StepState.WORKING:
+                put_pairs_first(iteration)  # another may have waited meanwhile
     except IntegrityError as error:
         raise IterationRefusedError(
             _("Another iteration of this project is open.")

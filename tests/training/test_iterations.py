@@ -9,8 +9,10 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
+from annotation import judging
 from annotation.models import Pair, Slot
 from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.precedence import put_first
 from tests.cast import SAMPLED, make_judgment, make_project, make_sample, make_user
 from tests.training.conftest import (
     QUICK,
@@ -824,3 +826,105 @@ def test_a_working_step_has_its_run(project):
         iteration.steps.filter(name="draw").update(state="working")
     with pytest.raises(IntegrityError), transaction.atomic():
         iteration.steps.filter(name="judge").update(state="skipped")
+
+
+# --- whose pairs come first ----------------------------------------------------------
+
+
+def backlog(project, count=3):
+    """Have answers waiting that no iteration drew, to turns with the demo's label."""
+    for number in range(count):
+        make_sample(project=project, external_id=f"old-{number}")
+    receive_responses(
+        project=project,
+        producer=ProducerFacts(900, 1, "0" * 64, 1, "current"),
+        responses=[ResponseRow(f"old-{n}", 0, 0, SAMPLED) for n in range(count)],
+    )
+
+
+def judged_in_order(project, user, count):
+    """Let a person judge what they are handed; return the samples it came from."""
+    found = []
+    for _ in range(count):
+        claim = judging.claim_slot(project=project, user=user)
+        found.append(claim.pair.turn.sample.external_id)
+        judging.record_judgment(
+            slot_id=claim.slot.pk,
+            token=claim.token,
+            user=user,
+            verdict=1,
+            order_confirmed=True,
+            seconds_spent=1,
+        )
+    return found
+
+
+def test_what_an_iteration_drew_is_handed_out_before_the_backlog(project):
+    backlog(project)
+    lena = make_user("lena")
+    assert judged_in_order(project, lena, 1) == ["old-0"]  # her cursor moves on
+    begin(project)
+    drawn(project)
+    assert judged_in_order(project, lena, 4) == ["s1", "s2", "old-1", "old-2"]
+
+
+def test_a_pair_of_the_backlog_that_is_drawn_again_comes_first_too(project):
+    backlog(project)
+    receive_responses(
+        project=project,
+        producer=ProducerFacts(901, 1, "0" * 64, 1, "current"),
+        responses=[ResponseRow("s2", 0, 0, SAMPLED)],
+    )
+    begin(project)
+    drawn(project)
+    lena = make_user("lena")
+    assert judged_in_order(project, lena, 2) == ["s2", "s1"]
+
+
+def test_what_an_earlier_iteration_left_stands_behind_the_next_ones_pairs(project):
+    first = begin(project, wanted_judgments=1)
+    drawn(project)
+    lena = make_user("lena")
+    assert judged_in_order(project, lena, 1) == ["s1"]
+    iterations.stop_iteration(iteration=fresh(first), user=None, reason="Enough.")
+    backlog(project, count=1)
+    make_sample(project=project, external_id="s3")
+    second = begin(project)
+    run = Run.objects.get(kind="draw", state="queued")
+    receive_responses(
+        project=project,
+        producer=ProducerFacts(run.pk, 1, "0" * 64, 1, "current"),
+        responses=[ResponseRow("s3", 0, 0, SAMPLED)],
+    )
+    ended(run)
+    assert step(second, "judge").state == "working"
+    assert judged_in_order(project, lena, 3) == ["s3", "old-0", "s2"]
+
+
+def test_a_resumed_iteration_has_its_pairs_first_again(project):
+    first = begin(project)
+    drawn(project)
+    backlog(project, count=1)
+    iterations.stop_iteration(iteration=fresh(first), user=None, reason="A break.")
+    put_first(project=project, pairs=Pair.objects.none())  # another came and went
+    lena = make_user("lena")
+    assert judged_in_order(project, lena, 1) == ["old-0"]
+    iterations.resume_iteration(iteration=fresh(first), user=None)
+    make_sample(project=project, external_id="old-9")
+    receive_responses(
+        project=project,
+        producer=ProducerFacts(902, 1, "0" * 64, 1, "current"),
+        responses=[ResponseRow("old-9", 0, 0, SAMPLED)],
+    )
+    assert judged_in_order(project, lena, 2) == ["s1", "s2"]
+
+
+def test_a_pair_that_was_put_aside_stays_behind_while_the_iteration_waits(project):
+    backlog(project, count=1)
+    iteration = begin(project)
+    drawn(project)
+    lena = make_user("lena")
+    claim = judging.claim_slot(project=project, user=lena)
+    judging.set_aside(slot_id=claim.slot.pk, token=claim.token, user=lena)
+    advancing.advance(iteration_id=iteration.pk)
+    assert judged_in_order(project, lena, 3) == ["s2", "old-0", "s1"]

@@ -1,0 +1,44 @@
+"""Pairs that somebody waits for stand before the rest of the queue."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from django.db import transaction
+from django.db.models import Q
+
+from annotation.models import PairQuerySet, Project, Slot
+from annotation.queue import new_places
+
+# Above new and once tied pairs and accepted answers; a tie among these stands higher still.
+FIRST: Final = 7
+
+
+def put_first(*, project: Project, pairs: PairQuerySet) -> int:
+    """Hand out ``pairs`` before all others; return how many of their slots that moved.
+
+    What was put first before, and is not among them, goes to the end of the queue: it
+    would stand before them for its older places. Every slot that moves takes a new last
+    place, since people's cursors may have passed its old one. Doing it twice moves
+    nothing twice. A pair that somebody puts aside afterwards stays aside.
+    """
+    these = Q(pair__in=pairs.values("pk"))
+    with transaction.atomic():
+        moving = (
+            Slot.objects.waiting()
+            .filter(these & Q(priority__lt=FIRST) | ~these & Q(priority__gte=FIRST))
+            .filter(project=project)
+            .select_for_update(no_key=True, of=["self"])
+            .order_by("pk")
+        )
+        slots = sorted(moving, key=lambda slot: (-slot.priority, slot.place))
+        if not slots:
+            return 0
+        places = new_places(project=project, count=len(slots))
+        rising = 0
+        for slot, place in zip(slots, places, strict=True):
+            rising += slot.priority < FIRST
+            slot.priority = FIRST if slot.priority < FIRST else 0
+            slot.place = place
+        Slot.objects.bulk_update(slots, ["priority", "place"], batch_size=1000)
+    return rising
