@@ -58,7 +58,7 @@ NOT_HELD: Final[dict[str, Any]] = {
     "is_ahead": False,
 }
 
-Kind = Literal["all done", "all leased", "nothing for you", "paused"]
+Kind = Literal["no pairs", "all done", "all leased", "nothing for you", "paused"]
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Lease:
 class NothingToDo:
     """Why there is no pair for a person.
 
-    ``all done``: no judgment is needed in the project. ``all leased``: what this person
-    could judge is held by others; the first lease ends at ``next_free_at``. ``nothing
-    for you``: judgments are needed, but this person has met all those pairs or wrote
-    their samples. ``paused``: the project hands out nothing.
+    ``no pairs``: the project never had one. ``all done``: no judgment is needed in it.
+    ``all leased``: what this person could judge is held by others; the first lease ends
+    at ``next_free_at``. ``nothing for you``: judgments are needed, but this person has
+    met all those pairs or wrote their samples. ``paused``: it hands out nothing.
     """
 
     kind: Kind
@@ -186,7 +186,8 @@ def _claim(project: Project, user: User, *, ahead: bool) -> Claim | NothingToDo:
             if is_paused:
                 return NothingToDo("paused")
             if not is_wanted:
-                return NothingToDo("all done")
+                is_begun = Pair.objects.filter(project=project).exists()
+                return NothingToDo("all done" if is_begun else "no pairs")
             if not is_free:
                 return (
                     NothingToDo("all leased", next_free_at)

@@ -59,7 +59,7 @@ from annotation.models import (
 )
 from annotation.queue import lease_length
 from annotation.sessions import expression, reveal, session_from
-from annotation.views.door import enter
+from annotation.views.door import enter, place_of
 from annotation.views.guidelines import guideline_to_read
 from annotation.views.session import closed_notices
 
@@ -401,6 +401,8 @@ def _show(
     }
     if isinstance(found, NothingToDo):
         facts |= {"nothing": found} | _past(request, project)
+        if found.kind == "no pairs":
+            facts |= _first_steps(request, project)
     else:
         # What was filled in belongs to the pair it was filled in for.
         same = chosen is not None and chosen.slot == found.slot.pk
@@ -413,6 +415,16 @@ def _show(
     if not template:
         template = "annotation/_stage.html" if is_fragment else "annotation/judge.html"
     return render(request, template, facts, status=status)
+
+
+def _first_steps(request: HttpRequest, project: Project) -> dict[str, object]:
+    """Return what a project without pairs lacks, and whether this person may see to it."""
+    place = place_of(request, project.slug)
+    return {
+        "has_samples": Sample.objects.filter(project=project).approved().exists(),
+        "may_import": place.allows(Role.CURATOR),
+        "may_draw": place.allows(Role.TRAINER),
+    }
 
 
 def _pair_facts(claim: Claim, chosen: Chosen, *, asks_order: bool) -> dict[str, object]:

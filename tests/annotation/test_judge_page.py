@@ -15,7 +15,16 @@ from django.test.utils import CaptureQueriesContext
 from actions.grammar import parse
 from annotation.guidelines import publish_guideline
 from annotation.judging import claim_slot
-from annotation.models import Judgment, Project, Skip, Slot, Touch, Verdict
+from annotation.models import (
+    Judgment,
+    Membership,
+    Project,
+    Role,
+    Skip,
+    Slot,
+    Touch,
+    Verdict,
+)
 from tests.cast import (
     LABEL,
     SAMPLED,
@@ -399,16 +408,21 @@ def test_extending_a_lost_lease_is_a_conflict(client, project, lena):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
+        ("no pairs", "No pair yet"),
         ("all done", "All done"),
         ("all leased", "someone’s hands"),
         ("nothing for you", "Nothing left for you"),
         ("paused", "Judging is paused"),
     ],
 )
-def test_nothing_to_do_has_four_answers(client, project, lena, kind, words):
+def test_nothing_to_do_has_an_answer_for_each_reason(
+    client, project, lena, kind, words
+):
     if kind == "all leased":
         make_pair(project=project, slots=1)
         claim_slot(project=project, user=make_user("luis"))
+    elif kind == "all done":
+        make_judgment(make_pair(project=project, slots=1), make_user("luis"), 1)
     elif kind == "nothing for you":
         sample = make_sample(project=project, author=lena)
         make_pair(project=project, turn=sample.turns.get())
@@ -418,6 +432,25 @@ def test_nothing_to_do_has_four_answers(client, project, lena, kind, words):
     page = client.get("/p/cakes/judge/").content.decode()
     assert words in page
     assert f'data-nothing="{kind}"' in page
+
+
+def test_a_project_without_pairs_says_what_comes_next_and_who_does_it(client, project):
+    tara, rita = make_user("tara"), make_user("rita")
+    for user in (tara, rita):
+        Membership.objects.create(project=project, user=user, role=Role.LABELER)
+    sign_in(client, rita)
+    page = client.get("/p/cakes/judge/").content.decode()
+    assert "no approved sample so far" in page
+    assert 'href="/p/cakes/samples/import/"' in page
+    assert 'href="/p/cakes/runs/new/draw/"' not in page
+    make_sample(project=project)
+    page = client.get("/p/cakes/judge/").content.decode()
+    assert "a trainer starts a run that draws responses" in page
+    assert 'href="/p/cakes/runs/new/draw/"' not in page
+    sign_in(client, tara)
+    assert 'href="/p/cakes/runs/new/draw/"' in (
+        client.get("/p/cakes/judge/").content.decode()
+    )
 
 
 def test_history_and_contexts_only_of_pairs_one_has_met(client, project, lena):

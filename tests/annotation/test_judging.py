@@ -114,7 +114,7 @@ class TestClaim:
 
     def test_keeps_projects_apart(self):
         make_pair()
-        assert nothing(make_project(), "lena").kind == "all done"
+        assert nothing(make_project(), "lena").kind == "no pairs"
 
     def test_finds_a_pair_of_higher_priority_that_came_later(self):
         project = make_project(overlap=1)
@@ -216,8 +216,8 @@ class TestClaim:
 
 
 class TestNothingToDo:
-    def test_is_all_done_in_an_empty_project(self):
-        assert nothing(make_project(), "lena") == judging.NothingToDo("all done")
+    def test_says_that_a_project_never_had_a_pair(self):
+        assert nothing(make_project(), "lena") == judging.NothingToDo("no pairs")
 
     def test_is_all_done_when_every_slot_is_filled(self):
         pair = make_pair(slots=1)

@@ -172,7 +172,7 @@ def test_asks_to_read_a_new_guideline_first(client, project, lena):
 
 def test_nothing_to_do_is_told_by_the_judge_page(client, project, lena):
     response = client.get("/p/cakes/judge/task/", follow=True)
-    assert "All done" in response.content.decode()
+    assert "No pair yet" in response.content.decode()
 
 
 def test_a_pair_that_no_answer_is_known_for_is_judged_by_itself(client, project, lena):

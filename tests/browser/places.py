@@ -23,7 +23,7 @@ from annotation.reviewing import comment_on
 from annotation.samples import return_sample
 from tests.browser.cycle import make_iterations
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
-from tests.cast import make_project, make_user
+from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import make_checkpoint, make_run
 from training.devices import Place as PlaceOfWorker
 from training.devices import announce
@@ -188,6 +188,7 @@ PLACES = [
     Place("judge-task", "lena", P + "/judge/task/"),
     Place("judge-read-first", "luis", P + "/judge/"),
     Place("judge-paused", "lena", E + "/judge/"),
+    Place("judge-no-pairs", "lena", "/p/{undrawn}/judge/"),
     Place("judge-all-done", "lena", "/p/{done}/judge/"),
     Place("guideline", "lena", P + "/guideline/"),
     Place("guideline-history", "lena", P + "/guideline/history/"),
@@ -285,7 +286,10 @@ def make_stage(*, count: int = 24) -> Stage:
     fill(unnamed, count=2)
     for name, verdict in (("lea", 1), ("leo", 0)):
         decide(unnamed, make_user(name), verdict, 8)
-    done = make_project(name="Old town")
+    done, undrawn = make_project(name="Old town"), make_project(name="New town")
+    fill(done, count=1)
+    done.slots.update(state="closed")
+    make_sample(project=undrawn)
     empty = make_project(name="Tea house", slug="tea-house", is_paused=True)
     Membership.objects.filter(project=empty, user=make_user("luis")).delete()
     cake = Sample.objects.get(project=project, external_id="cake-for-saturday")
@@ -294,6 +298,7 @@ def make_stage(*, count: int = 24) -> Stage:
         "empty": empty.slug,
         "unnamed": unnamed.slug,
         "done": done.slug,
+        "undrawn": undrawn.slug,
         "pair": unnamed.pairs.disputed().get().pk,
         "cake": cake.pk,
         "draft": make_draft(project, lena).pk,
