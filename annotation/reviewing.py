@@ -30,7 +30,13 @@ from annotation.models import (
 )
 from annotation.places import Note, PlacedTurn, place_turn, put_notes
 from annotation.queue import open_slots
-from annotation.samples import COMMENT_LENGTH, CommentMissing, SampleError, WrongStatus
+from annotation.samples import (
+    COMMENT_LENGTH,
+    CommentMissing,
+    SampleError,
+    WrongStatus,
+    close_queue,
+)
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -41,6 +47,7 @@ BULK_LIMIT: Final = 1000
 BATCH: Final = 100
 # Where a draft keeps the content hash of the sample it fixes.
 FIXES: Final = "fixes"
+FIXABLE: Final = frozenset({*SampleStatus.values} - {SampleStatus.RETIRED})
 
 
 class UnknownPlace(SampleError):
@@ -152,13 +159,13 @@ def resolve_comment(*, comment: Comment, user: User, resolved: bool = True) -> C
 
 
 def start_fix(*, sample: Sample, user: User) -> Draft:
-    """Open a draft in which a curator mends a submitted sample; theirs is gone on with.
+    """Open a draft in which a curator mends a sample; theirs is gone on with.
 
-    Raises Forbidden unless the user is a curator, and WrongStatus.
+    Raises Forbidden unless the user is a curator, and WrongStatus for a retired sample.
     """
     require_role(sample.project, user, Role.CURATOR, deed="Fixing a sample")
-    if sample.status != SampleStatus.SUBMITTED:
-        raise WrongStatus(sample, "fixed", frozenset({SampleStatus.SUBMITTED}))
+    if sample.status not in FIXABLE:
+        raise WrongStatus(sample, "fixed", FIXABLE)
     draft = Draft.objects.filter(sample=sample, author=user).first()
     if draft is not None:
         return draft
@@ -177,8 +184,10 @@ def finish_fix(
 ) -> Sample:
     """Store a curator's draft as the sample's next version; its author stays.
 
-    The sample stays submitted. Raises Forbidden, WrongStatus, FixOutdated when the
-    sample has changed since the draft began, and what save_sample raises.
+    The sample is submitted then, whatever it was: what has changed is reviewed, and until
+    it is approved its pairs leave the queue. Raises Forbidden, WrongStatus when it moved
+    on since the draft began, FixOutdated when it was changed since, and what save_sample
+    raises.
     """
     sample = draft.sample
     assert sample is not None
@@ -189,10 +198,14 @@ def finish_fix(
             .select_related("project")
             .get(pk=sample.pk)
         )
-        if sample.status != SampleStatus.SUBMITTED:
-            raise WrongStatus(sample, "fixed", frozenset({SampleStatus.SUBMITTED}))
+        began_as = str(draft.content.get("status") or SampleStatus.SUBMITTED)
+        if sample.status != began_as:
+            raise WrongStatus(sample, "fixed", frozenset({began_as}))
         if draft.content.get(FIXES) != sample.content_hash:
             raise FixOutdated(sample)
+        if sample.status == SampleStatus.APPROVED:
+            close_queue(sample)
+        Sample.objects.filter(pk=sample.pk).update(return_comment="")
         return save_sample(
             project=sample.project,
             document=document,

@@ -149,7 +149,7 @@ def return_sample(*, sample: Sample, user: User, comment: str) -> Sample:
         sample = _lock(
             sample, "returned", {SampleStatus.SUBMITTED, SampleStatus.APPROVED}
         )
-        _close_queue(sample)
+        close_queue(sample)
         return _move(sample, SampleStatus.RETURNED, comment)
 
 
@@ -163,7 +163,7 @@ def retire_sample(*, sample: Sample, user: User) -> Sample:
         sample = _lock(
             sample, "retired", {*SampleStatus.values} - {SampleStatus.RETIRED}
         )
-        _close_queue(sample)
+        close_queue(sample)
         return _move(sample, SampleStatus.RETIRED)
 
 
@@ -201,7 +201,7 @@ def _move(sample: Sample, status: SampleStatus, comment: str = "") -> Sample:
     return sample
 
 
-def _close_queue(sample: Sample) -> None:
+def close_queue(sample: Sample) -> None:
     """Close the waiting slots of a sample; pairs are locked first, as everywhere."""
     pairs = (
         Pair.objects.select_for_update(no_key=True, of=["self"])

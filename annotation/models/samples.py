@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.db import models
-from django.db.models import Count, OuterRef, Q, Subquery, Value
+from django.db.models import Count, Exists, OuterRef, Q, Subquery, Value
 from django.db.models.functions import Coalesce
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
-from annotation.models.projects import USER, Project
+from annotation.models.projects import USER, Membership, Project, Role
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -74,6 +74,16 @@ class SampleQuerySet(models.QuerySet["Sample"]):
     def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> SampleQuerySet:
         """Return the samples of the projects ``user`` is a member of."""
         return self.filter(project__in=Project.objects.visible_to(user))
+
+    def that_nobody_can_revise(self) -> SampleQuerySet:
+        """Return returned samples that were imported, or whose author is not here now."""
+        author = Membership.objects.filter(
+            project=OuterRef("project"),
+            user=OuterRef("author"),
+            user__is_active=True,
+            role__in=[Role.LABELER, Role.CURATOR, Role.ADMIN],
+        )
+        return self.filter(~Exists(author), status=SampleStatus.RETURNED)
 
     def approved(self) -> SampleQuerySet:
         """Return the samples training may learn from."""

@@ -119,6 +119,9 @@ def _desk(
         "scenarios": [one for one in queue["scenarios"] if one],
         "authors": [one for one in queue["authors"] if one],
         "sample": None,
+        "nobody_revises": Sample.objects.filter(project=project)
+        .that_nobody_can_revise()
+        .exists(),
         "error": error,
         "typed": {"comment": "", "text": "", "place": "", "sheet": ""} | (typed or {}),
     }

@@ -21,7 +21,7 @@ from django.views.decorators.http import (
 )
 
 from actions.json_values import JSONError, load_json
-from annotation.access import Forbidden
+from annotation.access import Forbidden, has_role
 from annotation.forms import ImportForm, ReturnForm, SampleFilterForm
 from annotation.interchange import FORMATS, export_samples, import_file
 from annotation.models import (
@@ -134,6 +134,8 @@ def _sample_page(
     if not place.allows(*READERS) and found.author_id != request.user.pk:
         raise Forbidden("This page", READERS)
     facts = sample_facts(found) | {
+        "author_revises": found.author is not None
+        and has_role(project, found.author, Role.LABELER, Role.CURATOR),
         "can_edit": place.allows(Role.CURATOR),
         "may_resolve": place.allows(Role.CURATOR) or found.author_id == request.user.pk,
         "sees_counts": place.allows(*READERS),

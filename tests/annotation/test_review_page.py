@@ -201,7 +201,7 @@ class TestDeeds:
     ):
         sample = written(project)
         response = client.post(f"/p/cakes/review/{sample.pk}/fix/", follow=True)
-        assert "fixing someone’s submitted sample" in body(response)
+        assert "fixing someone’s sample" in body(response)
         draft = Draft.objects.get()
         sent = {
             "do": "submit",
@@ -219,6 +219,45 @@ class TestDeeds:
         assert sample.turns.get().response == "Yes, please."
         assert SampleVersion.objects.get(number=2).why == "It was rude."
         assert not Draft.objects.exists()
+
+    def test_a_returned_sample_without_an_author_is_fixed_from_its_page(
+        self, client, project, rita
+    ):
+        sample = written(project)
+        Sample.objects.filter(pk=sample.pk).update(author=None)
+        client.post(f"/p/cakes/samples/{sample.pk}/return/", {"comment": "Ask first."})
+        desk = body(client.get("/p/cakes/review/"))
+        assert "whose author cannot revise them" in desk
+        assert 'href="/p/cakes/samples/?status=returned"' in desk
+        page = body(client.get(f"/p/cakes/samples/{sample.pk}/"))
+        assert "has no author who could revise it" in page
+        assert f'action="/p/cakes/review/{sample.pk}/fix/"' in page
+        response = client.post(f"/p/cakes/review/{sample.pk}/fix/", follow=True)
+        assert "You are fixing an imported sample." in body(response)
+        draft = Draft.objects.get()
+        sent = {
+            "do": "submit",
+            "version": draft.version,
+            "situation": "normal",
+            "turn_kind": ["user"],
+            "turn_text": ["A cake?"],
+            "turn_response": ["Which one?"],
+        }
+        client.post(f"/p/cakes/write/{draft.pk}/", sent)
+        sample.refresh_from_db()
+        assert (sample.author, sample.status) == (None, "submitted")
+        assert "cannot revise them" not in body(client.get("/p/cakes/review/"))
+
+    def test_an_author_who_has_left_is_named_and_a_curator_goes_on(
+        self, client, project, rita
+    ):
+        sample = written(project)
+        client.post(f"/p/cakes/samples/{sample.pk}/return/", {"comment": "Ask first."})
+        assert "cannot revise them" not in body(client.get("/p/cakes/review/"))
+        project.memberships.filter(user=sample.author).delete()
+        assert "cannot revise them" in body(client.get("/p/cakes/review/"))
+        page = body(client.get(f"/p/cakes/samples/{sample.pk}/"))
+        assert "lena, who wrote it, is no longer here" in page
 
     def test_an_outdated_fix_is_refused_and_kept(self, client, project, rita):
         sample = written(project)

@@ -192,6 +192,27 @@ class TestFix:
         with pytest.raises(samples.WrongStatus):
             self.finish(draft)
 
+    @pytest.mark.parametrize("status", ["draft", "submitted", "approved", "returned"])
+    @pytest.mark.parametrize("author", ["lena", None])
+    def test_of_any_sample_brings_it_to_review(self, sample, status, author):
+        sample.author = make_user(author) if author else None
+        sample.status, sample.return_comment = status, "Ask first."
+        sample.save()
+        pair = make_pair(project=sample.project, turn=sample.turns.get())
+        rita = make_user("rita")
+        fixed = self.finish(reviewing.start_fix(sample=sample, user=rita))
+        assert fixed.author == sample.author
+        assert (fixed.status, fixed.return_comment) == ("submitted", "")
+        assert fixed.versions.last().editor == rita
+        waiting = pair.slots.waiting().exists()
+        assert waiting == (status != "approved")  # the others' have been closed before
+        samples.approve_sample(sample=fixed, user=make_user("ada"))
+
+    def test_of_a_retired_sample_is_refused(self, sample):
+        sample = samples.retire_sample(sample=sample, user=make_user("rita"))
+        with pytest.raises(samples.WrongStatus, match="is retired; only a"):
+            reviewing.start_fix(sample=sample, user=make_user("rita"))
+
     @pytest.mark.parametrize("name", ["lena", "tara"])
     def test_by_others_is_forbidden(self, sample, name):
         with pytest.raises(Forbidden):

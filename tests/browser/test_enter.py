@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from django.urls import reverse
@@ -55,10 +56,10 @@ MAY_BE_SENT = re.compile(
     r"|/write/\d+/(save/)?"
     r"|/judge/(skip|ahead|extend|leave)/"
 )
-UNFOLD = """() => {
+UNFOLD = """(sheets) => {
   for (const one of document.querySelectorAll("details")) one.open = true;
   for (const one of document.querySelectorAll(".sheet[popover]")) {
-    if (one.querySelector("input")) one.showPopover();
+    if (sheets && one.querySelector("input")) one.showPopover();
   }
 }"""
 
@@ -89,8 +90,9 @@ def what_there_is() -> dict[str, object]:
 class Presses:
     """Presses Enter in the lines of a page, and notes what that sent or downloaded."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, *, sheets: bool) -> None:
         self.stage = stage
+        self.sheets = sheets  # open those that scripts would open
         self.sent: list[str] = []
         self.count = 0
         self.watched: set[int] = set()
@@ -113,7 +115,7 @@ class Presses:
 
     def __call__(self, page: Page, place: Place) -> Iterator[str]:
         self.watch(page)
-        page.evaluate(UNFOLD)
+        page.evaluate(UNFOLD, self.sheets)
         count = page.locator(LINES).locator("visible=true").count()
         for number in range(count):
             for typed in ("", "1"):
@@ -141,23 +143,24 @@ class Presses:
         page.goto(self.stage.address(place))
         with suppress(PlaywrightError):
             place.act(page)
-        page.evaluate(UNFOLD)
+        page.evaluate(UNFOLD, self.sheets)
         return lines.count() == count
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
 def test_enter_in_any_line_of_any_page_does_no_harm(sign_in, visit, stage, scripts):
     tour = Tour(sign_in, visit, stage, java_script_enabled=scripts)
-    press = Presses(stage)
+    press = Presses(stage, sheets=not scripts)
     found = []
-    for place in PLACES:
+    # Last the skip, which Enter does send: the pair is another's then.
+    for place in sorted(PLACES, key=lambda one: one.name == "judge-skip"):
+        place = place if scripts else replace(place, act=lambda page: None)
         try:
-            page = tour.go(
-                place if scripts else Place(place.name, place.who, place.address)
-            )
+            page = tour.go(place)
         except PlaywrightError as error:
             found.append(f"{place.name}: not reached: {str(error)[:200]}")
             continue
+        page.expected_errors.append("409")  # a draft that two windows have open
         before = what_there_is()
         found += [f"{place.name}: {each}" for each in press(page, place)]
         after = what_there_is()
