@@ -169,6 +169,41 @@ def test_without_a_reward_model_no_forecast_is_made_up(client, project, tara):
     assert "nothing is known of what judgments are worth" in text
 
 
+def test_an_unchanged_policy_is_called_what_it_is(client, project, tara):
+    begin(project)
+    found = Iteration.objects.get()
+    policy = make_run(
+        project=project,
+        kind="policy",
+        state="finished",
+        result={"chosen_step": 0, "truth": 0.5, "truth_at_start": 0.5},
+    )
+    found.steps.update(state="done")
+    found.steps.filter(name="policy").update(run=policy)
+    # As it was before such steps were passed over: promoted all the same.
+    Iteration.objects.update(step="promote", state="done", ended_at=timezone.now())
+    page = client.get(HOME + "1/").content.decode()
+    line = page[page.index(">Promote") :]
+    assert line[: line.index("</li>")].count("Unchanged") == 1
+    assert "chip good" not in line[: line.index("</li>")]
+    rows = client.get(HOME).content.decode()
+    assert "Unchanged" in rows
+    assert "nothing better was found" in rows
+    assert "Undecided" not in rows
+
+
+def test_reward_models_that_were_not_measured_are_not_passed_over(
+    client, project, tara
+):
+    for _number in range(2):
+        checkpoint = make_policy(project, kind="reward")
+        assert "judged/auc" not in checkpoint.manifest["metrics"]
+    begin(project)
+    text = client.get(HOME + "1/").content.decode()
+    assert "2 reward models have been trained here, but none was measured" in text
+    assert "No reward model has been trained" not in text
+
+
 def make_reward_models(project, *models):
     for judgments, caught in models:
         checkpoint = make_policy(project, kind="reward")

@@ -29,8 +29,8 @@ from training.cycle import Comparison, Fresh, fresh_figures
 from training.forms import IterationForm, RecipeForm
 from training.iterations import IterationRefusedError
 from training.launching import current_policy
-from training.models import RUN_STEPS, Iteration, Run, StepName, run_name
-from training.standing import STEPS, run_of
+from training.models import RUN_STEPS, Checkpoint, Iteration, Run, StepName, run_name
+from training.standing import STEPS, is_unchanged, run_of
 from training.views.iteration_lines import (
     changes,
     evaluated,
@@ -274,6 +274,10 @@ def _page(
         "forecasts": forecasts(found),
         "changes": changes(found),
         "layout": _policy_layout() if policy is not None else [],
+        "reward_models": Checkpoint.objects.filter(project=found.project)
+        .consistency_models()
+        .final()
+        .count(),
         "sources": [
             {
                 "label": run_name(policy),
