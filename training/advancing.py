@@ -37,6 +37,7 @@ from training.standing import (
     candidate_of,
     comparison_of,
     fresh_alarm,
+    is_unchanged,
     judged_so_far,
     place_of,
     reward_model_of,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from training.models import Run
 
 logger = logging.getLogger(__name__)
+
+NEEDS_A_NEW_POLICY = (StepName.EVALUATE, StepName.COMPARE, StepName.PROMOTE)
 
 
 def advance_all() -> None:
@@ -101,6 +104,8 @@ def _look(iteration: Iteration, step: IterationStep) -> str:
         step.state, step.started_at = StepState.WORKING, timezone.now()
         step.save()
         return "again"
+    if step.name in NEEDS_A_NEW_POLICY and is_unchanged(iteration):
+        return _pass_over(step)
     if not step.is_approved and (not step.is_automatic or against(iteration, step)):
         step.state = StepState.ASKING
         step.save()
@@ -161,6 +166,16 @@ def put_pairs_first(iteration: Iteration) -> None:
 
 def _finish(step: IterationStep) -> str:
     step.state, step.ended_at, step.problem = StepState.DONE, timezone.now(), ""
+    step.save()
+    return "again"
+
+
+def _pass_over(step: IterationStep) -> str:
+    step.state, step.ended_at, step.problem = StepState.SKIPPED, timezone.now(), ""
+    step.reason = _(
+        "Nothing better was found: the policy run ended with the policy it started from, "
+        "which stays."
+    )
     step.save()
     return "again"
 

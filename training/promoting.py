@@ -68,16 +68,21 @@ def standing_of(checkpoint: Checkpoint) -> Standing:
     if current is None or current == checkpoint:
         return Standing(current)
     margin = _margin_of(checkpoint.project)
+    unchanged = (
+        [_("Its run found nothing better: this is the policy that it started from.")]
+        if checkpoint.is_unchanged
+        else []
+    )
     for run in _evaluations(checkpoint, current):
         found = comparison(run.result, margin=margin)
         if found is not None:
-            return Standing(current, found, run, tuple(speaks_against(found)))
+            return Standing(current, found, run, (*unchanged, *speaks_against(found)))
     found = own_comparison(checkpoint.run, margin=margin)
     return Standing(
         current,
         found,
         checkpoint.run if found is not None else None,
-        tuple(speaks_against(found)),
+        (*unchanged, *speaks_against(found)),
     )
 
 

@@ -54,6 +54,12 @@ def candidate_of(iteration: Iteration) -> Checkpoint | None:
     return None if run is None else _final_of(run)
 
 
+def is_unchanged(iteration: Iteration) -> bool:
+    """Tell whether the policy run ended with what it started from: its step 0 was best."""
+    run = run_of(iteration, StepName.POLICY)
+    return run is not None and run.is_final and run.result.get("chosen_step") == 0
+
+
 def comparison_of(iteration: Iteration) -> Comparison | None:
     """Return old and new policy on held-out samples: the evaluation, else the run's own."""
     run = run_of(iteration, StepName.EVALUATE)

@@ -187,6 +187,23 @@ def test_what_is_worse_or_undecided_needs_the_box_and_a_reason(
     assert newest.reason == "only for a test"
 
 
+def test_a_start_that_was_not_bettered_is_said_to_be_unchanged(
+    client, project, tara, current
+):
+    run = make_run(project=project, kind="policy", state="finished")
+    start = make_checkpoint(run, step=0)
+    evaluated(project, start, current, 0.0, 0.0)
+    address = f"/p/cakes/checkpoints/{start.pk}/"
+    page = client.get(address).content.decode()
+    assert "unchanged: its run found nothing better than its start" in page
+    answer = client.post(f"{address}promote/")
+    assert answer.status_code == 409
+    assert "Its run found nothing better" in answer.content.decode()
+    assert launching.current_policy(project) == current
+    written = make_run(project=project, kind="sft", state="finished")
+    assert not make_checkpoint(written, step=0).is_unchanged
+
+
 def test_the_newest_evaluation_beside_the_current_policy_counts(project, current, new):
     other = make_policy(project)
     evaluated(project, new, current, -0.2, -0.1)

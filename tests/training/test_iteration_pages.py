@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from annotation.models import Pair
 from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
-from tests.training.conftest import make_policy
+from tests.training.conftest import make_policy, make_run
 from tests.training.test_iterations import (
     GOOD_RM,
     begin,

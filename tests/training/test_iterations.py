@@ -551,6 +551,32 @@ def test_a_worse_policy_passes_with_a_reason_only(project):
     assert fresh(iteration).step == "promote"
 
 
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_a_policy_that_was_not_bettered_is_neither_measured_nor_promoted(
+    project, state
+):
+    before = launching.current_policy(project)
+    iteration = to_reward(project, automatic=(*iterations.RUN_STEPS, "promote"))
+    ended(step(iteration).run, metrics=GOOD_RM)
+    run = step(iteration, "policy").run
+    result = {"chosen_step": 0, "truth": 0.5, "truth_at_start": 0.5}
+    ended(
+        run, state=state, result=result | ({"alarm": "x"} if state == "stopped" else {})
+    )
+    if state == "stopped":
+        iterations.resume_iteration(
+            iteration=fresh(iteration), user=None, reason="The start is kept."
+        )
+        advancing.advance_all()
+    assert fresh(iteration).state == "done"
+    for name in ("evaluate", "compare", "promote"):
+        passed = step(iteration, name)
+        assert (passed.state, passed.run) == ("skipped", None)
+        assert "Nothing better was found" in passed.reason
+    assert launching.current_policy(project) == before
+    assert Promotion.objects.count() == 1
+
+
 def test_promotion_may_be_automatic(project):
     every = ("draw", "reward", "policy", "evaluate", "compare", "promote")
     iteration = to_compare(project, automatic=every)

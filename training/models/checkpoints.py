@@ -106,6 +106,11 @@ class Checkpoint(models.Model):
         return str(self.run.recipe.get("judges", "consistency"))
 
     @property
+    def is_unchanged(self) -> bool:
+        """Whether it is the policy that its run started from, which the run did not better."""
+        return self.step == 0 and self.run.kind in (RunKind.POLICY, RunKind.PREFERENCE)
+
+    @property
     def directory(self) -> Path:
         """The model directory with its ``manifest.json``."""
         return Path(settings.DATA_DIR) / self.path

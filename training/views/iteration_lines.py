@@ -35,7 +35,12 @@ from training.models import (
     StepState,
     run_name,
 )
-from training.standing import comparison_of, judged_so_far, what_speaks_against
+from training.standing import (
+    comparison_of,
+    is_unchanged,
+    judged_so_far,
+    what_speaks_against,
+)
 from training.wording import words
 
 if TYPE_CHECKING:
@@ -84,6 +89,7 @@ def page_facts(found: Iteration) -> dict[str, object]:
         "people_time": _people_time(progress, pace),
         "run_time": duration_text(sum(_seconds(each.step.run) for each in lines)),
         "comparison": compared,
+        "is_unchanged": is_unchanged(found),
     }
 
 

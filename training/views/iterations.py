@@ -57,6 +57,7 @@ class Line:
     took: str
     comparison: Comparison | None
     fresh: Fresh | None
+    is_unchanged: bool
 
 
 @require_safe
@@ -77,6 +78,7 @@ def iterations(request: HttpRequest, slug: str) -> HttpResponse:
                 took(each),
                 evaluated(each),
                 next((f for f in fresh.get(each.pk, []) if f.role == "current"), None),
+                is_unchanged(each),
             )
             for each in found
         ],
@@ -272,12 +274,12 @@ def _page(
         "form": form or IterationForm(initial=_settings_of(found)),
         "seen": deeds.newest_change(found, ""),
         "forecasts": forecasts(found),
-        "changes": changes(found),
-        "layout": _policy_layout() if policy is not None else [],
         "reward_models": Checkpoint.objects.filter(project=found.project)
         .consistency_models()
         .final()
         .count(),
+        "changes": changes(found),
+        "layout": _policy_layout() if policy is not None else [],
         "sources": [
             {
                 "label": run_name(policy),
