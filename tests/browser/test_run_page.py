@@ -8,11 +8,12 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import expect
 
+from tests.browser.stage import CAKE, CAKE_SAMPLED
 from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from training.devices import Place, announce
 from training.launching import current_policy
-from training.models import Promotion
+from training.models import Promotion, RunSample
 from training.promoting import promote
 from training.supervising import claim_run
 
@@ -91,3 +92,36 @@ def test_a_policy_is_promoted_in_spite_of_what_is_known_by_keyboard_alone(
     newest = Promotion.objects.first()
     assert (newest.is_forced, newest.reason) == (True, "The shop opens tomorrow.")
     assert timezone.now() - newest.created_at < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("width", [390, 800, 1440])
+def test_the_text_of_a_sampled_response_has_most_of_its_line(sign_in, project, width):
+    run = make_run(project=project, kind="evaluate", state="finished")
+    errors = (
+        "plan order, missing plan step, wrong action name, wrong parameter value, "
+        "answer says another result"
+    )
+    RunSample.objects.create(
+        run=run,
+        event_offset=1,
+        step=150,
+        prompt=CAKE["turns"][1]["input"]["text"],
+        text=CAKE_SAMPLED[0][1],
+        label=CAKE["turns"][1]["response"],
+        scores={
+            "format_valid": True,
+            "consistent": False,
+            "reward_model": 0.1234,
+            "errors": errors,
+        },
+    )
+    page = sign_in(make_user("tara"), viewport={"width": width, "height": 900})
+    for address in (f"/p/cakes/runs/{run.pk}/", f"/p/cakes/runs/{run.pk}/samples/"):
+        page.goto(address)
+        line = page.locator(".sampled summary").first
+        whole = line.bounding_box()["width"]
+        gist = line.locator(".gist").bounding_box()["width"]
+        assert gist > 0.55 * whole, address
+        scores = line.locator(".scores")
+        assert errors in scores.inner_text()
+        assert scores.evaluate("one => one.scrollWidth <= one.clientWidth")
