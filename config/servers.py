@@ -56,4 +56,5 @@ def broker_url(url: str) -> str:
     if parts.scheme != "unix":
         return url
     number = dict(parse_qsl(parts.query)).get("db", "0")
-    return f"redis+socket://{parts.path}?virtual_host={number}"
+    account, at, _ = parts.netloc.rpartition("@")
+    return f"redis+socket://{account}{at}{parts.path}?virtual_host={number}"

@@ -1,5 +1,6 @@
 """Django settings, read once at start from the environment (docs/operations.md)."""
 
+import os
 from pathlib import Path
 
 import csp.constants
@@ -10,6 +11,8 @@ from config.servers import broker_url, database_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE = State.from_environment()
+# What people wrote is in logs and run directories: no other user reads it.
+os.umask(0o077)
 
 # --- this installation ---------------------------------------------------------------
 
@@ -34,7 +37,7 @@ DATABASES = {
         env.secret("DATABASE_URL", STATE.database_url), pool_size=DATABASE_POOL
     )
 }
-REDIS_URL = env.secret("REDIS_URL", STATE.redis_url)
+REDIS_URL = env.secret("REDIS_URL", "") or STATE.redis_url
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",

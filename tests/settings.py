@@ -13,7 +13,6 @@ SESSION_STATE: engines.State | None = None
 SESSION_ENGINES: list[engines.Engine] = []
 if "CONCORD_TEST_STATE" not in os.environ:
     home = tempfile.mkdtemp(prefix="concord-test-", dir="/tmp")
-    Path(home).chmod(0o711)  # root's Postgres runs as another user
     SESSION_STATE = engines.State(Path(home), throwaway=True)
     SESSION_ENGINES = engines.embedded(SESSION_STATE)
     os.environ["CONCORD_TEST_STATE"] = home

@@ -47,6 +47,9 @@ def test_the_broker_address_differs_only_for_unix_sockets():
     assert broker_url("unix:///run/valkey.sock?db=2") == (
         "redis+socket:///run/valkey.sock?virtual_host=2"
     )
+    assert broker_url("unix://:key@/run/valkey.sock?db=2") == (
+        "redis+socket://:key@/run/valkey.sock?virtual_host=2"
+    )
 
 
 def test_another_broker_address_is_refused():

@@ -22,9 +22,8 @@ pytestmark = pytest.mark.slow
 
 
 def make_state() -> State:
-    """A state directory that root's Postgres can reach; with a space in its name."""
+    """A state directory with a space in its name."""
     home = Path(tempfile.mkdtemp(prefix="concord up-", dir="/tmp"))
-    home.chmod(0o711)
     return State(home)
 
 

@@ -1,0 +1,82 @@
+"""The user that Postgres runs as where we are root: one of its own, which nobody shares.
+
+Postgres refuses to run as root. As `nobody` it would share its files, its memory and
+its rights with whatever else runs as `nobody`. So it gets a number that no user of this
+system has, and a group of the same number: the key to the directories above its data,
+which belong to root and are closed to all others.
+"""
+
+import os
+import pwd
+import subprocess
+import zlib
+from pathlib import Path
+
+from config.processes import Account
+
+# Numbers that distributions and systemd leave free (systemd.io/UIDS-GIDS).
+FIRST_FREE, LAST_FREE = 60578, 61183
+NOBODY = 65534
+
+
+def nobody() -> Account:
+    try:
+        found = pwd.getpwnam("nobody")
+    except KeyError:
+        return Account(NOBODY, NOBODY)
+    return Account(found.pw_uid, found.pw_gid)
+
+
+def of_its_own(home: Path) -> Account:
+    """Return the account of a state directory: the same at each start."""
+    numbers = range(FIRST_FREE, LAST_FREE + 1)
+    first = zlib.crc32(os.fsencode(home)) % len(numbers)
+    taken = {user.pw_uid for user in pwd.getpwall()}
+    for number in (*numbers[first:], *numbers[:first]):
+        if number not in taken:
+            return Account(number, number)
+    return nobody()
+
+
+def give(path: Path, account: Account | None) -> None:
+    """Let only that user into a directory, or read a file."""
+    path.chmod(0o700 if path.is_dir() else 0o600)
+    if account is not None:
+        os.chown(path, account.uid, account.gid)
+
+
+def give_all(directory: Path, account: Account) -> None:
+    """Change the owner of all that is below the directory, and of itself.
+
+    Itself last: its owner says whether the rest is done.
+    """
+    for folder, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            path = Path(folder) / name
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    os.chown(directory, account.uid, account.gid)
+
+
+def let_through(directory: Path, account: Account) -> None:
+    """Let that user pass through a directory of ours, and no other."""
+    os.chown(directory, -1, account.gid)
+    directory.chmod(0o710)
+
+
+def can(account: Account, script: str, argument: Path) -> bool:
+    """Try a line of shell as that user: file modes alone do not tell the truth."""
+    tried = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", str(argument)],
+        user=account.uid,
+        group=account.gid,
+        extra_groups=[],
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    return tried.returncode == 0
+
+
+def can_enter(account: Account, directory: Path) -> bool:
+    return can(account, 'cd "$1"', directory)
