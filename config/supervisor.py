@@ -269,7 +269,9 @@ class Supervisor:
             name="web",
             argv=[
                 *(sys.executable, "-m", "gunicorn", "config.wsgi"),
-                *("--bind", f"fd://{number}", "--worker-class", "gthread"),
+                *("--bind", f"fd://{number}"),
+                *("--worker-class", "config.buffering.BufferingWorker"),
+                *("--worker-connections", "400"),  # below the usual 1024 open files
                 *("--workers", str(workers), "--threads", str(threads)),
                 *("--graceful-timeout", "5", "--timeout", "60", "--keep-alive", "15"),
                 *("--no-control-socket", "--access-logfile", "-"),
