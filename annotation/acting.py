@@ -1,0 +1,136 @@
+"""What in a sample acts by itself: fields that decide rewards, or say who wrote a text.
+
+They stand in no page's form; a pasted or imported file may bring them. Only curators put
+them into a sample, and Review and History show them. No database here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from django.utils.translation import gettext as _
+
+from actions.json_values import dump_json
+from actions.rules import RuleError, rule_of
+from actions.tags import JSON
+from annotation.chat_format import KEPT
+from annotation.drafting import Content, turns_of
+
+# Fields of ``meta`` that code acts on, each with the values it acts on. What a chat's
+# import keeps under ``KEPT`` comes out again in its export, beside the turns people see.
+META: Final[Mapping[str, Callable[[JSON], bool]]] = {
+    "rule": lambda value: True,
+    "task": lambda value: value == "other",
+    KEPT: lambda value: True,
+}
+TURN: Final = ("facts", "proposal")
+
+
+@dataclass(frozen=True)
+class ActingPart:
+    """A field that acts: its place, what it does in words, and its value as JSON.
+
+    ``is_wrong`` when it would, but cannot be read: then no run takes the sample.
+    """
+
+    place: str
+    what: str
+    value: str
+    is_wrong: bool = False
+
+
+def acting_parts(document: Mapping[str, JSON]) -> list[ActingPart]:
+    """Return the fields of a sample's document that act, in its order."""
+    found: list[ActingPart] = []
+    meta = document.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    if "rule" in meta:
+        try:
+            rule_of(meta)
+            what = _(
+                "This rule alone decides whether an answer to the last turn is right: it "
+                "rewards a policy without anybody's judgment."
+            )
+            found.append(ActingPart("meta.rule", what, dump_json(meta["rule"])))
+        except RuleError as error:
+            what = _("This rule cannot be applied: %(why)s.") % {
+                "why": f"{error.field}: expected {error.expected}"
+            }
+            found.append(ActingPart("meta.rule", what, dump_json(meta["rule"]), True))
+    if meta.get("task") == "other":
+        what = _(
+            "The sample is no action task: a preference model rewards its answers, not "
+            "their consistency with the label."
+        )
+        found.append(ActingPart("meta.task", what, dump_json("other")))
+    whats = {
+        "facts": _(
+            "The demo's oracle judges answers to this turn by these facts, in rewards "
+            "and in what is called the truth."
+        ),
+        "proposal": _(
+            "Says that this policy's checkpoint proposed the response, and what it said."
+        ),
+    }
+    for number, turn in enumerate(turns_of(document)):
+        found += [
+            ActingPart(f"turns[{number}].{name}", whats[name], dump_json(turn[name]))
+            for name in TURN
+            if turn.get(name) is not None
+        ]
+    return found
+
+
+def without_acting(
+    content: Content,
+    *,
+    known: Mapping[str, JSON] | None = None,
+    keeps_proposals: bool = False,
+) -> tuple[Content, list[str]]:
+    """Return what a writer who is no curator may keep of a draft or document.
+
+    And the places of what was left out. ``known`` is the document the sample has
+    already: what acts in it a curator has let pass, and stays as it is there.
+    ``keeps_proposals`` where they were put in by a page, from the policy itself.
+    """
+    known = known or {}
+    known_meta, meta = known.get("meta"), content.get("meta")
+    known_meta = known_meta if isinstance(known_meta, dict) else {}
+    left_out: list[str] = []
+    kept: Content = dict(content)
+    if isinstance(meta, dict):
+        gone = [
+            name
+            for name, acts in META.items()
+            if name in meta and acts(meta[name]) and known_meta.get(name) != meta[name]
+        ]
+        kept["meta"] = {key: value for key, value in meta.items() if key not in gone}
+        left_out += [f"meta.{name}" for name in gone]
+    known_turns = turns_of(known)
+    turns: list[JSON] = []
+    for number, turn in enumerate(turns_of(content)):
+        gone = [
+            name
+            for name in TURN
+            if turn.get(name) is not None
+            and not (name == "proposal" and keeps_proposals)
+            and not _stands_in(known_turns, turn, name)
+        ]
+        turns.append({key: value for key, value in turn.items() if key not in gone})
+        left_out += [f"turns[{number}].{name}" for name in gone]
+    return kept | {"turns": turns}, left_out
+
+
+def _stands_in(
+    known: Iterable[Mapping[str, JSON]], turn: Mapping[str, JSON], name: str
+) -> bool:
+    """Say whether a turn of the known ones has the same field, of the same words.
+
+    Facts tell of a response; a proposal stays whatever its response became.
+    """
+    same = ("input", "response", name) if name == "facts" else (name,)
+    return any(
+        all(one.get(field) == turn.get(field) for field in same) for one in known
+    )
