@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from django.db import transaction
 from django.db.models import Exists, Max, OuterRef
+from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext
 
 from annotation.access import require_role
@@ -87,13 +88,13 @@ def publish_guideline(
     InvalidGuideline, NothingChanged, and GuidelineConflict when ``base_version`` is no
     longer the newest.
     """
-    require_role(project, author, Role.CURATOR, deed="Publishing a guideline")
     if len(text) > TEXT_LENGTH:
         raise InvalidGuideline(
             gettext("The guideline may have %(limit)s characters; this has %(found)s.")
             % {"limit": TEXT_LENGTH, "found": len(text)}
         )
     with transaction.atomic():
+        require_role(project, author, Role.CURATOR, deed="Publishing a guideline")
         project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         if project.guideline_version != base_version:
             raise GuidelineConflict(project, base_version)
@@ -115,17 +116,24 @@ def publish_guideline(
         project.guideline = text
         project.guideline_version = published.version
         project.save(update_fields=["guideline", "guideline_version"])
-        confirm_reading(project=project, user=author, version=published.version)
+        _keep_reading(project, author, published.version)
         return published
 
 
 def confirm_reading(*, project: Project, user: User, version: int) -> None:
-    """Keep that ``user`` has read a version; saying it twice is no error."""
-    known = GuidelineVersion.objects.filter(project=project, version=version)
-    if not known.exists():
-        raise InvalidGuideline(
-            gettext("There is no guideline version %(version)s.") % {"version": version}
-        )
+    """Keep that a labeler has read a version; saying it twice is no error."""
+    with transaction.atomic():
+        require_role(project, user, Role.LABELER, deed="Judging")
+        known = GuidelineVersion.objects.filter(project=project, version=version)
+        if not known.exists():
+            raise InvalidGuideline(
+                gettext("There is no guideline version %(version)s.")
+                % {"version": version}
+            )
+        _keep_reading(project, user, version)
+
+
+def _keep_reading(project: Project, user: User, version: int) -> None:
     GuidelineReading.objects.get_or_create(project=project, user=user, version=version)
 
 
@@ -172,12 +180,13 @@ def pin_example(
 
     Raises Forbidden unless the user is a curator, and ExampleUnsettled.
     """
-    require_role(project, curator, Role.CURATOR, deed="Pinning an example")
-    found = Pair.objects.settled().filter(project=project, pk=pair.pk).first()
-    settled: int | None = getattr(found, "outcome", None)
-    if settled is None:
-        raise ExampleUnsettled(pair)
     with transaction.atomic():
+        require_role(project, curator, Role.CURATOR, deed="Pinning an example")
+        pair = get_object_or_404(Pair, project=project, pk=pair.pk)
+        found = Pair.objects.settled().filter(pk=pair.pk).first()
+        settled: int | None = getattr(found, "outcome", None)
+        if settled is None:
+            raise ExampleUnsettled(pair)
         # The lock makes two pins at once take two places.
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         last = project.examples.aggregate(last=Max("position"))["last"]
@@ -199,7 +208,11 @@ def pin_example(
         return example
 
 
-def unpin_example(*, example: GuidelineExample, curator: User) -> None:
+def unpin_example(
+    *, project: Project, example: GuidelineExample, curator: User
+) -> None:
     """Take an example off the guideline. Raises Forbidden unless a curator asks."""
-    require_role(example.project, curator, Role.CURATOR, deed="Unpinning an example")
-    example.delete()
+    with transaction.atomic():
+        require_role(project, curator, Role.CURATOR, deed="Unpinning an example")
+        here = GuidelineExample.objects.filter(project=project)
+        get_object_or_404(here, pk=example.pk).delete()

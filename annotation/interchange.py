@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 from django.db import DatabaseError, IntegrityError, transaction
 from django.db.models import ProtectedError, QuerySet
+from django.shortcuts import get_object_or_404
 
 from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import JSON
+from annotation.access import WRITERS, require_role
 from annotation.chat_format import read_conversation, read_tools, write_conversation
 from annotation.models import (
     Project,
     ReferenceResponse,
+    Role,
     Sample,
     SampleContext,
     ThinkingContext,
@@ -268,6 +271,8 @@ def save_sample(
     if status is not None and status not in STATUSES:
         raise SampleError("status", "one of " + ", ".join(STATUSES), repr(status))
     with transaction.atomic():
+        if author is not None:
+            require_role(project, author, *WRITERS, deed="Writing a sample")
         if sample is None:
             try:
                 with transaction.atomic():
@@ -278,7 +283,11 @@ def save_sample(
                 ) from None
         # The lock makes two changes at once follow each other, versions included.
         locked = Sample.objects.select_for_update(no_key=True, of=["self"])
-        sample = for_export(locked.select_related("project")).get(pk=sample.pk)
+        sample = get_object_or_404(
+            for_export(locked.select_related("project")),
+            project=project,
+            pk=sample.pk,
+        )
         before = sample_to_json(sample)
         changed = _replace(sample, form, status)
         after = {**form.to_json(), "status": changed.status}
@@ -451,13 +460,15 @@ def import_file(
     author: User | None = None,
     status: str | None = None,
     split: str = "",
+    user: User | None = None,
 ) -> ImportReport:
     """Import a JSONL file, or ``lines``; bad lines are refused, good ones kept.
 
     ``tools``: the file of OpenAI tools, or what stands in one, for conversations that
-    bring none. ``status`` and ``split`` go before what the file says. Raises
-    :class:`SampleError` only for ``tools``, ``status`` and ``split`` themselves, and
-    ``OSError`` for a file that cannot be read.
+    bring none. ``status`` and ``split`` go before what the file says. ``user`` is the
+    curator who imports, asked for their role with every batch; none at the command line.
+    Raises :class:`SampleError` only for ``tools``, ``status`` and ``split`` themselves,
+    and ``OSError`` for a file that cannot be read.
     """
     if status is not None and status not in STATUSES:
         raise SampleError("status", "one of " + ", ".join(STATUSES), repr(status))
@@ -473,6 +484,8 @@ def import_file(
 
     def write(forms: list[SampleForm]) -> None:
         with transaction.atomic():
+            if user is not None:
+                require_role(project, user, Role.CURATOR, deed="Importing samples")
             _insert(project, forms, author, status, split)
 
     if path is None:

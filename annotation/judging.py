@@ -17,6 +17,7 @@ from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Subquery
 from django.db.models.functions import JSONObject
+from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 
 from actions.grammar import FormatError, parse
@@ -47,6 +48,7 @@ from annotation.queue import (
     JudgingError,
     Lease,
     LeaseLost,
+    NoSuchSlot,
     NothingToDo,
     QueueState,
     add_slot,
@@ -59,6 +61,7 @@ from annotation.queue import (
     leave_slots,
     lock_held_slot,
     lock_person,
+    lost,
     queue_state,
     release_slot,
     reopen,
@@ -77,6 +80,7 @@ __all__ = [
     "JudgingError",
     "Lease",
     "LeaseLost",
+    "NoSuchSlot",
     "NothingToDo",
     "NothingToUndo",
     "OrderNotConfirmed",
@@ -184,6 +188,7 @@ class _Vote:
 
 def record_judgment(
     *,
+    project: Project,
     slot_id: int,
     token: int,
     user: User,
@@ -211,11 +216,13 @@ def record_judgment(
     verdict 1 has neither, whatever the form still carried. In calibration ``reasons``
     are those of the sides as the person saw them; they are kept as of the label.
 
-    Raises InvalidJudgment, OrderNotConfirmed, AlreadyJudged, and LeaseLost when nothing
-    says that the slot ever was this person's.
+    Raises InvalidJudgment, OrderNotConfirmed, AlreadyJudged, LeaseLost when nothing
+    says that the slot ever was this person's, and NoSuchSlot. Who has left the project
+    does not judge in it, late or otherwise.
     """
     record = partial(
         _record,
+        project=project,
         user=user,
         verdict=verdict,
         reasons=tuple(reasons),
@@ -226,14 +233,16 @@ def record_judgment(
     )
     try:
         with transaction.atomic():
+            require_role(project, user, Role.LABELER, deed="Judging")
             return record(slot_id=slot_id, token=token)
     except _NotHeld:
         # Again under the person's lock, which comes before the pair's: a claim of theirs
         # in this instant might find the touch unseen and the judgment not there yet, and
         # hand them the pair once more.
         with transaction.atomic():
-            slot = Slot.objects.select_related("project").get(pk=slot_id)
-            lock_person(project=slot.project, user=user)
+            require_role(project, user, Role.LABELER, deed="Judging")
+            lock_person(project=project, user=user)
+            slot = Slot.objects.get(project=project, pk=slot_id)
             if Slot.was_leased(proof, slot_id=slot_id, token=token, user_id=user.pk):
                 Touch.objects.bulk_create(
                     [Touch(pair_id=slot.pair_id, user=user)], ignore_conflicts=True
@@ -249,6 +258,7 @@ class _NotHeld(Exception):
 
 def _record(
     *,
+    project: Project,
     slot_id: int,
     token: int,
     user: User,
@@ -267,12 +277,13 @@ def _record(
     pair = (
         Pair.objects.select_for_update(no_key=True, of=["self"])
         .select_related("project", "turn")
-        .filter(slots=slot_id, touches__user=user)
+        .filter(project=project, slots=slot_id, touches__user=user)
         .first()
     )
     if pair is None:
-        if is_late or not Slot.objects.filter(pk=slot_id).exists():
-            raise LeaseLost(slot_id)
+        error = lost(project=project, slot_id=slot_id)
+        if is_late or isinstance(error, NoSuchSlot):
+            raise error
         raise _NotHeld
     swapped = sides_swapped(project=pair.project, pair=pair, user_id=user.pk)
     reasons = reasons_from_sides(reasons, swapped=swapped)
@@ -340,7 +351,9 @@ def _record(
     return judgment
 
 
-def skip_slot(*, slot_id: int, token: int, user: User, reason: str) -> Skip:
+def skip_slot(
+    *, project: Project, slot_id: int, token: int, user: User, reason: str
+) -> Skip:
     """Give a slot back unjudged, saying why; the person does not meet the pair again.
 
     Raises InvalidJudgment without a reason and LeaseLost when the slot is not theirs.
@@ -349,7 +362,8 @@ def skip_slot(*, slot_id: int, token: int, user: User, reason: str) -> Skip:
     if not 1 <= len(reason) <= 300:
         raise InvalidJudgment("reason", _("1 to 300 characters"), reason[:60])
     with transaction.atomic():
-        slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
+        require_role(project, user, Role.LABELER, deed="Judging")
+        slot = lock_held_slot(project=project, slot_id=slot_id, token=token, user=user)
         reopen(slot)
         return Skip.objects.create(pair_id=slot.pair_id, user=user, reason=reason)
 
@@ -380,6 +394,7 @@ def undo_judgment(
     counted, or settled by a curator.
     """
     with transaction.atomic():
+        require_role(project, user, Role.LABELER, deed="Judging")
         lock_person(project=project, user=user)
         recent = list(last_decisions(user, project))
         if judgment_id is None:
@@ -421,6 +436,7 @@ def undo_judgment(
 
 def adjudicate(
     *,
+    project: Project,
     pair: Pair,
     curator: User,
     verdict: int,
@@ -434,11 +450,17 @@ def adjudicate(
     Raises Forbidden without the role curator or for one's own sample, InvalidJudgment,
     and AlreadySettled.
     """
-    require_role(pair.project, curator, Role.CURATOR, deed="Settling a pair")
-    if pair.turn.sample.author_id == curator.pk:
-        raise Forbidden("Nobody judges a sample they wrote.")
     with transaction.atomic():
-        pair = Pair.objects.select_for_update(no_key=True).get(pk=pair.pk)
+        require_role(project, curator, Role.CURATOR, deed="Settling a pair")
+        pair = get_object_or_404(
+            Pair.objects.select_for_update(no_key=True, of=["self"]).select_related(
+                "turn__sample"
+            ),
+            project=project,
+            pk=pair.pk,
+        )
+        if pair.turn.sample.author_id == curator.pk:
+            raise Forbidden("Nobody judges a sample they wrote.")
         decision = _decide(pair, verdict, reasons, units_that_differ)
         if (
             pair.source != PairSource.PEOPLE

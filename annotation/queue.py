@@ -4,8 +4,8 @@ docs/queue.md tells the design in words. In short: one row per needed judgment (
 a unique ``Touch`` per pair and person, a fencing token that grows when a slot changes
 hands, and a cursor per person that no slot can come back behind.
 
-Locks are always taken in the order person, pair, slot, project, and several slots in the
-order of their keys, so no two deeds wait for each other in a circle.
+Locks are always taken in the order membership, person, pair, slot, project, and several
+slots in the order of their keys, so no two deeds wait for each other in a circle.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from django.db import connection, transaction
 from django.db.models import Case, Count, F, Min, Q, When
 from django.db.models.functions import Greatest, Least, Now
+from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from annotation.access import require_role
 from annotation.models import (
     Pair,
     Project,
     QueueCursor,
+    Role,
     Slot,
     SlotQuerySet,
     SlotState,
@@ -121,6 +124,10 @@ class JudgingError(Exception):
     """What a person asked of the queue cannot be done; the text says why."""
 
 
+class NoSuchSlot(Http404):
+    """The project has no such slot, whatever another may have under that number."""
+
+
 class LeaseLost(JudgingError):
     """The slot is no longer, or never was, this person's."""
 
@@ -141,6 +148,7 @@ def claim_slot(
     With ``another`` they get one more. Two tabs never get the same pair as two slots.
     """
     with transaction.atomic(), connection.cursor() as cursor:
+        require_role(project, user, Role.LABELER, deed="Judging")
         lock_person(project=project, user=user)
         if not another:
             cursor.execute(RENEW, {"project": project.pk, "user": user.pk})
@@ -157,11 +165,12 @@ def claim_ahead(*, project: Project, user: User, shown: int, token: int) -> Ahea
     when the pair on screen is not the person's any more.
     """
     with transaction.atomic(), connection.cursor() as cursor:
+        require_role(project, user, Role.LABELER, deed="Judging")
         lock_person(project=project, user=user)
         place = {"project": project.pk, "user": user.pk}
         cursor.execute(TURN_OVER, place | {"shown": shown, "token": token})
         if (row := cursor.fetchone()) is None:
-            raise LeaseLost(shown)
+            raise lost(project=project, slot_id=shown)
         since, following = row
         if following is not None:
             return Ahead(since, held_claim(following))
@@ -221,17 +230,33 @@ def lock_person(*, project: Project, user: User) -> None:
         )
 
 
-def lock_held_slot(*, slot_id: int, token: int, user: User) -> Slot:
-    """Lock the slot and return it; raises LeaseLost unless the lease is the user's."""
+def lock_held_slot(*, project: Project, slot_id: int, token: int, user: User) -> Slot:
+    """Lock the slot and return it; raises LeaseLost unless the lease is the user's.
+
+    Raises NoSuchSlot for one of another project.
+    """
     slot = (
         Slot.objects.select_for_update(no_key=True, of=["self"])
         .select_related("project")
-        .filter(pk=slot_id, state=SlotState.LEASED, holder=user, token=token)
+        .filter(
+            project=project,
+            pk=slot_id,
+            state=SlotState.LEASED,
+            holder=user,
+            token=token,
+        )
         .first()
     )
     if slot is None:
-        raise LeaseLost(slot_id)
+        raise lost(project=project, slot_id=slot_id)
     return slot
+
+
+def lost(*, project: Project, slot_id: int) -> LeaseLost | NoSuchSlot:
+    """Return the error for a slot that is not the person's, or not the project's."""
+    if Slot.objects.filter(project=project, pk=slot_id).exists():
+        return LeaseLost(slot_id)
+    return NoSuchSlot(f"{project} has no slot {slot_id}.")
 
 
 def reopen(slot: Slot) -> None:
@@ -241,16 +266,17 @@ def reopen(slot: Slot) -> None:
     )
 
 
-def release_slot(*, slot_id: int, token: int, user: User) -> None:
+def release_slot(*, project: Project, slot_id: int, token: int, user: User) -> None:
     """Give a slot back without a word; the same person may meet the pair again.
 
     Raises LeaseLost when the slot is not the user's.
     """
     with transaction.atomic():
-        _unmeet(_give_back(slot_id, token, user), user)
+        require_role(project, user, Role.LABELER, deed="Judging")
+        unmeet(_give_back(project, slot_id, token, user), user)
 
 
-def leave_slots(*, user: User, leases: Iterable[Lease]) -> int:
+def leave_slots(*, project: Project, user: User, leases: Iterable[Lease]) -> int:
     """Let go of what a page held when it is left; return how many leases that ended.
 
     A pair that was ahead is free at once, the one on screen after GRACE, so that a
@@ -261,7 +287,9 @@ def leave_slots(*, user: User, leases: Iterable[Lease]) -> int:
     left = 0
     for lease in leases:
         with transaction.atomic():
+            require_role(project, user, Role.LABELER, deed="Judging")
             is_left = Slot.objects.filter(
+                project=project,
                 pk=lease.slot_id,
                 state=SlotState.LEASED,
                 holder=user,
@@ -281,14 +309,15 @@ def leave_slots(*, user: User, leases: Iterable[Lease]) -> int:
     return left
 
 
-def set_aside(*, slot_id: int, token: int, user: User) -> None:
+def set_aside(*, project: Project, slot_id: int, token: int, user: User) -> None:
     """Put a pair at the back of the queue, for the same person or another to meet later.
 
     All its open slots go there, or the person would be handed the next one at once. The
     pair waits behind every priority. Raises LeaseLost when the slot is not the user's.
     """
     with transaction.atomic():
-        slot = _give_back(slot_id, token, user)
+        require_role(project, user, Role.LABELER, deed="Judging")
+        slot = _give_back(project, slot_id, token, user)
         waiting = list(
             Slot.objects.select_for_update(no_key=True, skip_locked=True)
             .filter(pair=slot.pair_id, state=SlotState.OPEN)
@@ -298,21 +327,18 @@ def set_aside(*, slot_id: int, token: int, user: User) -> None:
         for one, place in zip(waiting, places, strict=True):
             one.place, one.priority = place, 0
         Slot.objects.bulk_update(waiting, ["place", "priority"])
-        _unmeet(slot, user)
+        unmeet(slot, user)
 
 
-def _give_back(slot_id: int, token: int, user: User) -> Slot:
+def _give_back(project: Project, slot_id: int, token: int, user: User) -> Slot:
     """Reopen a slot at its holder's wish, and keep the person locked."""
-    project = Project.objects.filter(slots=slot_id).first()
-    if project is None:
-        raise LeaseLost(slot_id)
     lock_person(project=project, user=user)
-    slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
+    slot = lock_held_slot(project=project, slot_id=slot_id, token=token, user=user)
     reopen(slot)
     return slot
 
 
-def _unmeet(slot: Slot, user: User) -> None:
+def unmeet(slot: Slot, user: User) -> None:
     """Let a person meet the slot's pair again; the caller holds the person's lock.
 
     The touch let their cursors pass all slots of the pair, also those that other people
@@ -331,7 +357,7 @@ def _unmeet(slot: Slot, user: User) -> None:
         ).update(place=Least(F("place"), first - 1))
 
 
-def extend_lease(*, slot_id: int, token: int, user: User) -> datetime:
+def extend_lease(*, project: Project, slot_id: int, token: int, user: User) -> datetime:
     """Prolong a lease that nobody else has taken; return when it ends now.
 
     A page may call this while it is open. It adds up to EXTENSIONS lease lengths after
@@ -340,7 +366,8 @@ def extend_lease(*, slot_id: int, token: int, user: User) -> datetime:
     user's.
     """
     with transaction.atomic():
-        slot = lock_held_slot(slot_id=slot_id, token=token, user=user)
+        require_role(project, user, Role.LABELER, deed="Judging")
+        slot = lock_held_slot(project=project, slot_id=slot_id, token=token, user=user)
         length = lease_length(slot.project, ahead=slot.is_ahead)
         Slot.objects.filter(pk=slot.pk).update(
             leased_until=Greatest(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext
 
 from actions.format_check import check_text
-from annotation.access import Forbidden, has_role, require_role
+from annotation.access import CURATORS, Forbidden, require_role, roles_held
 from annotation.draft_checks import DraftTurn
 from annotation.interchange import sample_to_json, save_sample
 from annotation.models import (
@@ -80,6 +81,7 @@ class FixOutdated(SampleError):
 
 def comment_on(
     *,
+    project: Project,
     sample: Sample,
     user: User,
     text: str,
@@ -91,25 +93,27 @@ def comment_on(
     What stands there is kept with it as the quote. Raises Forbidden unless the user is
     a curator, CommentMissing and UnknownPlace.
     """
-    require_role(sample.project, user, Role.CURATOR, deed="Commenting on a sample")
     text = text.strip()[:COMMENT_LENGTH]
-    if not text:
-        raise CommentMissing
-    quote = ""
-    if position is not None:
-        turn = sample.turns.filter(position=position).first()
-        place = placed(turn).place(anchor) if turn else None
-        if place is None:
-            raise UnknownPlace(sample, f"{position + 1}/{anchor}")
-        quote = place.quote
-    return Comment.objects.create(
-        sample=sample,
-        author=user,
-        position=position,
-        anchor=anchor if position is not None else "",
-        quote=quote,
-        text=text,
-    )
+    with transaction.atomic():
+        require_role(project, user, Role.CURATOR, deed="Commenting on a sample")
+        sample = get_object_or_404(Sample, project=project, pk=sample.pk)
+        if not text:
+            raise CommentMissing
+        quote = ""
+        if position is not None:
+            turn = sample.turns.filter(position=position).first()
+            place = placed(turn).place(anchor) if turn else None
+            if place is None:
+                raise UnknownPlace(sample, f"{position + 1}/{anchor}")
+            quote = place.quote
+        return Comment.objects.create(
+            sample=sample,
+            author=user,
+            position=position,
+            anchor=anchor if position is not None else "",
+            quote=quote,
+            text=text,
+        )
 
 
 def notes_of_draft(draft: Draft, turns: Iterable[DraftTurn]) -> dict[int, list[Note]]:
@@ -139,48 +143,64 @@ def placed(turn: Turn) -> PlacedTurn:
     return place_turn(turn.position, turn.input_kind, turn.input_text, turn.response)
 
 
-def resolve_comment(*, comment: Comment, user: User, resolved: bool = True) -> Comment:
+def resolve_comment(
+    *, project: Project, comment: Comment, user: User, resolved: bool = True
+) -> Comment:
     """Mark a comment as dealt with, or as open again.
 
     Raises Forbidden unless the user wrote the sample or is a curator.
     """
-    sample = comment.sample
-    if sample.author_id != user.pk and not has_role(sample.project, user, Role.CURATOR):
-        raise Forbidden("A comment is resolved by the sample's author or a curator.")
-    changed = Comment.objects.filter(pk=comment.pk, resolved_at__isnull=resolved)
-    changed.update(
-        resolved_at=timezone.now() if resolved else None,
-        resolved_by=user if resolved else None,
-    )
-    return Comment.objects.select_related("author", "resolved_by").get(pk=comment.pk)
+    with transaction.atomic():
+        roles = roles_held(project, user)
+        here = Comment.objects.filter(sample__project=project, pk=comment.pk)
+        sample = get_object_or_404(here.select_related("sample")).sample
+        if sample.author_id != user.pk and not roles & CURATORS:
+            raise Forbidden(
+                "A comment is resolved by the sample's author or a curator."
+            )
+        here.filter(resolved_at__isnull=resolved).update(
+            resolved_at=timezone.now() if resolved else None,
+            resolved_by=user if resolved else None,
+        )
+        return here.select_related("author", "resolved_by").get()
 
 
 # --- a curator's fix --------------------------------------------------------------------
 
 
-def start_fix(*, sample: Sample, user: User) -> Draft:
+def start_fix(*, project: Project, sample: Sample, user: User) -> Draft:
     """Open a draft in which a curator mends a sample; theirs is gone on with.
 
     Raises Forbidden unless the user is a curator, and WrongStatus for a retired sample.
     """
-    require_role(sample.project, user, Role.CURATOR, deed="Fixing a sample")
-    if sample.status not in FIXABLE:
-        raise WrongStatus(sample, "fixed", FIXABLE)
-    draft = Draft.objects.filter(sample=sample, author=user).first()
-    if draft is not None:
-        return draft
-    content: dict[str, JSON] = {**sample_to_json(sample), FIXES: sample.content_hash}
-    content["contexts"] = [
-        {"existing": context.pk}
-        for context in sample.contexts.order_by("samplecontext__position")
-    ]
-    return Draft.objects.create(
-        project=sample.project, author=user, sample=sample, content=content
-    )
+    with transaction.atomic():
+        require_role(project, user, Role.CURATOR, deed="Fixing a sample")
+        sample = get_object_or_404(Sample, project=project, pk=sample.pk)
+        if sample.status not in FIXABLE:
+            raise WrongStatus(sample, "fixed", FIXABLE)
+        draft = Draft.objects.filter(sample=sample, author=user).first()
+        if draft is not None:
+            return draft
+        content: dict[str, JSON] = {
+            **sample_to_json(sample),
+            FIXES: sample.content_hash,
+        }
+        content["contexts"] = [
+            {"existing": context.pk}
+            for context in sample.contexts.order_by("samplecontext__position")
+        ]
+        return Draft.objects.create(
+            project=project, author=user, sample=sample, content=content
+        )
 
 
 def finish_fix(
-    *, draft: Draft, document: Mapping[str, JSON], editor: User, why: str = ""
+    *,
+    project: Project,
+    draft: Draft,
+    document: Mapping[str, JSON],
+    editor: User,
+    why: str = "",
 ) -> Sample:
     """Store a curator's draft as the sample's next version; its author stays.
 
@@ -191,12 +211,11 @@ def finish_fix(
     """
     sample = draft.sample
     assert sample is not None
-    require_role(sample.project, editor, Role.CURATOR, deed="Fixing a sample")
     with transaction.atomic():
-        sample = (
-            Sample.objects.select_for_update(no_key=True, of=["self"])
-            .select_related("project")
-            .get(pk=sample.pk)
+        require_role(project, editor, Role.CURATOR, deed="Fixing a sample")
+        rows = Sample.objects.select_for_update(no_key=True, of=["self"])
+        sample = get_object_or_404(
+            rows.select_related("project"), project=project, pk=sample.pk
         )
         began_as = str(draft.content.get("status") or SampleStatus.SUBMITTED)
         if sample.status != began_as:
@@ -257,9 +276,9 @@ def approve_in_bulk(*, project: Project, user: User, keys: Sequence[int]) -> Bul
     with the reason. One's own samples are left out even for admins. Raises Forbidden
     unless the user is a curator.
     """
-    require_role(project, user, Role.CURATOR, deed="Approving samples")
     result = BulkResult()
     with transaction.atomic():
+        require_role(project, user, Role.CURATOR, deed="Approving samples")
         for batch in _batches(sorted(set(keys))[:BULK_LIMIT]):
             _approve_batch(project, user, batch, result)
     return result

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from django.db import transaction
 from django.db.models import F
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext, gettext_noop
 
-from annotation.access import Forbidden, has_role, require_role
-from annotation.models import Draft, Pair, Role, Sample, SampleStatus, Slot
+from annotation.access import CURATORS, WRITERS, Forbidden, require_role
+from annotation.models import Draft, Pair, Project, Role, Sample, SampleStatus, Slot
 from annotation.queue import close_slots, open_slots
 
 if TYPE_CHECKING:
@@ -90,16 +91,18 @@ class StaleDraft(SampleError):
         )
 
 
-def submit_sample(*, sample: Sample, user: User) -> Sample:
+def submit_sample(*, project: Project, sample: Sample, user: User) -> Sample:
     """Hand a draft or returned sample to the curators.
 
     Raises Forbidden unless the user wrote it or is a curator, WrongStatus, and
     IncompleteSample when a turn has no response.
     """
-    if sample.author_id != user.pk and not has_role(sample.project, user, Role.CURATOR):
-        raise Forbidden("A sample is submitted by its author or a curator.")
     with transaction.atomic():
-        sample = _lock(sample, "submitted", {SampleStatus.DRAFT, SampleStatus.RETURNED})
+        roles = require_role(project, user, *WRITERS, deed="Submitting a sample")
+        sample = _find(project, sample)
+        if sample.author_id != user.pk and not roles & CURATORS:
+            raise Forbidden("A sample is submitted by its author or a curator.")
+        _allow(sample, "submitted", {SampleStatus.DRAFT, SampleStatus.RETURNED})
         responses = list(sample.turns.values_list("position", "response"))
         if not responses:
             raise IncompleteSample(sample, gettext("no turn"))
@@ -110,17 +113,18 @@ def submit_sample(*, sample: Sample, user: User) -> Sample:
         return _move(sample, SampleStatus.SUBMITTED)
 
 
-def approve_sample(*, sample: Sample, user: User) -> Sample:
+def approve_sample(*, project: Project, sample: Sample, user: User) -> Sample:
     """Let training learn from a submitted sample; its pairs come back to the queue.
 
     Raises Forbidden unless the user is a curator and, admins apart, did not write it,
     and WrongStatus. Comments still open are settled by it.
     """
-    require_role(sample.project, user, Role.CURATOR, deed="Approving a sample")
-    if sample.author_id == user.pk and not has_role(sample.project, user):
-        raise Forbidden("A curator does not approve a sample they wrote.")
     with transaction.atomic():
-        sample = _lock(sample, "approved", {SampleStatus.SUBMITTED})
+        roles = require_role(project, user, Role.CURATOR, deed="Approving a sample")
+        sample = _find(project, sample)
+        if sample.author_id == user.pk and Role.ADMIN not in roles:
+            raise Forbidden("A curator does not approve a sample they wrote.")
+        _allow(sample, "approved", {SampleStatus.SUBMITTED})
         sample = _move(sample, SampleStatus.APPROVED)
         sample.comments.filter(resolved_at__isnull=True).update(
             resolved_at=timezone.now(), resolved_by=user
@@ -135,63 +139,76 @@ def approve_sample(*, sample: Sample, user: User) -> Sample:
         return sample
 
 
-def return_sample(*, sample: Sample, user: User, comment: str) -> Sample:
+def return_sample(
+    *, project: Project, sample: Sample, user: User, comment: str
+) -> Sample:
     """Give a sample back to its author with a comment; its pairs leave the queue.
 
     The comment may be empty when open comments at places of the sample say it. Raises
     Forbidden unless the user is a curator, WrongStatus, and CommentMissing.
     """
-    require_role(sample.project, user, Role.CURATOR, deed="Returning a sample")
     comment = comment.strip()[:COMMENT_LENGTH]
-    if not comment and not sample.comments.filter(resolved_at__isnull=True).exists():
-        raise CommentMissing
     with transaction.atomic():
-        sample = _lock(
-            sample, "returned", {SampleStatus.SUBMITTED, SampleStatus.APPROVED}
-        )
+        require_role(project, user, Role.CURATOR, deed="Returning a sample")
+        sample = _find(project, sample)
+        if not comment and not sample.comments.filter(resolved_at=None).exists():
+            raise CommentMissing
+        _allow(sample, "returned", {SampleStatus.SUBMITTED, SampleStatus.APPROVED})
         close_queue(sample)
         return _move(sample, SampleStatus.RETURNED, comment)
 
 
-def retire_sample(*, sample: Sample, user: User) -> Sample:
+def retire_sample(*, project: Project, sample: Sample, user: User) -> Sample:
     """Take a sample out of use for good; what was judged stays.
 
     Raises Forbidden unless the user is a curator, and WrongStatus.
     """
-    require_role(sample.project, user, Role.CURATOR, deed="Retiring a sample")
     with transaction.atomic():
-        sample = _lock(
-            sample, "retired", {*SampleStatus.values} - {SampleStatus.RETIRED}
-        )
+        require_role(project, user, Role.CURATOR, deed="Retiring a sample")
+        sample = _find(project, sample)
+        _allow(sample, "retired", {*SampleStatus.values} - {SampleStatus.RETIRED})
         close_queue(sample)
         return _move(sample, SampleStatus.RETIRED)
 
 
-def save_draft(*, draft: Draft, version: int, content: Mapping[str, JSON]) -> Draft:
+def save_draft(
+    *,
+    project: Project,
+    user: User,
+    draft: Draft,
+    version: int,
+    content: Mapping[str, JSON],
+) -> Draft:
     """Save a draft that the page began from ``version``; return it with its new one.
 
     Content need not be valid: a draft is what a person has written so far. Raises
     StaleDraft, which carries what the server has, when another save came in between.
-    A save repeated because its answer was lost is no conflict.
+    A save repeated because its answer was lost is no conflict. A draft of somebody else
+    is none of the user's: Http404.
     """
-    saved = Draft.objects.filter(pk=draft.pk, version=version).update(
-        content=dict(content), version=F("version") + 1, updated_at=timezone.now()
-    )
-    draft = Draft.objects.get(pk=draft.pk)
+    with transaction.atomic():
+        require_role(project, user, *WRITERS, deed="Writing")
+        mine = Draft.objects.filter(project=project, author=user, pk=draft.pk)
+        saved = mine.filter(version=version).update(
+            content=dict(content), version=F("version") + 1, updated_at=timezone.now()
+        )
+        draft = get_object_or_404(mine)
     if not saved and draft.content != dict(content):
         raise StaleDraft(draft, version)
     return draft
 
 
-def _lock(sample: Sample, deed: str, allowed: set[str]) -> Sample:
-    sample = (
-        Sample.objects.select_for_update(no_key=True, of=["self"])
-        .select_related("project")
-        .get(pk=sample.pk)
+def _find(project: Project, sample: Sample) -> Sample:
+    """Lock the project's sample and return it as it is now."""
+    rows = Sample.objects.select_for_update(no_key=True, of=["self"])
+    return get_object_or_404(
+        rows.select_related("project"), project=project, pk=sample.pk
     )
+
+
+def _allow(sample: Sample, deed: str, allowed: set[str]) -> None:
     if sample.status not in allowed:
         raise WrongStatus(sample, deed, frozenset(allowed))
-    return sample
 
 
 def _move(sample: Sample, status: SampleStatus, comment: str = "") -> Sample:

@@ -126,7 +126,12 @@ def hand_in_drafts(project: Project, cast: Cast) -> None:
         for document, author in zip(documents, (first, second, second), strict=True)
     ]
     comment_on(
-        sample=drafts[0], user=cast.curator, text=COMMENT, position=0, anchor="plan/3"
+        project=project,
+        sample=drafts[0],
+        user=cast.curator,
+        text=COMMENT,
+        position=0,
+        anchor="plan/3",
     )
 
 
@@ -175,6 +180,7 @@ def judge(project: Project, samples: Sequence[DemoSample], cast: Cast) -> None:
             is_overlooked = place == disputed and labeler == cast.labelers[1]
             is_same = truth.consistent or is_overlooked
             record_judgment(
+                project=project,
                 slot_id=claim.slot.pk,
                 token=claim.token,
                 user=labeler,

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 
+from annotation.access import require_role
 from annotation.judging import last_decisions
 from annotation.models import (
     Judgment,
     Pair,
     PairSource,
     Project,
+    Role,
     Sample,
     SampledResponse,
     Skip,
@@ -150,6 +152,7 @@ def claim_task(
             origins = SampledResponse.objects.filter(origin__pair=found.pair)
             first = origins.select_related("turn__sample").order_by("pk").first()
         else:
+            require_role(project, user, Role.LABELER, deed="Judging")
             lock_person(project=project, user=user)
             first = _met_answer(project, user, answer)
         if first is None:

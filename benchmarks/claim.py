@@ -134,6 +134,12 @@ def make_people(count: int) -> list[int]:
            FROM generate_series(1, %(count)s) n RETURNING id""",
         count=count,
     )
+    sql(
+        """INSERT INTO annotation_membership (project_id, user_id, role)
+           SELECT project.id, person.id, 'labeler'
+           FROM annotation_project project, auth_user person
+           ON CONFLICT DO NOTHING"""
+    )
     return [int(row[0]) for row in rows]
 
 
@@ -288,7 +294,11 @@ def work(user: int, all_here: Any, seconds: float, results: Any) -> None:
         if not isinstance(found, judging.Claim):
             break
         judging.record_judgment(
-            slot_id=found.slot.pk, token=found.token, user=person, verdict=1
+            project=project,
+            slot_id=found.slot.pk,
+            token=found.token,
+            user=person,
+            verdict=1,
         )
         count += 1
     results.put((count, claiming, time.process_time() - cpu))

@@ -170,10 +170,16 @@ def make_judgment(
             break
         passed.append(claim)
     for other in passed:
-        judging.release_slot(slot_id=other.slot.pk, token=other.token, user=user)
+        judging.release_slot(
+            project=other.slot.project,
+            slot_id=other.slot.pk,
+            token=other.token,
+            user=user,
+        )
     if reasons is None:
         reasons = () if verdict or units else ("content",)
     return judging.record_judgment(
+        project=claim.slot.project,
         slot_id=claim.slot.pk,
         token=claim.token,
         user=user,

@@ -104,6 +104,7 @@ def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return _pair_page(request, slug, pk, form, problem, status=422)
     try:
         adjudicate(
+            project=found.project,
             pair=found,
             curator=_user(request),
             verdict=data["verdict"],

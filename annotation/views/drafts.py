@@ -17,6 +17,7 @@ from django.views.decorators.http import (
 )
 
 from annotation.access import Forbidden
+from annotation.acting import without_acting
 from annotation.draft_checks import check_turns
 from annotation.drafting import (
     Content,
@@ -32,6 +33,8 @@ from annotation.models import Draft, Role, Sample, SampleStatus, Situation
 from annotation.pasting import PasteError, read_pasted
 from annotation.situations import NoPlace, derive
 from annotation.views.door import enter, place_of
+from annotation.views.write import left_out_in_words, tell_left_out
+from annotation.writing import delete_draft, derive_sample, revise_sample, start_draft
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -80,8 +83,8 @@ def _situation(content: Content) -> str:
 @login_required
 def new(request: HttpRequest, slug: str) -> HttpResponse:
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
-    draft = Draft.objects.create(
-        project=project, author=_user(request), content=empty_content()
+    draft, _left_out = start_draft(
+        project=project, user=_user(request), content=empty_content()
     )
     return redirect("annotation:draft", slug, draft.pk)
 
@@ -98,14 +101,7 @@ def revise(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         status__in=[SampleStatus.RETURNED, SampleStatus.DRAFT],
         pk=pk,
     )
-    draft = Draft.objects.filter(sample=sample, author_id=request.user.pk).first()
-    if draft is None:
-        draft = Draft.objects.create(
-            project=project,
-            author=_user(request),
-            sample=sample,
-            content=_content_of(sample),
-        )
+    draft = revise_sample(project=project, user=_user(request), sample=sample)
     return redirect("annotation:draft", slug, draft.pk)
 
 
@@ -126,22 +122,12 @@ def duplicate(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     except NoPlace as problem:
         messages.warning(request, str(problem))
         return redirect("annotation:sample", slug, pk)
-    content = derived.content | {"contexts": _existing(sample)}
-    draft = Draft.objects.create(
-        project=project, author=_user(request), content=content
+    draft, left_out = derive_sample(
+        project=project, user=_user(request), sample=sample, content=derived.content
     )
+    tell_left_out(request, left_out)
     address = reverse("annotation:draft", args=[slug, draft.pk])
     return redirect(f"{address}#turn-{derived.turn}")
-
-
-def _content_of(sample: Sample) -> Content:
-    content: Content = {**sample_to_json(sample)}
-    return content | {"contexts": _existing(sample)}
-
-
-def _existing(sample: Sample) -> list[JSON]:
-    links = sample.samplecontext_set.order_by("position")
-    return [{"existing": pk} for pk in links.values_list("context_id", flat=True)]
 
 
 @never_cache
@@ -151,7 +137,12 @@ def paste(request: HttpRequest, slug: str) -> HttpResponse:
     """Show what a pasted conversation becomes; then make it a draft."""
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     text = request.POST.get("text", "")
-    facts: dict[str, object] = {"text": text, "error": None, "turns": None}
+    facts: dict[str, object] = {
+        "text": text,
+        "error": None,
+        "turns": None,
+        "left_out": "",
+    }
     if request.method != "POST":
         return render(request, "annotation/paste.html", facts)
     try:
@@ -160,10 +151,14 @@ def paste(request: HttpRequest, slug: str) -> HttpResponse:
         facts["error"] = error
         return render(request, "annotation/paste.html", facts, status=422)
     if request.POST.get("do") == "make":
-        draft = Draft.objects.create(
-            project=project, author=_user(request), content=content
+        draft, left_out = start_draft(
+            project=project, user=_user(request), content=content
         )
+        tell_left_out(request, left_out)
         return redirect("annotation:draft", slug, draft.pk)
+    if not place_of(request, slug).allows(Role.CURATOR):
+        content, places = without_acting(content)
+        facts["left_out"] = left_out_in_words(places) if places else ""
     typed = typed_contexts(content)
     definitions = definitions_of(
         action
@@ -179,7 +174,8 @@ def paste(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 def delete(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
-    get_object_or_404(Draft, project=project, author_id=request.user.pk, pk=pk).delete()
+    draft = get_object_or_404(Draft, project=project, author_id=request.user.pk, pk=pk)
+    delete_draft(project=project, user=_user(request), draft=draft)
     messages.info(request, _("The draft is deleted."))
     return redirect("annotation:write", slug)
 

@@ -292,7 +292,7 @@ def unpin(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     example = get_object_or_404(
         GuidelineExample.objects.select_related("project"), project=project, pk=pk
     )
-    unpin_example(example=example, curator=_user(request))
+    unpin_example(project=project, example=example, curator=_user(request))
     messages.info(request, gettext("The example is off the guideline."))
     return redirect("annotation:guideline", slug)
 

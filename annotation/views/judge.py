@@ -114,7 +114,9 @@ def _record(request: HttpRequest, project: Project) -> HttpResponse:
     if not form.is_valid():
         return _refuse(request, project, _problem(form), _chosen(form))
     try:
-        judgment = record_judgment(user=_user(request), **form.judgment())
+        judgment = record_judgment(
+            project=project, user=_user(request), **form.judgment()
+        )
     except OrderNotConfirmed:
         return _refuse(request, project, None, _chosen(form), asks_order=True)
     except InvalidJudgment as error:
@@ -140,6 +142,7 @@ def skip(request: HttpRequest, slug: str) -> HttpResponse:
     data = form.cleaned_data
     try:
         skip_slot(
+            project=project,
             slot_id=data["slot"],
             token=data["token"],
             user=_user(request),
@@ -160,7 +163,12 @@ def later(request: HttpRequest, slug: str) -> HttpResponse:
         return _refuse(request, project, _problem(form))
     data = form.cleaned_data
     try:
-        set_aside(slot_id=data["slot"], token=data["token"], user=_user(request))
+        set_aside(
+            project=project,
+            slot_id=data["slot"],
+            token=data["token"],
+            user=_user(request),
+        )
     except LeaseLost as error:
         return _go_on(request, project, Notice(str(error)), status=409)
     return _go_on(request, project)
@@ -226,14 +234,16 @@ def ahead(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 def leave(request: HttpRequest, slug: str) -> HttpResponse:
     """Give back what a page held that was closed: a beacon nobody reads the answer of."""
-    enter(request, slug, Role.LABELER)
+    project = enter(request, slug, Role.LABELER)
     fields = [request.POST.getlist(name) for name in ("slot", "token", "since")]
     forms = [
         ShownForm({"slot": slot, "token": token, "since": since})
         for slot, token, since in zip(*fields, strict=False)
     ][:LEASES_OF_A_PAGE]
     leave_slots(
-        user=_user(request), leases=[form.lease() for form in forms if form.is_valid()]
+        project=project,
+        user=_user(request),
+        leases=[form.lease() for form in forms if form.is_valid()],
     )
     return HttpResponse(status=204)
 
@@ -242,12 +252,13 @@ def leave(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 def extend(request: HttpRequest, slug: str) -> HttpResponse:
     """Prolong the lease of a page somebody is working on; 409 when it is lost."""
-    enter(request, slug, Role.LABELER)
+    project = enter(request, slug, Role.LABELER)
     form = SlotForm(request.POST)
     if not form.is_valid():
         return HttpResponse(_problem(form).text, status=422)
     try:
         extend_lease(
+            project=project,
             slot_id=form.cleaned_data["slot"],
             token=form.cleaned_data["token"],
             user=_user(request),

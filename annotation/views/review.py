@@ -142,7 +142,7 @@ def _desk(
 def approve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     found = _sample(request, slug, pk)
     try:
-        approve_sample(sample=found, user=_user(request))
+        approve_sample(project=found.project, sample=found, user=_user(request))
     except (SampleError, Forbidden) as error:
         messages.error(request, str(error))
         return _to_desk(request, slug, pk)
@@ -166,7 +166,10 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         )
     try:
         return_sample(
-            sample=found, user=_user(request), comment=form.cleaned_data["comment"]
+            project=found.project,
+            sample=found,
+            user=_user(request),
+            comment=form.cleaned_data["comment"],
         )
     except SampleError as error:
         return _desk(request, found.project, error=str(error), typed=typed, status=422)
@@ -192,6 +195,7 @@ def comment(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         position, anchor = form.position_and_anchor()
         try:
             left = comment_on(
+                project=found.project,
                 sample=found,
                 user=_user(request),
                 text=form.cleaned_data["text"],
@@ -215,7 +219,7 @@ def fix(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Open the curator's own draft of a submitted sample."""
     found = _sample(request, slug, pk)
     try:
-        draft = start_fix(sample=found, user=_user(request))
+        draft = start_fix(project=found.project, sample=found, user=_user(request))
     except SampleError as error:
         messages.error(request, str(error))
         return _to_desk(request, slug, pk)
@@ -233,6 +237,7 @@ def resolve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         pk=pk,
     )
     changed = resolve_comment(
+        project=project,
         comment=found,
         user=_user(request),
         resolved=request.POST.get("resolved") != "0",

@@ -21,7 +21,7 @@ from django.views.decorators.http import (
 )
 
 from actions.json_values import JSONError, load_json
-from annotation.access import Forbidden, has_role
+from annotation.access import WRITERS, Forbidden
 from annotation.forms import ImportForm, ReturnForm, SampleFilterForm
 from annotation.interchange import FORMATS, export_samples, import_file
 from annotation.models import (
@@ -135,7 +135,7 @@ def _sample_page(
         raise Forbidden("This page", READERS)
     facts = sample_facts(found) | {
         "author_revises": found.author is not None
-        and has_role(project, found.author, Role.LABELER, Role.CURATOR),
+        and bool(project.roles_of(found.author) & {*WRITERS, Role.ADMIN}),
         "can_edit": place.allows(Role.CURATOR),
         "may_resolve": place.allows(Role.CURATOR) or found.author_id == request.user.pk,
         "sees_counts": place.allows(*READERS),
@@ -200,7 +200,7 @@ def _pairs_of(found: Sample) -> dict[int, tuple[list[int], int]]:
 def approve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     found = _for_curator(request, slug, pk)
     try:
-        approve_sample(sample=found, user=_user(request))
+        approve_sample(project=found.project, sample=found, user=_user(request))
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
     messages.success(request, gettext("%(sample)s is approved.") % {"sample": found})
@@ -219,7 +219,10 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         )
     try:
         return_sample(
-            sample=found, user=_user(request), comment=form.cleaned_data["comment"]
+            project=found.project,
+            sample=found,
+            user=_user(request),
+            comment=form.cleaned_data["comment"],
         )
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
@@ -238,7 +241,7 @@ def retire(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         problem = gettext("Tick the box to retire the sample.")
         return _sample_page(request, slug, pk, problem, status=422)
     try:
-        retire_sample(sample=found, user=_user(request))
+        retire_sample(project=found.project, sample=found, user=_user(request))
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
     messages.success(request, gettext("%(sample)s is retired.") % {"sample": found})
@@ -248,7 +251,9 @@ def retire(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def _for_curator(request: HttpRequest, slug: str, pk: int) -> Sample:
     project = enter(request, slug, Role.CURATOR)
     return get_object_or_404(
-        Sample.objects.visible_to(request.user), project=project, pk=pk
+        Sample.objects.visible_to(request.user).select_related("project"),
+        project=project,
+        pk=pk,
     )
 
 
@@ -314,6 +319,7 @@ def import_(request: HttpRequest, slug: str) -> HttpResponse:
                 lines=form.cleaned_data["file"],
                 tools=_tools(form),
                 author=None,
+                user=_user(request),
             )
         except InvalidSample as error:
             form.add_error("tools", str(error))

@@ -93,7 +93,9 @@ def _record(request: HttpRequest, project: Project) -> HttpResponse:
     if not form.is_valid():
         return _again(request, project, form, _problem(form))
     try:
-        judgment = record_judgment(user=_user(request), **form.judgment())
+        judgment = record_judgment(
+            project=project, user=_user(request), **form.judgment()
+        )
     except OrderNotConfirmed:
         return _again(request, project, form, asks_order=True)
     except InvalidJudgment as error:
@@ -123,7 +125,11 @@ def _again(
     """Answer with the turn as it was filled in."""
     data = form.cleaned_data
     slot = data.get("slot")
-    pair = Pair.objects.filter(slots=slot).values_list("pk", flat=True).first()
+    pair = (
+        Pair.objects.filter(project=project, slots=slot)
+        .values_list("pk", flat=True)
+        .first()
+    )
     chosen = {
         "verdict": data.get("verdict"),
         "units": form.units(),

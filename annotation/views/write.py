@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -26,7 +25,7 @@ from actions.builtins import BUILT_IN_ACTIONS, GET_THINKING_CONTEXT
 from actions.definitions import ActionDefinition, DefinitionError
 from actions.grammar import ActionCall
 from actions.json_values import JSONError
-from annotation.contexts import context_to_json, search_contexts
+from annotation.contexts import search_contexts
 from annotation.draft_blocks import blocks_of_post, posted_blocks
 from annotation.draft_checks import DraftTurn, check_turns
 from annotation.drafting import (
@@ -37,7 +36,6 @@ from annotation.drafting import (
     clean,
     content_from_post,
     definitions_of,
-    document_of,
     existing_contexts,
     fetch_context,
     put_result,
@@ -46,7 +44,6 @@ from annotation.drafting import (
     typed_contexts,
     use_context,
 )
-from annotation.interchange import save_sample
 from annotation.merging import compare, merge
 from annotation.method import Knowledge, source_of
 from annotation.models import (
@@ -54,17 +51,17 @@ from annotation.models import (
     Project,
     Role,
     Sample,
-    SampleStatus,
     Scope,
     Situation,
     ThinkingContext,
 )
 from annotation.results import RUNNING, NoResult, run_call
-from annotation.reviewing import FIXES, finish_fix, notes_of_draft
+from annotation.reviewing import FIXES, notes_of_draft
 from annotation.sample_format import SampleError as InvalidSample
-from annotation.samples import SampleError, StaleDraft, save_draft, submit_sample
+from annotation.samples import SampleError, StaleDraft, save_draft
 from annotation.situations import ADVICE
 from annotation.views.door import enter
+from annotation.writing import submit_draft
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -99,7 +96,13 @@ def draft(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     if deed in ("merge", "keep"):
         version = version_of(request, "other_version")
     try:
-        draft = save_draft(draft=draft, version=version, content=content)
+        draft = save_draft(
+            project=project,
+            user=_user(request),
+            draft=draft,
+            version=version,
+            content=content,
+        )
     except StaleDraft as conflict:
         return show_conflict(request, project, conflict, content)
     if deed == "submit":
@@ -180,7 +183,13 @@ def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     content = content_from_post(request.POST, draft.content)
     conflict = None
     try:
-        draft = save_draft(draft=draft, version=version_of(request), content=content)
+        draft = save_draft(
+            project=project,
+            user=_user(request),
+            draft=draft,
+            version=version_of(request),
+            content=content,
+        )
     except StaleDraft as stale:
         conflict, draft = stale, stale.draft
     facts = _facts(project, draft, content) | _conflict_facts(conflict, content)
@@ -207,38 +216,35 @@ def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 
 def _submit(request: HttpRequest, project: Project, draft: Draft) -> HttpResponse:
-    user = _user(request)
-    external_id = draft.sample.external_id if draft.sample else f"written-{draft.pk}"
-    known = {
-        context.pk: context_to_json(context)
-        for context in ThinkingContext.objects.filter(
-            project=project, pk__in=existing_contexts(draft.content)
-        )
-    }
     try:
-        with transaction.atomic():
-            document = document_of(draft.content, known, external_id)
-            if FIXES in draft.content:
-                why = request.POST.get("why", "")
-                finish_fix(draft=draft, document=document, editor=user, why=why)
-            else:
-                sample = save_sample(
-                    project=project,
-                    document=document,
-                    author=user,
-                    status=None if draft.sample else SampleStatus.DRAFT,
-                    sample=draft.sample,
-                )
-                submit_sample(sample=sample, user=user)
-            draft.delete()
+        sample, left_out = submit_draft(
+            project=project,
+            user=_user(request),
+            draft=draft,
+            why=request.POST.get("why", ""),
+        )
     except (InvalidSample, SampleError, JSONError, DefinitionError) as error:
         return _editor(request, project, draft, draft.content, error=error, status=422)
-    if FIXES in draft.content and draft.sample:
+    tell_left_out(request, left_out)
+    if FIXES in draft.content:
         messages.success(request, _("The fix is stored; the author stays."))
         review = reverse("annotation:review", args=[project.slug])
-        return redirect(f"{review}?at={draft.sample.pk}")
+        return redirect(f"{review}?at={sample.pk}")
     messages.success(request, _("Submitted: a curator looks at it next."))
     return redirect("annotation:write", project.slug)
+
+
+def tell_left_out(request: HttpRequest, places: list[str]) -> None:
+    """Say what of a draft was not kept, for only a curator may bring it."""
+    if places:
+        messages.warning(request, left_out_in_words(places))
+
+
+def left_out_in_words(places: list[str]) -> str:
+    return _(
+        "Left out, as only a curator may put it into a sample: %(places)s. It acts by "
+        "itself, on rewards or on who counts as the writer. Ask a curator to import it."
+    ) % {"places": ", ".join(places)}
 
 
 def _mine(request: HttpRequest, project: Project, pk: int) -> Draft:

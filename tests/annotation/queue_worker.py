@@ -75,6 +75,7 @@ def judge(orders):
     for found in claims(orders, project, user):
         verdict = rng.randrange(2)
         judgment = judging.record_judgment(
+            project=found.slot.project,
             slot_id=found.slot.pk,
             token=found.token,
             user=user,
@@ -99,6 +100,7 @@ def everything(orders):
         reasons = () if verdict else ("content",)
         try:
             judgment = judging.record_judgment(
+                project=found.slot.project,
                 slot_id=found.slot.pk,
                 token=found.token,
                 user=user,
@@ -123,6 +125,7 @@ def everything(orders):
         # Nobody waits for pairs that a page which is no more has kept.
         if rng.random() < 0.8:
             judging.leave_slots(
+                project=project,
                 user=user,
                 leases=[
                     judging.Lease(one.slot.pk, one.token, one.slot.leased_at)
@@ -134,7 +137,12 @@ def everything(orders):
     deeds = count()
     for found in claims(orders, project, user):
         done = next(deeds)
-        lease = {"slot_id": found.slot.pk, "token": found.token, "user": user}
+        lease = {
+            "project": project,
+            "slot_id": found.slot.pk,
+            "token": found.token,
+            "user": user,
+        }
         chance = rng.random() if done < 200 else 0.0
         try:
             if rng.random() < 0.5:
@@ -225,7 +233,11 @@ def die_while_judging(orders):
     found = next(claims(orders, project, user))
     with transaction.atomic():
         judging.record_judgment(
-            slot_id=found.slot.pk, token=found.token, user=user, verdict=1
+            project=found.slot.project,
+            slot_id=found.slot.pk,
+            token=found.token,
+            user=user,
+            verdict=1,
         )
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -124,9 +124,13 @@ def make_one_of_everything():
     make_judgment(pair, luis, 0)
     found = judging.claim_slot(project=project, user=lena)
     judging.skip_slot(
-        slot_id=found.slot.pk, token=found.token, user=lena, reason="Torn."
+        project=found.slot.project,
+        slot_id=found.slot.pk,
+        token=found.token,
+        user=lena,
+        reason="Torn.",
     )
-    judging.adjudicate(pair=pair, curator=rita, verdict=1)
+    judging.adjudicate(project=pair.project, pair=pair, curator=rita, verdict=1)
     GuidelineExample.objects.create(
         project=project, pair=pair, verdict=1, pinned_by=rita
     )

@@ -79,7 +79,9 @@ def test_leases_every_turn_under_a_token_of_its_own(project, lena):
     assert len({slot.pk for slot in slots}) == 3
     assert all(slot.token == 1 and slot.holder == lena for slot in slots)
     for slot in slots:
-        record_judgment(slot_id=slot.pk, token=slot.token, user=lena, verdict=1)
+        record_judgment(
+            project=project, slot_id=slot.pk, token=slot.token, user=lena, verdict=1
+        )
     assert Judgment.objects.counted().count() == 3
     task = task_of(project=project, user=lena, answer=task.answer)
     assert states(task) == ["judged"] * 3
@@ -144,7 +146,13 @@ def test_says_of_each_turn_why_it_is_not_yours(project, lena):
     make_task(project, answers=(SAMPLED, ANSWER, None))
     luis = make_user("luis")
     claim = claim_slot(project=project, user=luis)
-    skip_slot(slot_id=claim.slot.pk, token=claim.token, user=luis, reason="Hm")
+    skip_slot(
+        project=claim.slot.project,
+        slot_id=claim.slot.pk,
+        token=claim.token,
+        user=luis,
+        reason="Hm",
+    )
     assert states(claim_task(project=project, user=luis)) == [
         "skipped",
         "yours",
@@ -214,8 +222,10 @@ def test_leaving_gives_back_what_is_not_judged(project, lena):
     make_task(project)
     task = claim_task(project=project, user=lena)
     first = task.yours[0].slot
-    record_judgment(slot_id=first.pk, token=first.token, user=lena, verdict=1)
-    assert leave_slots(user=lena, leases=leases_of(task)) == 2
+    record_judgment(
+        project=project, slot_id=first.pk, token=first.token, user=lena, verdict=1
+    )
+    assert leave_slots(project=project, user=lena, leases=leases_of(task)) == 2
     Slot.objects.leased().update(leased_until="2020-01-01T00:00Z")
     luis = make_user("luis")
     assert states(claim_task(project=project, user=luis)) == [
@@ -228,7 +238,7 @@ def test_leaving_gives_back_what_is_not_judged(project, lena):
 def test_a_reload_after_leaving_finds_the_same_turns_seen_again(project, lena):
     make_task(project)
     task = claim_task(project=project, user=lena)
-    leave_slots(user=lena, leases=leases_of(task))
+    leave_slots(project=project, user=lena, leases=leases_of(task))
     again = claim_task(project=project, user=lena, answer=task.answer)
     assert [one.slot.token for one in again.yours] == [1, 1, 1]
     assert not Touch.objects.filter(is_seen=False).exists()
@@ -238,7 +248,7 @@ def test_leaving_an_old_showing_keeps_what_a_newer_one_holds(project, lena):
     make_task(project)
     old = claim_task(project=project, user=lena)
     claim_task(project=project, user=lena, answer=old.answer)
-    assert leave_slots(user=lena, leases=leases_of(old)) == 0
+    assert leave_slots(project=project, user=lena, leases=leases_of(old)) == 0
 
 
 @pytest.mark.django_db(transaction=True)
@@ -262,6 +272,7 @@ def test_people_who_claim_at_once_never_share_a_slot(project):
                 claimed.append((user.pk, task))
                 for one in task.yours:
                     record_judgment(
+                        project=one.slot.project,
                         slot_id=one.slot.pk,
                         token=one.slot.token,
                         user=user,

@@ -43,7 +43,11 @@ def skip(pair, name):
     claim = judging.claim_slot(project=pair.project, user=user)
     assert claim.pair == pair
     judging.skip_slot(
-        slot_id=claim.slot.pk, token=claim.token, user=user, reason=f"{name} cannot"
+        project=claim.slot.project,
+        slot_id=claim.slot.pk,
+        token=claim.token,
+        user=user,
+        reason=f"{name} cannot",
     )
 
 
@@ -207,7 +211,9 @@ class TestSettling:
 
     def test_a_pair_settled_meanwhile_says_so(self, client, project, rita):
         pair = split(project)
-        judging.adjudicate(pair=pair, curator=make_user("ada"), verdict=1)
+        judging.adjudicate(
+            project=pair.project, pair=pair, curator=make_user("ada"), verdict=1
+        )
         response = client.post(f"/p/cakes/pairs/{pair.pk}/settle/", {"verdict": "1"})
         assert response.status_code == 422
         assert "is settled already" in body(response)
@@ -217,7 +223,11 @@ class TestPairPage:
     def test_shows_the_outcome_and_pins(self, client, project, rita):
         pair = split(project)
         judging.adjudicate(
-            pair=pair, curator=make_user("ada"), verdict=1, comment="Look closer."
+            project=pair.project,
+            pair=pair,
+            curator=make_user("ada"),
+            verdict=1,
+            comment="Look closer.",
         )
         page = body(client.get(f"/p/cakes/pairs/{pair.pk}/"))
         assert "Look closer." in page

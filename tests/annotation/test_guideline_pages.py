@@ -48,6 +48,7 @@ def publish(project, text, **fields):
 def pinned(project, verdict=0, note="Look at the **kind**."):
     pair = make_pair(project=project)
     adjudicate(
+        project=pair.project,
         pair=pair,
         curator=make_user("rita"),
         verdict=verdict,

@@ -3,7 +3,7 @@
 import pytest
 
 from annotation import guidelines
-from annotation.access import Forbidden
+from annotation.access import Forbidden, NotAMember
 from annotation.judging import adjudicate
 from annotation.models import GuidelineVersion, Project
 from tests.cast import make_judgment, make_pair, make_project, make_user
@@ -60,9 +60,12 @@ class TestPublish:
         with pytest.raises(guidelines.InvalidGuideline, match="50000 characters"):
             publish(project, "x" * 50_001)
 
-    @pytest.mark.parametrize("name", ["lena", "tara", "sam"])
-    def test_by_others_is_forbidden(self, project, name):
-        with pytest.raises(Forbidden):
+    @pytest.mark.parametrize(
+        ("name", "error"),
+        [("lena", Forbidden), ("tara", Forbidden), ("sam", NotAMember)],
+    )
+    def test_by_others_is_refused(self, project, name, error):
+        with pytest.raises(error):
             publish(project, name=name)
 
     def test_a_judgment_names_the_version_it_was_given_under(self, project):
@@ -155,7 +158,11 @@ class TestExamples:
         pair = make_pair(project=project)
         reasons = ("content",) if verdict == 0 else ()
         adjudicate(
-            pair=pair, curator=make_user("rita"), verdict=verdict, reasons=reasons
+            project=pair.project,
+            pair=pair,
+            curator=make_user("rita"),
+            verdict=verdict,
+            reasons=reasons,
         )
         return pair
 

@@ -563,20 +563,20 @@ def assert_costs(most: int, deed) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_pair_costs_eight_queries(client, project, lena):
+def test_a_pair_costs_nine_queries(client, project, lena):
     for _ in range(3):
         make_pair(project=project)
     decide(client, verdict="1")
-    assert_costs(8, lambda: client.get("/p/cakes/judge/"))
+    assert_costs(9, lambda: client.get("/p/cakes/judge/"))
     assert Slot.objects.leased().count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_pair_ahead_costs_eight_queries(client, project, lena):
+def test_the_pair_ahead_costs_nine_queries(client, project, lena):
     for _ in range(3):
         make_pair(project=project)
     sent = fields_of(client)
-    assert_costs(8, lambda: ahead(client, sent))
+    assert_costs(9, lambda: ahead(client, sent))
     assert Slot.objects.filter(is_ahead=True).count() == 1
 
 
@@ -591,20 +591,20 @@ def test_the_pair_ahead_costs_eight_queries(client, project, lena):
     ids=["1", "0 with units", "0 with reasons"],
 )
 @pytest.mark.parametrize("headers", [JSON, {}], ids=["script", "form"])
-def test_a_decision_costs_eight_queries(client, project, lena, decision, headers):
+def test_a_decision_costs_nine_queries(client, project, lena, decision, headers):
     make_pair(project=project)
     sent = fields_of(client) | decision
     post = lambda: client.post("/p/cakes/judge/", sent, headers=headers)  # noqa: E731
-    assert_costs(8, post)
+    assert_costs(9, post)
     assert Judgment.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_decision_that_adds_a_slot_costs_eight_queries(client, project, lena):
+def test_a_decision_that_adds_a_slot_costs_nine_queries(client, project, lena):
     pair = make_pair(project=project)
     make_judgment(pair, make_user("luis"), 1)
     sent = fields_of(client) | {"verdict": "0"}
-    assert_costs(8, lambda: client.post("/p/cakes/judge/", sent, headers=JSON))
+    assert_costs(9, lambda: client.post("/p/cakes/judge/", sent, headers=JSON))
     assert Slot.objects.filter(pair=pair, round=2).count() == 1
 
 
@@ -613,14 +613,14 @@ def test_other_deeds_are_cheap_too(client, project, lena):
     make_pair(project=project)
     sent = fields_of(client) | {"verdict": "1"}
     client.post("/p/cakes/judge/", sent)
-    assert_costs(14, lambda: client.post("/p/cakes/judge/undo/", headers=JSON))
+    assert_costs(15, lambda: client.post("/p/cakes/judge/undo/", headers=JSON))
     assert not Judgment.objects.current().exists()
     sent = fields_of(client) | {"reason": "I cannot tell"}
-    assert_costs(6, lambda: client.post("/p/cakes/judge/skip/", sent, headers=JSON))
+    assert_costs(7, lambda: client.post("/p/cakes/judge/skip/", sent, headers=JSON))
     assert Skip.objects.exists()
     make_pair(project=project)
     sent = fields_of(client)
-    assert_costs(14, lambda: client.post("/p/cakes/judge/later/", sent, headers=JSON))
+    assert_costs(15, lambda: client.post("/p/cakes/judge/later/", sent, headers=JSON))
 
 
 def test_the_label_of_the_cast_is_in_the_grammar():

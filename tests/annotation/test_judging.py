@@ -8,6 +8,7 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from annotation import judging
+from annotation.access import NotAMember
 from annotation.models import Judgment, Pair, Slot, SlotState, Touch, Verdict
 from tests.cast import (
     LABEL,
@@ -37,6 +38,7 @@ def judge(found, name, verdict=1, **options):
     if verdict == 0 and "units_that_differ" not in options:
         options.setdefault("reasons", ["content"])
     return judging.record_judgment(
+        project=found.slot.project,
         slot_id=found.slot.pk,
         token=found.token,
         user=make_user(name),
@@ -53,6 +55,7 @@ def run_out(found):
 
 def leave(name, *claims):
     return judging.leave_slots(
+        project=claims[0].slot.project,
         user=make_user(name),
         leases=[
             judging.Lease(found.slot.pk, found.token, found.slot.leased_at)
@@ -134,11 +137,18 @@ class TestClaim:
         for _ in range(5):
             judge(claim(project, "lena"), "lena")
         judging.release_slot(
-            slot_id=held[2].slot.pk, token=held[2].token, user=make_user("luis")
+            project=held[2].slot.project,
+            slot_id=held[2].slot.pk,
+            token=held[2].token,
+            user=make_user("luis"),
         )
         assert claim(project, "lena").pair == pairs[2]
         judging.skip_slot(
-            slot_id=held[1].slot.pk, token=1, user=make_user("luis"), reason="Torn."
+            project=held[1].slot.project,
+            slot_id=held[1].slot.pk,
+            token=1,
+            user=make_user("luis"),
+            reason="Torn.",
         )
         assert claim(project, "lena", another=True).pair == pairs[1]
         run_out(late)
@@ -154,7 +164,10 @@ class TestClaim:
         again = judging.undo_judgment(project=project, user=make_user("luis"))
         assert again.pair == pairs[0]
         judging.release_slot(
-            slot_id=again.slot.pk, token=again.token, user=make_user("luis")
+            project=again.slot.project,
+            slot_id=again.slot.pk,
+            token=again.token,
+            user=make_user("luis"),
         )
         met = [claim(project, "lena", another=True).pair for _ in range(2)]
         assert met == [pairs[5], pairs[0]]
@@ -169,7 +182,10 @@ class TestClaim:
         for _ in range(2):
             judge(claim(project, "lena", another=True), "lena")
         judging.release_slot(
-            slot_id=first.slot.pk, token=first.token, user=make_user("lena")
+            project=first.slot.project,
+            slot_id=first.slot.pk,
+            token=first.token,
+            user=make_user("lena"),
         )
         met = [claim(project, "lena", another=True).pair for _ in range(2)]
         assert met == [pairs[0], pairs[3]]
@@ -186,10 +202,18 @@ class TestClaim:
             make_pair(project=project)
             judge(claim(project, "lena", another=True), "lena")
         judging.release_slot(
-            slot_id=lena.slot.pk, token=lena.token, user=make_user("lena")
+            project=lena.slot.project,
+            slot_id=lena.slot.pk,
+            token=lena.token,
+            user=make_user("lena"),
         )
         assert claim(project, "leo").slot == lena.slot
-        judging.release_slot(slot_id=luis.slot.pk, token=1, user=make_user("luis"))
+        judging.release_slot(
+            project=luis.slot.project,
+            slot_id=luis.slot.pk,
+            token=1,
+            user=make_user("luis"),
+        )
         found = claim(project, "lena")
         assert (found.pair, found.slot) == (pair, luis.slot)
 
@@ -198,20 +222,31 @@ class TestClaim:
         pair = make_pair(project=project)
         lena = make_user("lena")
         first = claim(project, "lena")
-        judging.release_slot(slot_id=first.slot.pk, token=first.token, user=lena)
+        judging.release_slot(
+            project=first.slot.project,
+            slot_id=first.slot.pk,
+            token=first.token,
+            user=lena,
+        )
         again = claim(project, "lena")
         assert again.pair == pair
         assert again.token > first.token
         judging.skip_slot(
-            slot_id=again.slot.pk, token=again.token, user=lena, reason="Unreadable."
+            project=again.slot.project,
+            slot_id=again.slot.pk,
+            token=again.token,
+            user=lena,
+            reason="Unreadable.",
         )
         assert nothing(project, "lena").kind == "nothing for you"
         assert claim(project, "luis").pair == pair
 
-    def test_costs_six_queries(self, django_assert_num_queries):
+    def test_costs_seven_queries(self, django_assert_num_queries):
         pair = make_pair()
         user = make_user("lena")
-        with django_assert_num_queries(6):  # savepoint, lock, renew, claim, read, end
+        with django_assert_num_queries(
+            7
+        ):  # savepoint, roles, lock, renew, claim, read, end
             judging.claim_slot(project=pair.project, user=user)
 
 
@@ -330,7 +365,12 @@ class TestRecord:
         pair = make_pair(slots=1)
         lena = make_user("lena")
         first = claim(pair.project, "lena")
-        judging.release_slot(slot_id=first.slot.pk, token=first.token, user=lena)
+        judging.release_slot(
+            project=first.slot.project,
+            slot_id=first.slot.pk,
+            token=first.token,
+            user=lena,
+        )
         with pytest.raises(judging.LeaseLost):
             judge(first, "lena")
         again = claim(pair.project, "lena")
@@ -384,6 +424,7 @@ class TestRecord:
         found = claim(pair.project, "lena")
         with pytest.raises(judging.LeaseLost):
             judging.record_judgment(
+                project=found.slot.project,
                 slot_id=found.slot.pk,
                 token=found.token + 1,
                 user=make_user("lena"),
@@ -391,9 +432,13 @@ class TestRecord:
             )
 
     def test_refuses_an_unknown_slot(self):
-        with pytest.raises(judging.LeaseLost):
+        with pytest.raises(judging.NoSuchSlot):
             judging.record_judgment(
-                slot_id=10**9, token=1, user=make_user("lena"), verdict=1
+                project=make_project(),
+                slot_id=10**9,
+                token=1,
+                user=make_user("lena"),
+                verdict=1,
             )
 
     @pytest.mark.parametrize(
@@ -524,7 +569,11 @@ class TestSkip:
     def test_needs_a_reason_and_is_no_judgment(self):
         pair = make_pair(slots=1)
         found = claim(pair.project, "lena")
-        lease = {"slot_id": found.slot.pk, "token": found.token}
+        lease = {
+            "project": found.slot.project,
+            "slot_id": found.slot.pk,
+            "token": found.token,
+        }
         with pytest.raises(judging.InvalidJudgment, match="reason: expected 1 to 300"):
             judging.skip_slot(**lease, user=make_user("lena"), reason="  ")
         judging.skip_slot(**lease, user=make_user("lena"), reason="In Finnish.")
@@ -538,6 +587,7 @@ class TestSkip:
         found = claim(pair.project, "lena")
         with pytest.raises(judging.LeaseLost):
             judging.skip_slot(
+                project=found.slot.project,
                 slot_id=found.slot.pk,
                 token=found.token,
                 user=make_user("luis"),
@@ -550,6 +600,7 @@ class TestExtend:
         pair = make_pair()
         found = claim(pair.project, "lena")
         lease = {
+            "project": found.slot.project,
             "slot_id": found.slot.pk,
             "token": found.token,
             "user": make_user("lena"),
@@ -569,7 +620,10 @@ class TestExtend:
         claim(pair.project, "luis")
         with pytest.raises(judging.LeaseLost):
             judging.extend_lease(
-                slot_id=found.slot.pk, token=found.token, user=make_user("lena")
+                project=found.slot.project,
+                slot_id=found.slot.pk,
+                token=found.token,
+                user=make_user("lena"),
             )
 
 
@@ -724,12 +778,18 @@ class TestOverlap:
         assert list(Pair.objects.disputed()) == [pair]
         assert pair in Pair.objects.unsettled()
         judging.adjudicate(
-            pair=pair, curator=make_user("rita"), verdict=0, reasons=["logic"]
+            project=pair.project,
+            pair=pair,
+            curator=make_user("rita"),
+            verdict=0,
+            reasons=["logic"],
         )
         assert outcome(pair) == (0, "adjudication")
         assert not Pair.objects.disputed().exists()
         with pytest.raises(judging.AlreadySettled):
-            judging.adjudicate(pair=pair, curator=make_user("rita"), verdict=1)
+            judging.adjudicate(
+                project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
+            )
         with pytest.raises(judging.NothingToUndo, match="curator has settled"):
             judging.undo_judgment(project=project, user=make_user("lena"))
 
@@ -739,15 +799,25 @@ class TestOverlap:
         pair = make_pair(turn=sample.turns.get())
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
-        for name in ("lena", "rita", "sam"):
-            with pytest.raises(judging.Forbidden):
-                judging.adjudicate(pair=pair, curator=make_user(name), verdict=1)
-        judging.adjudicate(pair=pair, curator=make_user("ada"), verdict=1)
+        for name, error in (
+            ("lena", judging.Forbidden),
+            ("rita", judging.Forbidden),
+            ("sam", NotAMember),
+        ):
+            with pytest.raises(error):
+                judging.adjudicate(
+                    project=pair.project, pair=pair, curator=make_user(name), verdict=1
+                )
+        judging.adjudicate(
+            project=pair.project, pair=pair, curator=make_user("ada"), verdict=1
+        )
 
     def test_a_curators_word_closes_what_is_still_open(self):
         pair = make_pair(slots=2)
         found = claim(pair.project, "lena")
-        judging.adjudicate(pair=pair, curator=make_user("rita"), verdict=1)
+        judging.adjudicate(
+            project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
+        )
         assert not pair.slots.waiting().exists()
         assert judge(found, "lena", 1).is_extra
         assert outcome(pair) == (1, "adjudication")
@@ -757,7 +827,11 @@ class TestOverlap:
         make_judgment(pair, make_user("lena"), 1)
         with pytest.raises(judging.AlreadySettled):
             judging.adjudicate(
-                pair=pair, curator=make_user("rita"), verdict=0, reasons=["logic"]
+                project=pair.project,
+                pair=pair,
+                curator=make_user("rita"),
+                verdict=0,
+                reasons=["logic"],
             )
 
     def test_derived_outcomes_have_their_own_source(self):

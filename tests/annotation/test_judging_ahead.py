@@ -41,7 +41,12 @@ def forgotten(pair):
 
 
 def aside(found, name):
-    judging.set_aside(slot_id=found.slot.pk, token=found.token, user=make_user(name))
+    judging.set_aside(
+        project=found.slot.project,
+        slot_id=found.slot.pk,
+        token=found.token,
+        user=make_user(name),
+    )
 
 
 class TestAhead:
@@ -146,7 +151,10 @@ class TestAhead:
         make_pair(project=project)
         following = after(claim(project, "lena"), "lena").found
         until = judging.extend_lease(
-            slot_id=following.slot.pk, token=following.token, user=make_user("lena")
+            project=following.slot.project,
+            slot_id=following.slot.pk,
+            token=following.token,
+            user=make_user("lena"),
         )
         assert until - following.slot.leased_at < timedelta(seconds=100)
 
@@ -195,6 +203,7 @@ class TestLeave:
         leave("lena", shown, following)
         judge(shown, "lena")
         judging.skip_slot(
+            project=following.slot.project,
             slot_id=following.slot.pk,
             token=following.token,
             user=make_user("lena"),
@@ -304,7 +313,10 @@ class TestSetAside:
         aside(hers, "lena")
         judge(claim(project, "lena"), "lena")
         judging.release_slot(
-            slot_id=his.slot.pk, token=his.token, user=make_user("luis")
+            project=his.slot.project,
+            slot_id=his.slot.pk,
+            token=his.token,
+            user=make_user("luis"),
         )
         assert nothing(project, "lena").kind == "nothing for you"
         assert claim(project, "lea").slot == his.slot

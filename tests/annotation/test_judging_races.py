@@ -17,7 +17,16 @@ from django.db import connection
 from django.db.models import Count, F, Q
 
 from annotation import judging
-from annotation.models import Judgment, Pair, Slot, SlotState, Touch, Verdict
+from annotation.models import (
+    Judgment,
+    Membership,
+    Pair,
+    Role,
+    Slot,
+    SlotState,
+    Touch,
+    Verdict,
+)
 from tests.cast import make_pair, make_project, make_sample, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -113,6 +122,10 @@ def run(workers):
 
 def make_queue(pairs, *, authors=(), **fields):
     project = make_project(**fields)
+    for name in LABELERS:
+        Membership.objects.get_or_create(
+            project=project, user=make_user(name), role=Role.LABELER
+        )
     for number in range(pairs):
         author = make_user(authors[number % len(authors)]) if authors else None
         sample = make_sample(project=project, author=author)

@@ -211,11 +211,13 @@ def test_pairs_of_a_returned_sample_come_back_when_it_is_approved():
     sample = make_sample(status=SampleStatus.APPROVED)
     rita = make_user("rita")
     receive(sample, "Done.")
-    samples.return_sample(sample=sample, user=rita, comment="Which cake?")
+    samples.return_sample(
+        project=sample.project, sample=sample, user=rita, comment="Which cake?"
+    )
     assert set(Slot.objects.values_list("state", flat=True)) == {SlotState.CLOSED}
     assert receive(sample, "Done.", "New.", producer=facts(run_id=4)).slots == 0
-    samples.submit_sample(sample=sample, user=rita)
-    samples.approve_sample(sample=sample, user=rita)
+    samples.submit_sample(project=sample.project, sample=sample, user=rita)
+    samples.approve_sample(project=sample.project, sample=sample, user=rita)
     states = list(Slot.objects.values_list("pair__sampled_text", "state", "ordinal"))
     assert sorted(states) == [
         ("Done.", "open", 1),

@@ -5,7 +5,6 @@ its own. What locks several slots does it in the order of their keys, or waits f
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -20,23 +19,6 @@ from tests.annotation.test_claim_task import make_task
 from tests.cast import make_pair, make_project, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def meanwhile():
-    """Start a deed in a thread; the future it returns has the deed's result."""
-    with ThreadPoolExecutor(1) as pool:
-
-        def start(deed, **fields):
-            def run():
-                try:
-                    return deed(**fields)
-                finally:
-                    connection.close()
-
-            return pool.submit(run)
-
-        yield start
 
 
 @contextmanager
@@ -165,7 +147,13 @@ def test_a_whole_task_waits_for_nobody(meanwhile, project, lena):
 def test_two_tabs_judge_one_lease_once(meanwhile, project, lena):
     make_pair(project=project)
     found = claim_slot(project=project, user=lena)
-    lease = {"slot_id": found.slot.pk, "token": found.token, "user": lena, "verdict": 1}
+    lease = {
+        "project": project,
+        "slot_id": found.slot.pk,
+        "token": found.token,
+        "user": lena,
+        "verdict": 1,
+    }
     with transaction.atomic():
         first = judging.record_judgment(**lease)
         future = meanwhile(judging.record_judgment, **lease)

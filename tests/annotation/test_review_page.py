@@ -93,6 +93,7 @@ class TestQueue:
                 sample = submitted(project, turns=turns)
                 for turn in range(size):
                     comment_on(
+                        project=sample.project,
                         sample=sample,
                         user=make_user("ada"),
                         text="Hm.",
@@ -282,6 +283,7 @@ class TestDeeds:
 class TestResolving:
     def make(self, project):
         return comment_on(
+            project=project,
             sample=submitted(project),
             user=make_user("rita"),
             text="Hm.",

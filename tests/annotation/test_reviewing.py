@@ -20,6 +20,7 @@ def sample():
 
 def comment(sample, anchor="plan/2", text="Ask first.", position=0, name="rita"):
     return reviewing.comment_on(
+        project=sample.project,
         sample=sample,
         user=make_user(name),
         text=text,
@@ -101,40 +102,63 @@ class TestComment:
         left = comment(sample)
         for name in ("lena", "rita"):
             user = make_user(name)
-            done = reviewing.resolve_comment(comment=left, user=user)
+            done = reviewing.resolve_comment(
+                project=left.sample.project, comment=left, user=user
+            )
             assert done.resolved_by == user
-            again = reviewing.resolve_comment(comment=left, user=user, resolved=False)
+            again = reviewing.resolve_comment(
+                project=left.sample.project, comment=left, user=user, resolved=False
+            )
             assert again.resolved_at is None
         with pytest.raises(Forbidden):
-            reviewing.resolve_comment(comment=left, user=make_user("luis"))
+            reviewing.resolve_comment(
+                project=left.sample.project, comment=left, user=make_user("luis")
+            )
 
     def test_resolving_twice_keeps_the_first(self, sample):
         left = comment(sample)
-        reviewing.resolve_comment(comment=left, user=make_user("lena"))
-        done = reviewing.resolve_comment(comment=left, user=make_user("rita"))
+        reviewing.resolve_comment(
+            project=left.sample.project, comment=left, user=make_user("lena")
+        )
+        done = reviewing.resolve_comment(
+            project=left.sample.project, comment=left, user=make_user("rita")
+        )
         assert done.resolved_by == make_user("lena")
 
     def test_lets_a_sample_be_returned_without_another_word(self, sample):
         comment(sample)
-        back = samples.return_sample(sample=sample, user=make_user("rita"), comment="")
+        back = samples.return_sample(
+            project=sample.project, sample=sample, user=make_user("rita"), comment=""
+        )
         assert back.status == SampleStatus.RETURNED
 
     def test_that_is_resolved_does_not(self, sample):
         left = comment(sample)
-        reviewing.resolve_comment(comment=left, user=make_user("lena"))
+        reviewing.resolve_comment(
+            project=left.sample.project, comment=left, user=make_user("lena")
+        )
         with pytest.raises(samples.CommentMissing):
-            samples.return_sample(sample=sample, user=make_user("rita"), comment="")
+            samples.return_sample(
+                project=sample.project,
+                sample=sample,
+                user=make_user("rita"),
+                comment="",
+            )
 
     def test_is_settled_by_the_approval(self, sample):
         left = comment(sample)
-        samples.approve_sample(sample=sample, user=make_user("rita"))
+        samples.approve_sample(
+            project=sample.project, sample=sample, user=make_user("rita")
+        )
         left.refresh_from_db()
         assert left.resolved_by == make_user("rita")
 
     def test_stands_in_the_authors_draft_beside_its_turn(self, sample):
         comment(sample)
         comment(sample, anchor="", position=None, text="All of it.")
-        draft = reviewing.start_fix(sample=sample, user=make_user("rita"))
+        draft = reviewing.start_fix(
+            project=sample.project, sample=sample, user=make_user("rita")
+        )
         draft.content["turns"][0]["response"] = LABEL.replace("Order", "Pay")
         notes = reviewing.notes_of_draft(draft, check_turns(draft.content, {}))
         assert [n.comment.text for n in notes[0]] == ["All of it."]
@@ -161,12 +185,16 @@ class TestFix:
         document = sample_to_json(draft.sample)
         document["turns"][0]["response"] = response
         return reviewing.finish_fix(
-            draft=draft, document=document, editor=draft.author, why=why
+            project=draft.project,
+            draft=draft,
+            document=document,
+            editor=draft.author,
+            why=why,
         )
 
     def test_keeps_the_author_and_names_the_editor(self, sample):
         rita = make_user("rita")
-        draft = reviewing.start_fix(sample=sample, user=rita)
+        draft = reviewing.start_fix(project=sample.project, sample=sample, user=rita)
         fixed = self.finish(draft)
         assert (fixed.author.username, fixed.status) == ("lena", "submitted")
         assert fixed.turns.get().response == "B."
@@ -175,20 +203,31 @@ class TestFix:
 
     def test_is_gone_on_with(self, sample):
         rita = make_user("rita")
-        first = reviewing.start_fix(sample=sample, user=rita)
-        assert reviewing.start_fix(sample=sample, user=rita) == first
+        first = reviewing.start_fix(project=sample.project, sample=sample, user=rita)
+        assert (
+            reviewing.start_fix(project=sample.project, sample=sample, user=rita)
+            == first
+        )
 
     def test_of_a_sample_that_changed_meanwhile_is_refused(self, sample):
-        mine = reviewing.start_fix(sample=sample, user=make_user("rita"))
-        theirs = reviewing.start_fix(sample=sample, user=make_user("ada"))
+        mine = reviewing.start_fix(
+            project=sample.project, sample=sample, user=make_user("rita")
+        )
+        theirs = reviewing.start_fix(
+            project=sample.project, sample=sample, user=make_user("ada")
+        )
         self.finish(theirs, "C.")
         with pytest.raises(reviewing.FixOutdated):
             self.finish(mine)
         assert sample.turns.get().response == "C."
 
     def test_of_a_sample_that_went_back_is_refused(self, sample):
-        draft = reviewing.start_fix(sample=sample, user=make_user("rita"))
-        samples.return_sample(sample=sample, user=make_user("ada"), comment="No.")
+        draft = reviewing.start_fix(
+            project=sample.project, sample=sample, user=make_user("rita")
+        )
+        samples.return_sample(
+            project=sample.project, sample=sample, user=make_user("ada"), comment="No."
+        )
         with pytest.raises(samples.WrongStatus):
             self.finish(draft)
 
@@ -216,7 +255,9 @@ class TestFix:
     @pytest.mark.parametrize("name", ["lena", "tara"])
     def test_by_others_is_forbidden(self, sample, name):
         with pytest.raises(Forbidden):
-            reviewing.start_fix(sample=sample, user=make_user(name))
+            reviewing.start_fix(
+                project=sample.project, sample=sample, user=make_user(name)
+            )
 
 
 class TestBulk:
@@ -259,8 +300,12 @@ class TestBulk:
         keys = [self.make(project).pk for _ in range(3)]
         pair = make_pair(turn=Sample.objects.get(pk=keys[0]).turns.get())
         sample = Sample.objects.get(pk=keys[0])
-        samples.return_sample(sample=sample, user=make_user("rita"), comment="No.")
-        samples.submit_sample(sample=sample, user=make_user("lena"))
+        samples.return_sample(
+            project=sample.project, sample=sample, user=make_user("rita"), comment="No."
+        )
+        samples.submit_sample(
+            project=sample.project, sample=sample, user=make_user("lena")
+        )
         assert not Slot.objects.waiting().exists()
         result = self.approve(project, keys)
         assert (result.approved, result.left_out) == (3, [])
@@ -269,7 +314,9 @@ class TestBulk:
 
     def test_leaves_out_what_changed_since(self, project):
         stays, goes = self.make(project), self.make(project)
-        samples.return_sample(sample=goes, user=make_user("rita"), comment="No.")
+        samples.return_sample(
+            project=goes.project, sample=goes, user=make_user("rita"), comment="No."
+        )
         result = self.approve(project, [stays.pk, goes.pk])
         assert result.approved == 1
         assert result.left_out == [(goes, "no longer submitted")]

@@ -201,7 +201,12 @@ def test_no_seeded_judgment_counts_as_anybodys_work(client, project):
     assert "<dt>In all</dt><dd>16</dd>" in page
     assert "Last 30 days" not in page
     claim = claim_slot(project=project, user=lena)
-    given = {"slot_id": claim.slot.pk, "token": claim.token, "user": lena}
+    given = {
+        "project": project,
+        "slot_id": claim.slot.pk,
+        "token": claim.token,
+        "user": lena,
+    }
     record_judgment(verdict=1, seconds_spent=9, order_confirmed=True, **given)
     session = session_of(project=project, user=lena)
     assert (session.today, session.median) == (1, 9)
@@ -216,6 +221,7 @@ def test_a_curator_has_one_disagreement_to_settle_about_the_order(client, projec
         client.get("/p/demo/review/disputes/").content.decode()
     )
     adjudicate(
+        project=pair.project,
         pair=pair,
         curator=person("rita"),
         verdict=Verdict.INCONSISTENT,

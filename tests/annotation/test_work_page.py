@@ -60,7 +60,12 @@ def test_nobody_undoes_another_persons_decision(client, project):
 def test_shows_what_was_returned(client, project):
     lena = sign_in(client, make_user("lena"))
     sample = make_sample(project=project, author=lena)
-    return_sample(sample=sample, user=make_user("rita"), comment="Say more.")
+    return_sample(
+        project=sample.project,
+        sample=sample,
+        user=make_user("rita"),
+        comment="Say more.",
+    )
     assert "Say more." in client.get("/p/cakes/work/").content.decode()
 
 
@@ -135,7 +140,13 @@ def test_tells_by_reason_what_i_saw_of_it(client, project):
         make_judgment(pair, lena, verdict, reasons=None)
         make_judgment(pair, luis, 0, reasons=("step order", "parameter"))
         if verdict:
-            adjudicate(pair=pair, curator=rita, verdict=0, reasons=["step order"])
+            adjudicate(
+                project=pair.project,
+                pair=pair,
+                curator=rita,
+                verdict=0,
+                reasons=["step order"],
+            )
     figures = facts_of(client.get("/p/cakes/work/").content.decode())
     assert figures["Step order"] == "67 % of 3"
     assert figures["Parameter"] == "100 % of 2"
@@ -181,7 +192,7 @@ def test_links_the_open_comments_of_what_was_returned(client, project):
     Comment.objects.create(
         **say, text="Long done.", resolved_at=timezone.now(), resolved_by=rita
     )
-    return_sample(sample=sample, user=rita, comment="Say more.")
+    return_sample(project=sample.project, sample=sample, user=rita, comment="Say more.")
     page = client.get("/p/cakes/work/").content.decode()
     assert f'/p/cakes/samples/{sample.pk}/#comment-{one.pk}"' in page
     assert "Confirm first." in page
@@ -201,7 +212,9 @@ def test_costs_ten_queries_whatever_there_is(client, project):
             make_judgment(pair, make_user("luis"), 0)
             sample = make_sample(project=project, author=lena)
             Comment.objects.create(sample=sample, author=rita, text="Hm.")
-            return_sample(sample=sample, user=rita, comment="Say more.")
+            return_sample(
+                project=sample.project, sample=sample, user=rita, comment="Say more."
+            )
         with CaptureQueriesContext(connection) as queries:
             client.get("/p/cakes/work/")
         counts.append(len(queries))

@@ -198,7 +198,12 @@ def test_a_returned_sample_is_revised_and_keeps_its_references(client, project, 
     )
     for turn in sample.turns.all():
         turn.references.create(position=0, text="Another wording.")
-    return_sample(sample=sample, user=make_user("rita"), comment="Say more.")
+    return_sample(
+        project=sample.project,
+        sample=sample,
+        user=make_user("rita"),
+        comment="Say more.",
+    )
     page = client.get("/p/cakes/write/").content.decode()
     assert "Say more." in page
     address = client.post(f"/p/cakes/write/revise/{sample.pk}/")["Location"]
@@ -291,7 +296,9 @@ def test_who_may_write(client, project, name, status):
 
 def test_a_stranger_cannot_make_or_revise(client, project, lena):
     sample = make_sample(project=project, author=lena)
-    return_sample(sample=sample, user=make_user("rita"), comment="No.")
+    return_sample(
+        project=sample.project, sample=sample, user=make_user("rita"), comment="No."
+    )
     sign_in(client, make_user("luis"))
     assert client.post(f"/p/cakes/write/revise/{sample.pk}/").status_code == 404
     sign_in(client, make_user("sam"))
@@ -690,7 +697,12 @@ def test_a_proposal_stays_marked_through_edits_until_it_is_in_the_sample(
     )
     sample = Sample.objects.get()
     assert sample.turns.get().proposal == PROPOSAL
-    return_sample(sample=sample, user=make_user("rita"), comment="Say more.")
+    return_sample(
+        project=sample.project,
+        sample=sample,
+        user=make_user("rita"),
+        comment="Say more.",
+    )
     client.post(f"/p/cakes/write/revise/{sample.pk}/")
     assert Draft.objects.get().content["turns"][0]["proposal"] == PROPOSAL
 
@@ -865,7 +877,7 @@ def test_a_save_costs_the_same_queries_whatever_the_length(
         turn_response=["<<think>>Hm.<</think>>Which?"] * count,
         context=[str(context.pk)],
     )
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(10):
         client.post(f"{address}save/", fields)
 
 
@@ -883,7 +895,11 @@ def test_ones_own_sample_never_comes_into_ones_own_queue(
     client, project, lena, address
 ):
     client.post(address, form(do="submit", turn_response=[LABEL]))
-    sample = approve_sample(sample=Sample.objects.get(), user=make_user("rita"))
+    sample = approve_sample(
+        project=Sample.objects.get().project,
+        sample=Sample.objects.get(),
+        user=make_user("rita"),
+    )
     rows = [ResponseRow(sample.external_id, 0, 0, SAMPLED)]
     receive_responses(project=project, producer=PRODUCER, responses=rows)
     assert claim_slot(project=project, user=lena).kind == "nothing for you"

@@ -314,6 +314,7 @@ def make_stage(*, count: int = 24) -> Stage:
     waiting = submitted.order_by("pk").first()
     values["submitted"] = waiting.pk
     comment_on(
+        project=waiting.project,
         sample=waiting,
         user=rita,
         text="The guideline asks for the street before the price.",
@@ -355,6 +356,7 @@ def decide(project: Project, user: User, verdict: int, seconds: float) -> None:
     """Judge the next pair of the queue, as the page would send it."""
     claim = judging.claim_slot(project=project, user=user)
     judging.record_judgment(
+        project=claim.slot.project,
         slot_id=claim.slot.pk,
         token=claim.token,
         user=user,
@@ -381,6 +383,7 @@ def make_returned(project: Project, author: User, curator: User) -> Sample:
     back = Sample.objects.filter(project=project, status="submitted").first()
     Sample.objects.filter(pk=back.pk).update(author=author)
     return_sample(
+        project=back.project,
         sample=back,
         user=curator,
         comment="The plan in turn 1 skips the confirmation that the guideline asks for.",
@@ -426,7 +429,12 @@ def make_runs(project: Project, user: User) -> dict[str, object]:
         result={"loss": 0.083, "held_out_loss": 0.112, "held_out_turns_right": 0.781},
     )
     checkpoint = make_checkpoint(sft, step=600)
-    promote(checkpoint=checkpoint, user=user, reason="First policy of the project.")
+    promote(
+        project=checkpoint.project,
+        checkpoint=checkpoint,
+        user=user,
+        reason="First policy of the project.",
+    )
     reward = run(
         "reward",
         "finished",

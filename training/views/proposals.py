@@ -41,7 +41,11 @@ def propose(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     assert request.user.is_authenticated
     try:
         proposal = ask_proposal(
-            draft=draft, content=content, turn=turn, user=request.user
+            project=draft.project,
+            draft=draft,
+            content=content,
+            turn=turn,
+            user=request.user,
         )
     except ProposalRefused as refused:
         return _show(request, draft, turn, None, problem=str(refused))
@@ -72,7 +76,13 @@ def use(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return _show(request, draft, found.turn, found, problem=gone)
     content = take_over(content, found)
     try:
-        save_draft(draft=draft, version=version_of(request), content=content)
+        save_draft(
+            project=draft.project,
+            user=found.draft.author,
+            draft=draft,
+            version=version_of(request),
+            content=content,
+        )
     except StaleDraft as conflict:
         return show_conflict(request, draft.project, conflict, content)
     address = reverse("annotation:draft", args=[slug, draft.pk])
