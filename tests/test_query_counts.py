@@ -96,7 +96,9 @@ def add_versions(project: Project, count: int) -> None:
 def add_iterations(project: Project, count: int) -> None:
     if not project.promotions.exists():
         make_sample(project=project)
-        promote(checkpoint=make_policy(project), user=make_user("tara"))
+        promote(
+            project=project, checkpoint=make_policy(project), user=make_user("tara")
+        )
     for _ in range(count):
         iteration = start_iteration(project=project, user=make_user("tara"))
         Iteration.objects.filter(pk=iteration.pk).update(

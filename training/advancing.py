@@ -235,6 +235,7 @@ def _start_run_of(iteration: Iteration, step: IterationStep) -> bool:
             inputs=inputs,
             user=iteration.created_by,
             attach=attach,
+            by_itself=True,
         )
     except _OvertakenError:
         return False
@@ -269,6 +270,7 @@ def _promote(iteration: Iteration, step: IterationStep) -> str:
         return _("The policy run left no final checkpoint.")
     try:
         promote(
+            project=iteration.project,
             checkpoint=checkpoint,
             user=step.approved_by or iteration.created_by,
             reason=step.reason or _promotion_reason(iteration),
@@ -276,6 +278,7 @@ def _promote(iteration: Iteration, step: IterationStep) -> str:
             # policy come this far.
             against=speaks_against(comparison_of(iteration)),
             force=True,
+            by_itself=True,
         )
     except PromotionRefusedError as error:
         return str(error)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from django.db import IntegrityError, transaction
 from django.db.models import Max
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from training.access import require_trainer
 from training.advancing import put_pairs_first, stop_because
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.launching import (
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 # Without one there is nothing that the later steps could be about.
 NEVER_SKIPPED = (StepName.POLICY,)
+DEED = "Running an iteration"
 
 
 class IterationRefusedError(Exception):
@@ -77,13 +80,16 @@ def start_iteration(
     ``recipes`` has, per step with a run, settings other than the defaults. Raises
     IterationRefusedError when one is open, no policy is there, or a setting is wrong.
     """
-    if current_policy(project) is None:
-        raise IterationRefusedError(
-            _("The project has no policy yet. Run supervised fine-tuning first.")
-        )
     checked = _checked_recipes(recipes or {})
     try:
         with transaction.atomic():
+            require_trainer(project, user, deed=DEED)
+            if current_policy(project) is None:
+                raise IterationRefusedError(
+                    _(
+                        "The project has no policy yet. Run supervised fine-tuning first."
+                    )
+                )
             newest = Iteration.objects.filter(project=project).aggregate(
                 newest=Max("number")
             )["newest"]
@@ -141,6 +147,7 @@ def _checked_recipe(name: str, settings: Mapping[str, object]) -> dict[str, obje
 
 def change_iteration(
     *,
+    project: Project,
     iteration: Iteration,
     user: User | None,
     wanted_judgments: int,
@@ -155,7 +162,7 @@ def change_iteration(
     IterationRefusedError is raised where another came meanwhile.
     """
     with transaction.atomic():
-        iteration = _locked(iteration)
+        iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
         _must_be_newest(iteration, "", seen)
         wanted = {
@@ -180,6 +187,7 @@ def change_iteration(
 
 def change_recipe(
     *,
+    project: Project,
     iteration: Iteration,
     name: str,
     user: User | None,
@@ -193,7 +201,7 @@ def change_recipe(
     after the one that was ``seen``.
     """
     with transaction.atomic():
-        iteration = _locked(iteration)
+        iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
         if name not in changeable_recipes(iteration):
             raise IterationRefusedError(
@@ -263,31 +271,35 @@ def _keep_change(
     )
 
 
-def pause_iteration(*, iteration: Iteration) -> None:
+def pause_iteration(
+    *, project: Project, iteration: Iteration, user: User | None
+) -> None:
     """Start nothing more; a run under way goes on."""
     with transaction.atomic():
-        iteration = _locked(iteration)
+        iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
         iteration.state = IterationState.PAUSED
         iteration.save(update_fields=["state"])
 
 
-def stop_iteration(*, iteration: Iteration, user: User | None, reason: str) -> None:
+def stop_iteration(
+    *, project: Project, iteration: Iteration, user: User | None, reason: str
+) -> None:
     """End an iteration before its last step; its run is asked to stop."""
     if not reason.strip():
         raise ReasonNeededError(_("Say why the iteration is stopped."))
     with transaction.atomic():
-        iteration = _locked(iteration)
+        iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
         step = iteration.steps.select_related("run").get(name=iteration.step)
         stop_because(iteration, reason.strip())
     if step.state == StepState.WORKING and step.run and not step.run.is_final:
         with suppress(RunStateError):  # it has just ended
-            stop_run(run=step.run, user=user)
+            stop_run(project=project, run=step.run, user=user)
 
 
 def resume_iteration(
-    *, iteration: Iteration, user: User | None, reason: str = ""
+    *, project: Project, iteration: Iteration, user: User | None, reason: str = ""
 ) -> None:
     """Go on with a paused or stopped iteration.
 
@@ -295,7 +307,7 @@ def resume_iteration(
     """
     try:
         with transaction.atomic():
-            iteration = _locked(iteration)
+            iteration = _locked(project, iteration, user)
             if iteration.state not in (IterationState.PAUSED, IterationState.STOPPED):
                 raise IterationRefusedError(_("This iteration is not paused."))
             if iteration.is_alarm:
@@ -323,7 +335,12 @@ def resume_iteration(
 
 
 def approve_step(
-    *, iteration: Iteration, name: str, user: User | None, reason: str = ""
+    *,
+    project: Project,
+    iteration: Iteration,
+    name: str,
+    user: User | None,
+    reason: str = "",
 ) -> None:
     """Let the step begin, or pass, that asks a person.
 
@@ -331,7 +348,7 @@ def approve_step(
     that is worse or was not measured.
     """
     with transaction.atomic():
-        iteration, step = _current(iteration, name)
+        iteration, step = _current(project, iteration, name, user)
         if step.state != StepState.ASKING:
             raise IterationRefusedError(_("This step asks nothing now."))
         if against(iteration, step) and not reason.strip():
@@ -344,13 +361,18 @@ def approve_step(
 
 
 def skip_step(
-    *, iteration: Iteration, name: str, user: User | None, reason: str
+    *,
+    project: Project,
+    iteration: Iteration,
+    name: str,
+    user: User | None,
+    reason: str,
 ) -> None:
     """Go on without a step; a run of it must have ended. The reason is kept."""
     if not reason.strip():
         raise ReasonNeededError(_("Say why the step is skipped."))
     with transaction.atomic():
-        iteration, step = _current(iteration, name)
+        iteration, step = _current(project, iteration, name, user)
         if name in NEVER_SKIPPED:
             raise IterationRefusedError(
                 _("Without a new policy nothing is left to do: stop the iteration.")
@@ -361,16 +383,18 @@ def skip_step(
         step.save()
 
 
-def retry_step(*, iteration: Iteration, name: str, user: User | None) -> None:
+def retry_step(
+    *, project: Project, iteration: Iteration, name: str, user: User | None
+) -> None:
     """Try a failed step again: its run goes on from its last checkpoint."""
     with transaction.atomic():
-        iteration, step = _current(iteration, name)
+        iteration, step = _current(project, iteration, name, user)
         if step.state != StepState.FAILED:
             raise IterationRefusedError(_("This step has not failed."))
         step.problem = ""
         if step.run is not None and step.run.state in ("failed", "stopped"):
             try:
-                resume_run(run=step.run, user=user)
+                resume_run(project=project, run=step.run, user=user)
             except RunStateError as error:
                 raise IterationRefusedError(str(error)) from error
             step.state = StepState.WORKING
@@ -380,10 +404,12 @@ def retry_step(*, iteration: Iteration, name: str, user: User | None) -> None:
         step.save()
 
 
-def go_back(*, iteration: Iteration, name: str, user: User | None) -> None:
+def go_back(
+    *, project: Project, iteration: Iteration, name: str, user: User | None
+) -> None:
     """Do a step again, and all after it; what their runs left stays."""
     with transaction.atomic():
-        iteration = _locked(iteration)
+        iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
         steps = {s.name: s for s in iteration.steps.select_related("run")}
         if name not in steps or place_of(name) > place_of(iteration.step):
@@ -409,17 +435,18 @@ def _reset(step: IterationStep) -> None:
     step.save()
 
 
-def _locked(iteration: Iteration) -> Iteration:
-    return (
-        Iteration.objects.select_for_update(of=("self",))
-        .select_related("project")
-        .get(pk=iteration.pk)
-    )
+def _locked(project: Project, iteration: Iteration, user: User | None) -> Iteration:
+    """Ask for the role, lock the project's iteration and return it as it is now."""
+    require_trainer(project, user, deed=DEED)
+    rows = Iteration.objects.select_for_update(of=("self",)).select_related("project")
+    return get_object_or_404(rows, project=project, pk=iteration.pk)
 
 
-def _current(iteration: Iteration, name: str) -> tuple[Iteration, IterationStep]:
+def _current(
+    project: Project, iteration: Iteration, name: str, user: User | None
+) -> tuple[Iteration, IterationStep]:
     """Lock an open iteration; return it with the step of that name, its present one."""
-    iteration = _locked(iteration)
+    iteration = _locked(project, iteration, user)
     _must_be_open(iteration)
     if iteration.step != name:
         raise IterationRefusedError(_("The iteration is not at this step any more."))

@@ -10,12 +10,14 @@ from uuid import UUID, uuid4
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Judgment, Project
 from training import store
+from training.access import require_trainer
 from training.devices import announced_queues
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.hints import send_hint_on_commit
@@ -148,6 +150,7 @@ def start_run(
     shares_device: bool = False,
     attach: Callable[[Run], None] | None = None,
     ask: UUID | None = None,
+    by_itself: bool = False,
 ) -> Run:
     """Queue a run: check recipe and inputs, freeze the data, tell the workers.
 
@@ -158,7 +161,12 @@ def start_run(
     reads all tables as of one moment and is kept when the rest fails. ``attach`` is
     called in the transaction that makes the run; what it raises undoes that. ``ask`` is
     the number of the form that asks: sent twice within a minute it is one run.
+    ``by_itself``: the product starts it now, in the name of who asked for it earlier and
+    may have lost the role since.
     """
+    asks = None if by_itself else user
+    with transaction.atomic():  # before data are frozen, and once more at the end
+        require_trainer(project, asks, deed="Starting a run")
     if kind not in INPUTS:
         raise LaunchRefusedError(
             {"": gettext("There is no such kind of run: %(kind)r.") % {"kind": kind}}
@@ -207,6 +215,7 @@ def start_run(
         why = gettext("Its data could not be written: %(error)s") % {"error": error}
         raise LaunchRefusedError({"": why}) from error
     with transaction.atomic():
+        require_trainer(project, asks, deed="Starting a run")
         if ask:  # of two that ask at once the second finds the run of the first
             Project.objects.select_for_update(no_key=True).get(pk=project.pk)
             if run := _asked_before(ask, project, kind, settings, inputs, how):
@@ -292,6 +301,7 @@ def start_asked_draws() -> list[Run]:
                 recipe={},
                 inputs=inputs,
                 user=run.created_by,
+                by_itself=True,
             )
         except LaunchRefusedError as error:
             _note(run, f"The draw it asked for did not start: {error}", "warning")
@@ -365,13 +375,14 @@ def _problems_with_ensemble(inputs: Mapping[str, Checkpoint]) -> dict[str, str]:
     return problems
 
 
-def stop_run(*, run: Run, user: User | None) -> Run:
+def stop_run(*, project: Project, run: Run, user: User | None) -> Run:
     """Ask a run to write a checkpoint and end; a queued one ends at once.
 
     Asking twice changes nothing. Raises RunStateError when it has ended already.
     """
     with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=run.pk)
+        require_trainer(project, user, deed="Stopping a run")
+        run = _locked(project, run)
         if run.is_final:
             raise RunStateError(
                 gettext("%(run)s has ended already: %(state)s.")
@@ -389,13 +400,14 @@ def stop_run(*, run: Run, user: User | None) -> Run:
     return run
 
 
-def resume_run(*, run: Run, user: User | None) -> Run:
+def resume_run(*, project: Project, run: Run, user: User | None) -> Run:
     """Queue a stopped or failed run again; it goes on from its last whole checkpoint.
 
     Raises RunStateError when the run is not stopped or failed.
     """
     with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=run.pk)
+        require_trainer(project, user, deed="Resuming a run")
+        run = _locked(project, run)
         if run.state not in (RunState.STOPPED, RunState.FAILED):
             state = run.get_state_display().lower()
             raise RunStateError(
@@ -419,7 +431,12 @@ def resume_run(*, run: Run, user: User | None) -> Run:
 
 
 def change_place(
-    *, run: Run, user: User | None, queue: str, shares_device: bool
+    *,
+    project: Project,
+    run: Run,
+    user: User | None,
+    queue: str,
+    shares_device: bool,
 ) -> Run:
     """Change which workers a queued run waits for, and whether it shares their GPU.
 
@@ -428,7 +445,8 @@ def change_place(
     Raises LaunchRefusedError for a queue that no worker has announced.
     """
     with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=run.pk)
+        require_trainer(project, user, deed="Changing where a run runs")
+        run = _locked(project, run)
         if run.state != RunState.QUEUED:
             raise RunStateError(
                 gettext(
@@ -450,6 +468,13 @@ def change_place(
         _note(run, told)
         send_hint_on_commit(run.pk)
     return run
+
+
+def _locked(project: Project, run: Run) -> Run:
+    """Lock the project's run and return it as it is now."""
+    return get_object_or_404(
+        Run.objects.select_for_update(), project=project, pk=run.pk
+    )
 
 
 def _wish(queue: str, shares_device: bool) -> str:

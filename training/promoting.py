@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import transaction
+from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 
 from training import store
+from training.access import require_trainer
 from training.cycle import Comparison, comparison, own_comparison, speaks_against
 from training.launching import current_policy
 from training.manifests import NotWholeError
@@ -104,18 +106,26 @@ def _margin_of(project: Project) -> float:
 
 def promote(
     *,
+    project: Project,
     checkpoint: Checkpoint,
     user: User | None,
     reason: str = "",
     force: bool = False,
     against: Sequence[str] | None = None,
+    by_itself: bool = False,
 ) -> Promotion:
     """Make a checkpoint the current policy of its project.
 
     Raises PromotionRefusedError for a reward model, for files that are not whole, and,
     unless forced with a reason, for a policy that is worse than the current one, or not
-    known to be as good. ``against`` replaces what is known against it.
+    known to be as good. ``against`` replaces what is known against it. ``by_itself``: an
+    iteration promotes, in the name of who let it go so far.
     """
+    checkpoint = get_object_or_404(
+        Checkpoint.objects.select_related("project", "run"),
+        project=project,
+        pk=checkpoint.pk,
+    )
     if checkpoint.run.kind not in LEAVES_A_POLICY:
         raise PromotionRefusedError(
             _("Only a policy can be promoted, this is a reward model."),
@@ -141,8 +151,9 @@ def promote(
             _("A promotion in spite of this needs a reason."), can_force=True
         )
     with transaction.atomic():
+        require_trainer(project, None if by_itself else user, deed="Promoting a policy")
         promotion = Promotion.objects.create(
-            project=checkpoint.project,
+            project=project,
             checkpoint=checkpoint,
             promoted_by=user,
             reason=reason.strip(),

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Final
 from celery import current_app
 from django.conf import settings
 from django.db import transaction
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from kombu.exceptions import OperationalError
 
 from actions.definitions import DefinitionError
 from actions.json_values import JSONError
+from annotation.access import WRITERS, require_role
 from annotation.contexts import context_to_json
 from annotation.drafting import Content, clean, document_of, existing_contexts
-from annotation.models import Draft, ThinkingContext
+from annotation.models import Draft, Project, ThinkingContext
 from training import store
 from training.launching import current_policy, newest_policy
 from training.manifests import NotWholeError, read_whole
@@ -56,20 +58,25 @@ class ProposalRefused(Exception):
     """No policy can be asked for this; the text says why."""
 
 
-def ask_proposal(*, draft: Draft, content: Content, turn: int, user: User) -> Proposal:
+def ask_proposal(
+    *, project: Project, draft: Draft, content: Content, turn: int, user: User
+) -> Proposal:
     """Ask the current policy for the response to ``turn`` (from 0) of the draft.
 
     Where none is promoted yet, the newest one that finished its training is asked.
     ``content`` is the draft as the page has it, saved or not. A proposal that is still
-    on its way for this draft is asked for no longer. Raises ProposalRefused.
+    on its way for this draft is asked for no longer. Raises ProposalRefused, and
+    Http404 for somebody else's draft.
     """
-    policy = current_policy(draft.project) or newest_policy(draft.project)
+    policy = current_policy(project) or newest_policy(project)
     if policy is None:
         raise ProposalRefused(
             _("No policy has been trained in this project yet: there is none to ask.")
         )
     document = _document(draft, content, turn)
     with transaction.atomic():
+        require_role(project, user, *WRITERS, deed="Asking for a proposal")
+        draft = get_object_or_404(Draft, project=project, author=user, pk=draft.pk)
         Proposal.objects.filter(draft=draft, state=ProposalState.ASKED).update(
             state=ProposalState.FAILED,
             error=_("Another proposal was asked for."),

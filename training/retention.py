@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -27,6 +28,7 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Project
 from training import store
+from training.access import require_trainer
 from training.models import (
     Checkpoint,
     Promotion,
@@ -36,6 +38,9 @@ from training.models import (
     RunKind,
     RunState,
 )
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
 
 logger = logging.getLogger(__name__)
 
@@ -96,16 +101,27 @@ def plan_removal(policy: Retention) -> Plan:
     return Plan(doomed, tuple(counts.items()))
 
 
-def remove_files(policy: Retention) -> Plan:
+def save_policy(*, policy: Retention, user: User, **chosen: Any) -> Retention:
+    """Save what a trainer chose of ``keep_last``, ``keep_best`` and ``is_automatic``."""
+    with transaction.atomic():
+        require_trainer(policy.project, user, deed="Choosing what is kept")
+        saved, _is_new = Retention.objects.update_or_create(
+            project=policy.project, defaults=chosen
+        )
+        return saved
+
+
+def remove_files(policy: Retention, *, user: User | None = None) -> Plan:
     """Remove the files of the checkpoints that ``policy`` does not keep; return them.
 
     The rows are locked before it is looked who reads them. A run that starts takes a
     lock on its inputs as it names them, so it either is seen here or sees that they are
     gone (``launching.start_run``). Rows are marked first: what a crash leaves on disk is
-    removed the next time.
+    removed the next time. ``user`` is the trainer who asks; none where it is automatic.
     """
     project = policy.project
     with transaction.atomic():
+        require_trainer(project, user, deed="Removing files")
         locked = Checkpoint.objects.filter(project=project).select_for_update()
         list(locked.order_by("pk").values_list("pk"))
         plan = plan_removal(policy)

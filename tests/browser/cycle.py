@@ -130,12 +130,14 @@ def make_iterations(project: Project, user: User, policy: Run) -> None:
         project=project, user=user, wanted_judgments=300, wanted_settled=90
     )
     iterations.change_recipe(
+        project=last.project,
         iteration=last,
         name="policy",
         user=user,
         recipe={**last.recipes["policy"], "steps": 80, "kl_weight": 0.02},
     )
     iterations.change_iteration(
+        project=last.project,
         iteration=last,
         user=user,
         wanted_judgments=400,

@@ -31,7 +31,7 @@ json.dump({"text": text, "format_error": ""}, sys.stdout)
 def page(sign_in, settings, tmp_path):
     settings.DATA_DIR = tmp_path
     project = make_project_with_samples(slug="cakes")
-    promote(checkpoint=make_policy(project), user=make_user("tara"))
+    promote(project=project, checkpoint=make_policy(project), user=make_user("tara"))
     page = sign_in(make_user("lena"))
     page.goto("/p/cakes/write/")
     page.click("text=New sample")

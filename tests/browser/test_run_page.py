@@ -71,7 +71,7 @@ def test_where_a_queued_run_will_run_is_changed_while_its_page_lives_on(
 def test_a_policy_is_promoted_in_spite_of_what_is_known_by_keyboard_alone(
     project, sign_in
 ):
-    promote(checkpoint=make_policy(project), user=None)
+    promote(project=project, checkpoint=make_policy(project), user=None)
     new = make_checkpoint(make_run(project=project, kind="policy", state="finished"))
     page = sign_in(make_user("tara"))
     page.expected_errors.append("409")

@@ -29,7 +29,7 @@ def project():
     project = make_project(slug="cakes")
     make_sample(project=project, external_id="s1")
     make_sample(project=project, external_id="s2", split="held-out")
-    promoting.promote(checkpoint=make_policy(project), user=None)
+    promoting.promote(project=project, checkpoint=make_policy(project), user=None)
     return project
 
 

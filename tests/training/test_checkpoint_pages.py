@@ -131,7 +131,7 @@ def evaluated(project, new, old, low, high, **fields):
 def current(project):
     """Return the project's current policy."""
     checkpoint = make_policy(project)
-    promoting.promote(checkpoint=checkpoint, user=None)
+    promoting.promote(project=checkpoint.project, checkpoint=checkpoint, user=None)
     return checkpoint
 
 

@@ -413,7 +413,7 @@ def test_a_queue_whose_workers_are_away_is_said(client, project, tara):
 
 def change(run, queue, **fields):
     deed = {"user": None, "shares_device": False} | fields
-    return launching.change_place(run=run, queue=queue, **deed)
+    return launching.change_place(project=run.project, run=run, queue=queue, **deed)
 
 
 def test_a_trainer_changes_where_a_queued_run_will_run(

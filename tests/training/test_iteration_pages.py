@@ -119,7 +119,9 @@ def test_the_form_begins_an_iteration_with_its_recipes(client, project, tara):
     assert Run.objects.get(kind="draw").created_by == tara
 
     # The next one starts from what this one was set to.
-    iterations.stop_iteration(iteration=iteration, user=None, reason="for the test")
+    iterations.stop_iteration(
+        project=iteration.project, iteration=iteration, user=None, reason="for the test"
+    )
     again = filled(client)
     assert again["policy-recipe_steps"] == 7
     assert again["wanted_judgments"] == 40
@@ -412,7 +414,12 @@ def test_an_unknown_deed_is_refused(client, project, tara):
 def test_curves_over_iterations_lie_beside_each_other(client, project, tara):
     for number, score, verdicts in ((1, 0.6, [1, 1, 0]), (2, 0.7, [1, 1, 1])):
         iteration = judged(project, number, rm_score=score, verdicts=verdicts)
-        iterations.stop_iteration(iteration=iteration, user=None, reason="for the test")
+        iterations.stop_iteration(
+            project=iteration.project,
+            iteration=iteration,
+            user=None,
+            reason="for the test",
+        )
     curves = client.get(HOME + "series/").json()["series"]
     assert curves["drawn/rm_score"] == [[1, 2], [0.6, 0.7]]
     assert curves["drawn/people"] == [[1, 2], [pytest.approx(2 / 3), 1.0]]
@@ -430,7 +437,9 @@ def test_list_and_page_ask_the_database_little(
 ):
     for _ in range(3):
         iteration = to_compare(project)
-        iterations.approve_step(iteration=iteration, name="promote", user=None)
+        iterations.approve_step(
+            project=iteration.project, iteration=iteration, name="promote", user=None
+        )
         advancing.advance_all()
     with django_assert_max_num_queries(10):
         assert len(client.get(HOME).context["lines"]) == 3
@@ -449,7 +458,11 @@ def test_list_and_page_ask_the_database_little(
             with django_assert_max_num_queries(15):
                 client.get(f"{HOME}4/")
             iterations.approve_step(
-                iteration=fresh(iteration), name="policy", user=None, reason="go"
+                project=iteration.project,
+                iteration=fresh(iteration),
+                name="policy",
+                user=None,
+                reason="go",
             )
             advancing.advance_all()
     assert places == ["policy", "evaluate", "compare"]
@@ -461,7 +474,12 @@ def test_the_list_is_paged_by_number(client, project, tara, monkeypatch):
     monkeypatch.setattr(views, "LISTED", 2)
     for _ in range(3):
         iteration = begin(project)
-        iterations.stop_iteration(iteration=iteration, user=None, reason="for the test")
+        iterations.stop_iteration(
+            project=iteration.project,
+            iteration=iteration,
+            user=None,
+            reason="for the test",
+        )
     page = client.get(HOME)
     assert [each.iteration.number for each in page.context["lines"]] == [3, 2]
     older = client.get(HOME + page.context["older"])

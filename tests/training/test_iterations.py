@@ -212,12 +212,14 @@ def test_the_cycle_goes_by_itself_to_the_promotion_that_asks_a_person(project, a
     assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
     assert standing.comparison_of(fresh(iteration)).gain == pytest.approx(0.1)
 
-    rita = make_user("rita")
-    iterations.approve_step(iteration=iteration, name="promote", user=rita)
+    ada = make_user("ada")
+    iterations.approve_step(
+        project=iteration.project, iteration=iteration, name="promote", user=ada
+    )
     advancing.advance_all()
     assert fresh(iteration).state == "done"
     assert launching.current_policy(project).run == run
-    assert Promotion.objects.first().promoted_by == rita
+    assert Promotion.objects.first().promoted_by == ada
     assert Run.objects.exclude(kind="sft").count() == 4
 
 
@@ -230,11 +232,15 @@ def test_a_project_has_one_open_iteration(project):
     iteration = begin(project)
     with pytest.raises(IterationRefusedError, match="open already"):
         begin(project)
-    iterations.stop_iteration(iteration=iteration, user=None, reason="enough")
+    iterations.stop_iteration(
+        project=iteration.project, iteration=iteration, user=None, reason="enough"
+    )
     second = begin(project)
     assert second.number == 2
     with pytest.raises(IterationRefusedError, match="Another iteration"):
-        iterations.resume_iteration(iteration=fresh(iteration), user=None)
+        iterations.resume_iteration(
+            project=iteration.project, iteration=fresh(iteration), user=None
+        )
 
 
 def test_a_wrong_setting_is_named_with_its_step_and_nothing_begins(project):
@@ -348,7 +354,9 @@ def test_a_full_disk_is_said_at_the_step_and_keeps_no_other_from_going_on(
         advancing.advance_all()
     assert "No space left" in step(first).problem
     assert step(second).state == "working"
-    iterations.retry_step(iteration=first, name="draw", user=None)
+    iterations.retry_step(
+        project=first.project, iteration=first, name="draw", user=None
+    )
     advancing.advance_all()
     assert step(first).state == "working"
 
@@ -383,9 +391,14 @@ def test_judging_is_enough_by_number_or_by_share(project):
     advancing.advance_all()
     assert fresh(iteration).step == "reward"
 
-    launching.stop_run(run=step(iteration).run, user=None)
-    iterations.go_back(iteration=fresh(iteration), name="judge", user=None)
+    launching.stop_run(
+        project=step(iteration).run.project, run=step(iteration).run, user=None
+    )
+    iterations.go_back(
+        project=iteration.project, iteration=fresh(iteration), name="judge", user=None
+    )
     iterations.change_iteration(
+        project=iteration.project,
         iteration=fresh(iteration),
         user=None,
         wanted_judgments=500,
@@ -403,9 +416,13 @@ def test_judging_is_enough_by_number_or_by_share(project):
 def test_what_cannot_go_back_says_why(project):
     iteration = to_reward(project)
     with pytest.raises(IterationRefusedError, match="has not ended"):
-        iterations.go_back(iteration=iteration, name="judge", user=None)
+        iterations.go_back(
+            project=iteration.project, iteration=iteration, name="judge", user=None
+        )
     with pytest.raises(IterationRefusedError, match="not come to this step"):
-        iterations.go_back(iteration=iteration, name="promote", user=None)
+        iterations.go_back(
+            project=iteration.project, iteration=iteration, name="promote", user=None
+        )
 
 
 def test_a_draw_without_anything_to_judge_goes_on(project):
@@ -423,7 +440,12 @@ def test_a_reward_model_below_its_gate_waits_for_a_reason(project):
     ended(step(iteration).run, metrics={"quads/seen/accuracy": 0.5})
     assert (fresh(iteration).step, step(iteration).state) == ("policy", "asking")
     assert len(standing.gate_misses_of(fresh(iteration))) == 3
-    deed = {"iteration": fresh(iteration), "name": "policy", "user": None}
+    deed = {
+        "project": project,
+        "iteration": fresh(iteration),
+        "name": "policy",
+        "user": None,
+    }
     with pytest.raises(ReasonNeededError):
         iterations.approve_step(**deed)
     iterations.approve_step(**deed, reason="A trial.")
@@ -435,7 +457,9 @@ def test_a_better_reward_model_after_going_back_opens_the_gate(project):
     iteration = to_reward(project)
     ended(step(iteration).run)
     first = step(iteration, "reward").run
-    iterations.go_back(iteration=fresh(iteration), name="reward", user=None)
+    iterations.go_back(
+        project=iteration.project, iteration=fresh(iteration), name="reward", user=None
+    )
     advancing.advance_all()
     assert step(iteration).run != first
     assert step(iteration).earlier_runs == [first.pk]
@@ -458,8 +482,12 @@ def test_the_alarm_of_the_policy_run_stops_the_iteration(project):
     assert not Run.objects.filter(kind="evaluate").exists()
 
     with pytest.raises(ReasonNeededError):
-        iterations.resume_iteration(iteration=stopped, user=None)
-    iterations.resume_iteration(iteration=stopped, user=None, reason="Step 10 is fine.")
+        iterations.resume_iteration(
+            project=stopped.project, iteration=stopped, user=None
+        )
+    iterations.resume_iteration(
+        project=stopped.project, iteration=stopped, user=None, reason="Step 10 is fine."
+    )
     advancing.advance_all()
     assert fresh(iteration).step == "evaluate"
     assert step(iteration, "policy").reason == "Step 10 is fine."
@@ -495,7 +523,9 @@ def judged(project, number, *, rm_score, verdicts):
 
 def test_score_up_and_people_down_on_fresh_answers_stops_the_iteration(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 18 + [0] * 2)
-    iterations.stop_iteration(iteration=before, user=None, reason="for the test")
+    iterations.stop_iteration(
+        project=before.project, iteration=before, user=None, reason="for the test"
+    )
     after = judged(project, 2, rm_score=0.9, verdicts=[1] * 6 + [0] * 14)
     advancing.advance_all()
     stopped = fresh(after)
@@ -506,7 +536,9 @@ def test_score_up_and_people_down_on_fresh_answers_stops_the_iteration(project):
 
 def test_answers_picked_by_the_reward_model_raise_no_alarm(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 18 + [0] * 2)
-    iterations.stop_iteration(iteration=before, user=None, reason="for the test")
+    iterations.stop_iteration(
+        project=before.project, iteration=before, user=None, reason="for the test"
+    )
     after = judged(project, 2, rm_score=0.9, verdicts=[1] * 6 + [0] * 14)
     Run.objects.filter(pk=step(after, "draw").run_id).update(
         recipe={"keep": "accepted"}
@@ -517,7 +549,9 @@ def test_answers_picked_by_the_reward_model_raise_no_alarm(project):
 
 def test_people_up_on_fresh_answers_is_no_alarm(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 6 + [0] * 14)
-    iterations.stop_iteration(iteration=before, user=None, reason="for the test")
+    iterations.stop_iteration(
+        project=before.project, iteration=before, user=None, reason="for the test"
+    )
     after = judged(project, 2, rm_score=0.9, verdicts=[1] * 18 + [0] * 2)
     advancing.advance_all()
     assert fresh(after).step == "reward"
@@ -531,7 +565,9 @@ def test_a_failed_run_waits_and_is_tried_again(project, answers):
     assert "responses.jsonl" in step(iteration).problem
     advancing.advance_all()
     assert step(iteration).state == "failed"
-    iterations.retry_step(iteration=fresh(iteration), name="draw", user=None)
+    iterations.retry_step(
+        project=iteration.project, iteration=fresh(iteration), name="draw", user=None
+    )
     assert step(iteration).state == "working"
     run = step(iteration).run
     assert run.state == "queued"
@@ -543,7 +579,7 @@ def test_a_failed_run_waits_and_is_tried_again(project, answers):
 def test_a_worse_policy_passes_with_a_reason_only(project):
     iteration = to_compare(project, before=0.6, after=0.5)
     assert (iteration.step, step(iteration).state) == ("compare", "asking")
-    deed = {"iteration": iteration, "name": "compare", "user": None}
+    deed = {"project": project, "iteration": iteration, "name": "compare", "user": None}
     with pytest.raises(ReasonNeededError):
         iterations.approve_step(**deed, reason=" ")
     iterations.approve_step(**deed, reason="It is safer.")
@@ -614,11 +650,22 @@ def test_the_interval_and_the_margin_decide_about_an_automatic_promotion(
 
 def test_a_skipped_comparison_lets_no_worse_policy_be_promoted(project):
     iteration = to_compare(project, before=0.6, after=0.5, automatic=EVERY)
-    iterations.skip_step(iteration=iteration, name="compare", user=None, reason="Hurry")
+    iterations.skip_step(
+        project=iteration.project,
+        iteration=iteration,
+        name="compare",
+        user=None,
+        reason="Hurry",
+    )
     advancing.advance_all()
     assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
     assert "worse" in standing.what_speaks_against(fresh(iteration))[0]
-    deed = {"iteration": fresh(iteration), "name": "promote", "user": None}
+    deed = {
+        "project": project,
+        "iteration": fresh(iteration),
+        "name": "promote",
+        "user": None,
+    }
     with pytest.raises(ReasonNeededError):
         iterations.approve_step(**deed)
     iterations.approve_step(**deed, reason="It is safer.")
@@ -630,7 +677,11 @@ def test_a_skipped_comparison_lets_no_worse_policy_be_promoted(project):
 def test_what_a_person_accepted_at_the_comparison_is_not_asked_again(project):
     iteration = to_compare(project, before=0.6, after=0.5, automatic=EVERY)
     iterations.approve_step(
-        iteration=iteration, name="compare", user=None, reason="It is safer."
+        project=iteration.project,
+        iteration=iteration,
+        name="compare",
+        user=None,
+        reason="It is safer.",
     )
     advancing.advance_all()
     assert fresh(iteration).state == "done"
@@ -648,10 +699,16 @@ def test_a_truth_without_an_interval_asks_a_person(project):
     iteration = to_reward(project, automatic=EVERY)
     ended(step(iteration).run, metrics=GOOD_RM)
     ended(step(iteration).run, result={"truth_at_start": 0.5, "truth": 0.9})
-    launching.stop_run(run=step(iteration).run, user=None)
+    launching.stop_run(
+        project=step(iteration).run.project, run=step(iteration).run, user=None
+    )
     advancing.advance_all()
     iterations.skip_step(
-        iteration=fresh(iteration), name="evaluate", user=None, reason="x"
+        project=iteration.project,
+        iteration=fresh(iteration),
+        name="evaluate",
+        user=None,
+        reason="x",
     )
     advancing.advance_all()
     assert (fresh(iteration).step, step(iteration).state) == ("compare", "asking")
@@ -661,9 +718,10 @@ def test_a_truth_without_an_interval_asks_a_person(project):
 
 def changed(iteration, **recipe):
     return iterations.change_recipe(
+        project=iteration.project,
         iteration=fresh(iteration),
         name="policy",
-        user=make_user("rita"),
+        user=make_user("ada"),
         recipe={**fresh(iteration).recipes["policy"], **recipe},
     )
 
@@ -672,7 +730,7 @@ def test_the_recipe_of_a_later_step_can_be_changed_and_who_did_it_is_kept(projec
     iteration = begin(project)
     before = iteration.recipes["policy"]["steps"]
     change = changed(iteration, steps=7)
-    assert (change.user.username, change.step) == ("rita", "policy")
+    assert (change.user.username, change.step) == ("ada", "policy")
     assert change.values == {"steps": [before, 7]}
     assert fresh(iteration).recipes["policy"]["steps"] == 7
     assert fresh(iteration).recipes["draw"] == iteration.recipes["draw"]
@@ -703,10 +761,16 @@ def test_the_recipe_of_a_step_that_has_begun_or_is_past_stays(project):
     for name in ("draw", "reward", "judge", "odd"):
         with pytest.raises(IterationRefusedError, match="has begun"):
             iterations.change_recipe(
-                iteration=iteration, name=name, user=None, recipe={}
+                project=iteration.project,
+                iteration=iteration,
+                name=name,
+                user=None,
+                recipe={},
             )
     assert iterations.changeable_recipes(iteration) == ["policy", "evaluate"]
-    iterations.stop_iteration(iteration=iteration, user=None, reason="enough")
+    iterations.stop_iteration(
+        project=iteration.project, iteration=iteration, user=None, reason="enough"
+    )
     with pytest.raises(IterationRefusedError, match="has ended"):
         changed(iteration, steps=7)
     assert iterations.changeable_recipes(fresh(iteration)) == []
@@ -714,10 +778,16 @@ def test_the_recipe_of_a_step_that_has_begun_or_is_past_stays(project):
 
 def test_a_step_done_again_takes_the_changed_recipe(project):
     iteration = to_reward(project)
-    launching.stop_run(run=step(iteration).run, user=None)
+    launching.stop_run(
+        project=step(iteration).run.project, run=step(iteration).run, user=None
+    )
     advancing.advance_all()
-    iterations.pause_iteration(iteration=fresh(iteration))
-    iterations.go_back(iteration=fresh(iteration), name="reward", user=None)
+    iterations.pause_iteration(
+        project=iteration.project, iteration=fresh(iteration), user=None
+    )
+    iterations.go_back(
+        project=iteration.project, iteration=fresh(iteration), name="reward", user=None
+    )
     assert "reward" in iterations.changeable_recipes(fresh(iteration))
 
 
@@ -747,15 +817,16 @@ def test_a_recipe_changed_while_its_run_is_being_made_is_the_one_that_runs(
 def test_changed_settings_are_kept_with_who_changed_them(project):
     iteration = begin(project)
     iterations.change_iteration(
+        project=iteration.project,
         iteration=iteration,
-        user=make_user("rita"),
+        user=make_user("ada"),
         wanted_judgments=300,
         wanted_settled=80,
         margin=0.1,
         automatic=("draw", "reward"),
     )
     (change,) = iteration.changes.all()
-    assert (change.user.username, change.step) == ("rita", "")
+    assert (change.user.username, change.step) == ("ada", "")
     assert change.values == {
         "wanted_settled": [90, 80],
         "margin": [0.03, 0.1],
@@ -770,17 +841,23 @@ def test_every_step_asks_where_nothing_is_automatic(project):
     iteration = begin(project, automatic=())
     assert step(iteration).state == "asking"
     assert not Run.objects.filter(kind="draw").exists()
-    iterations.approve_step(iteration=iteration, name="draw", user=None)
+    iterations.approve_step(
+        project=iteration.project, iteration=iteration, name="draw", user=None
+    )
     advancing.advance_all()
     assert step(iteration).state == "working"
 
 
 def test_a_paused_iteration_starts_nothing(project):
     iteration = begin(project)
-    iterations.pause_iteration(iteration=iteration)
+    iterations.pause_iteration(
+        project=iteration.project, iteration=iteration, user=None
+    )
     drawn(project)
     assert fresh(iteration).step == "draw"
-    iterations.resume_iteration(iteration=fresh(iteration), user=None)
+    iterations.resume_iteration(
+        project=iteration.project, iteration=fresh(iteration), user=None
+    )
     advancing.advance_all()
     assert fresh(iteration).step == "judge"
 
@@ -788,18 +865,32 @@ def test_a_paused_iteration_starts_nothing(project):
 def test_a_stop_ends_the_run_of_the_step_and_keeps_the_reason(project):
     iteration = begin(project)
     with pytest.raises(ReasonNeededError):
-        iterations.stop_iteration(iteration=iteration, user=None, reason="")
-    iterations.stop_iteration(iteration=iteration, user=None, reason="Wrong recipe.")
+        iterations.stop_iteration(
+            project=iteration.project, iteration=iteration, user=None, reason=""
+        )
+    iterations.stop_iteration(
+        project=iteration.project,
+        iteration=iteration,
+        user=None,
+        reason="Wrong recipe.",
+    )
     assert fresh(iteration).stopped_because == "Wrong recipe."
     assert Run.objects.get(kind="draw").state == "stopped"
     with pytest.raises(IterationRefusedError, match="has ended"):
-        iterations.pause_iteration(iteration=fresh(iteration))
+        iterations.pause_iteration(
+            project=iteration.project, iteration=fresh(iteration), user=None
+        )
 
 
 def test_a_skip_needs_a_reason_and_the_policy_is_never_skipped(project):
     iteration = begin(project)
     drawn(project)
-    deed = {"iteration": fresh(iteration), "name": "judge", "user": None}
+    deed = {
+        "project": project,
+        "iteration": fresh(iteration),
+        "name": "judge",
+        "user": None,
+    }
     with pytest.raises(ReasonNeededError):
         iterations.skip_step(**deed, reason="")
     judge_all(project)
@@ -809,7 +900,11 @@ def test_a_skip_needs_a_reason_and_the_policy_is_never_skipped(project):
     ended(step(iteration).run)
     with pytest.raises(IterationRefusedError, match="stop the iteration"):
         iterations.skip_step(
-            iteration=fresh(iteration), name="policy", user=None, reason="no"
+            project=iteration.project,
+            iteration=fresh(iteration),
+            name="policy",
+            user=None,
+            reason="no",
         )
 
 
@@ -817,13 +912,17 @@ def test_a_deed_for_a_step_that_is_past_is_refused(project):
     iteration = begin(project)
     drawn(project)
     with pytest.raises(IterationRefusedError, match="not at this step any more"):
-        iterations.approve_step(iteration=iteration, name="draw", user=None)
+        iterations.approve_step(
+            project=iteration.project, iteration=iteration, name="draw", user=None
+        )
 
 
 def test_each_draw_of_an_iteration_has_a_seed_of_its_own(project):
     first = begin(project, recipes={"draw": {"seed": 5}})
     assert step(first).run.recipe["seed"] == 5
-    iterations.stop_iteration(iteration=first, user=None, reason="for the test")
+    iterations.stop_iteration(
+        project=first.project, iteration=first, user=None, reason="for the test"
+    )
     second = begin(project, recipes={"draw": {"seed": 5}})
     assert step(second).run.recipe["seed"] == 6
 

@@ -43,7 +43,7 @@ json.dump({"text": "Gladly: " + last["input"]["text"], "format_error": ""}, sys.
 @pytest.fixture
 def project():
     project = make_project_with_samples()
-    promote(checkpoint=make_policy(project), user=make_user("tara"))
+    promote(project=project, checkpoint=make_policy(project), user=make_user("tara"))
     return project
 
 
@@ -175,7 +175,11 @@ def test_before_the_first_promotion_the_newest_finished_policy_is_asked():
     newest = make_policy(project)
     make_checkpoint(make_run(project=project), is_final=False)
     proposal = proposing.ask_proposal(
-        draft=make_draft(project), content=CONTENT, turn=1, user=make_user("lena")
+        project=project,
+        draft=make_draft(project),
+        content=CONTENT,
+        turn=1,
+        user=make_user("lena"),
     )
     assert proposal.checkpoint == newest
 
@@ -205,7 +209,11 @@ def test_a_program_that_fails_says_its_last_line_to_the_person(client, draft):
 
 def test_what_the_database_cannot_keep_is_left_out(draft):
     proposal = proposing.ask_proposal(
-        draft=draft, content=CONTENT, turn=1, user=make_user("lena")
+        project=draft.project,
+        draft=draft,
+        content=CONTENT,
+        turn=1,
+        user=make_user("lena"),
     )
     program = "import json, sys; json.dump({'text': 'A\\0B'}, sys.stdout)"
     assert answered(proposal, program).text == "AB"
@@ -213,7 +221,11 @@ def test_what_the_database_cannot_keep_is_left_out(draft):
 
 def test_a_broken_checkpoint_is_not_run(draft):
     proposal = proposing.ask_proposal(
-        draft=draft, content=CONTENT, turn=1, user=make_user("lena")
+        project=draft.project,
+        draft=draft,
+        content=CONTENT,
+        turn=1,
+        user=make_user("lena"),
     )
     shutil.rmtree(proposal.checkpoint.directory)
     assert "not whole" in answered(proposal).error
@@ -221,8 +233,12 @@ def test_a_broken_checkpoint_is_not_run(draft):
 
 def test_asking_again_drops_the_first_and_a_late_answer_to_it_is_nothing(draft):
     lena = make_user("lena")
-    first = proposing.ask_proposal(draft=draft, content=CONTENT, turn=1, user=lena)
-    second = proposing.ask_proposal(draft=draft, content=CONTENT, turn=1, user=lena)
+    first = proposing.ask_proposal(
+        project=draft.project, draft=draft, content=CONTENT, turn=1, user=lena
+    )
+    second = proposing.ask_proposal(
+        project=draft.project, draft=draft, content=CONTENT, turn=1, user=lena
+    )
     assert answered(first) is None
     assert answered(second).state == "ready"
 
@@ -242,7 +258,11 @@ def test_the_page_stops_waiting_when_no_worker_comes(client, draft):
 def test_the_device_is_left_to_a_run_that_uses_it(project, draft):
     make_run(project=project, state="running", leased_until=timezone.now())
     proposal = proposing.ask_proposal(
-        draft=draft, content=CONTENT, turn=1, user=make_user("lena")
+        project=draft.project,
+        draft=draft,
+        content=CONTENT,
+        turn=1,
+        user=make_user("lena"),
     )
     program = """
 import json, sys
@@ -254,7 +274,11 @@ json.dump({"text": json.load(sys.stdin)["settings"]["device"]}, sys.stdout)
 def test_it_reaches_no_draft_but_ones_own(client, draft, project):
     slug = project.slug
     proposal = proposing.ask_proposal(
-        draft=draft, content=CONTENT, turn=1, user=make_user("lena")
+        project=draft.project,
+        draft=draft,
+        content=CONTENT,
+        turn=1,
+        user=make_user("lena"),
     )
     for name in ("luis", "sam"):
         sign_in(client, make_user(name))
@@ -274,7 +298,11 @@ def test_a_real_policy_answers(project, draft):
 
     assert Sample.objects.filter(project=project).exists()
     proposal = proposing.ask_proposal(
-        draft=draft, content=CONTENT, turn=1, user=make_user("lena")
+        project=draft.project,
+        draft=draft,
+        content=CONTENT,
+        turn=1,
+        user=make_user("lena"),
     )
     checkpoint = proposal.checkpoint
     tokenizer = micro_tokenizer()

@@ -209,13 +209,13 @@ def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
     worker = threading.Thread(target=work)
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 4, seconds=120)
-    launching.stop_run(run=run, user=None)
+    launching.stop_run(project=run.project, run=run, user=None)
     worker.join(60)
     run.refresh_from_db()
     assert run.state == "stopped", f"{run.error}\n{run.log_tail}"
     kept = run.checkpoints.order_by("-step").first().step
     Run.objects.filter(pk=run.pk).update(recipe={**run.recipe, "steps": kept + 1})
-    launching.resume_run(run=run, user=None)
+    launching.resume_run(project=run.project, run=run, user=None)
     assert supervising.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
     run.refresh_from_db()
     assert run.step == kept + 1
@@ -298,7 +298,11 @@ def test_a_whole_iteration_with_the_real_programs(project):
         if step.state == "asking":
             # A model of two steps misses its gate, and noise may be worse: a person.
             iterations.approve_step(
-                iteration=iteration, name=step.name, user=None, reason="Only a test."
+                project=iteration.project,
+                iteration=iteration,
+                name=step.name,
+                user=None,
+                reason="Only a test.",
             )
         elif step.state == "working" and step.run is not None:
             outcome = supervising.supervise(step.run.pk, timing=TIMING)

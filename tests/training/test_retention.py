@@ -154,7 +154,7 @@ def test_removed_files_are_no_input_and_no_policy(project):
             project=project, kind="draw", recipe={}, inputs={"policy": first}, user=None
         )
     with pytest.raises(promoting.PromotionRefusedError):
-        promoting.promote(checkpoint=first, user=None)
+        promoting.promote(project=first.project, checkpoint=first, user=None)
 
 
 @pytest.mark.django_db(transaction=True)

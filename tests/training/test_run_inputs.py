@@ -38,7 +38,7 @@ def make_reward_model(project, judges="consistency", **fields):
 def models(project, tara):
     """Return a promoted policy, three reward models and a preference model, by role."""
     policy = make_policy(project)
-    promoting.promote(checkpoint=policy, user=tara)
+    promoting.promote(project=policy.project, checkpoint=policy, user=tara)
     third, second, first = (make_reward_model(project) for _ in range(3))
     return {
         "policy": policy,

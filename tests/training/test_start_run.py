@@ -139,9 +139,11 @@ def test_reinforcement_learning_needs_a_reward_model_or_the_oracle(project):
 def test_defaults_are_the_promoted_policy_and_the_newest_reward_model(project):
     assert launching.default_inputs(project, "policy") == {}
     first = make_policy(project)
-    promoting.promote(checkpoint=first, user=None)
+    promoting.promote(project=first.project, checkpoint=first, user=None)
     better = make_checkpoint(make_run(project=project, kind="policy", state="finished"))
-    promoting.promote(checkpoint=better, user=None, force=True, reason="newer")
+    promoting.promote(
+        project=better.project, checkpoint=better, user=None, force=True, reason="newer"
+    )
     reward = make_checkpoint(make_run(project=project, kind="reward", state="finished"))
     assert launching.default_inputs(project, "policy") == {
         "policy": better,
@@ -155,9 +157,9 @@ def test_defaults_are_the_promoted_policy_and_the_newest_reward_model(project):
 def test_stopping_an_ended_run_is_refused(project):
     run = make_run(project=project, state="finished")
     with pytest.raises(RunStateError, match="has ended already: Finished"):
-        launching.stop_run(run=run, user=None)
+        launching.stop_run(project=run.project, run=run, user=None)
     with pytest.raises(RunStateError, match="this one is finished"):
-        launching.resume_run(run=run, user=None)
+        launching.resume_run(project=run.project, run=run, user=None)
 
 
 def supervised(run, *arguments):
@@ -271,7 +273,7 @@ def test_a_draw_with_unusable_answers_fails_and_can_be_received_again(
     assert error in run.error
     assert not Pair.objects.exists()
     (run.directory / "outputs" / "responses.jsonl").write_text("")
-    launching.resume_run(run=run, user=None)
+    launching.resume_run(project=run.project, run=run, user=None)
     assert supervised(run, "--crash-at", 1) is Outcome.FINISHED
 
 

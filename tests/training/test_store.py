@@ -136,7 +136,7 @@ def test_a_model_made_on_one_machine_starts_a_run_on_another(machines):
     document = json.loads((run.directory / "run.json").read_text())
     assert document["inputs"] == {"policy": str(policy.directory)}
     assert read_whole(policy.directory, digest=policy.digest)
-    promoting.promote(checkpoint=policy, user=None)
+    promoting.promote(project=policy.project, checkpoint=policy, user=None)
 
 
 def test_a_snapshot_frozen_on_one_machine_is_read_on_another(machines):
@@ -338,7 +338,7 @@ def test_what_a_new_attempt_leaves_is_put_again(shared, tmp_path):
     first = run.outputs_stored_at
     assert first
     Run.objects.filter(pk=run.pk).update(state="failed", program_state="failed")
-    launching.resume_run(run=run, user=None)
+    launching.resume_run(project=run.project, run=run, user=None)
     gone = tiny("--state", "failed")
     shutil.rmtree(shared / "runs" / str(run.pk))
     (shared / "runs" / str(run.pk)).write_text("in the way")
@@ -465,7 +465,7 @@ def test_checkpoints_are_put_while_the_program_still_runs(shared):
         wait_until(lambda: Checkpoint.objects.filter(stored_at__isnull=False).exists())
         assert Run.objects.get().state == "running"
     finally:
-        launching.stop_run(run=run, user=None)
+        launching.stop_run(project=run.project, run=run, user=None)
         worker.join()
 
 

@@ -201,14 +201,14 @@ def test_stop_writes_a_checkpoint_and_resume_goes_on_from_it():
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 7)
     tara = make_user("tara")
-    launching.stop_run(run=run, user=tara)
+    launching.stop_run(project=run.project, run=run, user=tara)
     assert Run.objects.get(pk=run.pk).state == "stopping"
     worker.join(20)
     run.refresh_from_db()
     assert (run.state, run.error) == ("stopped", "")
     stopped_at = run.result["steps"]
     assert run.checkpoints.filter(step=stopped_at).exists()
-    launching.resume_run(run=run, user=tara)
+    launching.resume_run(project=run.project, run=run, user=tara)
     assert supervise(run, tiny("--steps", stopped_at + 3)) is Outcome.FINISHED
     assert program_starts(run)[1][1] == f"attempt 1 from {stopped_at}"
 
@@ -227,7 +227,7 @@ def test_a_program_that_will_not_stop_is_killed_after_the_grace():
     )
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 7)
-    launching.stop_run(run=run, user=None)
+    launching.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     run.refresh_from_db()
     assert run.state == "stopped"
@@ -242,7 +242,7 @@ def test_a_stop_during_the_start_ends_the_run_before_its_first_step():
     )
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).state == "starting")
-    launching.stop_run(run=run, user=None)
+    launching.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     run.refresh_from_db()
     assert (run.state, run.step, run.error) == ("stopped", 0, "")
@@ -250,7 +250,7 @@ def test_a_stop_during_the_start_ends_the_run_before_its_first_step():
 
 def test_a_queued_run_stops_at_once_and_is_not_claimed_afterwards():
     run = make_run()
-    launching.stop_run(run=run, user=None)
+    launching.stop_run(project=run.project, run=run, user=None)
     assert supervise(run, tiny()) is None
     assert run.state == "stopped"
 

@@ -41,7 +41,9 @@ def hashed(monkeypatch):
 
 
 def promote(checkpoint):
-    return promoting.promote(checkpoint=checkpoint, user=make_user("tara"))
+    return promoting.promote(
+        project=checkpoint.project, checkpoint=checkpoint, user=make_user("tara")
+    )
 
 
 def start(checkpoint):

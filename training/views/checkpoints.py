@@ -51,7 +51,12 @@ from training.models import (
     run_name,
 )
 from training.promoting import PromotionRefusedError, promote, standing_of
-from training.retention import plan_removal, remove_files, retention_of
+from training.retention import (
+    plan_removal,
+    remove_files,
+    retention_of,
+    save_policy,
+)
 from training.views.iteration_lines import comparison_facts
 from training.views.runs import (
     all_of,
@@ -266,6 +271,7 @@ def promote_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return _checkpoint_page(request, slug, pk, form)
     try:
         promote(
+            project=project,
             checkpoint=_checkpoint(project, pk),
             user=_user(request),
             reason=form.cleaned_data["reason"],
@@ -320,7 +326,7 @@ def retention(request: HttpRequest, slug: str) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     policy = retention_of(project)
     if "remove" in request.POST:
-        gone = remove_files(policy)
+        gone = remove_files(policy, user=_user(request))
         messages.success(
             request,
             ngettext(
@@ -333,7 +339,7 @@ def retention(request: HttpRequest, slug: str) -> HttpResponse:
         return redirect("training:checkpoints-retention", slug)
     form = RetentionForm(request.POST or None, instance=policy)
     if form.is_valid():
-        form.save()
+        save_policy(policy=policy, user=_user(request), **form.cleaned_data)
         return redirect("training:checkpoints-retention", slug)
     if form.is_bound:
         policy = retention_of(project)  # as saved: what was typed is not understood

@@ -348,19 +348,27 @@ def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     reason, user = request.POST.get("reason", ""), _user(request)
     reason = reason.replace("\r\n", "\n")  # a line's end counts once, as in the page
     of_iteration: dict[str, Callable[[], None]] = {
-        "pause": lambda: deeds.pause_iteration(iteration=found),
-        "resume": lambda: deeds.resume_iteration(
-            iteration=found, user=user, reason=reason
+        "pause": lambda: deeds.pause_iteration(
+            project=project, iteration=found, user=user
         ),
-        "stop": lambda: deeds.stop_iteration(iteration=found, user=user, reason=reason),
+        "resume": lambda: deeds.resume_iteration(
+            project=project, iteration=found, user=user, reason=reason
+        ),
+        "stop": lambda: deeds.stop_iteration(
+            project=project, iteration=found, user=user, reason=reason
+        ),
         "approve": lambda: deeds.approve_step(
-            iteration=found, name=name, user=user, reason=reason
+            project=project, iteration=found, name=name, user=user, reason=reason
         ),
         "skip": lambda: deeds.skip_step(
-            iteration=found, name=name, user=user, reason=reason
+            project=project, iteration=found, name=name, user=user, reason=reason
         ),
-        "retry": lambda: deeds.retry_step(iteration=found, name=name, user=user),
-        "back": lambda: deeds.go_back(iteration=found, name=name, user=user),
+        "retry": lambda: deeds.retry_step(
+            project=project, iteration=found, name=name, user=user
+        ),
+        "back": lambda: deeds.go_back(
+            project=project, iteration=found, name=name, user=user
+        ),
     }
     typed = {"deed": deed, "step": name, "reason": reason}
     if deed not in of_iteration:
@@ -391,6 +399,7 @@ def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpRespon
     if form.is_valid():
         try:
             deeds.change_iteration(
+                project=project,
                 iteration=found,
                 user=_user(request),
                 wanted_judgments=form.cleaned_data["wanted_judgments"],
@@ -426,6 +435,7 @@ def recipe_edit(
     if data is not None and recipe.is_valid():
         try:
             changed = deeds.change_recipe(
+                project=project,
                 iteration=found,
                 name=step,
                 user=_user(request),

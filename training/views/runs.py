@@ -629,7 +629,7 @@ def _comparable(run: Run) -> list[tuple[int, str]]:
 def stop(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     try:
-        stop_run(run=run_of_project(project, pk), user=_user(request))
+        stop_run(project=project, run=run_of_project(project, pk), user=_user(request))
     except RunStateError as error:
         messages.warning(request, str(error))
     return redirect("training:run", slug, pk)
@@ -640,7 +640,9 @@ def stop(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     try:
-        resume_run(run=run_of_project(project, pk), user=_user(request))
+        resume_run(
+            project=project, run=run_of_project(project, pk), user=_user(request)
+        )
     except RunStateError as error:
         messages.warning(request, str(error))
     return redirect("training:run", slug, pk)
@@ -655,7 +657,9 @@ def place(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     form = PlaceForm(request.POST, run=found, prefix="place")
     try:
         if form.is_valid():
-            change_place(run=found, user=_user(request), **form.cleaned_data)
+            change_place(
+                project=project, run=found, user=_user(request), **form.cleaned_data
+            )
         else:
             messages.error(
                 request, " ".join(str(each) for each in form.errors["queue"])
