@@ -19,6 +19,8 @@ os.umask(0o077)
 DEBUG = env.flag("DEBUG")
 SECRET_KEY = env.secret("SECRET_KEY", "") or STATE.secret_key()
 DATA_DIR = env.path("CONCORD_DATA_DIR", STATE.home / "data")
+# The models that a supervised fine-tuning may start from (training/bases.py).
+MODELS_DIR = env.path("CONCORD_MODELS", BASE_DIR / "models")
 # Where machines that share runs leave files for each other (training/store.py).
 STORE = env.matching(
     "CONCORD_STORE",

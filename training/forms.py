@@ -14,6 +14,7 @@ from django.core.validators import RegexValidator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from training.bases import BaseRefusedError, base_directory, own_checkpoint
 from training.devices import Queue, announced_queues
 from training.engine.recipes import RECIPES
 from training.exporting import UNKNOWN_LICENCE
@@ -258,6 +259,16 @@ class NewRunForm(RecipeForm):
                     "When it has finished, its answers come to the Judge page."
                 ),
             )
+
+    def clean_recipe_base(self) -> str:
+        """Refuse what is no base beside all other errors; the deed asks once more."""
+        base = str(self.cleaned_data["recipe_base"])
+        if base and own_checkpoint(self.project, base) is None:
+            try:
+                base_directory(base)
+            except BaseRefusedError as error:
+                raise forms.ValidationError(str(error)) from error
+        return base
 
     @property
     def places(self) -> list[forms.BoundField]:

@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from annotation.models import Judgment, Project
 from training import store
 from training.access import require_trainer
+from training.bases import BaseRefusedError, base_name, own_checkpoint
 from training.devices import announced_queues
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.hints import send_hint_on_commit
@@ -180,6 +181,15 @@ def start_run(
             "expected": error.expected,
             "found": error.found,
         }
+    if base := str(settings.get("base") or ""):
+        own = own_checkpoint(project, base)
+        if own is not None:  # an input like any other, with its lineage
+            settings["base"], inputs = "", {InputRole.POLICY: own, **inputs}
+        else:
+            try:
+                settings["base"] = base_name(base)
+            except BaseRefusedError as error:
+                problems["base"] = str(error)
     problems |= _problems_with_inputs(project, kind, inputs)
     if (
         settings.get("consistency_source") == "reward model"

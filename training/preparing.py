@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from django.db import transaction
 
 from training import store
+from training.bases import BaseRefusedError, base_directory
 from training.claiming import note_once
 from training.manifests import NotWholeError, file_sha256, newest_to_resume
 from training.models import Metric, Run, RunSample
@@ -49,7 +50,7 @@ def prepare_directory(run: Run) -> None:
     start = resumed_from.step if resumed_from else 0
     document: dict[str, Json] = {
         "program": run.kind,
-        "recipe": run.recipe,
+        "recipe": _recipe(run),
         "run_id": run.pk,
         "uuid": str(run.uuid),
         "attempt": run.attempts,
@@ -72,6 +73,20 @@ def prepare_directory(run: Run) -> None:
             note_once(run, "info", f"Resumed from checkpoint {start}.")
         elif run.attempts > 1:
             note_once(run, "info", "Started again from the beginning.")
+
+
+def _recipe(run: Run) -> dict[str, Json]:
+    """Return the recipe as the program gets it: a base by its place on this machine.
+
+    It is looked for anew: what the name stands for may have changed since the start.
+    """
+    recipe: dict[str, Json] = dict(run.recipe)
+    if base := recipe.get("base"):
+        try:
+            recipe["base"] = str(base_directory(str(base)))
+        except BaseRefusedError as error:
+            raise OutputError(f"base: {error}") from error
+    return recipe
 
 
 def _fetch_inputs(run: Run) -> dict[str, Json]:

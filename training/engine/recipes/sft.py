@@ -35,8 +35,9 @@ class SftRecipe:
     base: str = field(
         default="",
         metadata=about(
-            "Hugging Face directory to start from when no checkpoint is given; "
-            "empty starts a small model from scratch.",
+            "Model to start from when no checkpoint is given: its name in the models "
+            "folder; empty starts a small model from scratch. By hand, the path of a "
+            "Hugging Face directory.",
         ),
     )
     steps: int = field(default=600, metadata=STEPS)
