@@ -69,6 +69,7 @@ BUILT_IN_ACTIONS: Final = (
     SEND_EMAIL,
     CALCULATE,
 )
+ENABLED_ACTIONS: Final = (GET_THINKING_CONTEXT, CALCULATE)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class ActionFailed(Exception):
         return exception_text(self.name, self.message)
 
 
+class NotEnabled(Exception):
+    """Raised by a handler: nothing here can run this call."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a turn may use: calls, seconds for one call, characters of one observation."""
@@ -68,6 +72,11 @@ class Execution:
 def exception_text(name: str, message: str = "") -> str:
     """Return the observation that a named exception becomes."""
     return f"Exception {name}: {message}" if message else f"Exception {name}"
+
+
+def not_enabled(name: str) -> str:
+    """Return the observation of a call that nothing here can run."""
+    return f'Error: the action "{name}" is not enabled here.'
 
 
 def clean_observation(text: str, characters: int) -> str:
@@ -120,7 +129,7 @@ class Executor:
             return f'Error: wrong parameters for "{call.name}": {listed}.'
         handler = self.handlers.get(call.name)
         if handler is None:
-            return f'Error: the action "{call.name}" is not enabled here.'
+            return not_enabled(call.name)
         return self._run(definition, handler, dict(call.parameters))
 
     def _run(
@@ -136,6 +145,8 @@ class Executor:
                 outcome.append(handler(parameters))
             except ActionFailed as failure:
                 outcome.append(self._failure(definition, failure))
+            except NotEnabled:
+                outcome.append(not_enabled(definition.name))
             except (Exception, SystemExit) as error:
                 logger.exception('The handler of "%s" failed.', definition.name)
                 kind = type(error).__name__

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal
 
 from django.utils.translation import gettext as _
 
-from actions.builtins import BUILT_IN_ACTIONS
+from actions.builtins import ENABLED_ACTIONS
 from actions.definitions import ActionDefinition, check_parameters
 from actions.grammar import ActionCall, FormatError, Response, parse, render
+from actions.in_force import (
+    Contexts,
+    calls_in_force,
+    definitions_in_force,
+    fetched_by,
+    fetched_inside,
+)
 from actions.tags import JSON, find_tag
 from actions.units import UnitPair, align_units
 from annotation.blocks import Block, blocks_of_response
@@ -32,7 +39,6 @@ from annotation.method import Hint, Knowledge, hints_of_turn
 from annotation.wording import grammar_message
 
 AROUND: Final = 60
-_DEFINED: Final = {one.name: one for one in BUILT_IN_ACTIONS}
 
 
 @dataclass(frozen=True)
@@ -104,11 +110,21 @@ class DraftTurn:
     """How that call may fail, by its definition."""
     is_answered: bool = False
     """Whether a result of that call is there already."""
+    in_force: Mapping[str, ActionDefinition] = field(default_factory=dict)
+    """The definitions that a call at the response's end may name."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether that call is of an action that Concord itself can run."""
+        return (
+            self.call is not None
+            and self.in_force.get(self.call.name) in ENABLED_ACTIONS
+        )
 
 
 def check_turns(
     content: Content,
-    definitions: Mapping[str, ActionDefinition],
+    contexts: Contexts,
     knowledge: Knowledge | None = None,
 ) -> list[DraftTurn]:
     """Return the draft's turns as blocks, each with what is wrong and where.
@@ -118,15 +134,21 @@ def check_turns(
     result: list[DraftTurn] = []
     rows = list(keyed_turns(content).items())
     parsed: list[Response | None] = []
+    every_action = contexts.every_action()
+    fetched: list[str] = []
     for number, (key, turn) in enumerate(rows, start=1):
         texts = texts_of(turn)
         pending = parsed[-1] if parsed else None
         awaited = pending.actions[-1] if pending and pending.ends_with_action else None
         problems = _input_problems(texts.inside, texts.text, awaited)
+        fetched += fetched_by(awaited, texts.text)
+        in_force = definitions_in_force(contexts, fetched)
         response, wrong = read_response(texts.response, inside=texts.inside)
         problems += wrong
         if response:
-            problems += _call_problems(response, definitions)
+            problems += _call_problems(response, contexts, fetched)
+            fetched += fetched_inside(response)
+            in_force = definitions_in_force(contexts, fetched)
             if response.ends_with_action and number == len(rows):
                 text = _("The conversation ends in an action call.")
                 problems.append(Problem(text, "hint"))
@@ -142,13 +164,13 @@ def check_turns(
             turn.get("blocks"), texts.response, inside_thinking=texts.inside
         )
         if edited:
-            edit_blocks = blocks_of_post(edited, definitions)
+            edit_blocks = blocks_of_post(edited, every_action)
         else:
-            edit_blocks = blocks_to_edit(response, definitions) if response else ()
+            edit_blocks = blocks_to_edit(response, every_action) if response else ()
         call = response.actions[-1] if response and response.ends_with_action else None
         following = texts_of(rows[number][1]) if number < len(rows) else None
-        definition = _DEFINED.get(call.name) if call else None
-        definition = definitions.get(call.name, definition) if call else None
+        definition = every_action.get(call.name) if call else None
+        definition = in_force.get(call.name, definition) if call else None
         result.append(
             DraftTurn(
                 number=number,
@@ -175,6 +197,7 @@ def check_turns(
                 is_answered=bool(
                     following and following.inside and following.text.strip()
                 ),
+                in_force=in_force,
             )
         )
     return result
@@ -230,18 +253,20 @@ def _input_problems(
 
 
 def _call_problems(
-    response: Response, definitions: Mapping[str, ActionDefinition]
+    response: Response, contexts: Contexts, fetched: Sequence[str]
 ) -> list[Problem]:
     problems = []
-    for call in response.actions:
-        definition = definitions.get(call.name)
+    for call, in_force in calls_in_force(response, contexts, fetched):
+        definition = in_force.get(call.name)
         if definition is None:
-            if definitions:
-                known = ", ".join(sorted(definitions)[:6])
-                said = _("No action is named “%(name)s” here: %(known)s.")
-                problems.append(
-                    Problem(said % {"name": call.name, "known": known}, "hint")
+            known = ", ".join(sorted(in_force)[:6])
+            said = _("No action is named “%(name)s” here: %(known)s.")
+            if call.name in contexts.every_action():
+                said = _(
+                    "“%(name)s” belongs to a local thinking context, which no call "
+                    "before has fetched."
                 )
+            problems.append(Problem(said % {"name": call.name, "known": known}, "hint"))
             continue
         problems += [
             Problem(f"{call.name}: {error}", "hint")

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final
 
 from django.utils.translation import gettext as _
 
-from actions.definitions import ActionDefinition, DefinitionError, parse_definition
+from actions.definitions import DefinitionError, parse_definition
 from actions.executor import exception_text
 from actions.grammar import ActionCall
+from actions.in_force import Contexts
 from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import ACTION_CLOSE, ACTION_OPEN, JSON, THINK_CLOSE, THINK_OPEN
 from annotation.draft_blocks import blocks_to_keep, posted_blocks, write_response
@@ -392,16 +393,23 @@ def read_definitions(text: str) -> list[JSON]:
     return value
 
 
-def definitions_of(actions: Iterable[JSON]) -> dict[str, ActionDefinition]:
-    """Return the definitions that can be read, by name; others are passed over."""
-    found: dict[str, ActionDefinition] = {}
-    for one in actions:
-        try:
-            definition = parse_definition(one)
-        except DefinitionError:
-            continue
-        found[definition.name] = definition
-    return found
+def contexts_of(
+    chosen: Iterable[Mapping[str, JSON]], typed: Iterable[DraftContext] = ()
+) -> Contexts:
+    """Return the actions of a draft's contexts: those chosen, as JSONL, and those typed."""
+    documents = list(chosen)
+    documents += [
+        {
+            "scope": one.scope,
+            "title": one.title,
+            "background": one.background,
+            "guideline": one.guideline,
+            "actions": read_definitions(one.actions),
+        }
+        for one in typed
+        if not one.problem
+    ]
+    return Contexts.of(documents)
 
 
 # --- to a document --------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Results for the calls in a draft: from what can run them here, or from a record.
 
-Calculate and Get thinking context run. Other actions have no environment in Concord; the
-project's samples are a record of what such calls returned, played by the simulator of
-the demo world. Where neither knows a call, that is said and nothing is made up.
+Calculate and Get thinking context run, unless a global context defines an action of that
+name. Other actions have no environment in Concord; the project's samples are a record of
+what such calls returned, played by the simulator of the demo world. Where neither knows
+a call, that is said and nothing is made up.
 """
 
 from __future__ import annotations
@@ -14,23 +15,22 @@ from typing import Final
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from actions.builtins import (
-    BUILT_IN_ACTIONS,
-    CALCULATE,
-    GET_THINKING_CONTEXT,
-    LocalContext,
-    built_in_handlers,
-)
+from actions.builtins import ENABLED_ACTIONS, LocalContext, built_in_handlers
 from actions.definitions import ActionDefinition, check_parameters
 from actions.demo import simulators
-from actions.executor import ActionFailed, Executor, Limits, clean_observation
+from actions.executor import (
+    ActionFailed,
+    Executor,
+    Limits,
+    clean_observation,
+    not_enabled,
+)
 from actions.grammar import ActionCall
 from actions.tags import JSON
 from annotation.contexts import find_local
 from annotation.interchange import for_export, sample_to_json
 from annotation.models import Project, Sample, Turn
 
-RUNNING: Final = (CALCULATE.name, GET_THINKING_CONTEXT.name)
 SAMPLES: Final = 5
 
 
@@ -55,22 +55,26 @@ def run_call(
 ) -> Result:
     """Return what a call gives back; raise :class:`NoResult`.
 
-    ``context_keys``: the contexts the draft uses; samples with one of them are asked
+    ``definitions``: those in force at the call. ``context_keys``: the contexts the draft uses; samples with one of them are asked
     what the same call returned there. ``earlier``: how often the draft made this very
     call before; an action that fails once may succeed then.
     """
-    if call.name in RUNNING:
-        return Result(_run_built_in(project, call), _("run here"))
+    definition = definitions.get(call.name)
+    if definition is None:
+        said = _("No action is named “%(name)s” where it is called.")
+        raise NoResult(said % {"name": call.name})
+    if definition in ENABLED_ACTIONS:
+        return Result(_run_built_in(project, definition, call), _("run here"))
     for sample in for_export(_recording(project, call, context_keys))[:SAMPLES]:
         document: dict[str, JSON] = sample_to_json(sample)
         handlers = simulators.handlers(document, turn=-1)
-        if call.name not in handlers or call.name not in definitions:
+        if call.name not in handlers:
             continue
         executor = Executor(definitions.values(), handlers)
         text = ""
         for _again in range(min(earlier, 20) + 1):
             text = executor.execute(call).text
-        if text != simulators.NOT_FOUND:
+        if text not in (simulators.NOT_FOUND, not_enabled(call.name)):
             origin = _("as sample %(sample)s records it") % {"sample": sample}
             return Result(text, origin)
     raise NoResult(
@@ -82,13 +86,14 @@ def run_call(
     )
 
 
-def _run_built_in(project: Project, call: ActionCall) -> str:
+def _run_built_in(
+    project: Project, definition: ActionDefinition, call: ActionCall
+) -> str:
     """Run a built-in action on this thread, so that it sees this transaction."""
 
     def search(query: str) -> list[LocalContext]:
         return find_local(project=project, query=query)
 
-    definition = next(one for one in BUILT_IN_ACTIONS if one.name == call.name)
     errors = check_parameters(definition, call.parameters)
     if errors:
         raise NoResult(f"{call.name}: " + "; ".join(map(str, errors)))

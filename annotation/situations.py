@@ -13,12 +13,10 @@ from typing import Final
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from actions.builtins import BUILT_IN_ACTIONS
-from actions.definitions import ActionException
 from actions.executor import exception_text
 from actions.grammar import ActionCall, FormatError, parse
 from actions.tags import JSON
-from annotation.drafting import Content, definitions_of, texts_of, turns_of
+from annotation.drafting import Content, contexts_of, texts_of, turns_of
 
 SITUATIONS: Final = ("noise", "interruption", "exception", "nested")
 
@@ -134,16 +132,16 @@ def _user_place(turns: list[dict[str, JSON]]) -> int:
 def _with_exception(
     document: Mapping[str, JSON], turns: list[dict[str, JSON]]
 ) -> tuple[list[dict[str, JSON]], int]:
-    named: dict[str, tuple[ActionException, ...]] = {
-        one.name: one.exceptions for one in BUILT_IN_ACTIONS
-    }
     contexts = document.get("contexts")
-    for context in contexts if isinstance(contexts, list) else []:
-        actions = context.get("actions") if isinstance(context, dict) else None
-        for definition in definitions_of(
-            actions if isinstance(actions, list) else []
-        ).values():
-            named[definition.name] = definition.exceptions
+    objects = [
+        one
+        for one in (contexts if isinstance(contexts, list) else [])
+        if isinstance(one, dict)
+    ]
+    named = {
+        name: one.exceptions
+        for name, one in contexts_of(objects).every_action().items()
+    }
     for number in range(len(turns), 1, -1):
         texts = texts_of(turns[number - 1])
         call = _last_call(turns[number - 2])

@@ -62,19 +62,16 @@ def measure_size(client, project, user, samples, turns) -> None:
     from actions.grammar import parse
     from annotation.draft_blocks import blocks_to_edit
     from annotation.draft_checks import check_turns
-    from annotation.drafting import definitions_of
+    from annotation.drafting import contexts_of
     from annotation.method import Knowledge
     from annotation.models import Draft
 
     size = len(turns)
     content = {"turns": turns, "contexts": []}
-    definitions = definitions_of(
-        action
-        for sample in samples[:3]
-        for context in sample["contexts"]
-        for action in context["actions"]
+    contexts = contexts_of(
+        context for sample in samples[:3] for context in sample["contexts"]
     )
-    rules = figures(lambda: check_turns(content, definitions, Knowledge()))
+    rules = figures(lambda: check_turns(content, contexts, Knowledge()))
     say(f"{size} turns, the rules: {rules}")
     draft = Draft.objects.create(project=project, author=user, content=content)
     response = parse(turns[0]["response"])
@@ -85,7 +82,7 @@ def measure_size(client, project, user, samples, turns) -> None:
             "steps": list(one.steps),
             "text": one.text,
         }
-        for one in blocks_to_edit(response, definitions)
+        for one in blocks_to_edit(response, contexts.every_action())
     ]
     form = {
         "situation": "normal",

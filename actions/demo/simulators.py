@@ -1,7 +1,9 @@
-"""Answers the action calls of a demo sample, as its recorded situation does.
+"""Answers the action calls of a sample, as its recorded situation does.
 
 A call that the sample records gets the recorded outcome, a named exception included. Any
-other call gets "not found": the simulated world holds what the sample is about.
+other call of an action of its contexts gets "not found": the simulated world holds what
+the sample is about. Of the built-in actions *Calculate* calculates, *Get thinking
+context* finds the sample's local contexts, and the others are not enabled.
 """
 
 from __future__ import annotations
@@ -9,28 +11,40 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from actions.builtins import GET_THINKING_CONTEXT
-from actions.executor import ActionFailed, Handler, exception_text
+from actions.builtins import (
+    BUILT_IN_ACTIONS,
+    GET_THINKING_CONTEXT,
+    LocalContext,
+    built_in_handlers,
+    show_context,
+)
+from actions.definitions import ActionDefinition
+from actions.executor import ActionFailed, Handler, NotEnabled, exception_text
 from actions.grammar import FormatError, parse
+from actions.in_force import Contexts, shows
 from actions.json_values import dump_json
 from actions.tags import JSON
+from actions.words import meaning_words
 
 NOT_FOUND = "not found"
 
 
 class _Script:
-    """The outcomes of one action in the order in which the sample records them."""
+    """The outcomes of one action in the order in which the sample records them.
 
-    def __init__(self, missing: Exception | str) -> None:
+    ``otherwise`` answers the calls that the sample does not record.
+    """
+
+    def __init__(self, otherwise: Handler) -> None:
         self.outcomes: dict[str, list[Exception | str]] = {}
-        self.missing = missing
+        self.otherwise = otherwise
 
     def __call__(self, parameters: dict[str, JSON]) -> str:
-        outcomes = self.outcomes.get(_key(parameters), [])
+        outcomes = self.outcomes.get(_key(parameters))
+        if not outcomes:
+            return self.otherwise(parameters)
         # The last outcome stays: asking again does not change the world.
-        outcome = (
-            outcomes.pop(0) if len(outcomes) > 1 else (outcomes or [self.missing])[0]
-        )
+        outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
         if isinstance(outcome, ActionFailed):
             raise ActionFailed(outcome.name, outcome.message)
         return str(outcome)
@@ -41,30 +55,20 @@ def _key(parameters: Mapping[str, JSON]) -> str:
 
 
 def handlers(sample: Mapping[str, object], *, turn: int = 0) -> dict[str, Handler]:
-    """Return a handler for every action of a sample's contexts and for its fetches.
+    """Return a handler for every action of a sample's contexts and every built-in one.
 
     ``turn`` (from 0) is where the conversation stands: what happened before is not
     repeated, so an action that failed in an earlier turn succeeds now. Handlers keep
     count of their calls; take new ones for every conversation.
     """
-    exceptions: dict[str, tuple[str, ...]] = {
-        GET_THINKING_CONTEXT.name: tuple(
-            exception.name for exception in GET_THINKING_CONTEXT.exceptions
-        )
-    }
-    for context in _objects(sample.get("contexts")):
-        for definition in _objects(context.get("actions")):
-            named = definition.get("exception")
-            exceptions[str(definition.get("name"))] = (
-                tuple(map(str, named)) if isinstance(named, Mapping) else ()
-            )
+    contexts = Contexts.of(_objects(sample.get("contexts")))
+    fetched: dict[str, list[str]] = {}  # what the label got for a query
+    built_in = built_in_handlers()
+    built_in[GET_THINKING_CONTEXT.name] = _fetch(contexts.local, fetched)
+    definitions = contexts.every_action()
     scripts = {
-        name: _Script(
-            ActionFailed("Nothing found", "no thinking context fits")
-            if name == GET_THINKING_CONTEXT.name
-            else NOT_FOUND
-        )
-        for name in exceptions
+        name: _Script(built_in.get(name, _refuse) if _is_built_in(one) else _not_found)
+        for name, one in definitions.items()
     }
     turns = _objects(sample.get("turns"))
     for number, (at, following) in enumerate(pairwise(turns)):
@@ -84,11 +88,60 @@ def handlers(sample: Mapping[str, object], *, turn: int = 0) -> dict[str, Handle
         script = scripts.get(call.name)
         if script is None:
             continue
+        named = [exception.name for exception in definitions[call.name].exceptions]
+        outcome = _outcome(str(after.get("text")), named)
         outcomes = script.outcomes.setdefault(_key(call.parameters), [])
         if number <= turn:  # what was answered before this is over
             outcomes.clear()
-        outcomes.append(_outcome(str(after.get("text")), exceptions[call.name]))
+        outcomes.append(outcome)
+        if call.name == GET_THINKING_CONTEXT.name and isinstance(outcome, str):
+            query = str(call.parameters.get("query", ""))
+            fetched.setdefault(outcome, []).append(query)
     return dict(scripts)
+
+
+def _is_built_in(definition: ActionDefinition) -> bool:
+    """Whether no context defines another action of this name."""
+    return definition in BUILT_IN_ACTIONS
+
+
+def _not_found(parameters: dict[str, JSON]) -> str:
+    return NOT_FOUND
+
+
+def _refuse(parameters: dict[str, JSON]) -> str:
+    raise NotEnabled
+
+
+def _fetch(
+    contexts: Sequence[LocalContext], fetched: Mapping[str, Sequence[str]]
+) -> Handler:
+    """Return the handler that finds a sample's local contexts by the words of a query.
+
+    A context that the label fetched is returned as the label read it.
+    """
+
+    def get_thinking_context(parameters: dict[str, JSON]) -> str:
+        words = set(meaning_words(str(parameters["query"])))
+        found: list[tuple[int, str]] = []
+        for text, queries in fetched.items():
+            found.append((_shared(words, "\n".join([text, *queries])), text))
+        for context in contexts:
+            if not any(shows(text, context) for text in fetched):
+                text = show_context(context)
+                found.append((_shared(words, text), text))
+        best = sorted((one for one in found if one[0]), key=lambda one: -one[0])
+        if not best:
+            raise ActionFailed("Nothing found", "no thinking context fits")
+        return best[0][1]
+
+    return get_thinking_context
+
+
+def _shared(words: set[str], text: str) -> int:
+    """Count the words that stand in a text; stems, and languages without spaces, too."""
+    folded = text.casefold()
+    return sum(word in folded for word in words)
 
 
 def _outcome(observation: str, exceptions: Sequence[str]) -> Exception | str:

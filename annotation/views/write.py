@@ -24,8 +24,9 @@ from django.views.decorators.http import (
 from actions.builtins import BUILT_IN_ACTIONS, GET_THINKING_CONTEXT
 from actions.definitions import ActionDefinition, DefinitionError
 from actions.grammar import ActionCall
+from actions.in_force import Contexts
 from actions.json_values import JSONError
-from annotation.contexts import search_contexts
+from annotation.contexts import context_to_json, search_contexts
 from annotation.draft_blocks import blocks_of_post, posted_blocks
 from annotation.draft_checks import DraftTurn, check_turns
 from annotation.drafting import (
@@ -35,11 +36,10 @@ from annotation.drafting import (
     change_content,
     clean,
     content_from_post,
-    definitions_of,
+    contexts_of,
     existing_contexts,
     fetch_context,
     put_result,
-    read_definitions,
     turns_of,
     typed_contexts,
     use_context,
@@ -55,7 +55,7 @@ from annotation.models import (
     Situation,
     ThinkingContext,
 )
-from annotation.results import RUNNING, NoResult, run_call
+from annotation.results import NoResult, run_call
 from annotation.reviewing import FIXES, notes_of_draft
 from annotation.sample_format import SampleError as InvalidSample
 from annotation.samples import SampleError, StaleDraft, save_draft
@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.http import HttpRequest
 
-    from actions.tags import JSON
 
 DRAFTS = 100
 CONTEXTS = 50
@@ -131,15 +130,19 @@ def _with_result(
     number, _colon, how = place.partition(":")
     if how.startswith("exception:"):
         return change_content(content, deed)
-    _contexts, _typed, definitions = _definitions(project, content)
-    turns = check_turns(content, definitions)
+    _known, _typed, contexts = _contexts(project, content)
+    turns = check_turns(content, contexts)
     turn = next((one for one in turns if str(one.number) == number), None)
     if turn is None:
         return content
     keys = existing_contexts(content)
     if name == "fetch":
         call = ActionCall.make(GET_THINKING_CONTEXT.name, {"query": turn.text[:300]})
-        result = run_call(project=project, call=call, definitions=definitions)
+        try:
+            result = run_call(project=project, call=call, definitions=turn.in_force)
+        except NoResult as problem:  # a global context has an action of this name
+            messages.warning(request, str(problem))
+            return content
         found = search_contexts(project=project, query=turn.text[:300], limit=1)
         for one in found:
             content = use_context(content, one.pk)
@@ -155,7 +158,7 @@ def _with_result(
         result = run_call(
             project=project,
             call=call,
-            definitions=definitions,
+            definitions=turn.in_force,
             context_keys=keys,
             earlier=earlier,
         )
@@ -325,33 +328,23 @@ def _advice(content: Content) -> str:
     return _(text) % {"turn": advice.get("turn")} if text else ""
 
 
-def _definitions(
+def _contexts(
     project: Project, content: Content
-) -> tuple[list[ThinkingContext], list[DraftContext], dict[str, ActionDefinition]]:
-    """Return the contexts to choose from, those typed, and the actions of the chosen."""
+) -> tuple[list[ThinkingContext], list[DraftContext], Contexts]:
+    """Return the contexts to choose from, those typed, and the actions of the draft's."""
     chosen = existing_contexts(content)
     # The newest contexts, and every one the draft uses, however old it is.
-    contexts = list(
+    known = list(
         ThinkingContext.objects.filter(project=project).order_by("-pk")[:CONTEXTS]
     )
-    listed = {context.pk for context in contexts}
+    listed = {context.pk for context in known}
     if set(chosen) - listed:
-        contexts += ThinkingContext.objects.filter(
+        known += ThinkingContext.objects.filter(
             project=project, pk__in=set(chosen) - listed
         )
     typed = typed_contexts(content)
-    actions: list[JSON] = [
-        action
-        for context in contexts
-        if context.pk in chosen
-        for action in context.actions
-    ]
-    for context in typed:
-        if not context.problem:
-            actions += read_definitions(context.actions)
-    built_in = {one.name: one for one in BUILT_IN_ACTIONS}
-    definitions = built_in | definitions_of(actions)
-    return contexts, typed, definitions
+    used = [context_to_json(context) for context in known if context.pk in chosen]
+    return known, typed, contexts_of(used, typed)
 
 
 def _knowledge(
@@ -373,11 +366,12 @@ def _knowledge(
 
 
 def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object]:
-    contexts, typed, definitions = _definitions(project, content)
+    known, typed, contexts = _contexts(project, content)
+    definitions = contexts.every_action()
     chosen = set(existing_contexts(content))
     names = list(definitions)
     own = [name for name in names if name not in _BUILT_IN]
-    turns = check_turns(content, definitions, _knowledge(contexts, typed, chosen))
+    turns = check_turns(content, contexts, _knowledge(known, typed, chosen))
     return {
         "draft": draft,
         "content": content,
@@ -387,12 +381,11 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
         "typed": typed,
         # The draft's own come first, so that a long list hides none of them.
         "contexts": sorted(
-            ((context, context.pk in chosen) for context in contexts),
+            ((context, context.pk in chosen) for context in known),
             key=lambda pair: not pair[1],
         ),
         "action_names": [*own, *(name for name in names if name in _BUILT_IN)],
         "chips": own[:CHIPS],
-        "running": RUNNING,
     }
 
 

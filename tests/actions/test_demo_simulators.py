@@ -76,3 +76,59 @@ def test_wrong_parameters_never_reach_a_handler():
     name = SAMPLES[0]["contexts"][0]["actions"][0]["name"]
     text = executor(SAMPLES[0]).execute(ActionCall.make(name, {"x": 1})).text
     assert text.startswith(f'Error: wrong parameters for "{name}"')
+
+
+def test_built_in_actions_work_in_every_world():
+    world = executor(SAMPLES[0])
+    call = ActionCall.make("Calculate", {"expression": "6*7"})
+    assert world.execute(call).text == "42"
+    call = ActionCall.make("Calculate", {"expression": "1/0"})
+    assert world.execute(call).text == "Exception Cannot calculate: division by zero"
+    call = ActionCall.make("Open file", {"path": "a.txt"})
+    assert (
+        world.execute(call).text == 'Error: the action "Open file" is not enabled here.'
+    )
+
+
+def test_a_local_context_is_found_in_other_words_as_the_label_read_it():
+    sample = next(s for s in SAMPLES if len(s["contexts"]) > 1)
+    _, call, observation = next(
+        found
+        for found in recorded_calls(sample)
+        if found[1].name == "Get thinking context"
+    )
+    other = ActionCall.make(call.name, {"query": f"the {call.parameters['query']}, hm"})
+    assert executor(sample).execute(other).text == observation
+
+
+SHOP = {"title": "Sums", "scope": "global", "actions": [
+    {"name": "Calculate", "description": "", "parameters": {"what": {"type": "string"}}}
+]}  # fmt: skip
+NO_FILE = '<<action>>{"name": "Open file", "parameters": {"path": "a.txt"}}<</action>>'
+
+
+def test_an_action_of_the_context_is_not_answered_by_the_built_in_one():
+    sample = {"contexts": [SHOP], "turns": []}
+    (definition,) = [parse_definition(one) for one in SHOP["actions"]]
+    world = Executor([definition], handlers(sample))
+    call = ActionCall.make("Calculate", {"what": "6*7"})
+    assert world.execute(call).text == "not found"
+
+
+def test_a_recorded_call_of_an_action_that_is_not_enabled_is_replayed():
+    turns = [
+        {
+            "input": {"kind": "user", "text": "Read a."},
+            "response": "<<think>>" + NO_FILE,
+        },
+        {
+            "input": {"kind": "observation", "text": "Hello."},
+            "response": "<</think>>Hi.",
+        },
+    ]
+    world = Executor(BUILT_IN_ACTIONS, handlers({"contexts": [], "turns": turns}))
+    for path, text in {
+        "a.txt": "Hello.",
+        "b.txt": 'Error: the action "Open file" is not enabled here.',
+    }.items():
+        assert world.execute(ActionCall.make("Open file", {"path": path})).text == text

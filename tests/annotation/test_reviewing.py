@@ -2,6 +2,7 @@
 
 import pytest
 
+from actions.in_force import Contexts
 from annotation import reviewing, samples
 from annotation.access import Forbidden
 from annotation.draft_checks import check_turns
@@ -160,7 +161,7 @@ class TestComment:
             project=sample.project, sample=sample, user=make_user("rita")
         )
         draft.content["turns"][0]["response"] = LABEL.replace("Order", "Pay")
-        notes = reviewing.notes_of_draft(draft, check_turns(draft.content, {}))
+        notes = reviewing.notes_of_draft(draft, check_turns(draft.content, Contexts()))
         assert [n.comment.text for n in notes[0]] == ["All of it."]
         assert [(n.comment.text, n.is_changed) for n in notes[1]] == [
             ("Ask first.", True)

@@ -905,3 +905,66 @@ def test_ones_own_sample_never_comes_into_ones_own_queue(
     assert claim_slot(project=project, user=lena).kind == "nothing for you"
     claim = claim_slot(project=project, user=make_user("luis"))
     assert claim.pair.turn.sample == sample
+
+
+CALCULATE = (
+    '<<think>><<action>>{"name": "Calculate", "parameters": '
+    '{"expression": "6*7"}}<</action>>'
+)
+
+
+def make_context(project, scope, title, *names):
+    return ThinkingContext.objects.create(
+        project=project,
+        scope=scope,
+        title=title,
+        actions=[
+            {
+                "name": name,
+                "description": "",
+                "parameters": {"expression": {"type": "string"}},
+            }
+            for name in names
+        ],
+        content_hash=title[0] * 64,
+    )
+
+
+def test_an_action_of_the_global_context_is_not_run_as_the_built_in_one(
+    client, project, address
+):
+    shop = make_context(project, "global", "Shop", "Calculate")
+    fields = {"context": [str(shop.pk)], "turn_response": [CALCULATE]}
+    client.post(address, keyed(client, address, do="result:1:run", **fields))
+    assert len(Draft.objects.get().content["turns"]) == 1
+    page = client.get(address).content.decode()
+    assert "No simulator knows what “Calculate” returns" in page
+    assert "Ask the simulator" in page
+    assert "Run it" not in page
+
+
+def test_an_action_of_a_local_context_is_hinted_until_a_call_fetches_it(
+    client, project, address
+):
+    refunds = make_context(project, "local", "Refunds", "Pay back")
+    pay = CALCULATE.replace("Calculate", "Pay back")
+    fetch = (
+        '<<think>><<action>>{"name": "Get thinking context", "parameters": '
+        '{"query": "refund"}}<</action>>'
+    )
+    fields = {"context": [str(refunds.pk)], "turn_response": [pay]}
+    client.post(address, keyed(client, address, do="result:1:run", **fields))
+    page = client.get(address).content.decode()
+    assert "“Pay back” belongs to a local thinking context" in page
+    assert "No action is named “Pay back” where it is called." in page
+    fields = {
+        "context": [str(refunds.pk)],
+        "turn_kind": ["user", "observation"],
+        "turn_text": ["A refund.", "Refunds"],
+        "turn_response": [fetch, pay.removeprefix("<<think>>")],
+        "turn_key": ["1", "2"],
+    }
+    client.post(address, keyed(client, address, **fields))
+    page = client.get(address).content.decode()
+    assert "“Pay back”" in page
+    assert "belongs to a local thinking context" not in page

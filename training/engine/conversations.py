@@ -24,6 +24,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from actions.definitions import ActionDefinition, DefinitionError, parse_definition
+from actions.grammar import FormatError, Response, parse
+from actions.in_force import Contexts, definitions_in_force, fetched_before
 from actions.rules import Rule, rule_of
 from actions.tags import ACTION_CLOSE, JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
 from training.engine.rundir import RunError, read_rows
@@ -55,6 +57,13 @@ class Turn:
         """Whether the response goes on inside thinking that is already open."""
         return self.kind == "observation"
 
+    def parsed(self) -> Response | None:
+        """Return the label response parsed, or None where it breaks the grammar."""
+        try:
+            return parse(self.response, inside_thinking=self.inside_thinking)
+        except FormatError:
+            return None
+
     @property
     def has_facts(self) -> bool:
         """Whether the oracle can judge responses to this turn."""
@@ -70,7 +79,7 @@ class Sample:
     situation: str
     split: str
     context: str
-    definitions: tuple[ActionDefinition, ...]
+    contexts: Contexts
     turns: tuple[Turn, ...]
     document: dict[str, JSON] = field(repr=False)
     rule: Rule | None = None  # of a reasoning task: judges the answer of its last turn
@@ -87,6 +96,16 @@ class Sample:
     def rule_at(self, turn: int) -> Rule | None:
         """Return the rule that judges answers to ``turn``, if one does."""
         return self.rule if turn == len(self.turns) - 1 else None
+
+    def in_force(self, turn: int) -> dict[str, ActionDefinition]:
+        """Return the actions that the response to ``turn`` may call after the labels."""
+        return definitions_in_force(self.contexts, self.fetched_by_labels(turn))
+
+    def fetched_by_labels(self, turn: int) -> list[str]:
+        """Return what the labels fetched before the response to ``turn``."""
+        before = ((each.text, each.parsed()) for each in self.turns[: turn + 1])
+        *_, fetched = fetched_before(before)
+        return fetched
 
     def is_verifiable(self, turn: int) -> bool:
         """Whether answers to ``turn`` can be told right or wrong, by oracle or rule."""
@@ -115,7 +134,7 @@ def sample_from_json(row: Mapping[str, JSON]) -> Sample:
     # A local context is not in the prompt: the policy fetches it by an action.
     shown = [
         text
-        for context, (_, text) in zip(contexts, read, strict=True)
+        for context, text in zip(contexts, read, strict=True)
         if context.get("scope", "global") == "global"
     ]
     context = "\n\n".join(shown)
@@ -125,7 +144,7 @@ def sample_from_json(row: Mapping[str, JSON]) -> Sample:
         situation=_text(row.get("situation", "")),
         split=_text(row.get("split", "")),
         context=context,
-        definitions=tuple(each for defined, _ in read for each in defined),
+        contexts=_contexts(json.dumps(contexts)),
         turns=with_histories(context, turns),
         document=dict(row),
         rule=rule_of(row.get("meta")),
@@ -133,11 +152,15 @@ def sample_from_json(row: Mapping[str, JSON]) -> Sample:
 
 
 @lru_cache(maxsize=4096)  # thousands of samples share some contexts
-def _read_context(text: str) -> tuple[tuple[ActionDefinition, ...], str]:
-    """Return the definitions of a context in JSON, and how the policy reads it."""
-    context = _object(json.loads(text))
-    definitions = tuple(map(parse_definition, _list(context.get("actions", []))))
-    return definitions, context_text(context)
+def _read_context(text: str) -> str:
+    """Return how the policy reads a context given in JSON."""
+    return context_text(_object(json.loads(text)))
+
+
+@lru_cache(maxsize=4096)
+def _contexts(text: str) -> Contexts:
+    """Return the contexts given in a JSON list, as far as they define actions."""
+    return Contexts.of(map(_object, _list(json.loads(text))))
 
 
 def with_histories(context: str, turns: Sequence[Turn]) -> tuple[Turn, ...]:

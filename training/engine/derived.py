@@ -84,7 +84,7 @@ def example(
 
 @dataclass(frozen=True)
 class PlainTurn:
-    """A turn without facts, and the names of the actions its sample allows."""
+    """A turn without facts, and the names of the actions in force at it."""
 
     turn: Turn
     action_names: tuple[str, ...]
@@ -244,9 +244,9 @@ class Source:
             if "plan order" in applicable_kinds(turn.document)
         ]
         self.plain = [
-            PlainTurn(turn, tuple(action.name for action in sample.definitions))
+            PlainTurn(turn, tuple(sample.in_force(number)))
             for sample in samples
-            for turn in sample.turns
+            for number, turn in enumerate(sample.turns)
             if not turn.has_facts and is_well_formed(turn.response, turn)
         ]
         self.reworded = [turn for turn in self.plain if len(_wordings(turn)) > 1]

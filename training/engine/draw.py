@@ -7,8 +7,8 @@ policy, so that people see where the policy came from as well as where it is (se
 * Turns: ``random``, or ``hard first``: by the largest surprisal, max −log π(token), of
   the label's tokens under the current policy. One surprising token is enough to fail.
 * A response that ends in an action call is executed: when it makes the label's call, the
-  recorded observation is replayed; otherwise the demo's simulator answers, where the
-  sample has one; otherwise there is no observation.
+  recorded observation is replayed; otherwise the demo's simulator answers built-in
+  actions, and others where the sample has facts; otherwise there is no observation.
 * A response that equals the label byte for byte is marked ``identical``: it is
   consistent by itself and no person is asked. Equal responses among the G are all kept,
   each with its index, since how often a policy says something is part of its behaviour.
@@ -41,6 +41,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from actions.builtins import BUILT_IN_ACTIONS
 from actions.demo import simulators
 from actions.executor import Executor, Limits
 from actions.grammar import ActionCall, parse
@@ -291,10 +292,13 @@ def observe(given: Answer, recipe: DrawRecipe) -> tuple[str, str]:
         and same_call(call, label.actions[-1])
     ):
         return following.text, "recorded"
-    if not turns[given.turn].has_facts:
+    definitions = given.sample.in_force(given.turn)
+    # The world of a sample without facts is unknown, except for the built-in actions.
+    is_built_in = definitions.get(call.name) in BUILT_IN_ACTIONS
+    if not (is_built_in or turns[given.turn].has_facts):
         return "", ""
     executor = Executor(
-        given.sample.definitions,
+        definitions.values(),
         simulators.handlers(given.sample.document, turn=given.turn),
         Limits(seconds=recipe.action_seconds),
     )

@@ -238,10 +238,7 @@ def rule_verdict(given: Answer) -> bool | None:
 
 def parsed_label(turn: Turn) -> Response | None:
     """Return the label response parsed, or None where it breaks the grammar."""
-    try:
-        return parse(turn.response, inside_thinking=turn.inside_thinking)
-    except FormatError:
-        return None
+    return turn.parsed()
 
 
 def is_well_formed(text: str, turn: Turn) -> bool:

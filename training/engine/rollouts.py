@@ -426,7 +426,7 @@ class Rollouts:
             return None
         found = next_turn(
             self.encoder,
-            episode.world or World(given.sample),
+            episode.world or World(given.sample, given.turn),
             given,
             episode.asked.prompt + episode.ids,
             self.recipe.max_prompt_tokens,

@@ -3,6 +3,8 @@
 The user says the lines of the written sample in their order, the environment answers
 action calls: a call equal to the label's gets the recorded observation, any other the
 demo's simulator (``actions.demo.simulators``; "not found" where its world has nothing).
+A call may name the actions in force (``actions.in_force``): those of a local context
+only once the policy itself has fetched it.
 History is the policy's own. The task ends early where the sample cannot go on: after an
 ill-formed response, or when the policy acts where the label answers, or the reverse.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 from actions.demo import simulators
 from actions.executor import Executor, Limits
 from actions.grammar import FormatError, parse
+from actions.in_force import definitions_in_force, fetched_by
 from actions.json_values import json_equal
 from training.engine.conversations import Encoder, Sample
 from training.engine.measuring import Answer, Asked, parsed_label
@@ -20,15 +23,15 @@ ACTION_SECONDS = 10.0
 
 
 class World:
-    """What answers a policy in one conversation; take a new one for each."""
+    """What answers a policy in one conversation; take a new one for each.
 
-    def __init__(self, sample: Sample) -> None:
+    ``turn``: where the policy begins to answer; before it stand the labels.
+    """
+
+    def __init__(self, sample: Sample, turn: int = 0) -> None:
         self.sample = sample
-        self.executor = Executor(
-            sample.definitions,
-            simulators.handlers(sample.document),
-            Limits(seconds=ACTION_SECONDS),
-        )
+        self.handlers = simulators.handlers(sample.document)
+        self.fetched = sample.fetched_by_labels(turn)
 
     def reply(self, given: Answer) -> str | None:
         """Return the text of the next turn's input, None where the task ends here."""
@@ -42,9 +45,21 @@ class World:
             return None
         if not response.ends_with_action:
             return turns[following].text
+        call = response.actions[-1]
+        in_force = definitions_in_force(self.sample.contexts, self.fetched)
         # Also where the recorded observation is used: the world keeps count.
-        observation = self.executor.execute(response.actions[-1]).text
-        return turns[following].text if same_calls(given) else observation
+        executor = Executor(
+            in_force.values(), self.handlers, Limits(seconds=ACTION_SECONDS)
+        )
+        observation = executor.execute(call).text
+        # The label may call an action that the policy has not fetched as the label had.
+        is_missing = call.name not in in_force and call.name in self.sample.in_force(
+            given.turn
+        )
+        if same_calls(given) and not is_missing:
+            observation = turns[following].text
+        self.fetched += fetched_by(call, observation)
+        return observation
 
 
 def same_calls(given: Answer) -> bool:
