@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
@@ -21,6 +21,14 @@ from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import JSON
 from annotation.access import WRITERS, require_role
 from annotation.chat_format import read_conversation, read_tools, write_conversation
+from annotation.documents import (
+    BOM,
+    MAX_DOCUMENT_BYTES,
+    Document,
+    WrongShape,
+    read_documents,
+)
+from annotation.import_report import ImportReport, Refusal
 from annotation.models import (
     Project,
     ReferenceResponse,
@@ -62,44 +70,7 @@ Format: TypeAlias = Literal["concord", "openai-chat"]
 FORMATS: tuple[Format, ...] = ("concord", "openai-chat")
 
 BATCH = 100
-MAX_LINE_BYTES = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One line that was not imported, and why."""
-
-    file: str
-    line: int
-    field: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.field}: {self.reason}"
-
-
-@dataclass
-class ImportReport:
-    """What an import did; its text is the one line that the command ends in."""
-
-    new: int = 0
-    unchanged: int = 0
-    refused: list[Refusal] = field(default_factory=list)
-
-    @property
-    def total(self) -> int:
-        return self.new + self.unchanged + len(self.refused)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.total} conversations: {self.new} new, {self.unchanged} unchanged, "
-            f"{len(self.refused)} refused"
-        )
-
-    def add(self, other: ImportReport) -> None:
-        self.new += other.new
-        self.unchanged += other.unchanged
-        self.refused += other.refused
+MAX_LINE_BYTES = MAX_DOCUMENT_BYTES
 
 
 @dataclass(frozen=True)
@@ -455,6 +426,7 @@ def import_file(
     project: Project,
     format: Format,
     path: Path | str | None = None,
+    file: BinaryIO | None = None,
     lines: Iterable[str | bytes] | None = None,
     tools: Path | str | JSON = None,
     author: User | None = None,
@@ -462,8 +434,10 @@ def import_file(
     split: str = "",
     user: User | None = None,
 ) -> ImportReport:
-    """Import a JSONL file, or ``lines``; bad lines are refused, good ones kept.
+    """Import a file of samples, or ``lines``; bad ones are refused, good ones kept.
 
+    The file may be given by its ``path`` or open; ``annotation.documents`` says in which
+    shapes it is read.
     ``tools``: the file of OpenAI tools, or what stands in one, for conversations that
     bring none. ``status`` and ``split`` go before what the file says. ``user`` is the
     curator who imports, asked for their role with every batch; none at the command line.
@@ -480,6 +454,8 @@ def import_file(
     def read(document: JSON) -> SampleForm:
         if format == "concord":
             return check_sample(document)
+        if isinstance(document, list):  # of messages: one conversation
+            document = {"messages": document}
         return read_conversation(document, tools)
 
     def write(forms: list[SampleForm]) -> None:
@@ -488,14 +464,22 @@ def import_file(
                 require_role(project, user, Role.CURATOR, deed="Importing samples")
             _insert(project, forms, author, status, split)
 
-    if path is None:
-        given = (
-            line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
-            for line in lines or ()
-        )
-        return _import_lines(project, given, "lines", read, write)
-    with Path(path).open("rb") as file:
-        return _import_lines(project, _file_lines(file), str(path), read, write)
+    if path is not None:
+        with Path(path).open("rb") as opened:
+            documents = read_documents(opened)
+            return _import_documents(project, documents, str(path), read, write)
+    if file is not None:
+        return _import_documents(project, read_documents(file), "file", read, write)
+    given = (
+        line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
+        for line in lines or ()
+    )
+    documents = (
+        Document(number, line.removeprefix(BOM) if number == 1 else line)
+        for number, line in enumerate(given, start=1)
+        if line.strip()
+    )
+    return _import_documents(project, documents, "lines", read, write)
 
 
 def load_tools(path: Path) -> JSON:
@@ -517,54 +501,30 @@ def load_tools(path: Path) -> JSON:
     return tools
 
 
-def _file_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file; of a line over the limit only its beginning."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        whole = line.endswith(b"\n") or len(line) <= MAX_LINE_BYTES
-        while not whole:
-            rest = file.readline(MAX_LINE_BYTES)
-            whole = not rest or rest.endswith(b"\n")
-        yield line
-
-
-def _import_lines(
+def _import_documents(
     project: Project,
-    lines: Iterable[bytes],
+    documents: Iterable[Document],
     name: str,
     read: Callable[[JSON], SampleForm],
     write: Callable[[list[SampleForm]], None],
 ) -> ImportReport:
     report = ImportReport()
     batch: list[_Line] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            form = read(_load_line(line, first=number == 1))
-            batch.append(_Line(number, form, form.content_hash))
-        except SampleError as error:
-            report.refused.append(Refusal(name, number, error.field, error.reason))
-        if len(batch) >= BATCH:
-            _write_batch(project, batch, name, write, report)
-            batch = []
+    try:
+        for document in documents:
+            try:
+                form = read(document.load())
+                batch.append(_Line(document.line, form, form.content_hash))
+            except SampleError as error:
+                report.refuse(name, document.line, error)
+            if len(batch) >= BATCH:
+                _write_batch(project, batch, name, write, report)
+                batch = []
+    except WrongShape as error:
+        report.refuse_file(name, error)
     _write_batch(project, batch, name, write, report)
-    report.refused.sort(key=lambda refusal: refusal.line)
+    report.sort()
     return report
-
-
-def _load_line(line: bytes, *, first: bool) -> JSON:
-    if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
-        raise SampleError("line", f"at most {MAX_LINE_BYTES} bytes", "more")
-    try:
-        text = line.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{line[error.start]:02x} at byte {error.start}"
-        raise SampleError("line", "UTF-8", found) from None
-    try:
-        return load_json(text.rstrip())
-    except JSONError as error:
-        at = f"character {error.position}"
-        raise SampleError("line", error.expected, error.found, at) from None
 
 
 def _write_batch(
@@ -608,7 +568,7 @@ def _meet_known(
         report.unchanged += 1
         return
     reason = f'"{line.form.id}" is known with other content; nothing was changed'
-    report.refused.append(Refusal(name, line.number, "id", reason))
+    report.add_refusal(Refusal(name, line.number, "id", reason, "known"))
 
 
 def _write_line(
@@ -629,4 +589,4 @@ def _write_line(
         _meet_known(line, content_hash, name, report)
     except DatabaseError as error:
         reason = "the database refused it: " + str(error).split("\n", 1)[0]
-        report.refused.append(Refusal(name, line.number, "line", reason))
+        report.add_refusal(Refusal(name, line.number, "line", reason, reason))

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from actions.tags import JSON
 
 PAGE = 50
-REFUSALS_SHOWN = 200
 READERS = (Role.CURATOR, Role.TRAINER)
 
 
@@ -316,7 +315,7 @@ def import_(request: HttpRequest, slug: str) -> HttpResponse:
             report = import_file(
                 project=project,
                 format=form.cleaned_data["format"],
-                lines=form.cleaned_data["file"],
+                file=form.cleaned_data["file"],
                 tools=_tools(form),
                 author=None,
                 user=_user(request),
@@ -326,7 +325,6 @@ def import_(request: HttpRequest, slug: str) -> HttpResponse:
     facts = {
         "form": form,
         "report": report,
-        "refused": report.refused[:REFUSALS_SHOWN] if report else [],
     }
     status = 422 if is_sent and form.errors else 200
     return render(request, "annotation/import.html", facts, status=status)

@@ -343,3 +343,11 @@ def test_chats_import_once_and_bad_ones_are_reported():
             "lines:2: messages: expected a message of the assistant, found none"
         ]
     assert Sample.objects.get().status == "approved"
+
+
+@pytest.mark.django_db
+def test_a_list_of_messages_is_one_conversation(tmp_path):
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps([USER, ANSWER], indent=1))
+    report = import_file(project=make_project(), format="openai-chat", path=path)
+    assert str(report) == "1 conversations: 1 new, 0 unchanged, 0 refused"

@@ -410,3 +410,48 @@ def test_a_malformed_proposal_is_refused_with_its_place(proposal, message):
     with pytest.raises(SampleError) as error:
         save_sample(project=make_project(), document=with_proposal(proposal))
     assert str(error.value) == message
+
+
+def test_command_tells_equal_refusals_once_with_their_count_and_places(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    bad = [{"id": str(n), "turns": None} for n in range(53_000)]
+    odd = make_document(5, situation="odd")
+    lines = [make_document(), *bad, odd, make_document(scenario="other")]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    out, err = command("--create", "--project", "P", "--format", "concord", path)
+    assert out == "53003 conversations: 1 new, 0 unchanged, 53002 refused\n"
+    assert err.splitlines() == [
+        f"{path}: lines 2, 3, 4, 5, 6 and 52995 more: turns: expected a list, found null",
+        f"{path}:53002: situation: expected one of normal, exception, interruption, "
+        'noise, nested, refusal, found "odd"',
+        f'{path}:53003: id: "cake-1" is known with other content; nothing was changed',
+    ]
+
+
+def test_refusals_that_differ_in_what_was_found_are_told_together():
+    report = run(make_project(), *(f'{{"id": {n} no' for n in range(3)))
+    (group,) = report.groups
+    assert str(group) == (
+        "lines: lines 1, 2, 3: line: character 9: expected JSON (Expecting ',' "
+        "delimiter), found 'no'"
+    )
+
+
+def test_command_names_a_file_of_another_kind_once(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(make_document()) + "\n", encoding="utf-16")
+    out, err = StringIO(), StringIO()
+    arguments = ["--create", "--project", "P", "--format", "concord", str(path)]
+    with pytest.raises(SystemExit):
+        call_command("import_samples", *arguments, stdout=out, stderr=err)
+    assert err.getvalue() == (
+        f"{path}: expected JSON, one sample or conversation a line, found UTF-16 text: "
+        "save it as UTF-8\n"
+    )
+
+
+def test_a_pretty_printed_list_is_imported(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps([make_document(1), make_document(2)], indent=1))
+    report = import_file(project=make_project(), format="concord", path=path)
+    assert str(report) == "2 conversations: 2 new, 0 unchanged, 0 refused"

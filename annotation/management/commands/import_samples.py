@@ -58,8 +58,8 @@ class Command(BaseCommand):
                     status=str(options["status"]) if options["status"] else None,
                     split=str(options["split"]),
                 )
-                for refusal in part.refused:
-                    self.stderr.write(str(refusal))
+                for group in part.groups:
+                    self.stderr.write(str(group))
                 report.add(part)
         except (SampleError, OSError) as error:
             raise CommandError(str(error)) from error
