@@ -52,13 +52,9 @@ from training.engine import policy, sft
 from training.engine.classifiers import fit_vocabulary
 from training.engine.conversations import Encoder, sample_from_json
 from training.engine.generation import Sampling
+from training.engine.loading import load_policy
 from training.engine.measuring import ask
-from training.engine.models import (
-    Place,
-    build_small_model,
-    load_policy,
-    prepare,
-)
+from training.engine.models import Place, build_small_model, prepare
 from training.engine.optimizing import muon_and_adamw, trapezoid
 from training.engine.recipes import PolicyRecipe, SftRecipe
 from training.engine.rewards import Rewards

@@ -26,7 +26,7 @@ from training.engine.algorithms import (
     token_advantages,
 )
 from training.engine.conversations import Encoder, sample_from_json
-from training.engine.models import load_policy
+from training.engine.loading import load_policy
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import Rewarded, Rewards
 

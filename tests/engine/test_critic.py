@@ -30,7 +30,6 @@ from training.engine.algorithms import SMALL
 from training.engine.critic import (
     Critic,
     Drawn,
-    _classifier,
     advantages_of,
     explained_variance,
     load_critic,
@@ -39,6 +38,7 @@ from training.engine.critic import (
     value_loss,
 )
 from training.engine.generation import PartOf
+from training.engine.loading import load_classifier
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import Rewarded
 from training.engine.rundir import RunDirectory, RunError
@@ -168,7 +168,7 @@ def test_explained_variance_is_one_for_all_known_and_zero_for_nothing():
 
 def micro_critic(tmp_path, **recipe):
     torch.manual_seed(0)
-    model = _classifier(save_micro_policy(tmp_path / "start"))
+    model = load_classifier(save_micro_policy(tmp_path / "start"), CPU, outputs=1)
     return Critic(PolicyRecipe(algorithm="ppo", **recipe), model, CPU)
 
 

@@ -25,7 +25,8 @@ from training.engine.conversations import (
     sample_from_json,
 )
 from training.engine.course import Course, packed, padded
-from training.engine.models import Place, load_policy
+from training.engine.loading import load_policy
+from training.engine.models import Place
 from training.engine.recipes import SftRecipe
 from training.engine.rundir import RunDirectory, run_program, verify_checkpoint
 from training.engine.tokens import tag_ids

@@ -15,7 +15,8 @@ from tests.engine.micro import (
     trained_tokenizer,
 )
 from training.engine.conversations import ChatFrame
-from training.engine.models import Place, load_policy, save_policy
+from training.engine.loading import load_policy
+from training.engine.models import Place, save_policy
 from training.engine.tokens import add_tags, tag_ids, train_tokenizer
 
 CPU = Place(torch.device("cpu"), half=False)

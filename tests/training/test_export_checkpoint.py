@@ -94,7 +94,8 @@ def adapted_policy(project):
 def test_a_stranger_loads_the_export_and_gets_the_same_logits(project, tmp_path):
     import torch
 
-    from training.engine.models import Place, load_policy
+    from training.engine.loading import load_policy
+    from training.engine.models import Place
 
     checkpoint = adapted_policy(project)
     assert "trainer/weights.safetensors" in checkpoint.manifest["files"]

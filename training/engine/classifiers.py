@@ -13,7 +13,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from training.engine.models import Place, build_small_model
+from training.engine.loading import load_classifier, load_tokenizer
+from training.engine.models import Place, build_small_model, on_device
 from training.engine.optimizing import (
     Together,
     load_optimizer,
@@ -22,10 +23,10 @@ from training.engine.optimizing import (
 )
 from training.engine.recipes import RewardRecipe
 from training.engine.rundir import RunDirectory
-from training.engine.tokens import add_tags, load_tokenizer
+from training.engine.tokens import add_tags
 
 
-def load_classifier(
+def starting_classifier(
     run: RunDirectory, recipe: RewardRecipe, place: Place, *, outputs: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a classifier in fp32 and its tokenizer, tags included.
@@ -34,7 +35,7 @@ def load_classifier(
     ``outputs`` in place of its vocabulary's; of a ``backbone`` from scratch only the
     tokenizer is the policy's.
     """
-    path = str(run.resume or run.need_input("policy"))
+    path = run.resume or run.need_input("policy")
     tokenizer = load_tokenizer(path)
     add_tags(tokenizer)
     if recipe.backbone == "scratch" and run.resume is None:
@@ -46,14 +47,8 @@ def load_classifier(
         classifier = build(small.config)  # type: ignore[no-untyped-call]
         classifier.base_model.load_state_dict(small.base_model.state_dict())
     else:
-        classifier = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            num_labels=outputs,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    return classifier.to(place.device), tokenizer
+        classifier = load_classifier(path, place, outputs=outputs)
+    return on_device(classifier, place), tokenizer
 
 
 def fit_vocabulary(

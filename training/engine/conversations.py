@@ -28,6 +28,7 @@ from actions.grammar import FormatError, Response, parse
 from actions.in_force import Contexts, definitions_in_force, fetched_before
 from actions.rules import Rule, rule_of
 from actions.tags import ACTION_CLOSE, JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
+from training.engine.chat_template import render
 from training.engine.rundir import RunError, read_rows
 from training.engine.tokens import tag_ids
 
@@ -286,13 +287,11 @@ class ChatFrame:
             {"role": "assistant", "content": answer},
             {"role": "user", "content": again},
         ]
-        pieces = _cut(_rendered(tokenizer, talk), (user, answer, again))
+        pieces = _cut(render(tokenizer, talk), (user, answer, again))
         before_system, system_to_user = pieces[0], "\n\n"
         try:
-            rendered = _rendered(
-                tokenizer, [{"role": "system", "content": system}, *talk]
-            )
-        except Exception:  # templates refuse a role by raising errors of their own
+            rendered = render(tokenizer, [{"role": "system", "content": system}, *talk])
+        except ValueError:  # the template refuses the role
             rendered = ""
         if system in rendered:
             before_system, system_to_user = _cut(rendered, (system, user))[:2]
@@ -328,16 +327,6 @@ def _cut(text: str, markers: Sequence[str]) -> list[str]:
             raise ValueError(f"chat template: the content {marker} is missing")
         pieces.append(before)
     return [*pieces, text]
-
-
-def _rendered(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
-) -> str:
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
-    )
-    assert isinstance(text, str)
-    return text
 
 
 # Sequences

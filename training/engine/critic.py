@@ -32,13 +32,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.engine.algorithms import SMALL
+from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.models import Place, on_device
 from training.engine.optimizing import load_optimizer, muon_and_adamw, save_optimizer
 from training.engine.prefixes import can_share, shared_states
@@ -46,7 +43,6 @@ from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import KINDS
 from training.engine.rollouts import Episode, Rollouts
 from training.engine.rundir import RunDirectory, RunError
-from training.engine.tokens import load_tokenizer
 
 FOLDER = "critic"  # within a checkpoint's trainer folder
 
@@ -261,13 +257,13 @@ def load_critic(
     """
     if run.resume:
         folder = run.resume / "trainer" / FOLDER
-        critic = Critic(recipe, _classifier(folder), place)
+        critic = Critic(recipe, load_classifier(folder, place, outputs=1), place)
         load_optimizer(critic.optimizer, folder)
         return critic
     start = run.need_input("policy")
     if recipe.critic_start == "reward model":
         start = run.need_input("reward")
-        theirs = load_tokenizer(str(start)).get_vocab()
+        theirs = load_tokenizer(start).get_vocab()
         ours = tokenizer.get_vocab()
         if any(theirs.get(token) != number for token, number in ours.items()):
             raise RunError(
@@ -275,21 +271,7 @@ def load_critic(
                 "a reward model with the policy's vocabulary",
                 "one whose tokens have other numbers",
             )
-    model = _classifier(start)
+    model = load_classifier(start, place, outputs=1)
     for parameter in cast(nn.Module, model.score).parameters():
         nn.init.zeros_(parameter)
     return Critic(recipe, model, place)
-
-
-def _classifier(folder: Path) -> PreTrainedModel:
-    """Return the model of a folder with one output, its other heads dropped."""
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        str(folder),
-        num_labels=1,
-        dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-    )
-    return model

@@ -53,6 +53,7 @@ from training.engine.conversations import (
     read_samples,
 )
 from training.engine.generation import Sampling, room
+from training.engine.loading import load_policy
 from training.engine.measuring import (
     Answer,
     Asked,
@@ -63,7 +64,7 @@ from training.engine.measuring import (
     parsed_label,
     rule_verdict,
 )
-from training.engine.models import Place, load_policy, prepare
+from training.engine.models import Place, prepare
 from training.engine.processes import any_process, divided, join, told_by_first
 from training.engine.recipes import DrawRecipe
 from training.engine.rundir import (

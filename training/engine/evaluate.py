@@ -45,6 +45,7 @@ from transformers import PreTrainedModel
 
 from training.engine.conversations import Encoder, Sample, lengths_summary, read_samples
 from training.engine.generation import Sampled, Sampling, room
+from training.engine.loading import load_policy
 from training.engine.measuring import (
     Answer,
     Asked,
@@ -57,7 +58,7 @@ from training.engine.measuring import (
     measure,
     parsed_label,
 )
-from training.engine.models import Place, load_policy, prepare
+from training.engine.models import Place, prepare
 from training.engine.processes import any_process, divided, join, process_count
 from training.engine.recipes import EvaluateRecipe
 from training.engine.rundir import (

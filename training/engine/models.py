@@ -1,4 +1,4 @@
-"""Policies on disk and in memory: build a small one, load any, save."""
+"""Where a program computes; policies built small from scratch, and saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Protocol
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3Config,
@@ -19,7 +18,6 @@ from transformers import (
 )
 
 from training.engine.conversations import ChatFrame
-from training.engine.tokens import add_tags, load_tokenizer
 
 EMBEDDING = 0.1  # standard deviation
 
@@ -109,22 +107,6 @@ def build_small_model(
             layer.self_attn.v_proj.weight.copy_(read)
             layer.self_attn.o_proj.weight.copy_(EMBEDDING * read.T)
     return model
-
-
-def load_policy(
-    path: Path | str, place: Place
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the causal language model of a local directory, ready to be trained.
-
-    Weights in fp32 on ``place.device``; tags and padding are added where they lack.
-    Code inside the directory is never run.
-    """
-    tokenizer = load_tokenizer(str(path))
-    model = AutoModelForCausalLM.from_pretrained(
-        str(path), local_files_only=True, dtype=torch.float32, trust_remote_code=False
-    )
-    add_tags(tokenizer, model)
-    return on_device(model, place), tokenizer
 
 
 def on_device(model: PreTrainedModel, place: Place) -> PreTrainedModel:

@@ -68,9 +68,10 @@ from training.engine.held_out import (
     load_progress,
     save_progress,
 )
+from training.engine.loading import load_policy
 from training.engine.measuring import ask, count_unreadable, longest_prompt
 from training.engine.memory import Parts
-from training.engine.models import Place, load_policy, prepare, save_policy
+from training.engine.models import Place, prepare, save_policy
 from training.engine.optimizing import (
     adamw_rate,
     load_optimizer,

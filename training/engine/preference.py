@@ -54,15 +54,10 @@ from training.engine.held_out import (
     load_progress,
     save_progress,
 )
+from training.engine.loading import load_policy
 from training.engine.measuring import longest_prompt
 from training.engine.memory import Parts
-from training.engine.models import (
-    Place,
-    load_policy,
-    longest_input,
-    prepare,
-    save_policy,
-)
+from training.engine.models import Place, longest_input, prepare, save_policy
 from training.engine.optimizing import (
     adamw_rate,
     load_optimizer,

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from training.engine.classifiers import fit_vocabulary
 from training.engine.conversations import Encoder
+from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.measuring import Answer
 from training.engine.models import Place
 from training.engine.questions import Row
 from training.engine.rundir import RunError
-from training.engine.tokens import add_tags, load_tokenizer
+from training.engine.tokens import add_tags
 
 BATCH = 16
 
@@ -48,17 +49,15 @@ class PreferenceModel:
 
     def __init__(self, path: Path, place: Place) -> None:
         self.place = place
-        self.tokenizer = load_tokenizer(str(path))
-        self.model = AutoModelForSequenceClassification.from_pretrained(
-            str(path), dtype=torch.float32, local_files_only=True, use_safetensors=True
-        ).to(place.device)
+        self.tokenizer = load_tokenizer(path)
+        self.model = load_classifier(path, place)
         if self.model.config.num_labels != 1:
             found = f"{self.model.config.num_labels} outputs"
             raise RunError("inputs.preference", "a classifier of one output", found)
         add_tags(self.tokenizer)
         fit_vocabulary(self.model, self.tokenizer)
         self.encoder = Encoder(self.tokenizer)
-        self.model.eval()
+        self.model.train(False)
 
     @torch.inference_mode()
     def __call__(self, answers: Sequence[Answer]) -> list[float]:

@@ -12,6 +12,7 @@ is trained.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -22,8 +23,10 @@ from typing import TextIO
 from actions.tags import JSON
 from training.engine.conversations import Encoder, sample_from_json
 from training.engine.generation import Sampling
+from training.engine.loading import load_policy
 from training.engine.measuring import Asked, answer, longest_prompt
-from training.engine.models import load_policy, prepare
+from training.engine.models import prepare
+from training.engine.rundir import RunError, close_stdin
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,13 @@ def main(arguments: list[str], source: TextIO, target: TextIO) -> int:
         if not isinstance(request, dict):
             raise ProposeError("request: expected an object")
         json.dump(propose(arguments[0], request), target, ensure_ascii=False)
-    except (ProposeError, OSError, ValueError) as error:
+    except (ProposeError, RunError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], sys.stdin, sys.stdout))
+    asked = io.StringIO(sys.stdin.read())
+    close_stdin()
+    sys.exit(main(sys.argv[1:], asked, sys.stdout))

@@ -29,7 +29,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.engine.classifiers import fit_vocabulary, load_classifier, start_learning
+from training.engine.classifiers import (
+    fit_vocabulary,
+    start_learning,
+    starting_classifier,
+)
 from training.engine.conversations import Encoder
 from training.engine.memory import Parts
 from training.engine.models import longest_input, prepare
@@ -56,7 +60,7 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         count = str(process_count())
         raise RunError("recipe: `processes`", "1 for a preference model", count)
     place = prepare(recipe)
-    model, tokenizer = load_classifier(run, recipe, place, outputs=1)
+    model, tokenizer = starting_classifier(run, recipe, place, outputs=1)
     fit_vocabulary(model, tokenizer)
     pad = cast(int, tokenizer.pad_token_id)
 

@@ -39,7 +39,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from training.engine.classifiers import fit_vocabulary, load_classifier, start_learning
+from training.engine.classifiers import (
+    fit_vocabulary,
+    start_learning,
+    starting_classifier,
+)
 from training.engine.conversations import lengths_summary, read_samples
 from training.engine.derived import Example, Source
 from training.engine.memory import Parts, summed
@@ -113,7 +117,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         recipe.differences,
         recipe.history_tokens,
     )
-    classifier, tokenizer = load_classifier(run, recipe, place, outputs=2)
+    classifier, tokenizer = starting_classifier(run, recipe, place, outputs=2)
     packer = Packer(tokenizer, settings)
     fit_vocabulary(classifier, tokenizer)
     attend(classifier, recipe.attention)

@@ -384,6 +384,8 @@ def run_program(
     traceback in the log), 2: wrong usage, 75: another process has the run directory. One
     of several processes ends here, with that status.
     """
+    if arguments is None:
+        close_stdin()
     status = _run_once(program, recipe_type, body, arguments)
     if "WORLD_SIZE" in os.environ:
         from training.engine.processes import leave  # which takes this module
@@ -462,6 +464,17 @@ def _listen(
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, lambda *_: run.request_stop())
+
+
+def close_stdin() -> None:
+    """Let whatever asks a question on standard input read its end.
+
+    Nobody sits there, and what stands there is no answer. A leash stays readable.
+    """
+    null = os.open(os.devnull, os.O_RDONLY)
+    if os.environ.get("CONCORD_LEASH") != "1":
+        os.dup2(null, 0)
+    sys.stdin = os.fdopen(null)
 
 
 def _watch_leash(run: RunDirectory) -> None:

@@ -41,7 +41,6 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -49,6 +48,8 @@ from actions.format_check import check_text
 from actions.grammar import parse
 from actions.units import UnitPair, align_units
 from training.engine.credit import unit_spans
+from training.engine.loading import load_classifier, load_tokenizer
+from training.engine.models import Place
 from training.engine.verdicts import log_odds
 
 Layout = Literal["sequential", "interleaved"]
@@ -455,11 +456,8 @@ def load_reward_model(
         threshold=float(obj["threshold"]),
         temperature=float(obj.get("temperature", 1.0)),
     )
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    classifier = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True
-    )
-    return RewardModel(classifier.to(device), tokenizer, settings, half)
+    classifier = load_classifier(path, Place(torch.device(device), half))
+    return RewardModel(classifier, load_tokenizer(path), settings, half)
 
 
 def save_reward_model(

@@ -61,12 +61,12 @@ from training.engine.conversations import (
 )
 from training.engine.course import Course, padded, report_lengths, split
 from training.engine.generation import Sampling
+from training.engine.loading import load_policy
 from training.engine.measuring import answer, ask, longest_prompt, measure
 from training.engine.memory import Parts, summed
 from training.engine.models import (
     Place,
     build_small_model,
-    load_policy,
     longest_input,
     on_device,
     prepare,

@@ -28,7 +28,6 @@ from tokenizers import (
     trainers,
 )
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -186,12 +185,3 @@ def tag_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
             raise ValueError(f"tokenizer: {tag} is {len(encoded)} tokens, expected 1")
         ids[tag] = encoded[0]
     return ids
-
-
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer saved in a local model directory, padding on the left."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        path, local_files_only=True, padding_side="left"
-    )
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    return tokenizer
