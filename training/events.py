@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from training.engine.finite import first_not_finite
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 LARGEST_STEP = 2**31 - 1
@@ -27,7 +29,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Metrics:
-    """``values`` holds finite numbers only; ``not_finite`` names the others."""
+    """``values`` holds finite numbers only; ``not_finite`` names NaN and infinities.
+
+    A figure that is null has no value, and is in neither.
+    """
 
     step: int
     values: dict[str, float]
@@ -112,8 +117,9 @@ def read_event(line: bytes) -> tuple[float, Event]:
     event = {key: storable(value) for key, value in parsed.items()}
     time = event.get("time")
     at = float(time) if isinstance(time, int | float) and 0 < time < 1e11 else 0.0
+    values = parsed.get("values")
     try:
-        return at, _typed(event)
+        return at, _typed(event, values if isinstance(values, dict) else {})
     except _WrongFieldError as error:
         return at, Unreadable(str(error))
 
@@ -122,12 +128,13 @@ class _WrongFieldError(Exception):
     pass
 
 
-def _typed(event: dict[str, Json]) -> Event:
+def _typed(event: dict[str, Json], said: dict[str, Json]) -> Event:
+    """Return what an event says; ``said`` is its values as they were written."""
     kind = event.get("event")
     if kind == "progress":
         return Progress(_step(event), _step(event, "of"))
     if kind == "metrics":
-        return _metrics(event)
+        return _metrics(event, said)
     if kind == "sample":
         return ShownSample(
             _step(event),
@@ -150,20 +157,25 @@ def _typed(event: dict[str, Json]) -> Event:
         state = _text(event, "state")
         if state not in ("finished", "stopped", "failed", "killed"):
             raise _WrongFieldError(f"result: no such state: {state!r}")
-        return Result(state, _object(event, "values"), _text(event, "error"))
+        error = _text(event, "error")
+        found = first_not_finite(said)
+        if found is not None and state == "finished":
+            state, error = "failed", "The program ended with {} = {}.".format(*found)
+        return Result(state, _object(event, "values"), error)
     raise _WrongFieldError(f"no such event: {kind!r}")
 
 
-def _metrics(event: dict[str, Json]) -> Metrics:
+def _metrics(event: dict[str, Json], said: dict[str, Json]) -> Metrics:
     values: dict[str, float] = {}
     not_finite: list[str] = []
-    for name, value in _object(event, "values").items():
-        name = name[:LONGEST_NAME]
-        if isinstance(value, bool | int | float) and math.isfinite(value):
-            values[name] = float(value)
-        elif value is None or isinstance(value, float):
-            not_finite.append(name)
-        else:
+    for name, value in said.items():
+        name = str(storable(name))[:LONGEST_NAME]
+        if isinstance(value, bool | int | float):
+            if math.isfinite(value):
+                values[name] = float(value)
+            else:
+                not_finite.append(name)
+        elif value is not None:
             raise _WrongFieldError(f"metrics: {name} is not a number: {value!r:.60}")
     return Metrics(_step(event), values, tuple(not_finite))
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from training.engine.finite import first_not_finite
+
 if TYPE_CHECKING:
     from training.events import Json
 
@@ -62,7 +64,7 @@ def read_whole(
     gigabytes would keep a page waiting. Every program hashes all of them before it uses
     a checkpoint. Raises NotWholeError when the manifest is missing or not readable,
     when a file is missing or has another hash, or when ``digest`` is given and is not
-    the manifest's.
+    the manifest's, and for a figure that is NaN or infinite.
     """
     try:
         raw = (directory / "manifest.json").read_bytes()
@@ -82,6 +84,9 @@ def read_whole(
     files, step = manifest.get("files"), manifest.get("step")
     if not isinstance(files, dict) or not files or not isinstance(step, int):
         raise NotWholeError(directory, "manifest.json names no files or no step")
+    wrong = first_not_finite(manifest.get("metrics"))
+    if wrong is not None:
+        raise NotWholeError(directory, "its figure {} is {}".format(*wrong))
     found_now: Seen = {}
     for name, expected in files.items():
         path = directory / name

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 from django.shortcuts import get_object_or_404
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from training import store
@@ -28,6 +29,7 @@ from training.models import (
     Promotion,
     Run,
     RunKind,
+    RunNote,
     RunState,
 )
 
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
     from annotation.models import Project
+
+
+# Figures of a policy's manifest that have a value wherever they stand.
+ALWAYS_NUMBERS = ("loss", "gradient_norm", "held_out_loss")
 
 
 class PromotionRefusedError(Exception):
@@ -65,10 +71,13 @@ class Standing:
 
 
 def standing_of(checkpoint: Checkpoint) -> Standing:
-    """Return how a checkpoint stands; nothing is against the first policy, or the same."""
+    """Return how a checkpoint stands; against the first policy, or the same, are only
+    figures that are no numbers.
+    """
     current = current_policy(checkpoint.project)
+    broken = broken_figures(checkpoint)
     if current is None or current == checkpoint:
-        return Standing(current)
+        return Standing(current, against=broken)
     margin = _margin_of(checkpoint.project)
     unchanged = (
         [_("Its run found nothing better: this is the policy that it started from.")]
@@ -78,13 +87,27 @@ def standing_of(checkpoint: Checkpoint) -> Standing:
     for run in _evaluations(checkpoint, current):
         found = comparison(run.result, margin=margin)
         if found is not None:
-            return Standing(current, found, run, (*unchanged, *speaks_against(found)))
+            against = (*broken, *unchanged, *speaks_against(found))
+            return Standing(current, found, run, against)
     found = own_comparison(checkpoint.run, margin=margin)
     return Standing(
         current,
         found,
         checkpoint.run if found is not None else None,
-        (*unchanged, *speaks_against(found)),
+        (*broken, *unchanged, *speaks_against(found)),
+    )
+
+
+def broken_figures(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return a sentence for each figure that was measured and is no finite number:
+    null where a program hid a NaN.
+    """
+    metrics = checkpoint.manifest.get("metrics")
+    measured = metrics if isinstance(metrics, dict) else {}
+    return tuple(
+        _("Its %(figure)s is not a finite number.") % {"figure": name}
+        for name in ALWAYS_NUMBERS
+        if name in measured and measured[name] is None
     )
 
 
@@ -167,3 +190,27 @@ def promote(
                 _("Its files were removed to free space."), can_force=False
             )
     return promotion
+
+
+def promote_the_first(run: Run) -> None:
+    """Make the first SFT model the project's policy: there is none to compare with.
+
+    Not one with figures that are no numbers: a note says so.
+    """
+    promotions = Promotion.objects.filter(project=run.project)
+    if run.kind != RunKind.SFT or promotions.exists():
+        return
+    final = Checkpoint.objects.filter(run=run, is_final=True).order_by("-pk").first()
+    if final is None:
+        return
+    broken = broken_figures(final)
+    if broken:
+        why = " ".join(["Not made the project's policy.", *broken])
+        RunNote.objects.create(run=run, level="error", message=why, at=timezone.now())
+        return
+    Promotion.objects.create(
+        project=run.project,
+        checkpoint=final,
+        promoted_by=run.created_by,
+        reason="The first policy of the project.",
+    )

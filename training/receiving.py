@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 from training import events, store
+from training.engine.finite import first_not_finite
 from training.manifests import (
     NotWholeError,
     WholeCheckpoint,
@@ -156,7 +157,7 @@ def _take(run: Run, offset: int, line: bytes, batch: _Batch) -> None:
                 )
             if not_finite:
                 names = ", ".join(not_finite)
-                note("warning", f"Step {step}: not a number: {names}.")
+                note("error", f"Step {step}: not a finite number: {names}.")
         case events.ShownSample(step, prompt, text, label, scores):
             batch.samples.append(
                 RunSample(
@@ -267,11 +268,15 @@ def receive_outputs(run: Run) -> dict[str, Json]:
     if run.kind == "evaluate":
         text = _read_output(run, "evaluation.json")
         try:
-            found = events.storable(json.loads(text))
+            said = json.loads(text)
         except ValueError as error:
             raise OutputError(
                 f"outputs/evaluation.json is not JSON: {error}"
             ) from error
+        wrong = first_not_finite(said)
+        if wrong is not None:
+            raise OutputError("outputs/evaluation.json: {} is {}".format(*wrong))
+        found = events.storable(said)
         if not isinstance(found, dict):
             raise OutputError("outputs/evaluation.json is not a JSON object")
         return found

@@ -38,14 +38,13 @@ from training.hardware import Meter
 from training.manifests import NotWholeError
 from training.models import (
     ACTIVE_STATES,
-    Checkpoint,
-    Promotion,
     Run,
     RunKind,
     RunState,
 )
 from training.preparing import lock_of, prepare_directory
 from training.programs import program_command, program_environment
+from training.promoting import promote_the_first
 from training.receiving import (
     LostRunError,
     OutputError,
@@ -493,7 +492,7 @@ class _Supervision:
                 if state == RunState.FINISHED:
                     # Programs do not count every step aloud, least of all the last.
                     Run.objects.filter(pk=self.run.pk).update(step=F("steps_total"))
-                    _promote_the_first(self.run)
+                    promote_the_first(self.run)
 
         self.patiently(deed)
         return Outcome(state.value)
@@ -512,23 +511,6 @@ def run_last_words(run: Run) -> str:
         if any(letter.isalnum() for letter in line)  # no rule beneath a table
     ]
     return f"Its last words: {lines[-1][:500]}" if lines else "It said nothing."
-
-
-def _promote_the_first(run: Run) -> None:
-    """Make the first SFT model the project's policy: there is none to compare with."""
-    if (
-        run.kind != RunKind.SFT
-        or Promotion.objects.filter(project=run.project).exists()
-    ):
-        return
-    final = Checkpoint.objects.filter(run=run, is_final=True).order_by("-pk").first()
-    if final is not None:
-        Promotion.objects.create(
-            project=run.project,
-            checkpoint=final,
-            promoted_by=run.created_by,
-            reason="The first policy of the project.",
-        )
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:

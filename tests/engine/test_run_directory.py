@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.micro import events, make_run
+from training.engine.finite import NotFiniteError
 from training.engine.recipes import SftRecipe
 from training.engine.rundir import (
     LOCKED,
@@ -206,12 +207,13 @@ def run(run_dir):
     opened.close()
 
 
-def test_numbers_that_json_lacks_become_null(run):
-    run.metrics(1, {"loss": math.nan, "deep": [math.inf, 1.0]})
-    assert events(run.path, "metrics")[0]["values"] == {
-        "loss": None,
-        "deep": [None, 1.0],
-    }
+def test_numbers_that_json_lacks_are_refused_by_name(run):
+    with pytest.raises(NotFiniteError, match="step 1: expected a finite deep/0, found"):
+        run.metrics(1, {"loss": 1.0, "none": None, "deep": [math.inf, 1.0]})
+    with pytest.raises(NotFiniteError, match="step 2: sample: expected a finite r, "):
+        run.sample(2, prompt="", text="", label="", scores={"r": math.nan})
+    assert not events(run.path, "metrics")
+    assert not events(run.path, "sample")
 
 
 def test_a_checkpoint_is_whole_and_announced(run):
@@ -321,7 +323,7 @@ def test_everything_is_on_disk_before_a_checkpoint_gets_its_name(run, monkeypatc
     monkeypatch.setattr(Path, "rename", noted_rename)
 
     def write(folder):
-        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "weights").write_bytes(b"weights")
         (folder / "trainer").mkdir()
         (folder / "trainer" / "state.json").write_text("{}")
 

@@ -52,7 +52,16 @@ def test_numbers_that_are_not_finite_are_named_and_left_out():
     _, event = read_event(
         b'{"event":"metrics","step":3,"values":{"loss":NaN,"a":1e999,"b":null,"c":2}}'
     )
-    assert event == events.Metrics(3, {"c": 2.0}, ("loss", "a", "b"))
+    assert event == events.Metrics(3, {"c": 2.0}, ("loss", "a"))
+
+
+def test_a_program_that_ends_with_no_number_has_failed():
+    _, event = read_event(
+        b'{"event":"result","state":"finished","values":{"truth":{"low":NaN}},"error":""}'
+    )
+    assert event == events.Result(
+        "failed", {"truth": {"low": None}}, "The program ended with truth/low = nan."
+    )
 
 
 def test_text_the_database_cannot_hold_is_replaced():

@@ -18,6 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from training.engine.recipes import RECIPES, Recipe, SftRecipe
 from training.engine.rundir import Ending, RunDirectory, run_program
 
@@ -60,6 +63,10 @@ def main() -> int:
     return run_program(program, RECIPES[program], other, [args.run_dir])
 
 
+def write_weights(folder: Path, step: int) -> None:
+    save_file({"step": np.array([step])}, folder / "model.safetensors")
+
+
 def other_program(
     run: RunDirectory, recipe: Recipe, args: argparse.Namespace
 ) -> Ending:
@@ -75,7 +82,7 @@ def other_program(
     if run.program in ("reward", "policy"):
 
         def write(folder: Path) -> None:
-            (folder / "model.safetensors").write_bytes(b"weights")
+            write_weights(folder, 1)
 
         metrics = json.loads(args.metrics)
         run.save_checkpoint(
@@ -94,7 +101,7 @@ def train(run: RunDirectory, args: argparse.Namespace) -> Ending:
 
     def save(step: int, final: bool = False) -> None:
         def write(folder: Path) -> None:
-            (folder / "model.safetensors").write_bytes(b"weights %d" % step)
+            write_weights(folder, step)
             (folder / "trainer").mkdir()
             (folder / "trainer" / "state.json").write_text(json.dumps({"step": step}))
 

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.engine.algorithms import SMALL
+from training.engine.finite import must_be_finite
 from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.models import Place, on_device
 from training.engine.optimizing import load_optimizer, muon_and_adamw, save_optimizer
@@ -193,8 +194,10 @@ class Critic:
                 )
                 (loss / count).backward()  # type: ignore[no-untyped-call]
                 total += float(loss / count)
+            must_be_finite(total, "loss of the critic")
             limit = self.recipe.clip_norm or float("inf")
-            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            must_be_finite(float(norm), "gradient norm of the critic")
             self.optimizer.step()
             self.optimizer.zero_grad()
             losses.append(total)

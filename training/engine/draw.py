@@ -52,6 +52,7 @@ from training.engine.conversations import (
     lengths_summary,
     read_samples,
 )
+from training.engine.finite import must_be_finite
 from training.engine.generation import Sampling, room
 from training.engine.loading import load_policy
 from training.engine.measuring import (
@@ -240,8 +241,9 @@ def surprisal(
         with place.autocast():
             logits = model(input_ids=ids).logits[0, :-1].float()
         lost = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+        what = "surprisal of a label"
         return [
-            (turn, float(lost[start - 1 : end - 1].max()))
+            (turn, must_be_finite(float(lost[start - 1 : end - 1].max()), what))
             for turn, (start, end) in zip(encoded.turns, encoded.spans, strict=True)
         ]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from training.engine.finite import must_be_finite
 from training.engine.memory import Parts
 from training.engine.models import Place
 
@@ -78,12 +79,17 @@ class Sampled:
 
     ``ids`` includes the stop token; ``logprobs`` are the policy's log-probabilities of
     ``ids`` at the sampling temperature, before ``top_p`` cuts; ``ended`` is False where
-    ``max_new_tokens`` cut it off.
+    ``max_new_tokens`` cut it off. Raises ``NotFiniteError`` for a log-probability that
+    is not finite: with it the token chosen means nothing.
     """
 
     ids: list[int]
     logprobs: list[float]
     ended: bool
+
+    def __post_init__(self) -> None:
+        for logprob in self.logprobs:
+            must_be_finite(logprob, "log-probability of a sampled token")
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]

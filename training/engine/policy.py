@@ -59,6 +59,7 @@ from training.engine.algorithms import TRL_LOSS, algorithm_of
 from training.engine.backends import check_backend
 from training.engine.conversations import Encoder, read_samples
 from training.engine.critic import load_critic
+from training.engine.finite_weights import guard_steps
 from training.engine.generation import Sampling, room
 from training.engine.grpo import SharedPromptTrainer, given_reward
 from training.engine.held_out import (
@@ -234,6 +235,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         look(0)
         save(0)
     if first < recipe.steps:
+        guard_steps(trainer, first)
         trainer.add_callback(watch)
         trainer.train()
     values: dict[str, object] = {
@@ -307,6 +309,7 @@ def make_trainer(
             gradient_checkpointing=False,
             seed=recipe.seed,
             logging_steps=1,
+            logging_nan_inf_filter=False,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,

@@ -46,6 +46,7 @@ from transformers import PreTrainedModel
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
 from training.engine.conversations import Encoder
+from training.engine.finite import must_be_finite
 from training.engine.generation import Sampling, room
 from training.engine.held_out import (
     HeldOut,
@@ -355,7 +356,9 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(62))
         learn_step = functools.partial(learn, pupil, recipe, course.at(step))
         values: dict[str, object] = {**parts.run(learn_step, optimizer.zero_grad)}
+        must_be_finite(cast(float, values["loss"]), "loss", f"step {step + 1}")
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm or float("inf"))
+        must_be_finite(float(norm), "gradient norm", f"step {step + 1}")
         rate = adamw_rate(optimizer, float(schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from training.engine.classifiers import fit_vocabulary
 from training.engine.conversations import Encoder
+from training.engine.finite import must_be_finite
 from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.measuring import Answer
 from training.engine.models import Place
@@ -77,5 +78,5 @@ class PreferenceModel:
             chosen = order[start : start + BATCH]
             found = scores(self.model, [rows[i] for i in chosen], pad, self.place)
             for i, value in zip(chosen, found.tolist(), strict=True):
-                values[i] = value
+                values[i] = must_be_finite(value, "score of the preference model")
         return values

@@ -35,6 +35,7 @@ from training.engine.classifiers import (
     starting_classifier,
 )
 from training.engine.conversations import Encoder
+from training.engine.finite import must_be_finite
 from training.engine.memory import Parts
 from training.engine.models import longest_input, prepare
 from training.engine.optimizing import save_optimizer
@@ -133,11 +134,11 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         rows = course.at(step).rows
         found = parts.run(functools.partial(learn, rows), optimizer.zero_grad)
         loss = ranking_loss(found[0::2], found[1::2])
-        if not torch.isfinite(loss):
-            raise RunError(f"step {step + 1}", "a finite loss", f"{float(loss)}")
+        must_be_finite(float(loss), "loss", f"step {step + 1}")
         norm = torch.nn.utils.clip_grad_norm_(
             model.parameters(), recipe.clip_norm or float("inf")
         )
+        must_be_finite(float(norm), "gradient norm", f"step {step + 1}")
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()

@@ -46,6 +46,7 @@ from training.engine.classifiers import (
 )
 from training.engine.conversations import lengths_summary, read_samples
 from training.engine.derived import Example, Source
+from training.engine.finite_weights import guard_steps
 from training.engine.memory import Parts, summed
 from training.engine.models import Place, prepare
 from training.engine.optimizing import save_optimizer
@@ -203,6 +204,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
             seed=recipe.seed,
             save_strategy="no",
             logging_strategy="no",
+            logging_nan_inf_filter=False,
             report_to=[],
             remove_unused_columns=False,
             dataloader_pin_memory=False,
@@ -213,6 +215,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         optimizers=(optimizer, schedule),
         callbacks=[watch],
     )
+    guard_steps(trainer, first)
     if first < recipe.steps:
         trainer.train()
     done = watch.step >= recipe.steps or watch.worsened

@@ -24,6 +24,7 @@ from typing import cast
 from actions.demo import oracle
 from actions.grammar import parse
 from actions.units import unit_pairs_of_text
+from training.engine.finite import figures_must_be_finite
 from training.engine.measuring import Answer, is_well_formed, rule_verdict
 from training.engine.processes import divided
 from training.engine.recipes import PolicyRecipe
@@ -35,6 +36,7 @@ from training.engine.scoring import (
     Score,
     score_of,
 )
+from training.engine.verdicts import probability
 
 KINDS = ("format", "consistency", "rule", "preference")
 
@@ -53,6 +55,10 @@ class Rewarded:
     units: Mapping[str, float] = field(default_factory=dict)
     rule: float | None = None
     preference: float | None = None
+
+    def __post_init__(self) -> None:
+        # In the table of rewards NaN says "does not apply": no other may get there.
+        figures_must_be_finite({f"reward/{k}": v for k, v in vars(self).items()})
 
 
 class Rewards:
@@ -200,7 +206,7 @@ class Rewards:
         if self.recipe.consistency_value == "verdict":
             return float(above >= 0)
         if self.recipe.consistency_value == "probability":
-            return 1 / (1 + math.exp(-logit))
+            return probability(logit)
         limit = self.recipe.logit_limit
         if self.recipe.consistency_value == "log-probability":
             # −log(1 + e^−x), computed so that no power overflows.

@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 import os
 import random
 import shutil
@@ -34,6 +33,12 @@ from types import FrameType
 from typing import Literal, TypeVar
 
 from actions.tags import JSON
+from training.engine.finite import (
+    NotFiniteError,
+    figures_must_be_finite,
+    first_not_finite,
+)
+from training.engine.finite_files import files_must_be_finite
 from training.engine.recipes import (
     Recipe,
     RecipeError,
@@ -138,6 +143,7 @@ class RunDirectory:
         self.inputs: dict[str, Path] = {}
         self.data: dict[str, Path] = {}
         self.resume: Path | None = None
+        self.last_kept: int | None = None  # the step of the newest whole checkpoint
         self._curves: EventFile | None = None
         self._draws_curves = True
 
@@ -163,6 +169,7 @@ class RunDirectory:
         if resume:
             self.resume = self._existing("resume", resume, Path.is_dir)
             self._manifests["resume"] = verify_checkpoint(self.resume)
+            self.last_kept = self._manifests["resume"].step
         for role, path in self.inputs.items():
             # A plain Hugging Face directory has no manifest and is taken as it is.
             if (path / MANIFEST).exists():
@@ -225,7 +232,11 @@ class RunDirectory:
         self._emit({"event": "progress", "step": step, "of": of})
 
     def metrics(self, step: int, values: Mapping[str, object]) -> None:
-        """Report figures of one step; NaN and infinities become null."""
+        """Report figures of one step; one without a value is None.
+
+        Raises ``NotFiniteError`` for NaN and infinities.
+        """
+        figures_must_be_finite(values, f"step {step}")
         if self._draws_curves:
             self._draw(step, values)
         self._emit({"event": "metrics", "step": step, "values": dict(values)})
@@ -253,6 +264,7 @@ class RunDirectory:
     ) -> None:
         """Show one sampled text beside its label."""
         scored = dict(scores or {})
+        figures_must_be_finite(scored, f"step {step}: sample")
         event = {"event": "sample", "step": step, "prompt": prompt, "text": text}
         self._emit({**event, "label": label, "scores": scored})
 
@@ -271,7 +283,7 @@ class RunDirectory:
         self._emit({**event, "error": error})
 
     def _emit(self, event: Mapping[str, object]) -> None:
-        told = _finite({**event, "time": round(time.time(), 3)})
+        told = {**event, "time": round(time.time(), 3)}
         line = json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n"
         with self._events_lock:
             rest = memoryview(line.encode())
@@ -303,10 +315,13 @@ class RunDirectory:
         checkpoint or a whole one. Where a whole one of the same recipe and parents
         already has the name (a crash came between rename and announcement), it is kept
         and announced, since others may refer to its digest. Of several processes the
-        first writes; the others return None at once.
+        first writes; the others return None at once. Raises ``NotFiniteError`` if a
+        weight or a figure is not finite: such a checkpoint is not left.
         """
         if not self.speaks:
             return None
+        place = f"checkpoint of step {step}"
+        figures_must_be_finite(metrics or {}, place)
         name = name or step_name(step)
         target = self.checkpoints / name
         described = {
@@ -318,16 +333,13 @@ class RunDirectory:
         }
         manifest = self._kept(target, recipe)
         if manifest is None:
-            staging = self.checkpoints / f".staging-{name}"
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir()
-            write(staging)
+            staging = self._staged(name, write, place)
             files = {
                 str(path.relative_to(staging)): _hash_and_sync(path)
                 for path in sorted(staging.rglob("*"))
                 if path.is_file()
             }
-            content = _finite({**described, "files": files, "metrics": metrics or {}})
+            content = {**described, "files": files, "metrics": metrics or {}}
             text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
             (staging / MANIFEST).write_text(text + "\n")
             _hash_and_sync(staging / MANIFEST)
@@ -341,7 +353,43 @@ class RunDirectory:
         event = {"event": "checkpoint", "step": step, "digest": manifest.digest}
         relative = str(target.relative_to(self.path))
         self._emit({**event, "path": relative, "final": final, "kind": kind})
+        self.last_kept = max(step, self.last_kept or 0)
         return manifest
+
+    def rehearse_checkpoint(self, write: Callable[[Path], None]) -> None:
+        """Write a checkpoint aside and remove it, before the first step is learned.
+
+        What cannot be written (no room, a generation config that is not valid, tied
+        weights) ends the run now and not after hours: raises ``RunError``.
+        """
+        if not self.speaks:
+            return
+        try:
+            staging = self._staged(
+                "rehearsal", write, "checkpoint before the first step"
+            )
+        except (NotFiniteError, RunError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            expected = "a model that can be saved"
+            raise RunError(
+                "checkpoint before the first step", expected, str(error)
+            ) from error
+        shutil.rmtree(staging)
+
+    def _staged(self, name: str, write: Callable[[Path], None], place: str) -> Path:
+        """Return the folder that ``write`` filled; remove it if that fails."""
+        staging = self.checkpoints / f".staging-{name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            write(staging)
+            files_must_be_finite(staging, place)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        return staging
 
     def has_checkpoint(self, step: int, recipe: Recipe) -> bool:
         """Say whether a whole checkpoint of a step, made with ``recipe``, is there.
@@ -418,6 +466,12 @@ def _run_once(
         if run.program != program:
             raise RunError("run.json: `program`", repr(program), _shown(run.program))
         ending = body(run, run.recipe(recipe_type))
+        figures_must_be_finite(ending.values, "result")
+    except NotFiniteError as error:
+        why = f"{error}. {_what_is_kept(run)}"
+        print(why, file=sys.stderr)  # noqa: T201
+        run.result("failed", {}, why)
+        return 1
     except (RunError, RecipeError, CheckpointError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         run.result("failed", {}, str(error))
@@ -434,6 +488,12 @@ def _run_once(
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
         run.close()
+
+
+def _what_is_kept(run: RunDirectory) -> str:
+    if run.last_kept is None:
+        return "The run stopped before its first checkpoint."
+    return f"The run stopped; its last good checkpoint is step {run.last_kept}."
 
 
 def _end_of(run: RunDirectory, error: Exception) -> tuple[str, dict[str, object], str]:
@@ -500,6 +560,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         raw = (path / MANIFEST).read_bytes()
         obj = json.loads(raw)
+        found = first_not_finite(obj["metrics"])
+        if found is not None:
+            raise CheckpointError(path, "its figure {} is {}".format(*found))
         return Manifest(
             path=path,
             digest=hashlib.sha256(raw).hexdigest(),
@@ -620,17 +683,6 @@ def _texts(obj: Mapping[str, object], name: str) -> dict[str, str]:
             raise RunError(place, "a path or null", _shown(value))
         texts[key] = value
     return texts
-
-
-def _finite(value: object) -> object:
-    """Return ``value`` with every NaN or infinity, which JSON lacks, as None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _shown(value: object) -> str:

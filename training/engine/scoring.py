@@ -48,6 +48,7 @@ from actions.format_check import check_text
 from actions.grammar import parse
 from actions.units import UnitPair, align_units
 from training.engine.credit import unit_spans
+from training.engine.finite import figures_must_be_finite, must_be_finite
 from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.models import Place
 from training.engine.verdicts import log_odds
@@ -389,7 +390,10 @@ class RewardModel:
                 batch.rows.to(device),
                 batch.positions.to(device),
             )
-        odds = iter((logits[:, 1] - logits[:, 0]).tolist())
+        read: list[float] = (logits[:, 1] - logits[:, 0]).tolist()
+        odds = iter(
+            [must_be_finite(each, "score of the reward model") for each in read]
+        )
         return [[next(odds) for _ in prompt.reads] for prompt in prompts]
 
     def accepts(self, score: Score) -> bool:
@@ -448,6 +452,7 @@ def load_reward_model(
     Raises ``FileNotFoundError`` when the folder is no RM checkpoint.
     """
     obj = json.loads((path / SETTINGS_FILE).read_text())
+    figures_must_be_finite(obj, SETTINGS_FILE)
     settings = RewardSettings(
         layout=obj["layout"],
         labels=obj["labels"],

@@ -60,6 +60,7 @@ from training.engine.conversations import (
     windows,
 )
 from training.engine.course import Course, padded, report_lengths, split
+from training.engine.finite_weights import guard_steps
 from training.engine.generation import Sampling
 from training.engine.loading import load_policy
 from training.engine.measuring import answer, ask, longest_prompt, measure
@@ -230,6 +231,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
                 use_cpu=place.device.type == "cpu",
                 seed=recipe.seed,
                 logging_steps=log_every,
+                logging_nan_inf_filter=False,
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
@@ -254,6 +256,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         # Not at once: with weights in parts the trainer refuses to be given them.
         trainer.optimizer, trainer.lr_scheduler = optimizer, schedule
         trainer.remove_callback(PrinterCallback)
+        guard_steps(trainer, first)
         trainer.train()
         if not sharded:
             unwrap = trainer.accelerator.unwrap_model
