@@ -369,7 +369,7 @@ def test_the_critic_stops_at_a_loss_that_overflows(tmp_path):
     drawn = drawn_of(PROMPTS, COMPLETIONS, [[1] * 4, [1] * 4, [1] * 2])
     old = critic.values(drawn)
     before = {name: w.clone() for name, w in critic.model.state_dict().items()}
-    with pytest.raises(NotFiniteError, match="finite loss of the critic, found inf"):
+    with pytest.raises(NotFiniteError, match="finite loss of the critic, found"):
         critic.learn(drawn, old, torch.full_like(old, 1e30))
     for name, weight in critic.model.state_dict().items():
         assert torch.equal(weight, before[name]), name

@@ -37,7 +37,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from training.engine.algorithms import SMALL
 from training.engine.finite import must_be_finite
 from training.engine.loading import load_classifier, load_tokenizer
-from training.engine.models import Place, on_device
+from training.engine.models import Place, on_device, save_model
 from training.engine.optimizing import load_optimizer, muon_and_adamw, save_optimizer
 from training.engine.prefixes import can_share, shared_states
 from training.engine.recipes import PolicyRecipe
@@ -235,7 +235,7 @@ class Critic:
 
     def save(self, folder: Path) -> None:
         """Write weights and moments into a checkpoint's trainer folder."""
-        self.model.save_pretrained(str(folder / FOLDER), safe_serialization=True)
+        save_model(self.model, folder / FOLDER)
         save_optimizer(self.optimizer, folder / FOLDER)
 
 

@@ -24,6 +24,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from training.engine.configs import (
+    clean,
+    keep,
+    read_generation_config,
+    valid_generation,
+)
+from training.engine.finite_weights import weights_must_be_finite
 from training.engine.models import Place, on_device
 from training.engine.rundir import RunError
 from training.engine.tokens import add_tags
@@ -39,10 +46,17 @@ def load_policy(
     """Return the causal language model of a local directory, ready to be trained.
 
     Weights in fp32 on ``place.device``; tags and padding are added where they lack.
+    The configs are clean (``configs``).
     """
     tokenizer = load_tokenizer(path)
-    model = _load_model(AutoModelForCausalLM, path)
+    generation = read_generation_config(Path(path))
+    model = _load_model(AutoModelForCausalLM, path, generation_config=generation)
+    if model.generation_config is not None:  # made of config.json where there is none
+        model.generation_config = valid_generation(
+            model.generation_config.to_diff_dict()
+        )
     add_tags(tokenizer, model)
+    keep(model)
     return on_device(model, place), tokenizer
 
 
@@ -86,10 +100,14 @@ def _load_model(kind: Any, path: Path | str, **settings: Any) -> PreTrainedModel
     # What the weights lack transformers fills with random numbers. Only the head of a
     # classifier may be new.
     absent = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
-    absent -= {name for name in absent if name.startswith(HEADS) and settings}
+    absent -= {
+        name for name in absent if name.startswith(HEADS) and "num_labels" in settings
+    }
     if absent:
         raise RunError(_place(folder), f"weights of {min(absent)}", "none that fit")
     assert isinstance(model, PreTrainedModel)
+    weights_must_be_finite(model, _place(folder))
+    clean(model)
     return model
 
 

@@ -17,6 +17,7 @@ from transformers import (
     set_seed,
 )
 
+from training.engine.configs import flags_as_loaded, restore
 from training.engine.conversations import ChatFrame
 
 EMBEDDING = 0.1  # standard deviation
@@ -125,14 +126,25 @@ def save_policy(
 
     ``weights`` are given where the model itself holds a part of them only.
     """
+    restore(model)
     frame = ChatFrame.of(tokenizer)
     model.generation_config.eos_token_id = list(frame.stop_ids)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     if weights is not None:  # gathered by name: tied ones came twice
         own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
         weights = {name: held for name, held in weights.items() if name in own}
-    model.save_pretrained(str(folder), state_dict=weights)
+    save_model(model, folder, weights)
     tokenizer.save_pretrained(str(folder))
+
+
+def save_model(
+    model: PreTrainedModel,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write config and weights as safetensors, with the flags of the model's directory."""
+    with flags_as_loaded(model):
+        model.save_pretrained(str(folder), state_dict=weights)
 
 
 def longest_input(model: PreTrainedModel, wanted: int) -> int:

@@ -57,6 +57,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
 from training.engine.algorithms import TRL_LOSS, algorithm_of
 from training.engine.backends import check_backend
+from training.engine.configs import restore
 from training.engine.conversations import Encoder, read_samples
 from training.engine.critic import load_critic
 from training.engine.finite_weights import guard_steps
@@ -184,6 +185,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     )
     trainer = make_trainer(run, recipe, model, tokenizer, rollouts, place, first)
     learner = trainer.accelerator.unwrap_model(trainer.model)
+    restore(model)
     refer_to_initial(run, trainer, place)
     if algorithm_of(recipe).baseline == "critic":
         if process_count() > 1:
@@ -213,24 +215,30 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     def look(step: int) -> None:
         looks.append(held_out.look(learner, step))
 
-    def save(step: int, final: bool = False) -> None:
-        def write(folder: Path) -> None:
-            save_policy(merged(learner), tokenizer, folder)
-            (folder / "trainer").mkdir()
-            save_optimizer(optimizer, folder / "trainer")
-            save_progress(folder / "trainer", step, looks)
-            if trainer.critic is not None:
-                trainer.critic.save(folder / "trainer")
-            if isinstance(learner, PeftModel):
-                save_adapters(learner, folder / "trainer")
+    def write(step: int, folder: Path) -> None:
+        save_policy(merged(learner), tokenizer, folder)
+        (folder / "trainer").mkdir()
+        save_optimizer(optimizer, folder / "trainer")
+        save_progress(folder / "trainer", step, looks)
+        if trainer.critic is not None:
+            trainer.critic.save(folder / "trainer")
+        if isinstance(learner, PeftModel):
+            save_adapters(learner, folder / "trainer")
 
+    def save(step: int, final: bool = False) -> None:
         latest = next((x for x in reversed(looks) if x.step == step), None)
         told = {"rm_score": latest.rm_score, "truth": latest.truth} if latest else {}
         run.save_checkpoint(
-            step, write, kind="policy", recipe=recipe, metrics=told, final=final
+            step,
+            functools.partial(write, step),
+            kind="policy",
+            recipe=recipe,
+            metrics=told,
+            final=final,
         )
 
     watch = Watch(run, recipe, first, rollouts, looks, look, save)
+    run.rehearse_checkpoint(functools.partial(write, first))
     if not first:
         look(0)
         save(0)
@@ -310,6 +318,7 @@ def make_trainer(
             seed=recipe.seed,
             logging_steps=1,
             logging_nan_inf_filter=False,
+            router_aux_loss_coef=0.0,  # the loss is the one above, also of experts
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,

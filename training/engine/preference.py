@@ -328,23 +328,29 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
             looks.append(held_out.look(cast(PreTrainedModel, learner), step))
         return found
 
-    def save(step: int, metrics: dict[str, object], final: bool = False) -> None:
-        def write(folder: Path) -> None:
-            save_policy(merged(learner), tokenizer, folder)
-            (folder / "trainer").mkdir()
-            save_optimizer(optimizer, folder / "trainer")
-            save_progress(folder / "trainer", step, looks)
-            if isinstance(learner, PeftModel):
-                save_adapters(learner, folder / "trainer")
+    def write(step: int, folder: Path) -> None:
+        save_policy(merged(learner), tokenizer, folder)
+        (folder / "trainer").mkdir()
+        save_optimizer(optimizer, folder / "trainer")
+        save_progress(folder / "trainer", step, looks)
+        if isinstance(learner, PeftModel):
+            save_adapters(learner, folder / "trainer")
 
+    def save(step: int, metrics: dict[str, object], final: bool = False) -> None:
         latest = next((x for x in reversed(looks) if x.step == step), None)
         told = {**metrics, "truth": latest.truth} if latest else metrics
         run.save_checkpoint(
-            step, write, kind="policy", recipe=recipe, metrics=told, final=final
+            step,
+            functools.partial(write, step),
+            kind="policy",
+            recipe=recipe,
+            metrics=told,
+            final=final,
         )
 
     # Loop.
     measured: dict[str, object] = {}
+    run.rehearse_checkpoint(functools.partial(write, first))
     if not first:
         measured = look(0)
         save(0, measured)

@@ -37,7 +37,7 @@ from training.engine.classifiers import (
 from training.engine.conversations import Encoder
 from training.engine.finite import must_be_finite
 from training.engine.memory import Parts
-from training.engine.models import longest_input, prepare
+from training.engine.models import longest_input, prepare, save_model
 from training.engine.optimizing import save_optimizer
 from training.engine.preferring import scores
 from training.engine.processes import process_count
@@ -101,15 +101,14 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         run.metrics(step, {f"held_out/{name}": value for name, value in told.items()})
         return told
 
+    def write(folder: Path) -> None:
+        save_model(model, folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "trainer").mkdir()
+        save_optimizer(optimizer, folder / "trainer")
+
     def save(step: int, final: bool = False) -> dict[str, object]:
         told = test(step)
-
-        def write(folder: Path) -> None:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            (folder / "trainer").mkdir()
-            save_optimizer(optimizer, folder / "trainer")
-
         run.save_checkpoint(
             step, write, kind="reward", recipe=recipe, metrics=told, final=final
         )
@@ -126,6 +125,7 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
             found.append(score.detach())
         return torch.cat(found)
 
+    run.rehearse_checkpoint(write)
     parts = Parts(recipe.micro_batch or recipe.pairs_per_step, run.log, "pairs")
     step, since, told_at = first, time.monotonic(), first
     while step < recipe.steps and not run.stop_requested:

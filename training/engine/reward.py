@@ -176,16 +176,16 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         final: bool = False,
     ) -> dict[str, object]:
         told = {**values, "parameters": size}
-
-        def write(folder: Path) -> None:
-            save_reward_model(folder, classifier, tokenizer, chosen)
-            (folder / "trainer").mkdir()
-            save_optimizer(optimizer, folder / "trainer")
-
+        write = functools.partial(write_model, chosen)
         run.save_checkpoint(
             step, write, kind="reward", recipe=recipe, metrics=told, final=final
         )
         return told
+
+    def write_model(chosen: RewardSettings, folder: Path) -> None:
+        save_reward_model(folder, classifier, tokenizer, chosen)
+        (folder / "trainer").mkdir()
+        save_optimizer(optimizer, folder / "trainer")
 
     # Loop: the Trainer's, told nothing but the inputs of every step.
     watch = Watch(run, recipe, first, loss, steps, test, save, worsened, place)
@@ -217,6 +217,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     )
     guard_steps(trainer, first)
     if first < recipe.steps:
+        run.rehearse_checkpoint(functools.partial(write_model, settings))
         trainer.train()
     done = watch.step >= recipe.steps or watch.worsened
     values = save(watch.step, final=done and not best)

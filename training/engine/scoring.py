@@ -50,7 +50,7 @@ from actions.units import UnitPair, align_units
 from training.engine.credit import unit_spans
 from training.engine.finite import figures_must_be_finite, must_be_finite
 from training.engine.loading import load_classifier, load_tokenizer
-from training.engine.models import Place
+from training.engine.models import Place, save_model
 from training.engine.verdicts import log_odds
 
 Layout = Literal["sequential", "interleaved"]
@@ -472,7 +472,7 @@ def save_reward_model(
     settings: RewardSettings,
 ) -> None:
     """Write the RM so that ``load_reward_model`` (and transformers) can read it."""
-    classifier.save_pretrained(path, safe_serialization=True)
+    save_model(classifier, path)
     tokenizer.save_pretrained(path)
     (path / SETTINGS_FILE).write_text(json.dumps(asdict(settings), indent=1) + "\n")
 

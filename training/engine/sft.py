@@ -51,6 +51,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
+from training.engine.configs import restore
 from training.engine.conversations import (
     IGNORED,
     Encoded,
@@ -100,6 +101,13 @@ from training.engine.speed import Work, attend, check_kernels, matrix_rate
 from training.engine.tokens import embedding_weights, train_tokenizer
 
 LOG_EVERY = 10  # steps
+# Our names for the trainer's figures.
+FIGURES = {
+    "loss": "loss",
+    "gradient_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "token_accuracy": "mean_token_accuracy",
+}
 
 
 def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
@@ -165,6 +173,12 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     log_every = max(1, min(LOG_EVERY, recipe.steps - first))
 
     def before(step: int) -> None:
+        nonlocal time_before
+        if step == first:
+            started = time.monotonic()
+            restore(model)
+            run.rehearse_checkpoint(writer(step))
+            time_before += time.monotonic() - started
         torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(63))
 
     def logged(step: int, logs: dict[str, float]) -> None:
@@ -172,10 +186,9 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         now, seen = time.monotonic(), over_all(course.tokens, place.device)
         flops = over_all(work.flops, place.device)
         fresh: dict[str, object] = {
-            "loss": logs["loss"],
-            "gradient_norm": logs.get("grad_norm"),
-            "learning_rate": logs.get("learning_rate"),
-            "token_accuracy": logs.get("mean_token_accuracy"),
+            **{
+                ours: logs[theirs] for ours, theirs in FIGURES.items() if theirs in logs
+            },
             "tokens_per_second": (seen - tokens_before) / (now - time_before),
             "mfu": (flops - flops_before) / (now - time_before) / peak,
         }
@@ -199,7 +212,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
             save(step, values)
         return stopped
 
-    def save(step: int, metrics: dict[str, object], final: bool = False) -> None:
+    def writer(step: int) -> Callable[[Path], None]:
         # Weights that are cut in parts are put together by all processes.
         whole = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
 
@@ -208,8 +221,16 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
             if not sharded:
                 save_trainer_state(learner, optimizer, folder / "trainer", step)
 
+        return write
+
+    def save(step: int, metrics: dict[str, object], final: bool = False) -> None:
         run.save_checkpoint(
-            step, write, kind="policy", recipe=recipe, metrics=metrics, final=final
+            step,
+            writer(step),
+            kind="policy",
+            recipe=recipe,
+            metrics=metrics,
+            final=final,
         )
 
     run.progress(first, recipe.steps)
@@ -232,6 +253,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
                 seed=recipe.seed,
                 logging_steps=log_every,
                 logging_nan_inf_filter=False,
+                router_aux_loss_coef=0.0,  # the loss is the one above, also of experts
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
@@ -263,6 +285,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
             learner = unwrap(learner, keep_fp32_wrapper=False)
     if stopped:
         return Ending("stopped", values)
+    restore(model)
     if not sharded:  # generating from parts is slow: `evaluate` looks later
         seen = first_look(run, recipe, merged(learner), encoder, held_out, place)
         values.update(seen)
