@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,6 +31,7 @@ from training.engine.configs import (
     valid_generation,
 )
 from training.engine.finite_weights import weights_must_be_finite
+from training.engine.heads import classifier_class
 from training.engine.models import Place, on_device
 from training.engine.rundir import RunError
 from training.engine.tokens import add_tags
@@ -71,7 +72,11 @@ def load_classifier(
     settings: dict[str, Any] = {}
     if outputs is not None:
         settings = {"num_labels": outputs, "ignore_mismatched_sizes": True}
-    model = _load_model(AutoModelForSequenceClassification, path, **settings)
+    folder = Path(path)
+    _check(folder)
+    with _told(folder):
+        config = AutoConfig.from_pretrained(str(folder), **SAFE)
+    model = _load_model(classifier_class(type(config)), path, **settings)
     return on_device(model, place)
 
 
