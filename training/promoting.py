@@ -105,7 +105,7 @@ def broken_figures(checkpoint: Checkpoint) -> tuple[str, ...]:
     metrics = checkpoint.manifest.get("metrics")
     measured = metrics if isinstance(metrics, dict) else {}
     return tuple(
-        _("Its %(figure)s is not a finite number.") % {"figure": name}
+        _("Its %(figure)s is not a finite number.") % {"figure": name.replace("_", " ")}
         for name in ALWAYS_NUMBERS
         if name in measured and measured[name] is None
     )

@@ -30,6 +30,11 @@ from tests.engine.test_policy import (
 from tests.engine.test_preference import run_preference
 from tests.engine.test_ranking import run_ranking
 from training.engine import draw, evaluate, reward, sft
+from training.engine.checkpoints import (
+    CheckpointError,
+    read_manifest,
+    verify_checkpoint,
+)
 from training.engine.conversations import IGNORED, Encoder, sample_from_json
 from training.engine.finite import NotFiniteError, at, first_not_finite
 from training.engine.finite_files import files_must_be_finite
@@ -43,14 +48,7 @@ from training.engine.recipes import (
     SftRecipe,
 )
 from training.engine.rewards import Rewarded
-from training.engine.rundir import (
-    CheckpointError,
-    Ending,
-    RunDirectory,
-    read_manifest,
-    run_program,
-    verify_checkpoint,
-)
+from training.engine.rundir import Ending, RunDirectory, run_program
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -22,6 +22,7 @@ from tests.engine.micro import (
 )
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import policy
+from training.engine.checkpoints import read_manifest
 from training.engine.conversations import Encoder, read_samples, sample_from_json
 from training.engine.generation import PartOf, Sampled, Sampling
 from training.engine.held_out import HeldOut, Looked, gain
@@ -30,7 +31,7 @@ from training.engine.models import Place, save_policy
 from training.engine.recipes import PolicyRecipe, RewardRecipe
 from training.engine.rewards import Rewarded, Rewards
 from training.engine.rollouts import Rollouts
-from training.engine.rundir import RunDirectory, read_manifest, run_program
+from training.engine.rundir import RunDirectory, run_program
 from training.engine.scoring import (
     Pair,
     RewardSettings,

@@ -13,18 +13,20 @@ from pathlib import Path
 import pytest
 
 from tests.engine.micro import events, make_run
+from training.engine.checkpoints import (
+    CheckpointError,
+    last_checkpoint,
+    verify_checkpoint,
+)
 from training.engine.finite import NotFiniteError
 from training.engine.recipes import SftRecipe
 from training.engine.rundir import (
     LOCKED,
-    CheckpointError,
     Ending,
     RunDirectory,
     RunError,
-    last_checkpoint,
     read_rows,
     run_program,
-    verify_checkpoint,
 )
 
 ROOT = Path(__file__).parents[2]

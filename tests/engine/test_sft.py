@@ -18,6 +18,7 @@ from tests.engine.micro import (
 )
 from tests.engine.test_tokens import plain_tokenizer
 from training.engine import sft
+from training.engine.checkpoints import verify_checkpoint
 from training.engine.conversations import (
     IGNORED,
     Encoder,
@@ -28,7 +29,7 @@ from training.engine.course import Course, packed, padded
 from training.engine.loading import load_policy
 from training.engine.models import Place
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import RunDirectory, run_program, verify_checkpoint
+from training.engine.rundir import RunDirectory, run_program
 from training.engine.tokens import tag_ids
 
 # peft asks for a name that transformers is about to drop.

@@ -52,7 +52,8 @@ def test_the_first_policy_needs_figures_that_are_numbers(name):
     (note,) = run.notes.all()
     assert (note.level, note.message) == (
         "error",
-        f"Not made the project's policy. Its {name} is not a finite number.",
+        "Not made the project's policy. "
+        f"Its {name.replace('_', ' ')} is not a finite number.",
     )
 
 

@@ -39,6 +39,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from training.engine.checkpoints import read_manifest
 from training.engine.classifiers import (
     fit_vocabulary,
     start_learning,
@@ -60,7 +61,6 @@ from training.engine.rundir import (
     Ending,
     RunDirectory,
     RunError,
-    read_manifest,
     run_program,
     step_random,
 )

@@ -16,7 +16,6 @@ Three promises are kept here for all programs:
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import random
@@ -33,11 +32,17 @@ from types import FrameType
 from typing import Literal, TypeVar
 
 from actions.tags import JSON
-from training.engine.finite import (
-    NotFiniteError,
-    figures_must_be_finite,
-    first_not_finite,
+from training.engine.checkpoints import (
+    MANIFEST,
+    CheckpointError,
+    Manifest,
+    hash_and_sync,
+    read_manifest,
+    step_name,
+    sync_folder,
+    verify_checkpoint,
 )
+from training.engine.finite import NotFiniteError, figures_must_be_finite
 from training.engine.finite_files import files_must_be_finite
 from training.engine.recipes import (
     Recipe,
@@ -49,7 +54,6 @@ from training.engine.tfevents import EventFile
 
 LOCKED = 75  # EX_TEMPFAIL: "try again later"
 GRACE_SECONDS = 5.0
-MANIFEST = "manifest.json"
 FAILED = "failed.txt"  # why a process failed that does not speak for the run
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
@@ -66,30 +70,6 @@ class RunError(Exception):
         self.place = place
         self.expected = expected
         self.found = found
-
-
-class CheckpointError(Exception):
-    """A checkpoint that is not whole: a file missing, changed, or no manifest."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"checkpoint {path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What ``manifest.json`` of a checkpoint says. ``digest`` is its own SHA-256."""
-
-    path: Path
-    digest: str
-    step: int
-    program: str
-    kind: str
-    files: Mapping[str, str]
-    recipe: Mapping[str, object]
-    parents: tuple[str, ...]
-    metrics: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -335,20 +315,20 @@ class RunDirectory:
         if manifest is None:
             staging = self._staged(name, write, place)
             files = {
-                str(path.relative_to(staging)): _hash_and_sync(path)
+                str(path.relative_to(staging)): hash_and_sync(path)
                 for path in sorted(staging.rglob("*"))
                 if path.is_file()
             }
             content = {**described, "files": files, "metrics": metrics or {}}
             text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
             (staging / MANIFEST).write_text(text + "\n")
-            _hash_and_sync(staging / MANIFEST)
+            hash_and_sync(staging / MANIFEST)
             for folder in [*(p for p in staging.rglob("*") if p.is_dir()), staging]:
-                _sync_folder(folder)
+                sync_folder(folder)
             if target.exists():  # not whole, or of another recipe: see _kept
                 shutil.rmtree(target)
             staging.rename(target)
-            _sync_folder(self.checkpoints)
+            sync_folder(self.checkpoints)
             manifest = read_manifest(target)
         event = {"event": "checkpoint", "step": step, "digest": manifest.digest}
         relative = str(target.relative_to(self.path))
@@ -545,83 +525,6 @@ def _watch_leash(run: RunDirectory) -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)  # with the helpers it started
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-# Checkpoints on disk
-
-
-def step_name(step: int) -> str:
-    """Return the name of the folder of a step's checkpoint."""
-    return f"step-{step:06d}"
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Return the manifest of the checkpoint at ``path``; raise ``CheckpointError``."""
-    try:
-        raw = (path / MANIFEST).read_bytes()
-        obj = json.loads(raw)
-        found = first_not_finite(obj["metrics"])
-        if found is not None:
-            raise CheckpointError(path, "its figure {} is {}".format(*found))
-        return Manifest(
-            path=path,
-            digest=hashlib.sha256(raw).hexdigest(),
-            step=int(obj["step"]),
-            program=str(obj["program"]),
-            kind=str(obj["kind"]),
-            files=dict(obj["files"]),
-            recipe=dict(obj["recipe"]),
-            parents=tuple(obj["parents"]),
-            metrics=dict(obj["metrics"]),
-        )
-    except OSError as error:
-        raise CheckpointError(path, f"no readable {MANIFEST}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(path, f"{MANIFEST} is damaged: {error!r}") from error
-
-
-def verify_checkpoint(path: Path) -> Manifest:
-    """Return the manifest after checking every file against its hash."""
-    manifest = read_manifest(path)
-    for name, expected in manifest.files.items():
-        try:
-            found = _hash(path / name)
-        except OSError as error:
-            raise CheckpointError(path, f"{name} is missing") from error
-        if found != expected:
-            raise CheckpointError(path, f"{name} was changed after it was written")
-    return manifest
-
-
-def last_checkpoint(run_directory: Path) -> Manifest | None:
-    """Return the newest whole checkpoint a run can resume from, or None."""
-    found: list[Manifest] = []
-    for path in (run_directory / "checkpoints").glob("*/trainer"):
-        try:
-            found.append(verify_checkpoint(path.parent))
-        except CheckpointError:
-            continue
-    return max(found, key=lambda manifest: manifest.step, default=None)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_and_sync(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return digest
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # Reading
