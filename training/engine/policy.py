@@ -238,8 +238,9 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         )
 
     watch = Watch(run, recipe, first, rollouts, looks, look, save)
-    run.rehearse_checkpoint(functools.partial(write, first))
-    if not first:
+    if first:
+        run.rehearse_checkpoint(functools.partial(write, first))
+    else:
         look(0)
         save(0)
     if first < recipe.steps:

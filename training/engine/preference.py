@@ -350,8 +350,9 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
 
     # Loop.
     measured: dict[str, object] = {}
-    run.rehearse_checkpoint(functools.partial(write, first))
-    if not first:
+    if first:
+        run.rehearse_checkpoint(functools.partial(write, first))
+    else:
         measured = look(0)
         save(0, measured)
     trained = [p for p in learner.parameters() if p.requires_grad]

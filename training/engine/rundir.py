@@ -344,18 +344,17 @@ class RunDirectory:
         """
         if not self.speaks:
             return
+        place = "checkpoint before the first step"
         try:
-            staging = self._staged(
-                "rehearsal", write, "checkpoint before the first step"
-            )
+            staging = self._staged("rehearsal", write, place)
         except (NotFiniteError, RunError):
             raise
         except Exception as error:
             traceback.print_exc()
-            expected = "a model that can be saved"
-            raise RunError(
-                "checkpoint before the first step", expected, str(error)
-            ) from error
+            expected, found = "a model that can be saved", str(error)
+            if isinstance(error, OSError):  # without its path
+                found = error.strerror or found
+            raise RunError(place, expected, found) from error
         shutil.rmtree(staging)
 
     def _staged(self, name: str, write: Callable[[Path], None], place: str) -> Path:
