@@ -93,6 +93,11 @@ def test_the_gate_opens_when_all_figures_reach_their_bounds():
             "share of bad held-out answers caught is 0.630, wanted at least 0.85",
         ),
         (
+            BAD_CAUGHT,
+            math.nan,
+            "share of bad held-out answers caught is nan, wanted at least 0.85",
+        ),
+        (
             SEEN_ORDERS,
             None,
             "accuracy on balanced quads of seen orders was not measured, "

@@ -177,7 +177,7 @@ def gate_misses(
         value = metrics.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             misses.append(f"{words} was not measured, wanted at least {bound:g}")
-        elif value < bound:
+        elif not value >= bound:  # NaN is not at least anything
             misses.append(f"{words} is {value:.3f}, wanted at least {bound:g}")
     return misses
 
