@@ -416,7 +416,7 @@ def _posted_steps(block: Mapping[str, JSON]) -> tuple[str, ...]:
 
 def blocks_to_keep(
     blocks: Sequence[Mapping[str, JSON]], text: str, *, inside_thinking: bool
-) -> list[JSON]:
+) -> list[dict[str, JSON]]:
     """Return posted blocks to keep beside ``text``, which was written from them.
 
     None where the text alone gives the same blocks back.
@@ -449,7 +449,7 @@ def _typed(block: EditBlock) -> tuple[object, ...]:
     return block.kind, block.text.strip(), steps, block.name, fields
 
 
-def _tidy(block: Mapping[str, JSON]) -> JSON:
+def _tidy(block: Mapping[str, JSON]) -> dict[str, JSON]:
     """Return what a posted block may have, as texts that the database can keep."""
     found: dict[str, JSON] = {
         key: _str(block.get(key)) for key in ("kind", "source", "text", "name")

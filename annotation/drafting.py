@@ -24,7 +24,12 @@ from actions.grammar import ActionCall
 from actions.in_force import Contexts
 from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import ACTION_CLOSE, ACTION_OPEN, JSON, THINK_CLOSE, THINK_OPEN
-from annotation.draft_blocks import blocks_to_keep, posted_blocks, write_response
+from annotation.draft_blocks import (
+    blocks_to_keep,
+    kept_blocks,
+    posted_blocks,
+    write_response,
+)
 
 if TYPE_CHECKING:
     from django.http import QueryDict
@@ -33,8 +38,6 @@ MAX_TURNS: Final = 200
 MAX_CONTEXTS: Final = 20
 MAX_REFERENCES: Final = 20
 DRAFT_ONLY: Final = ("key", "dismissed", "blocks")
-# What tells of a turn's text as it was, and goes when that changes.
-TEXT_BOUND: Final = ("facts", "blocks")
 
 Content = dict[str, JSON]
 
@@ -198,12 +201,15 @@ def _posted_turns(post: QueryDict, before: Mapping[str, JSON]) -> Iterable[JSON]
             turn |= {
                 name: value
                 for name, value in old.items()
-                if name not in turn and (as_it_was or name not in TEXT_BOUND)
+                if name not in turn and (as_it_was or name != "facts")
             }
-            if edited is not None:
-                turn.pop("blocks", None)
-                if kept := blocks_to_keep(edited, response, inside_thinking=inside):
-                    turn["blocks"] = kept
+            if edited is None:
+                kept = kept_blocks(turn.get("blocks"), response, inside_thinking=inside)
+            else:
+                kept = blocks_to_keep(edited, response, inside_thinking=inside)
+            turn.pop("blocks", None)
+            if kept:
+                turn["blocks"] = [*kept]
             if shows_references:
                 turn.pop("references", None)
                 if given := references.get(key):
@@ -304,7 +310,7 @@ def fetch_context(
     texts = texts_of(turn)
     source = ACTION_OPEN + call.source + ACTION_CLOSE
     first = turn | {"response": source if texts.inside else THINK_OPEN + source}
-    for name in (*TEXT_BOUND, "references"):
+    for name in ("facts", "blocks", "references"):
         first.pop(name, None)
     after = new_turn("observation", result)
     proposal = first.pop("proposal", None)

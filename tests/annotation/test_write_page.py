@@ -435,8 +435,10 @@ def test_blocks_that_lack_something_are_still_there_after_a_reload(
         page = client.get(address).content.decode()
         shown = re.search(r'<div class="edit-blocks".*?class="inserts"', page, re.S)[0]
         assert [one for one in typed if one not in html.unescape(shown)] == []
-        # Saved again as it stands, by a page that edited no block meanwhile.
-        fields = keyed(client, address, turn_response=[written])
+        # Saved by a page that edited no block meanwhile, but the input.
+        fields = keyed(
+            client, address, turn_response=[written], turn_text=["Another cake?"]
+        )
         client.post(f"{address}save/", fields)
 
 
