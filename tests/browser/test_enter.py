@@ -169,6 +169,16 @@ def test_enter_in_any_line_of_any_page_does_no_harm(sign_in, visit, stage, scrip
     assert press.count > 60  # the forms of runs alone have as many
 
 
+def test_enter_in_the_box_that_confirms_retires_nothing(sign_in, stage):
+    tour = Tour(sign_in, None, stage)
+    before = what_there_is()
+    page = tour.go(next(one for one in PLACES if one.name == "sample"))
+    page.check("input[name=sure]")
+    page.press("input[name=sure]", "Enter")
+    page.wait_for_timeout(200)
+    assert what_there_is() == before
+
+
 def test_the_export_is_what_the_list_shows(sign_in, stage):
     tour = Tour(sign_in, None, stage)
     page = tour.go(next(one for one in PLACES if one.name == "samples"))
