@@ -190,7 +190,7 @@ def test_an_unchanged_policy_is_called_what_it_is(client, project, tara):
     assert "chip good" not in line[: line.index("</li>")]
     rows = client.get(HOME).content.decode()
     assert "Unchanged" in rows
-    assert "nothing better was found" in rows
+    assert "Nothing better was found; the policy stays." in rows
     assert "Undecided" not in rows
 
 
