@@ -10,7 +10,10 @@ import os
 
 from celery import Celery
 
+from config.messages import use_for_all_brokers
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+use_for_all_brokers()
 
 app = Celery("concord")
 app.config_from_object("django.conf:settings", namespace="CELERY")

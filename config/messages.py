@@ -1,0 +1,66 @@
+"""Messages that cannot be read are dropped, and the worker goes on.
+
+kombu's Valkey transport lets the error of a message that is no JSON, or no message, out
+of the worker's loop, and the worker ends with all it does. A message is only a hint
+(config.celery): what a lost one asked for, the reconciler finds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES, redis
+
+logger = logging.getLogger(__name__)
+
+
+class Channel(redis.Channel):  # type: ignore[misc]
+    """A channel that survives what it reads."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except self.connection_errors:
+            raise
+        except (ValueError, RecursionError) as error:
+            logger.error("Dropped a message that is no JSON: %s", error)
+            raise Empty from None
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **more: Any
+    ) -> None:
+        super().basic_consume(queue, no_ack, callback, consumer_tag, **more)
+        receive: Callable[[Any], object] = self.connection._callbacks[queue]
+
+        def receive_or_drop(message: Any) -> None:
+            try:
+                receive(message)
+            except self.connection_errors:
+                raise
+            except Exception:
+                logger.exception("Dropped a message of another form.")
+                self._drop(message)
+
+        self.connection._callbacks[queue] = receive_or_drop
+
+    def _drop(self, message: Any) -> None:
+        """Take the message from those that would be delivered again, if it is there."""
+        try:
+            self.basic_reject(message["properties"]["delivery_tag"], requeue=False)
+        except self.connection_errors:
+            raise
+        except Exception as error:  # it has no tag that says which it is
+            logger.debug("It is not kept to be delivered again: %s", error)
+
+
+class Transport(redis.Transport):  # type: ignore[misc]
+    Channel = Channel
+
+
+def use_for_all_brokers() -> None:
+    """Let Celery take this transport for redis:// and rediss://."""
+    place = f"{__name__}:{Transport.__name__}"
+    TRANSPORT_ALIASES.update(redis=place, rediss=place)
