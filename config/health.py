@@ -15,6 +15,9 @@ def healthz(request: HttpRequest) -> HttpResponse:
             cursor.execute("SELECT 1")
     except DatabaseError:
         return HttpResponse(
-            "the database does not answer\n", status=503, content_type="text/plain"
+            "the database does not answer\n",
+            status=503,
+            content_type="text/plain",
+            headers={"Retry-After": "3"},
         )
     return HttpResponse("ok\n", content_type="text/plain")

@@ -30,8 +30,14 @@ def database_settings(url: str, *, pool_size: int) -> dict[str, Any]:
     )
     port = options.pop("port", "") or str(parts.port or "")
     options.setdefault("connect_timeout", "5")
-    # A page that waits the pool's usual 30 s for a dead database helps nobody.
-    options["pool"] = {"min_size": 1, "max_size": pool_size, "timeout": 6}
+    # A page that waits the pool's usual 30 s for a dead database helps nobody. The pool
+    # tries again after ever longer pauses, so it gives up at once: the next page asks anew.
+    options["pool"] = {
+        "min_size": 1,
+        "max_size": pool_size,
+        "timeout": 2,
+        "reconnect_timeout": 0.5,
+    }
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": name,

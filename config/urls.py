@@ -10,6 +10,11 @@ from config.words import words
 admin.site.site_header = admin.site.site_title = _("Concord: administration")
 admin.site.index_title = _("Tables")
 
+handler400 = "config.errors.bad_request"
+handler403 = "config.errors.permission_denied"
+handler404 = "config.errors.page_not_found"
+handler500 = "config.errors.server_error"
+
 urlpatterns = [
     path("healthz", healthz, name="healthz"),
     path("admin/", admin.site.urls),
