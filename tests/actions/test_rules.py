@@ -1,9 +1,12 @@
 """Rules: what each accepts, and what a rule that cannot be read is told."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actions import rules
 from actions.rules import MATCHES, RuleError, parse_rule, rule_of
 
 
@@ -48,9 +51,15 @@ def test_what_a_rule_accepts(rule, answer, right):
         ({"match": "exact", "answer": ""}, "answer: expected texts that are not empty"),
         ({"match": "set", "answer": "red"}, "answer: expected a list of texts"),
         ({"match": "set", "answer": []}, "answer: expected a list of texts"),
-        ({"match": "regex", "answer": "("}, "answer: expected a regular expression"),
-        ({"match": "regex", "answer": "(a+)+b"}, "no repetition inside a repeated"),
-        ({"match": "regex", "answer": "((a*)b)*"}, "no repetition inside a repeated"),
+        (
+            {"match": "regex", "answer": "("},
+            "answer: expected a pattern of RE2 (missing",
+        ),
+        ({"match": "regex", "answer": "a(?=b)"}, "a pattern of RE2 (invalid perl"),
+        ({"match": "regex", "answer": r"(a)\1"}, "a pattern of RE2 (invalid escape"),
+        ({"match": "regex", "answer": r"\pN{1000}"}, "a pattern of RE2 (pattern too"),
+        ({"match": "regex", "answer": "\ud800"}, "a pattern of RE2 ("),
+        ({"match": "regex", "answer": "a" * 201}, "a pattern of at most 200"),
         ({"match": "exact", "answer": "a", "tolerance": 1}, "tolerance: expected only"),
         ({"match": "exact", "answer": "a", "before": "b"}, "before: expected one of"),
     ],
@@ -72,6 +81,31 @@ ANSWERS = {
     "set": ["a", "b"],
     "regex": "a.b",
 }
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a|a)*b", "(a+)+b", "(a|aa)+b", "((a*)*)*b", "(?:a?){60}a{60}b", "(.*)*(.*)*b"],
+)
+def test_no_pattern_takes_longer_than_its_text_is_long(pattern):
+    rule = parse_rule({"match": "regex", "answer": pattern})
+    start = time.process_time()
+    assert not rule.accepts("a" * 2000)
+    assert rule.accepts("a" * 1990 + "b")
+    assert time.process_time() - start < 0.5
+
+
+def test_a_pattern_is_refused_where_nothing_can_apply_it(monkeypatch):
+    monkeypatch.setattr(rules, "_RE2", None)
+    with pytest.raises(RuleError) as caught:
+        parse_rule({"match": "regex", "answer": "a"})
+    assert "the package google-re2 is not installed here" in str(caught.value)
+    assert parse_rule({"match": "exact", "answer": "a"}).accepts("a")
+
+
+def test_a_pattern_finds_nothing_in_half_a_character():
+    rule = parse_rule({"match": "regex", "answer": "^a.b$"})
+    assert rule.accepts("a\ud800b")
 
 
 @given(match=st.sampled_from(MATCHES), answer=st.text(max_size=300))

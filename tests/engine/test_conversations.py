@@ -200,3 +200,15 @@ def test_a_sample_that_is_not_one_is_named(tmp_path):
         RunError, match=r"train.jsonl, sample 1: expected a Concord sample"
     ):
         read_samples(path)
+
+
+def test_a_rule_that_cannot_be_applied_names_its_sample(tmp_path):
+    row = {
+        "id": "riddle-7",
+        "turns": [{"input": {"kind": "user", "text": "Hm?"}, "response": "42."}],
+        "meta": {"rule": {"match": "luck", "answer": 42}},
+    }
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(RunError, match="sample riddle-7: expected a rule, found rule"):
+        read_samples(path)

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from actions.definitions import ActionDefinition, DefinitionError, parse_definition
 from actions.grammar import FormatError, Response, parse
 from actions.in_force import Contexts, definitions_in_force, fetched_before
-from actions.rules import Rule, rule_of
+from actions.rules import Rule, RuleError, rule_of
 from actions.tags import ACTION_CLOSE, JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
 from training.engine.chat_template import render
 from training.engine.rundir import RunError, read_rows
@@ -119,6 +119,8 @@ def read_samples(path: Path) -> list[Sample]:
     for number, row in enumerate(read_rows(path), start=1):
         try:
             samples.append(sample_from_json(row))
+        except RuleError as error:
+            raise RunError(f"sample {row.get('id')}", "a rule", str(error)) from error
         except (KeyError, TypeError, ValueError) as error:
             place = f"{path.name}, sample {number}"
             raise RunError(place, "a Concord sample", f"{error!r}") from error
