@@ -42,7 +42,7 @@ class ActingPart:
 
 
 def acting_parts(document: Mapping[str, JSON]) -> list[ActingPart]:
-    """Return the fields of a sample's document that act, in its order."""
+    """Return the fields of a sample's document that act, those of a kind together."""
     found: list[ActingPart] = []
     meta = document.get("meta")
     meta = meta if isinstance(meta, dict) else {}
@@ -74,12 +74,12 @@ def acting_parts(document: Mapping[str, JSON]) -> list[ActingPart]:
             "Says that this policy's checkpoint proposed the response, and what it said."
         ),
     }
-    for number, turn in enumerate(turns_of(document)):
-        found += [
-            ActingPart(f"turns[{number}].{name}", whats[name], dump_json(turn[name]))
-            for name in TURN
-            if turn.get(name) is not None
-        ]
+    found += [
+        ActingPart(f"turns[{number}].{name}", whats[name], dump_json(turn[name]))
+        for name in TURN
+        for number, turn in enumerate(turns_of(document))
+        if turn.get(name) is not None
+    ]
     return found
 
 

@@ -84,6 +84,7 @@ def compare_documents(old: Mapping[str, JSON], new: Mapping[str, JSON]) -> list[
             _text(new.get("situation")),
         ),
         (gettext("Split"), _text(old.get("split")), _text(new.get("split"))),
+        *_meta(old, new),
         *_contexts(old, new),
         *_turns(old, new),
     ]
@@ -92,6 +93,16 @@ def compare_documents(old: Mapping[str, JSON], new: Mapping[str, JSON]) -> list[
         for title, before, after in found
         if before != after
     ]
+
+
+def _meta(
+    old: Mapping[str, JSON], new: Mapping[str, JSON]
+) -> Iterator[tuple[str, str, str]]:
+    before, after = (
+        meta if isinstance(meta := one.get("meta"), dict) else {} for one in (old, new)
+    )
+    for name in dict.fromkeys([*before, *after]):
+        yield f"meta.{name}", _text(before.get(name)), _text(after.get(name))
 
 
 def _contexts(
@@ -109,13 +120,15 @@ def _turns(
 ) -> Iterator[tuple[str, str, str]]:
     before = [_turn_texts(one) for one in _objects(old, "turns")]
     after = [_turn_texts(one) for one in _objects(new, "turns")]
-    nothing = ("", "", "")
+    nothing = ("",) * 5
     for number, left, right in _aligned(before, after):
         place = {"number": number}
         titles = (
             gettext("Turn %(number)s, input") % place,
             gettext("Turn %(number)s, response") % place,
             gettext("Turn %(number)s, reference responses") % place,
+            gettext("Turn %(number)s, facts an oracle judges by") % place,
+            gettext("Turn %(number)s, a policy's proposal") % place,
         )
         yield from zip(titles, left or nothing, right or nothing, strict=True)
 
@@ -143,7 +156,7 @@ def _objects(document: Mapping[str, JSON], name: str) -> list[Mapping[str, JSON]
     )
 
 
-def _turn_texts(turn: Mapping[str, JSON]) -> tuple[str, str, str]:
+def _turn_texts(turn: Mapping[str, JSON]) -> tuple[str, ...]:
     given = turn.get("input")
     given = given if isinstance(given, dict) else {}
     references = turn.get("references")
@@ -152,6 +165,8 @@ def _turn_texts(turn: Mapping[str, JSON]) -> tuple[str, str, str]:
         _text(given.get("text")),
         _text(turn.get("response")),
         "\n\n".join(_text(text) for text in texts),
+        _text(turn.get("facts")),
+        _text(turn.get("proposal")),
     )
 
 

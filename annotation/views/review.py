@@ -25,6 +25,7 @@ from django.views.decorators.http import (
 )
 
 from annotation.access import Forbidden
+from annotation.acting import acting_parts
 from annotation.forms import (
     CommentForm,
     KeysForm,
@@ -32,6 +33,7 @@ from annotation.forms import (
     ReviewFilterForm,
     VersionsForm,
 )
+from annotation.interchange import sample_to_json
 from annotation.models import (
     Comment,
     Project,
@@ -329,6 +331,7 @@ def history(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         if old in documents and new in documents
         else [],
         "sees_counts": place.allows(*READERS),
+        "acting": acting_parts(documents.get(new) or sample_to_json(found)),
     }
     return render(request, "annotation/sample_history.html", facts)
 

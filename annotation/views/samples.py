@@ -22,6 +22,7 @@ from django.views.decorators.http import (
 
 from actions.json_values import JSONError, load_json
 from annotation.access import WRITERS, Forbidden
+from annotation.acting import acting_parts
 from annotation.forms import ImportForm, ReturnForm, SampleFilterForm
 from annotation.interchange import FORMATS, export_samples, import_file
 from annotation.models import (
@@ -164,13 +165,19 @@ def sample_facts(found: Sample, *, with_counts: bool = True) -> dict[str, Any]:
     """
     pairs = _pairs_of(found) if with_counts else {}
     rows = []
-    for turn in found.turns.prefetch_related("references"):
+    turns = list(found.turns.prefetch_related("references"))
+    for turn in turns:
         keys, judgments = pairs.get(turn.pk, ([], 0))
         rows.append(_TurnRow(placed(turn), [*turn.references.all()], keys, judgments))
     comments = found.comments.select_related("author", "resolved_by")
     links = SampleContext.objects.filter(sample=found).select_related("context")
+    document: dict[str, JSON] = {
+        "meta": found.meta,
+        "turns": [{"facts": turn.facts, "proposal": turn.proposal} for turn in turns],
+    }
     return {
         "sample": found,
+        "acting": acting_parts(document),
         "back": found.get_absolute_url(),
         "turns": rows,
         "notes": put_notes([row.turn for row in rows], comments),

@@ -1,5 +1,7 @@
 """From samples to ids: masks, prefixes, chat templates, windows."""
 
+import json
+
 import pytest
 from transformers import PreTrainedTokenizerBase
 
