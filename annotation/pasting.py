@@ -62,13 +62,21 @@ def _from_json(text: str) -> Content:
     try:
         value = load_json(text.strip())
     except JSONError as error:
+        if (number := _count_objects(text)) > 1:
+            raise _several(number) from None
         position = len(text) - len(text.lstrip()) + error.position
         line = text.count("\n", 0, position) + 1
         column = position - (text.rfind("\n", 0, position) + 1) + 1
         place = _("line %(line)s, column %(column)s") % {"line": line, "column": column}
         raise PasteError(place, error.expected, error.found) from None
     if isinstance(value, list):
-        value = {"messages": value}
+        first = value[0] if value else None
+        if isinstance(first, dict) and ("messages" in first or "turns" in first):
+            if len(value) > 1:
+                raise _several(len(value))
+            value = first
+        else:
+            value = {"messages": value}
     try:
         if isinstance(value, dict) and "turns" in value:
             given: dict[str, JSON] = {"id": "pasted", **value}
@@ -77,6 +85,30 @@ def _from_json(text: str) -> Content:
     except SampleError as error:
         place = f"{error.field}, {error.at}" if error.at else error.field
         raise PasteError(place, error.expected, error.found) from None
+
+
+def _several(number: int) -> PasteError:
+    return PasteError(
+        _("the text"),
+        _("one conversation; a file of several goes in by Samples, Import"),
+        _("%(number)s") % {"number": number},
+    )
+
+
+def _count_objects(text: str) -> int:
+    """Count the objects of a text of JSON Lines; 0 where it is none."""
+    count = 0
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        try:
+            is_object = isinstance(load_json(line.strip()), dict)
+        except JSONError:
+            return 0
+        if not is_object:
+            return 0
+        count += 1
+    return count
 
 
 def _content(form: SampleForm) -> Content:

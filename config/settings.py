@@ -74,6 +74,7 @@ MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "config.bodies.BodyLimit",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "config.throttle.SignInThrottle",
@@ -107,8 +108,7 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-# What a form may send: the longest conversation that an import takes, and then some. Of
-# more Django refuses all, and what was typed is lost.
+# What any form may send besides files; config/bodies.py has the limit of each route.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 2**20
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"

@@ -31,6 +31,7 @@ from annotation.interchange import sample_to_json
 from annotation.models import Draft, Role, Sample, SampleStatus, Situation
 from annotation.pasting import PasteError, read_pasted
 from annotation.situations import NoPlace, derive
+from annotation.views.bodies import LONG_TEXT, takes
 from annotation.views.door import enter, place_of
 from annotation.views.write import left_out_in_words, tell_left_out
 from annotation.writing import delete_draft, derive_sample, revise_sample, start_draft
@@ -129,6 +130,7 @@ def duplicate(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     return redirect(f"{address}#turn-{derived.turn}")
 
 
+@takes(LONG_TEXT)
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required

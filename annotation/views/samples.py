@@ -23,6 +23,7 @@ from django.views.decorators.http import (
 from actions.json_values import JSONError, load_json
 from annotation.access import WRITERS, Forbidden
 from annotation.acting import acting_parts
+from annotation.documents import MAX_DOCUMENT_BYTES
 from annotation.forms import ImportForm, ReturnForm, SampleFilterForm
 from annotation.interchange import FORMATS, export_samples, import_file
 from annotation.models import (
@@ -44,6 +45,7 @@ from annotation.samples import (
     retire_sample,
     return_sample,
 )
+from annotation.views.bodies import FILE, takes
 from annotation.views.door import enter, place_of
 
 if TYPE_CHECKING:
@@ -309,6 +311,7 @@ def export(request: HttpRequest, slug: str) -> StreamingHttpResponse | HttpRespo
     )
 
 
+@takes(FILE)
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def import_(request: HttpRequest, slug: str) -> HttpResponse:
@@ -342,6 +345,9 @@ def _tools(form: ImportForm) -> JSON:
     file = form.cleaned_data["tools"]
     if not file:
         return None
+    if file.size > MAX_DOCUMENT_BYTES:
+        expected = f"at most {MAX_DOCUMENT_BYTES} bytes"
+        raise InvalidSample("tools", expected, f"{file.size}")
     try:
         return load_json(file.read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -60,6 +60,7 @@ from annotation.reviewing import FIXES, notes_of_draft
 from annotation.sample_format import SampleError as InvalidSample
 from annotation.samples import SampleError, StaleDraft, save_draft
 from annotation.situations import ADVICE
+from annotation.views.bodies import LONG_TEXT, takes
 from annotation.views.door import enter
 from annotation.writing import submit_draft
 
@@ -73,6 +74,7 @@ CONTEXTS = 50
 CHIPS = 12
 
 
+@takes(LONG_TEXT)
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
@@ -173,6 +175,7 @@ def _with_result(
     return put_result(content, turn.number, result.text)
 
 
+@takes(LONG_TEXT)
 @require_POST
 @login_required
 def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:

@@ -118,3 +118,23 @@ def test_what_cannot_be_read_is_named_with_its_place(text, message):
     with pytest.raises(PasteError) as error:
         read_pasted(text)
     assert str(error.value).startswith(message)
+
+
+CHAT = (
+    '{"messages": [{"role": "user", "content": "A."},'
+    ' {"role": "assistant", "content": "B."}]}'
+)
+
+
+@pytest.mark.parametrize("text", [f"{CHAT}\n{CHAT}\n", f"[{CHAT},\n {CHAT}]"])
+def test_several_conversations_are_named_in_one_sentence(text):
+    with pytest.raises(PasteError) as error:
+        read_pasted(text)
+    assert str(error.value) == (
+        "the text: expected one conversation; a file of several goes in by Samples, "
+        "Import, found 2"
+    )
+
+
+def test_a_list_of_one_conversation_is_that_conversation():
+    assert read_pasted(f"[{CHAT}]")["turns"][0]["response"] == "B."

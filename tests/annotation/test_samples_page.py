@@ -248,3 +248,36 @@ def test_a_sample_of_another_project_is_not_here(client, project, rita):
     sample = make_sample(project=make_project(slug="bread"))
     assert client.get(f"/p/cakes/samples/{sample.pk}/").status_code == 404
     assert client.get(f"/p/cakes/samples/{10**30}/").status_code == 404
+
+
+def test_import_tells_equal_refusals_once(client, project, rita):
+    text = '{"id": "a", "turns": null}\n' * 1_200
+    response = client.post(
+        "/p/cakes/samples/import/", {"file": upload(text), "format": "concord"}
+    )
+    page = response.content.decode()
+    assert "0 new, 0 unchanged, 1\u202f200 refused" in page
+    assert "1, 2, 3, 4, 5 and 1\u202f195 more" in page
+    assert page.count("expected a list, found null") == 1
+
+
+def test_import_names_a_file_of_another_kind_once(client, project, rita):
+    for data, found in {
+        "role,text\n" * 2_000: "a table with commas (CSV)",
+        "x\0" * 40_000: "UTF-16 text",
+    }.items():
+        response = client.post(
+            "/p/cakes/samples/import/", {"file": upload(data), "format": "concord"}
+        )
+        page = response.content.decode()
+        assert page.count("found " + found) == 1
+        assert "the whole file" in page
+
+
+def test_tools_of_a_huge_file_are_refused_unread(client, project, rita):
+    fields = {"file": upload("x"), "tools": upload(" " * 5 * 2**20)}
+    response = client.post(
+        "/p/cakes/samples/import/", fields | {"format": "openai-chat"}
+    )
+    assert response.status_code == 422
+    assert "tools: expected at most 4194304 bytes" in response.content.decode()

@@ -20,6 +20,7 @@ from annotation.blocks import blocks_of_text
 from annotation.drafting import content_from_post
 from annotation.models import Draft, InputKind, Role
 from annotation.samples import StaleDraft, save_draft
+from annotation.views.bodies import LONG_TEXT, takes
 from annotation.views.door import enter
 from annotation.views.write import show_conflict, version_of
 from training.models import Proposal, ProposalState
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
 
+@takes(LONG_TEXT)
 @require_POST
 @login_required
 def propose(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
@@ -61,6 +63,7 @@ def proposal(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     return _show(request, found.draft, found.turn, found)
 
 
+@takes(LONG_TEXT)
 @require_POST
 @login_required
 def use(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
