@@ -30,17 +30,20 @@ export function toast(text, { level = "error", seconds = 0 } = {}) {
 
 /** Put the toasts above the page's bar of buttons, however high that is by now. */
 function place() {
+  if (!toasts.childElementCount) {
+    document.body.style.removeProperty("--toasts");
+    return;
+  }
   const bar = document.querySelector(".bar-wrap");
   const height = bar ? Math.max(0, innerHeight - bar.getBoundingClientRect().top) : 0;
   toasts.style.bottom = `${Math.min(height, innerHeight / 2) + GAP}px`;
   // Room at the end of the page, so that all of it can be scrolled clear of them.
-  const room = toasts.childElementCount ? toasts.offsetHeight + 2 * GAP : 0;
-  document.body.style.setProperty("--toasts", `${room}px`);
+  document.body.style.setProperty("--toasts", `${toasts.offsetHeight + 2 * GAP}px`);
 }
 
-/** Scroll what the person has just used out from under the toasts. */
+/** Scroll what the person has just used out from under the toasts; a text stays put. */
 function keepClear(element) {
-  if (!element || element === document.body || element.closest(".bar-wrap")) return;
+  if (!element?.matches("button, a, input, select") || element.closest(".bar-wrap")) return;
   const under = element.getBoundingClientRect();
   const over = toasts.getBoundingClientRect();
   if (under.bottom > over.top && under.top < over.bottom) scrollBy(0, under.bottom - over.top + GAP);
