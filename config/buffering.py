@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import selectors
+import signal
 import socket
 import tempfile
 import time
@@ -20,6 +21,8 @@ from typing import IO, Any
 from gunicorn import http  # type: ignore[import-untyped]
 from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+
+from config import processes
 
 HEAD_BYTES = 64 * 2**10  # longer heads gunicorn refuses anyway
 IN_MEMORY = 2**20
@@ -144,6 +147,11 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.receiving: dict[Any, Request] = {}  # by connection, the oldest first
         self.closing: dict[socket.socket, float] = {}  # until when at most
+
+    def init_process(self) -> None:
+        # gunicorn looks once a second whether its master lives, but waits for threads.
+        processes.die_with(self.ppid, signal.SIGKILL)
+        super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
         """Begin to receive a request; called where a thread would be taken."""

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -71,20 +72,24 @@ def start(command: Command, *, log: Path, cwd: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def die_with(parent: int, death_signal: signal.Signals) -> None:
+    """Have this process sent a signal when the thread that forked it is gone.
+
+    The parent may have died before the request was made, hence the second look.
+    """
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _die_with(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
     """Return what the child does between fork and exec.
 
     Python runs it after changing the uid, and it must: a change of uid clears the
-    request. The parent may have died before the request was made, hence the second look.
+    request.
     """
-
-    def request() -> None:
-        if _libc is not None:
-            _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return request
+    return partial(die_with, parent, death_signal)
 
 
 def stop(process: subprocess.Popen[bytes], command: Command) -> None:

@@ -205,6 +205,22 @@ def test_a_killed_supervisor_leaves_no_process_and_a_new_one_starts(second_state
             connection.execute("DROP TABLE survives")
 
 
+def test_web_workers_end_with_their_master_whatever_they_do(second_state):
+    """Both are killed, and the workers cannot even look who lives."""
+    with Site(second_state, CONCORD_DEMO="0") as site:
+        master = site.started().children()["web"]
+        workers = family([master]) - {master}
+        assert len(workers) == 2
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        site.process.kill()
+        os.kill(master, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while left := alive(workers):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
+
+
 @pytest.fixture
 def other_database():
     """A new database on the test session's server, as a server of one's own."""
