@@ -168,6 +168,7 @@ E = "/p/{empty}"
 PLACES = [
     Place("login", "", "/accounts/login/"),
     Place("login-wrong", "", "/accounts/login/", wrong_password),
+    Place("password-forgotten", "", "/accounts/password_reset/"),
     Place("home", "lena", "/?choose"),
     Place("password", "lena", "/accounts/password_change/"),
     Place("menu", "lena", "/?choose", click("button.who", "#me:popover-open")),
