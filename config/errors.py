@@ -89,6 +89,7 @@ class Utf8Forms:
         charset = (request.content_params or {}).get("charset")
         if charset is None or _is_utf8(charset):
             return self.get_response(request)
+        request.GET = QueryDict()  # else the query is read in that encoding once more
         request.encoding = "utf-8"
         return bad_request(request, None)
 

@@ -17,12 +17,12 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 logger = logging.getLogger(__name__)
 
 
-class Channel(redis.Channel):  # type: ignore[misc]
+class Channel(redis.Channel):
     """A channel that survives what it reads."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except self.connection_errors:
             raise
         except (ValueError, RecursionError) as error:
@@ -32,7 +32,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **more: Any
     ) -> None:
-        super().basic_consume(queue, no_ack, callback, consumer_tag, **more)
+        super().basic_consume(  # type: ignore[no-untyped-call]
+            queue, no_ack, callback, consumer_tag, **more
+        )
         receive: Callable[[Any], object] = self.connection._callbacks[queue]
 
         def receive_or_drop(message: Any) -> None:
@@ -49,14 +51,15 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _drop(self, message: Any) -> None:
         """Take the message from those that would be delivered again, if it is there."""
         try:
-            self.basic_reject(message["properties"]["delivery_tag"], requeue=False)
+            tag = message["properties"]["delivery_tag"]
+            self.basic_reject(tag, requeue=False)  # type: ignore[no-untyped-call]
         except self.connection_errors:
             raise
         except Exception as error:  # it has no tag that says which it is
             logger.debug("It is not kept to be delivered again: %s", error)
 
 
-class Transport(redis.Transport):  # type: ignore[misc]
+class Transport(redis.Transport):
     Channel = Channel
 
 

@@ -12,7 +12,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db.models import Count, Max, Min, OuterRef, Q, Subquery
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -248,9 +248,12 @@ def resolve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         facts = {"note": Note(changed), "is_live": True}
         return render(request, "annotation/_note.html", facts)
     to = request.POST.get("next", "")
-    if not url_has_allowed_host_and_scheme(to, allowed_hosts=None):
+    # Not redirect(): it takes what is no path for the name of a page.
+    if not (
+        to.startswith("/") and url_has_allowed_host_and_scheme(to, allowed_hosts=None)
+    ):
         to = reverse("annotation:sample", args=[slug, found.sample_id])
-    return redirect(f"{to}#comment-{pk}")
+    return HttpResponseRedirect(f"{to}#comment-{pk}")
 
 
 @never_cache

@@ -328,7 +328,9 @@ class TestResolving:
     def test_goes_back_to_no_foreign_address(self, client, project, rita):
         left = self.make(project)
         address = f"/p/cakes/comments/{left.pk}/resolve/"
-        for to in ("https://elsewhere.example/", "//elsewhere.example/"):
+        foreign = ("https://elsewhere.example/", "//elsewhere.example/")
+        no_paths = ("-1", "annotation:home", "javascript:alert(1)", "\0", "a\r\nb", "?")
+        for to in foreign + no_paths:
             assert client.post(address, {"next": to}).url.startswith("/p/cakes/samples")
 
     @pytest.mark.parametrize(("name", "status"), [("sam", 404), ("luis", 403)])
