@@ -83,7 +83,8 @@ def restore(model: PreTrainedModel) -> None:
             # A private one is how to compute: the attention that the recipe chose.
             if not (name.startswith("_") or isinstance(value, PreTrainedConfig)):
                 vars(config)[name] = copy.deepcopy(value)
-    model.generation_config = copy.deepcopy(kept.generation)
+    if kept.generation is not None:
+        model.generation_config = copy.deepcopy(kept.generation)
 
 
 @contextlib.contextmanager

@@ -62,4 +62,4 @@ def guard_steps(trainer: Trainer, first: int) -> None:
 
     # Set on the instance: what transformers gives callbacks holds neither number.
     trainer.training_step = training_step  # type: ignore[method-assign]
-    trainer.accelerator.clip_grad_norm_ = clip_grad_norm_  # type: ignore[method-assign]
+    trainer.accelerator.clip_grad_norm_ = clip_grad_norm_

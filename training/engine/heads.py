@@ -8,7 +8,6 @@ directory like others; its class is known to this module alone.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from transformers import (
@@ -21,13 +20,12 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 
-@functools.cache
 def classifier_class(config: type[PreTrainedConfig]) -> Any:
     """Return the class, or auto class, whose ``from_pretrained`` loads a classifier."""
     known = config in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if known or config not in MODEL_MAPPING:
-        return AutoModelForSequenceClassification
-    backbone = MODEL_MAPPING[config]
+        return AutoModelForSequenceClassification  # which says what it cannot load
+    backbone: Any = MODEL_MAPPING[config]
     family = next(
         parent for parent in backbone.__mro__[1:] if issubclass(parent, PreTrainedModel)
     )
