@@ -53,6 +53,7 @@ from transformers import (
 )
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
 from training.engine.algorithms import TRL_LOSS, algorithm_of
@@ -186,7 +187,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     trainer = make_trainer(run, recipe, model, tokenizer, rollouts, place, first)
     learner = trainer.accelerator.unwrap_model(trainer.model)
     restore(model)
-    refer_to_initial(run, trainer, place)
+    refer_to_initial(run, recipe, trainer, place)
     if algorithm_of(recipe).baseline == "critic":
         if process_count() > 1:
             raise RunError("recipe: `algorithm`", "one process with ppo", "several")
@@ -305,7 +306,8 @@ def make_trainer(
             num_iterations=recipe.updates_per_draw,
             max_completion_length=recipe.max_new_tokens,
             temperature=recipe.temperature,
-            beta=0.0 if algorithm.divergence == "none" else recipe.kl_weight,
+            # Under full training the reference comes later: refer_to_initial.
+            beta=0.0 if recipe.method == "full" else divergence_weight(recipe),
             use_bias_correction_kl=algorithm.divergence == "loss, corrected",
             epsilon=recipe.clip_range,
             epsilon_high=algorithm.clip_high,
@@ -560,21 +562,31 @@ def check_gate(run: RunDirectory, recipe: PolicyRecipe) -> dict[str, object]:
     return said
 
 
-def refer_to_initial(run: RunDirectory, trainer: GRPOTrainer, place: Place) -> None:
+def refer_to_initial(
+    run: RunDirectory, recipe: PolicyRecipe, trainer: GRPOTrainer, place: Place
+) -> None:
     """Make the initial policy the reference of the divergence.
 
-    Under full training TRL loads a second model from wherever the policy came from;
-    its weights become those of ``inputs.initial`` (else of ``inputs.policy``), also
-    when the run is resumed. Under LoRA the reference is the model with its adapters
-    off: the policy that this run started from.
+    Under full training that is a second model: ``inputs.initial`` (else
+    ``inputs.policy``), loaded as every policy is, tags included. TRL would load it again
+    from the directory, as it is there. Under LoRA the reference is the model with its
+    adapters off: the policy that this run started from.
     """
-    if trainer.ref_model is None:
+    if recipe.method != "full":
         if "initial" in run.inputs and run.inputs["initial"] != run.inputs["policy"]:
             run.log("LoRA: the divergence is from the policy that this run starts from")
         return
+    if not divergence_weight(recipe):
+        return
     initial, _ = load_policy(run.inputs.get("initial", run.inputs["policy"]), place)
-    reference = trainer.accelerator.unwrap_model(trainer.ref_model)
-    reference.load_state_dict(initial.state_dict())
+    add_fused_lm_head(initial, temperature=trainer.temperature)
+    prepared = trainer.accelerator.prepare_model(initial, evaluation_mode=True)
+    trainer.ref_model, trainer.beta = prepared, divergence_weight(recipe)
+
+
+def divergence_weight(recipe: PolicyRecipe) -> float:
+    """Return the weight of the divergence; 0 where the algorithm has none."""
+    return 0.0 if algorithm_of(recipe).divergence == "none" else recipe.kl_weight
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
