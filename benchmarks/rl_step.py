@@ -49,12 +49,12 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from actions.demo import generate
 from actions.format_check import check_text
 from training.engine import policy, sft
-from training.engine.classifiers import fit_vocabulary
 from training.engine.conversations import Encoder, sample_from_json
 from training.engine.generation import Sampling
 from training.engine.loading import load_policy
 from training.engine.measuring import ask
 from training.engine.models import Place, build_small_model, prepare
+from training.engine.new_tokens import fit_vocabulary
 from training.engine.optimizing import muon_and_adamw, trapezoid
 from training.engine.recipes import PolicyRecipe, SftRecipe
 from training.engine.rewards import Rewards
@@ -154,7 +154,7 @@ def reward_model(path: Path, args: argparse.Namespace, place: Place) -> RewardMo
     ).config
     small.num_labels = 2
     classifier = AutoModelForSequenceClassification.from_config(small)
-    fit_vocabulary(classifier, tokenizer)
+    fit_vocabulary(classifier, tokenizer, len(tokenizer))
     return RewardModel(classifier.to(place.device), tokenizer, SETTINGS, place.half)
 
 

@@ -32,8 +32,8 @@ from transformers.pipelines import pipeline
 from transformers.utils import logging
 
 from actions.demo import generate
-from training.engine.classifiers import fit_vocabulary
 from training.engine.models import Place, build_small_model, prepare
+from training.engine.new_tokens import fit_vocabulary
 from training.engine.recipes import RewardRecipe
 from training.engine.scoring import (
     LABEL,
@@ -100,7 +100,7 @@ def build(args: argparse.Namespace, pairs: list[Pair], place: Place) -> RewardMo
     )
     small.config.num_labels = 2
     classifier = AutoModelForSequenceClassification.from_config(small.config)
-    fit_vocabulary(classifier, tokenizer)
+    fit_vocabulary(classifier, tokenizer, len(tokenizer))
     classifier.config.id2label = {0: "different", 1: "consistent"}
     same = [packer.pack(p, units_of(p) or ()).ids for p in pairs[:50]]
     assert same == [tuple(tokenizer(text_of(p))["input_ids"]) for p in pairs[:50]]

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from actions.grammar import FormatError
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
-from training.engine.classifiers import fit_vocabulary
+from training.engine.new_tokens import fit_vocabulary
 from training.engine.scoring import (
     MATCH,
     RULED_OUT,
@@ -47,8 +47,9 @@ def micro_reward_model(
     config.num_labels = 2
     torch.manual_seed(seed)
     classifier = AutoModelForSequenceClassification.from_config(config)
+    known = len(tokenizer)
     Packer(tokenizer, RewardSettings(layout, labels, differences))
-    fit_vocabulary(classifier, tokenizer)
+    fit_vocabulary(classifier, tokenizer, known)
     return RewardModel(
         classifier, tokenizer, RewardSettings(layout, labels, differences)
     )

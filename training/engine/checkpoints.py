@@ -39,6 +39,8 @@ class Manifest:
     recipe: Mapping[str, object]
     parents: tuple[str, ...]
     metrics: Mapping[str, object]
+    new_tokens: tuple[str, ...] = ()
+    trained_tokens: tuple[str, ...] = ()
 
 
 def step_name(step: int) -> str:
@@ -64,6 +66,8 @@ def read_manifest(path: Path) -> Manifest:
             recipe=dict(obj["recipe"]),
             parents=tuple(obj["parents"]),
             metrics=dict(obj["metrics"]),
+            new_tokens=tuple(obj.get("new_tokens", ())),
+            trained_tokens=tuple(obj.get("trained_tokens", ())),
         )
     except OSError as error:
         raise CheckpointError(path, f"no readable {MANIFEST}") from error

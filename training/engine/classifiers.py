@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
@@ -15,6 +12,7 @@ from transformers import (
 
 from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.models import Place, build_small_model, on_device
+from training.engine.new_tokens import OURS, fit_vocabulary, new_rows, new_tokens
 from training.engine.optimizing import (
     Together,
     load_optimizer,
@@ -23,6 +21,7 @@ from training.engine.optimizing import (
 )
 from training.engine.recipes import RewardRecipe
 from training.engine.rundir import RunDirectory
+from training.engine.scoring import HISTORY, REWARD_MARKS
 from training.engine.tokens import add_tags
 
 
@@ -37,6 +36,7 @@ def starting_classifier(
     """
     path = run.resume or run.need_input("policy")
     tokenizer = load_tokenizer(path)
+    known = len(tokenizer)
     add_tags(tokenizer)
     if recipe.backbone == "scratch" and run.resume is None:
         small = build_small_model(
@@ -48,23 +48,28 @@ def starting_classifier(
         classifier.base_model.load_state_dict(small.base_model.state_dict())
     else:
         classifier = load_classifier(path, place, outputs=outputs)
+    fit_vocabulary(classifier, tokenizer, known)
     return on_device(classifier, place), tokenizer
 
 
-def fit_vocabulary(
-    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Give the classifier rows for the tokens the packer added."""
-    embeddings = cast(torch.nn.Embedding, classifier.get_input_embeddings())
-    if len(tokenizer) > embeddings.num_embeddings:
-        classifier.resize_token_embeddings(len(tokenizer))
-    classifier.config.pad_token_id = tokenizer.pad_token_id
-
-
 def start_learning(
-    run: RunDirectory, recipe: RewardRecipe, module: nn.Module
+    run: RunDirectory,
+    recipe: RewardRecipe,
+    module: nn.Module,
+    classifier: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Together, LambdaLR, int]:
-    """Return the optimiser, its schedule and the steps done, of a run resumed or new."""
+    """Return the optimiser, its schedule and the steps done, of a run resumed or new.
+
+    ``module`` is what learns, with ``classifier`` inside or the same.
+    """
+    rows = None
+    if recipe.backbone != "scratch":
+        names = (*OURS, *REWARD_MARKS, HISTORY)
+        start = run.need_input("policy")
+        new = new_tokens(run, classifier, tokenizer, start=start, names=names)
+        if recipe.optimizer != "muon":
+            rows = new_rows(classifier, new, recipe.new_token_rate)
     optimizer = muon_and_adamw(
         module.named_parameters(),
         muon_rate=recipe.muon_learning_rate,
@@ -72,6 +77,7 @@ def start_learning(
         weight_decay=recipe.weight_decay,
         muon=recipe.optimizer == "muon",
         eight_bit=recipe.adamw_8bit,
+        rows=rows,
     )
     first = 0
     resumed = run.manifest("resume")

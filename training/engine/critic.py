@@ -38,6 +38,7 @@ from training.engine.algorithms import SMALL
 from training.engine.finite import must_be_finite
 from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.models import Place, on_device, save_model
+from training.engine.new_tokens import NEW_TOKEN_RATE, fit_vocabulary, new_rows
 from training.engine.optimizing import load_optimizer, muon_and_adamw, save_optimizer
 from training.engine.prefixes import can_share, shared_states
 from training.engine.recipes import PolicyRecipe
@@ -135,7 +136,11 @@ class Critic:
     """A value model, its optimiser and the updates it takes."""
 
     def __init__(
-        self, recipe: PolicyRecipe, model: PreTrainedModel, place: Place
+        self,
+        recipe: PolicyRecipe,
+        model: PreTrainedModel,
+        place: Place,
+        new: Sequence[int] = (),
     ) -> None:
         self.recipe, self.place = recipe, place
         self.model = on_device(model, place)
@@ -146,6 +151,7 @@ class Critic:
             adamw_rate=recipe.critic_learning_rate,
             weight_decay=0.0,
             muon=False,
+            rows=new_rows(self.model, new, NEW_TOKEN_RATE),
         )
 
     def __call__(self, drawn: Drawn) -> Tensor:
@@ -258,23 +264,29 @@ def load_critic(
     A new one has the weights of the input that ``critic_start`` names and an output of
     zeros. Raises ``RunError`` if that input reads other token ids than the policy.
     """
+    learned_from = "reward" if recipe.critic_start == "reward model" else "policy"
+    start = run.need_input(learned_from)
+    theirs = load_tokenizer(start)
+    known = len(theirs)
+    new = [i for i in range(known, len(tokenizer)) if i != tokenizer.pad_token_id]
     if run.resume:
         folder = run.resume / "trainer" / FOLDER
-        critic = Critic(recipe, load_classifier(folder, place, outputs=1), place)
+        model = load_classifier(folder, place, outputs=1)
+        fit_vocabulary(model, tokenizer, len(tokenizer))
+        critic = Critic(recipe, model, place, new)
         load_optimizer(critic.optimizer, folder)
         return critic
-    start = run.need_input("policy")
     if recipe.critic_start == "reward model":
-        start = run.need_input("reward")
-        theirs = load_tokenizer(start).get_vocab()
+        theirs_by_name = theirs.get_vocab()
         ours = tokenizer.get_vocab()
-        if any(theirs.get(token) != number for token, number in ours.items()):
+        if any(theirs_by_name.get(token) != number for token, number in ours.items()):
             raise RunError(
                 "recipe: `critic_start`",
                 "a reward model with the policy's vocabulary",
                 "one whose tokens have other numbers",
             )
     model = load_classifier(start, place, outputs=1)
+    fit_vocabulary(model, tokenizer, known)
     for parameter in cast(nn.Module, model.score).parameters():
         nn.init.zeros_(parameter)
-    return Critic(recipe, model, place)
+    return Critic(recipe, model, place, new)

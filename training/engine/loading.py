@@ -33,6 +33,7 @@ from training.engine.configs import (
 from training.engine.finite_weights import weights_must_be_finite
 from training.engine.heads import classifier_class
 from training.engine.models import Place, on_device
+from training.engine.new_tokens import fit_vocabulary
 from training.engine.rundir import RunError
 from training.engine.tokens import add_tags
 
@@ -56,7 +57,9 @@ def load_policy(
         model.generation_config = valid_generation(
             model.generation_config.to_diff_dict()
         )
-    add_tags(tokenizer, model)
+    known = len(tokenizer)
+    add_tags(tokenizer)
+    fit_vocabulary(model, tokenizer, known)
     keep(model)
     return on_device(model, place), tokenizer
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.engine.new_tokens import NewRows, RowsAdamW
 from training.engine.recipes import RecipeError
 
 
@@ -24,8 +25,11 @@ class Together(Optimizer):
 
     def __init__(self, parts: Iterable[Optimizer]) -> None:
         self.parts = tuple(parts)
-        groups = [group for part in self.parts for group in part.param_groups]
-        super().__init__([{"params": group["params"]} for group in groups], {})
+        held = [
+            p for part in self.parts for g in part.param_groups for p in g["params"]
+        ]
+        # Once each: new rows belong to a matrix that another part may train as well.
+        super().__init__({id(parameter): parameter for parameter in held}.values(), {})
         self._share_groups()
 
     def _share_groups(self) -> None:
@@ -35,7 +39,7 @@ class Together(Optimizer):
         """Step every part."""
         if closure is not None:
             raise ValueError("a closure cannot be shared between optimisers")
-        for part in self.parts:
+        for part in reversed(self.parts):  # new rows come last, and step first
             part.step()
 
     def state_dict(self) -> dict[str, object]:
@@ -65,6 +69,7 @@ def muon_and_adamw(
     weight_decay: float,
     muon: bool = True,
     eight_bit: bool = False,
+    rows: NewRows | None = None,
 ) -> Together:
     """Return Muon for the hidden matrices and AdamW for embeddings, heads and norms.
 
@@ -73,12 +78,14 @@ def muon_and_adamw(
     multiplied, and keep AdamW. With ``muon=False`` everything gets AdamW. ``eight_bit``
     keeps AdamW's moments in blocks of 8 bits (Dettmers et al., 2022; bitsandbytes) where
     a parameter has 4096 numbers or more. Raises ``RecipeError`` if it is not installed.
+    ``rows`` of new tokens are a group of their own, at a multiple of ``adamw_rate``.
     """
+    apart = {id(weight) for weight in rows.weights} if rows and rows.alone else set()
     matrices: list[torch.nn.Parameter] = []
     embeddings: list[torch.nn.Parameter] = []
     vectors: list[torch.nn.Parameter] = []
     for name, parameter in parameters:
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or id(parameter) in apart:
             continue
         if parameter.ndim < 2:
             vectors.append(parameter)
@@ -103,6 +110,8 @@ def muon_and_adamw(
         kept = [group for group in groups if group["params"]]
         adamw = _adamw_8bit() if eight_bit else AdamW
         parts.append(adamw(kept, lr=adamw_rate, betas=(0.9, 0.95), eps=1e-8))
+    if rows is not None:
+        parts.append(RowsAdamW(rows, adamw_rate * rows.rate))
     return Together(parts)
 
 

@@ -45,7 +45,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
-from training.engine.conversations import Encoder
+from training.engine.conversations import IGNORED, Encoder
 from training.engine.finite import must_be_finite
 from training.engine.generation import Sampling, room
 from training.engine.held_out import (
@@ -59,6 +59,7 @@ from training.engine.loading import load_policy
 from training.engine.measuring import longest_prompt
 from training.engine.memory import Parts
 from training.engine.models import Place, longest_input, prepare, save_policy
+from training.engine.new_tokens import new_rows, new_tokens, start_at_pieces
 from training.engine.optimizing import (
     adamw_rate,
     load_optimizer,
@@ -77,6 +78,7 @@ from training.engine.rundir import (
 )
 
 TELL_EVERY = 5  # steps between metric events
+MEASURED = 8  # answers that tell whether the policy knows the tags
 CHUNK = 16  # pairs computed at once for the held-out figures
 
 Model: TypeAlias = PreTrainedModel | PeftModel
@@ -283,11 +285,20 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
 
     # Model, reference, optimiser.
     learner: Model = model
-    reference: Model | None = None
-    if full:
+    reference: PreTrainedModel | None = None
+    texts = [
+        ((*prompt, *answer), (*[IGNORED] * len(prompt), *answer))
+        for prompt, answer in pair_rows(questions)[: 2 * MEASURED : 2]
+    ]
+    new = new_tokens(run, model, tokenizer, start=start, texts=texts)
+    if full or new:  # new rows are no adapters, to be turned off
         reference = load_policy(start, place)[0]
-    else:
+        named = zip(run.new_tokens, new, strict=True)
+        untrained = [token for name, token in named if name not in run.trained_tokens]
+        start_at_pieces(reference, tokenizer, untrained)
+    if not full:
         learner = get_peft_model(model, adapters(recipe.lora_rank, recipe.lora_alpha))
+    rows = new_rows(model, new, recipe.new_token_rate, alone=not full)
     pupil = Pupil(learner, reference, pad, place)
     optimizer = muon_and_adamw(
         learner.named_parameters(),
@@ -295,6 +306,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         adamw_rate=recipe.learning_rate,
         weight_decay=0.0,
         muon=False,
+        rows=rows,
     )
     first, looks = 0, list[Looked]()
     if run.resume:

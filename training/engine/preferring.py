@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from training.engine.classifiers import fit_vocabulary
 from training.engine.conversations import Encoder
 from training.engine.finite import must_be_finite
 from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.measuring import Answer
 from training.engine.models import Place
+from training.engine.new_tokens import fit_vocabulary
 from training.engine.questions import Row
 from training.engine.rundir import RunError
 from training.engine.tokens import add_tags
@@ -55,8 +55,9 @@ class PreferenceModel:
         if self.model.config.num_labels != 1:
             found = f"{self.model.config.num_labels} outputs"
             raise RunError("inputs.preference", "a classifier of one output", found)
+        known = len(self.tokenizer)
         add_tags(self.tokenizer)
-        fit_vocabulary(self.model, self.tokenizer)
+        fit_vocabulary(self.model, self.tokenizer, known)
         self.encoder = Encoder(self.tokenizer)
         self.model.train(False)
 

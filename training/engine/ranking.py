@@ -30,7 +30,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.engine.classifiers import (
-    fit_vocabulary,
     start_learning,
     starting_classifier,
 )
@@ -62,7 +61,6 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         raise RunError("recipe: `processes`", "1 for a preference model", count)
     place = prepare(recipe)
     model, tokenizer = starting_classifier(run, recipe, place, outputs=1)
-    fit_vocabulary(model, tokenizer)
     pad = cast(int, tokenizer.pad_token_id)
 
     # Data: of each turn every rejected answer, beside one that was accepted.
@@ -77,7 +75,7 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     if not tests:
         run.log("no held-out pair: nothing says how good the model is", "warning")
 
-    optimizer, schedule, first = start_learning(run, recipe, model)
+    optimizer, schedule, first = start_learning(run, recipe, model, model, tokenizer)
 
     def test(step: int) -> dict[str, object]:
         """Return how often, and by how much, the accepted answer scores higher."""

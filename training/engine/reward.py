@@ -41,7 +41,6 @@ from transformers import (
 
 from training.engine.checkpoints import read_manifest
 from training.engine.classifiers import (
-    fit_vocabulary,
     start_learning,
     starting_classifier,
 )
@@ -50,6 +49,7 @@ from training.engine.derived import Example, Source
 from training.engine.finite_weights import guard_steps
 from training.engine.memory import Parts, summed
 from training.engine.models import Place, prepare
+from training.engine.new_tokens import fit_vocabulary
 from training.engine.optimizing import save_optimizer
 from training.engine.pair_loss import PairLoss, step_inputs
 from training.engine.pairs import Judged, Steps, pieces_of, read_judgments
@@ -119,8 +119,9 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         recipe.history_tokens,
     )
     classifier, tokenizer = starting_classifier(run, recipe, place, outputs=2)
+    known = len(tokenizer)
     packer = Packer(tokenizer, settings)
-    fit_vocabulary(classifier, tokenizer)
+    fit_vocabulary(classifier, tokenizer, known)
     attend(classifier, recipe.attention)
     loss = PairLoss(
         MarkReader(classifier),
@@ -128,7 +129,9 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         recipe.labels == "unit",
         recipe.pairwise_weight,
     )
-    optimizer, schedule, first = start_learning(run, recipe, loss)
+    optimizer, schedule, first = start_learning(
+        run, recipe, loss, classifier, tokenizer
+    )
     pad = cast(int, tokenizer.pad_token_id)
     steps = Steps(recipe, trained_on, derived, packer, pad, first)
     size = sum(parameter.numel() for parameter in classifier.parameters())

@@ -124,6 +124,9 @@ class RunDirectory:
         self.data: dict[str, Path] = {}
         self.resume: Path | None = None
         self.last_kept: int | None = None  # the step of the newest whole checkpoint
+        # Tokens that a base lacked: whose rows this run trains, and others before it.
+        self.new_tokens: tuple[str, ...] = ()
+        self.trained_tokens: tuple[str, ...] = ()
         self._curves: EventFile | None = None
         self._draws_curves = True
 
@@ -154,6 +157,8 @@ class RunDirectory:
             # A plain Hugging Face directory has no manifest and is taken as it is.
             if (path / MANIFEST).exists():
                 self._manifests[role] = verify_checkpoint(path)
+        if "policy" in self._manifests:
+            self.trained_tokens = self._manifests["policy"].trained_tokens
 
     def _existing(self, name: str, value: str, test: Callable[[Path], bool]) -> Path:
         path = self.path / value
@@ -310,6 +315,10 @@ class RunDirectory:
             "kind": kind,
             "recipe": recipe_to_json(recipe),
             "parents": list(self.parents),
+            "new_tokens": list(self.new_tokens),
+            "trained_tokens": sorted(
+                {*self.trained_tokens, *(self.new_tokens if step else ())}
+            ),
         }
         manifest = self._kept(target, recipe)
         if manifest is None:

@@ -69,6 +69,10 @@ KINDS = (
     "use of result",
     "answer",
 )
+REWARD_MARKS = (
+    *(LABEL, SAMPLED, MATCH, SAME, ONLY_LABEL, ONLY_SAMPLED),
+    *(f"<<{kind}>>" for kind in KINDS),
+)
 PAD = "<<pad>>"
 WHOLE = "whole"  # the key of the one read of labels="final"
 RULED_OUT = -20.0  # the logit of a sampled response that does not parse
@@ -163,8 +167,8 @@ def beginning(pair: Pair, units: Sequence[UnitPair], count: int) -> Pair:
 class Packer:
     """Turns pairs into prompts for one tokenizer. Adds the marks the tokenizer lacks.
 
-    After making one on a new tokenizer, the model's embeddings must be resized to
-    ``len(tokenizer)``.
+    After making one on a new tokenizer, the model needs rows for what was added
+    (``fit_vocabulary``).
     """
 
     def __init__(
@@ -174,8 +178,7 @@ class Packer:
             # With pad = eos a classifier takes a closing eos for padding and reads one
             # token too early.
             tokenizer.add_special_tokens({"pad_token": PAD})
-        marks = [LABEL, SAMPLED, MATCH, SAME, ONLY_LABEL, ONLY_SAMPLED]
-        marks += [f"<<{kind}>>" for kind in KINDS]
+        marks = [*REWARD_MARKS]
         if settings.history_tokens:
             marks.append(HISTORY)
         tokenizer.add_tokens(marks, special_tokens=True)

@@ -74,6 +74,7 @@ from training.engine.models import (
     prepare,
     save_policy,
 )
+from training.engine.new_tokens import OURS, NewRows, new_rows, new_tokens
 from training.engine.optimizing import (
     Together,
     adamw_rate,
@@ -98,7 +99,7 @@ from training.engine.rundir import (
     step_random,
 )
 from training.engine.speed import Work, attend, check_kernels, matrix_rate
-from training.engine.tokens import embedding_weights, train_tokenizer
+from training.engine.tokens import train_tokenizer
 
 LOG_EVERY = 10  # steps
 # Our names for the trainer's figures.
@@ -108,6 +109,7 @@ FIGURES = {
     "learning_rate": "learning_rate",
     "token_accuracy": "mean_token_accuracy",
 }
+MEASURED = 8  # conversations that tell whether a base knows the tags
 
 
 def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
@@ -127,10 +129,16 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     check_kernels(recipe.attention, recipe.liger, place)
     model, tokenizer, scratch = starting_policy(run, recipe, samples, place)
     attend(model, recipe.attention)
-    learner, first = with_adapters(run, recipe, model, tokenizer)
     encoder = Encoder(tokenizer)
     longest = longest_input(model, recipe.max_tokens)
     course = Course(encoder, samples, recipe, longest)
+    learner, first = with_adapters(run, recipe, model)
+    rows = None
+    if not sharded:  # no process has whole rows
+        known = [w for s in samples[:MEASURED] for w in windows(encoder, s, longest)[0]]
+        rows = rows_to_learn(run, recipe, model, encoder, known)
+    if run.resume and isinstance(learner, PeftModel):
+        load_adapters(learner, run.resume / "trainer")
     course.work = work = Work.of(model, passes=3)
     peak = matrix_rate(place) * process_count()
     report_lengths(run, course, longest)
@@ -150,6 +158,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         weight_decay=recipe.weight_decay if recipe.method == "full" else 0.0,
         muon=recipe.optimizer == "muon" and recipe.method == "full",
         eight_bit=recipe.adamw_8bit,
+        rows=rows,
     )
     if run.resume:
         load_optimizer(optimizer, run.resume / "trainer")
@@ -398,12 +407,7 @@ def starting_policy(
     run: RunDirectory, recipe: SftRecipe, samples: Sequence[Sample], place: Place
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
     """Return the model to train, its tokenizer, and whether it is from scratch."""
-    given: Path | None = run.inputs.get("policy")
-    if given is None and recipe.base:
-        given = Path(recipe.base)
-        if not (given / "config.json").is_file():
-            expected = "a Hugging Face model directory"
-            raise RunError("recipe: `base`", expected, repr(recipe.base))
+    given = starting_directory(run, recipe)
     if run.resume and (recipe.method == "full" or given is None):
         model, tokenizer = load_policy(run.resume, place)
         return model, tokenizer, given is None
@@ -416,6 +420,17 @@ def starting_policy(
         new_tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads
     )
     return on_device(model, place), new_tokenizer, True
+
+
+def starting_directory(run: RunDirectory, recipe: SftRecipe) -> Path | None:
+    """Return the model directory that the run starts from; None from scratch."""
+    given: Path | None = run.inputs.get("policy")
+    if given is None and recipe.base:
+        given = Path(recipe.base)
+        if not (given / "config.json").is_file():
+            expected = "a Hugging Face model directory"
+            raise RunError("recipe: `base`", expected, repr(recipe.base))
+    return given
 
 
 Approved = Mapping[tuple[str, int], Sequence[str]]  # texts by sample and turn
@@ -468,44 +483,43 @@ def texts_of(sample: Sample) -> list[str]:
 
 
 def with_adapters(
-    run: RunDirectory,
-    recipe: SftRecipe,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    run: RunDirectory, recipe: SftRecipe, model: PreTrainedModel
 ) -> tuple[PreTrainedModel | PeftModel, int]:
-    """Return what is trained (the model, or adapters on it) and the steps done.
-
-    Under LoRA the rows of tokens that the base did not have are trained too: a tag that
-    starts as an average word cannot be learned by adapters of the layers above it. The
-    other rows get no gradient. (peft's trainable tokens do not work with the fused head
-    of TRL 1.16.)
-    """
+    """Return what is trained (the model, or adapters on it) and the steps done."""
     state: dict[str, int] = {}
     if run.resume:
         state = json.loads((run.resume / "trainer" / "state.json").read_text())
     if recipe.method == "full":
         return model, state.get("step", 0)
-    new = new_tokens(model, tokenizer)
-    learner = get_peft_model(
-        model,
-        adapters(recipe.lora_rank, recipe.lora_alpha),
-    )
-    for weight in embedding_weights(model):
-        if new and not weight.requires_grad:  # tied embeddings come twice
-            rows = torch.zeros(len(weight), 1, device=weight.device)
-            rows[new] = 1.0
-            weight.requires_grad_(True)
-            weight.register_hook(functools.partial(torch.mul, rows))  # type: ignore[no-untyped-call]
-    if run.resume:
-        load_adapters(learner, run.resume / "trainer")
+    learner = get_peft_model(model, adapters(recipe.lora_rank, recipe.lora_alpha))
     return learner, state.get("step", 0)
 
 
-def new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids whose embedding rows are all alike: added, never trained."""
-    weight = embedding_weights(model)[0]
-    alike = (weight == weight[len(tokenizer) - 1]).all(dim=1).nonzero().flatten()
-    return alike.tolist() if len(alike) > 1 else []
+def rows_to_learn(
+    run: RunDirectory,
+    recipe: SftRecipe,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    sequences: Sequence[Encoded],
+) -> NewRows | None:
+    """Return the rows of tokens that the base did not have, as a group of their own.
+
+    Under LoRA they are the only rows that learn: a tag cannot be learned by adapters of
+    the layers above it alone. (peft's trainable tokens do not work with the fused head
+    of TRL 1.16.) Muon runs have an AdamW rate for embeddings already.
+    """
+    start = starting_directory(run, recipe)
+    if start is None:  # from scratch: every row is trained
+        run.new_tokens = OURS
+        return None
+    texts = [(each.ids, each.labels) for each in sequences]
+    new = new_tokens(run, model, encoder.tokenizer, start=start, texts=texts)
+    if new:
+        run.log(f"{len(new)} tokens are new to the base: {', '.join(run.new_tokens)}")
+    lora = recipe.method == "lora"
+    if not lora and recipe.optimizer == "muon":
+        return None
+    return new_rows(model, new, recipe.new_token_rate, alone=lora)
 
 
 # While it trains

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-import torch
 from tokenizers import (
     AddedToken,
     Regex,
@@ -27,11 +26,7 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from actions.tags import TAGS
 
@@ -114,14 +109,10 @@ def _tag_tokens() -> list[AddedToken]:
     return [AddedToken(tag, normalized=False, special=False) for tag in TAGS]
 
 
-def add_tags(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
-) -> int:
-    """Give ``tokenizer`` the tags, a padding token and a chat template; grow ``model``.
+def add_tags(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give ``tokenizer`` the tags, a padding token and a chat template.
 
-    For any Hugging Face causal language model. What is there already is kept. New
-    embedding rows start at the mean of the old ones, so that a new token begins as an
-    average word and not as noise. Returns how many tokens were added.
+    What is there already is kept. Returns how many tokens were added.
     """
     before = len(tokenizer)
     tokenizer.add_tokens([t for t in _tag_tokens() if not _is_one_token(tokenizer, t)])
@@ -135,41 +126,7 @@ def add_tags(
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD})
     tokenizer.padding_side = "left"
-    added = len(tokenizer) - before
-    if model is not None:
-        _grow(model, len(tokenizer), before)
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return added
-
-
-def _grow(model: PreTrainedModel, size: int, known: int) -> None:
-    """Make the embeddings hold ``size`` tokens; rows from ``known`` on become the mean.
-
-    Many models have spare rows beyond the tokenizer's length: those are used first.
-    """
-    if size > embedding_weights(model)[0].shape[0]:
-        model.resize_token_embeddings(size, mean_resizing=False)
-    if size > known:
-        with torch.no_grad():
-            for weight in embedding_weights(model):
-                weight[known:size] = weight[:known].mean(dim=0)
-
-
-def embedding_weights(model: PreTrainedModel) -> list[torch.Tensor]:
-    """Return the weights that have a row per token: of the input and of the head.
-
-    Tied embeddings come twice; a model without a head gives one.
-    """
-    layers: list[torch.nn.Module | None] = [
-        model.get_input_embeddings(),
-        model.get_output_embeddings(),  # type: ignore[no-untyped-call]
-    ]
-    weights: list[torch.Tensor] = []
-    for layer in layers:
-        if layer is not None:
-            assert isinstance(layer.weight, torch.Tensor)
-            weights.append(layer.weight)
-    return weights
+    return len(tokenizer) - before
 
 
 def _is_one_token(tokenizer: PreTrainedTokenizerBase, tag: AddedToken) -> bool:

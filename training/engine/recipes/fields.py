@@ -79,6 +79,13 @@ DECAY_SHARE = about(
     max=1.0,
     advanced=True,
 )
+NEW_TOKEN_RATE = about(
+    "Times the rate at which new tokens of a pretrained base learn; where Muon trains "
+    "the matrices the AdamW part's rate is theirs as it is.",
+    min=0.0,
+    max=1000.0,
+    advanced=True,
+)
 LORA_RANK = about("Rank of the adapters.", min=1, max=4096, when={"method": ("lora",)})
 LORA_ALPHA = about(
     "Scale of the adapters.",

@@ -10,6 +10,7 @@ from training.engine.recipes.fields import (
     DEVICE,
     LORA_ALPHA,
     LORA_RANK,
+    NEW_TOKEN_RATE,
     NEW_TOKENS,
     PRECISION,
     SEED,
@@ -102,6 +103,7 @@ class PreferenceRecipe:
     learning_rate: float = field(
         default=1e-4, metadata=about("Peak rate of AdamW.", min=0.0, max=1.0)
     )
+    new_token_rate: float = field(default=10.0, metadata=NEW_TOKEN_RATE)
     warmup_steps: int = field(default=5, metadata=WARMUP_STEPS)
     decay_share: float = field(default=0.5, metadata=DECAY_SHARE)
     clip_norm: float = field(

@@ -11,6 +11,7 @@ from training.engine.recipes.fields import (
     DEVICE,
     HEADS,
     LAYERS,
+    NEW_TOKEN_RATE,
     PRECISION,
     PROCESSES,
     SEED,
@@ -162,6 +163,7 @@ class RewardRecipe:
         default=2e-3, metadata=about("Peak rate of the AdamW part.", min=0.0, max=1.0)
     )
     weight_decay: float = field(default=0.01, metadata=WEIGHT_DECAY)
+    new_token_rate: float = field(default=10.0, metadata=NEW_TOKEN_RATE)
     warmup_steps: int = field(default=20, metadata=WARMUP_STEPS)
     decay_share: float = field(default=0.5, metadata=DECAY_SHARE)
     clip_norm: float = field(

@@ -13,6 +13,7 @@ from training.engine.recipes.fields import (
     LAYERS,
     LORA_ALPHA,
     LORA_RANK,
+    NEW_TOKEN_RATE,
     NEW_TOKENS,
     PRECISION,
     PROCESSES,
@@ -104,6 +105,7 @@ class SftRecipe:
         default=3e-3, metadata=about("Peak rate of the AdamW part.", min=0.0, max=1.0)
     )
     weight_decay: float = field(default=0.01, metadata=WEIGHT_DECAY)
+    new_token_rate: float = field(default=10.0, metadata=NEW_TOKEN_RATE)
     warmup_steps: int = field(default=20, metadata=WARMUP_STEPS)
     decay_share: float = field(default=0.5, metadata=DECAY_SHARE)
     clip_norm: float = field(
