@@ -394,3 +394,9 @@ def test_a_reward_model_names_the_tokens_it_added_and_goes_on_with_them(
     assert note(end) == note(whole)
     one, other = (load_file(path / "model.safetensors") for path in (whole, end))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_end_of_a_turn_learns_where_it_was_the_padding(tmp_path):
+    base = save_base(tmp_path / "base", pad="</s>", tied=False)
+    end = run_sft(tmp_path / "run", base, method="full", steps=2)
+    assert moved(rows_of(base, ["</s>"]), rows_of(end, ["</s>"])).all()

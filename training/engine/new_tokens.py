@@ -60,6 +60,11 @@ def fit_vocabulary(
         model.resize_token_embeddings(size, mean_resizing=False)
     start_at_pieces(model, tokenizer, range(known, size))
     model.config.pad_token_id = tokenizer.pad_token_id
+    # A layer made of a config with pad = eos lets the end's row get no gradient, and one
+    # made of what this run saves would: both are told the padding token of now.
+    layer = model.get_input_embeddings()
+    if isinstance(layer, nn.Embedding):
+        layer.padding_idx = tokenizer.pad_token_id
 
 
 @torch.no_grad()
