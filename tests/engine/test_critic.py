@@ -194,7 +194,9 @@ OWN = [[1, 0, 0, 1], [1, 0, 0, 1], [1, 1]]
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_value_is_of_the_text_before_its_token(tmp_path, monkeypatch, shared):
     critic = micro_critic(tmp_path)
-    monkeypatch.setattr("training.engine.critic.can_share", lambda model: shared)
+    monkeypatch.setattr(
+        "training.engine.prefixes.can_share", lambda model, longest: shared
+    )
     drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
     values = critic.values(drawn)
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):

@@ -81,11 +81,11 @@ def test_when_memory_runs_out_smaller_batches_draw_the_same(
     told, rows = [], []
     compute = generation._sample_batch
 
-    def refuse(model, prompts, sampling, noise, place, per_prompt):
+    def refuse(model, prompts, sampling, noise, place, per_prompt, cached):
         rows.append(len(prompts) * per_prompt)
         if rows[-1] > 2:  # less than the responses to one prompt
             raise torch.OutOfMemoryError("no more memory")
-        return compute(model, prompts, sampling, noise, place, per_prompt)
+        return compute(model, prompts, sampling, noise, place, per_prompt, cached)
 
     monkeypatch.setattr(generation, "_sample_batch", refuse)
     parts = Parts(16384, lambda said, level: told.append(said), "token positions")

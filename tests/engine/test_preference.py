@@ -16,7 +16,7 @@ from tests.engine.micro import (
     micro_tokenizer,
 )
 from tests.engine.test_policy import CPU, result, toy, toy_rows  # noqa: F401
-from training.engine import preference
+from training.engine import preference, prefixes
 from training.engine.conversations import Encoder
 from training.engine.preference import (
     Pupil,
@@ -143,7 +143,7 @@ def test_the_log_probability_of_an_answer_is_the_sum_over_its_tokens():
     in_parts = logprobs(model, rows, tokenizer.pad_token_id, CPU, chunk=2)
     assert in_parts.tolist() == pytest.approx(expected, abs=1e-4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preference, "can_share", lambda model: False)
+        patch.setattr(prefixes, "can_share", lambda model, longest: False)
         apart = logprobs(model, rows, tokenizer.pad_token_id, CPU)
     assert apart.tolist() == pytest.approx(expected, abs=1e-4)
 

@@ -6,10 +6,11 @@ sequences as one that was never interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from training.engine.conversations import (
     IGNORED,
@@ -19,6 +20,7 @@ from training.engine.conversations import (
     lengths_summary,
     windows,
 )
+from training.engine.exactness import packing
 from training.engine.recipes import SftRecipe
 from training.engine.rundir import RunDirectory, RunError, step_random
 from training.engine.speed import Work
@@ -51,6 +53,7 @@ class Course:
         self.recipe = recipe
         self.samples = samples
         self.longest = longest
+        self.packing = recipe.packing
         self.tokens = 0
         self.work: Work | None = None
         self.learned = 0
@@ -101,6 +104,19 @@ class Course:
         reworded = self.encoder.encode(sample, responses=responses)
         return reworded if len(reworded.ids) <= self.longest else found[0]
 
+    def measure_packing(
+        self, model: PreTrainedModel, at_once: int, log: Callable[[str, str], None]
+    ) -> None:
+        """Pack no conversations where the model mixes those of a row.
+
+        ``at_once`` is how many conversations a row may have.
+        """
+        if self.packing:
+            ordered = sorted(self.lengths)
+            found = packing(model, ordered[-1], sum(ordered[-at_once:]))
+            found.tell(log, "each conversation has a row of its own, padded")
+            self.packing = found.exact
+
     def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         """Return the tensors of one batch of places."""
         batch = [self.at(row["place"]) for row in rows]
@@ -110,7 +126,7 @@ class Course:
         self.learned += sum(
             label != IGNORED for encoded in batch for label in encoded.labels
         )
-        if self.recipe.packing:
+        if self.packing:
             return packed(batch)
         pad = self.encoder.tokenizer.pad_token_id
         assert isinstance(pad, int)
@@ -134,7 +150,8 @@ def packed(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     """Return one row of conversations end to end, as (1, sum of lengths) tensors.
 
     Positions start again at 0 with each conversation; from that, transformers makes the
-    block mask (or flash attention's sequence borders), so none sees another.
+    block mask (or flash attention's sequence borders), so none sees another. Not for
+    every model: ``exactness.packing`` measures it.
     """
     ids = [token for encoded in batch for token in encoded.ids]
     # The first token of a conversation is not predicted from the one before it.

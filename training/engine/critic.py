@@ -40,7 +40,7 @@ from training.engine.loading import load_classifier, load_tokenizer
 from training.engine.models import Place, on_device, save_model
 from training.engine.new_tokens import NEW_TOKEN_RATE, fit_vocabulary, new_rows
 from training.engine.optimizing import load_optimizer, muon_and_adamw, save_optimizer
-from training.engine.prefixes import can_share, shared_states
+from training.engine.prefixes import shared_states
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import KINDS
 from training.engine.rollouts import Episode, Rollouts
@@ -159,21 +159,11 @@ class Critic:
         keep = drawn.own.shape[1]
         score = cast(nn.Module, self.model.score)
         with self.place.autocast():
-            if can_share(self.model):
-                hidden, where = shared_states(self.model, drawn.ids, drawn.mask, keep)
-                of, before, owner, column, _ = where
-                read = score(hidden[of, before]).squeeze(-1).float()
-                empty = torch.zeros(drawn.own.shape, device=read.device)
-                return empty.index_put((owner, column), read)
-            positions = (drawn.mask.cumsum(1) - 1).clamp(min=0)
-            hidden = self.model.base_model(
-                input_ids=drawn.ids,
-                attention_mask=drawn.mask,
-                position_ids=positions,
-                use_cache=False,
-            ).last_hidden_state
-            values = score(hidden[:, -keep - 1 : -1]).squeeze(-1).float()
-        return cast(Tensor, values)
+            hidden, where = shared_states(self.model, drawn.ids, drawn.mask, keep)
+            of, before, owner, column, _ = where
+            read = score(hidden[of, before]).squeeze(-1).float()
+        empty = torch.zeros(drawn.own.shape, device=read.device)
+        return empty.index_put((owner, column), read)
 
     @torch.no_grad()
     def values(self, drawn: Drawn) -> Tensor:

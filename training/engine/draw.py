@@ -52,6 +52,7 @@ from training.engine.conversations import (
     lengths_summary,
     read_samples,
 )
+from training.engine.decoding import WITHOUT_CACHE, caching
 from training.engine.finite import must_be_finite
 from training.engine.generation import Sampling, room
 from training.engine.loading import load_policy
@@ -140,6 +141,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                 recipe.backend,
                 parts=room(recipe.batch_tokens, run.log),
             )
+            caching(model, longest + recipe.max_new_tokens).tell(run.log, WITHOUT_CACHE)
             for start in range(0, len(chosen), CHUNK):
                 run.progress(part * len(chosen) + start, total)
                 if any_process(run.stop_requested, place.device):

@@ -44,6 +44,7 @@ import torch
 from transformers import PreTrainedModel
 
 from training.engine.conversations import Encoder, Sample, lengths_summary, read_samples
+from training.engine.decoding import WITHOUT_CACHE, caching
 from training.engine.generation import Sampled, Sampling, room
 from training.engine.loading import load_policy
 from training.engine.measuring import (
@@ -178,6 +179,7 @@ def answer_all(
         recipe.backend,
         parts=room(recipe.batch_tokens, run.log),
     )
+    caching(model, longest + recipe.max_new_tokens).tell(run.log, WITHOUT_CACHE)
     if recipe.history == "own":
         found = whole_tasks(
             run, recipe, role, model, encoder, asked, sampling, place, part

@@ -12,13 +12,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from training.engine.decoding import CachedForward, Growing, PlainForward, caching
 from training.engine.finite import must_be_finite
 from training.engine.memory import Parts
 from training.engine.models import Place
@@ -92,65 +92,6 @@ class Sampled:
             must_be_finite(logprob, "log-probability of a sampled token")
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A cache layer that keeps room for the tokens to come.
-
-    The layer of transformers makes a new tensor for every token; at a hundred rows on a
-    CPU nine tenths of a step went into that. Keys and values here are views of larger
-    tensors, written in place.
-    """
-
-    room = 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append (batch, heads, new, width) tensors; return all that is held."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
-            self.owned: tuple[Tensor, Tensor] | None = None
-            self.seen: Tensor | None = None
-            return self.keys, self.values
-        assert self.keys is not None
-        assert self.values is not None
-        held, added = self.keys.shape[-2], key_states.shape[-2]
-        # Rows that were repeated or picked are new tensors, without room.
-        if (
-            self.owned is None
-            or self.seen is not self.keys
-            or self.owned[0].shape[-2] < held + added
-        ):
-            self.owned = (
-                self._moved(self.keys, added),
-                self._moved(self.values, added),
-            )
-        for owned, new in zip(self.owned, (key_states, value_states), strict=True):
-            owned[:, :, held : held + added] = new
-        self.keys, self.values = (owned[:, :, : held + added] for owned in self.owned)
-        self.seen = self.keys
-        return self.keys, self.values
-
-    def _moved(self, held: Tensor, added: int) -> Tensor:
-        length = held.shape[-2]
-        size = (*held.shape[:2], length + max(added, self.room), held.shape[-1])
-        owned = held.new_empty(size)
-        owned[:, :, :length] = held
-        return owned
-
-
-def roomy_cache(model: PreTrainedModel, room: int) -> DynamicCache:
-    """Return an empty cache; layers that keep everything get ``room`` to grow into."""
-    cache = DynamicCache(config=model.config)
-    for number, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
-            roomy = RoomyLayer()  # type: ignore[no-untyped-call]
-            roomy.room = room
-            cache.layers[number] = roomy
-    return cache
-
-
-@torch.inference_mode()
 def sample_responses(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -164,7 +105,10 @@ def sample_responses(
 
     ``seed`` is one for all, one for each prompt, whose responses then do not depend on
     the other prompts, or that of a larger request which these prompts are a part of.
+    Nothing is cached for a model whose cache is measured to be wrong (``decoding``).
     """
+    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+    cached = caching(model, longest).exact
     was_training = model.training
     model.train(False)
     noise = _noise(seed, len(prompts), per_prompt, sampling)
@@ -192,6 +136,7 @@ def sample_responses(
                 of_rows.flatten(0, 1).to(place.device),
                 place,
                 of_rows.shape[1],
+                cached,
             )
         return batch, drawn
 
@@ -223,6 +168,7 @@ def _noise(seed: Seed, prompts: int, per_prompt: int, sampling: Sampling) -> Ten
     return noise
 
 
+@torch.inference_mode()
 def _sample_batch(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -230,30 +176,25 @@ def _sample_batch(
     noise: torch.Tensor,
     place: Place,
     per_prompt: int,
+    cached: bool,
 ) -> list[Sampled]:
     """Return the responses of one batch; ``noise`` is (rows, new tokens) in [0, 1)."""
-    longest = max(len(prompt) for prompt in prompts)
-    padded = [[sampling.pad_id] * (longest - len(p)) + list(p) for p in prompts]
-    ids = torch.tensor(padded, device=place.device)
-    lengths = torch.tensor([len(p) for p in prompts], device=place.device)
-    columns = torch.arange(longest, device=place.device)
-    mask = (columns >= longest - lengths[:, None]).long()
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = roomy_cache(model, sampling.max_new_tokens)
     with place.autocast():
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        growing: Growing
+        if cached:
+            growing = CachedForward(
+                model,
+                prompts,
+                pad=sampling.pad_id,
+                room=sampling.max_new_tokens,
+                device=place.device,
+            )
+        else:
+            growing = PlainForward(
+                model, prompts, pad=sampling.pad_id, device=place.device
+            )
     if per_prompt > 1:
-        cache.batch_repeat_interleave(per_prompt)
-        logits = logits.repeat_interleave(per_prompt, 0)
-        mask = mask.repeat_interleave(per_prompt, 0)
-        lengths = lengths.repeat_interleave(per_prompt, 0)
+        growing.repeat(per_prompt)
     rows = len(prompts) * per_prompt
     stops = torch.tensor(sampling.stop_ids, device=place.device)
     alive = torch.arange(rows, device=place.device)
@@ -262,7 +203,7 @@ def _sample_batch(
     ended = torch.zeros(rows, dtype=torch.bool, device=place.device)
     for step in range(sampling.max_new_tokens):
         drawn = noise[alive, step] if sampling.temperature else None
-        token, logprob = _choose(logits.float(), sampling, drawn)
+        token, logprob = _choose(growing.logits.float(), sampling, drawn)
         chosen_ids[alive, step] = token
         chosen_logprobs[alive, step] = logprob
         stopped = torch.isin(token, stops)
@@ -274,18 +215,10 @@ def _sample_batch(
         # costs about as much as a step.
         if int(going.sum()) <= 0.75 * len(alive):
             kept = going.nonzero().squeeze(1)
-            cache.batch_select_indices(kept)
+            growing.keep(kept)
             alive, token = alive[kept], token[kept]
-            mask, lengths = mask[kept], lengths[kept]
-        mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
         with place.autocast():
-            logits = model(
-                input_ids=token[:, None],
-                attention_mask=mask,
-                position_ids=(lengths + step)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
+            growing.grow(token)
     return _collect(chosen_ids, chosen_logprobs, ended, sampling.stop_ids)
 
 

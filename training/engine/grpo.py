@@ -24,7 +24,7 @@ from training.engine.algorithms import (
 )
 from training.engine.critic import Critic, Drawn, payments, standardized
 from training.engine.memory import Parts, summed
-from training.engine.prefixes import can_share, shared_logprobs
+from training.engine.prefixes import shared_logprobs
 from training.engine.rollouts import Rollouts
 
 SIDES = ("prompt", "completion")
@@ -39,8 +39,8 @@ class SharedPromptTrainer(GRPOTrainer):
     """GRPO that computes the prompt of a group once (``prefixes``).
 
     A step is one pass over all responses of this process, computed in ``parts``, in
-    smaller ones when memory runs out. Everything else is TRL's. Pictures and models that
-    cannot take the mask keep TRL's own way. ``critic`` is PPO's.
+    smaller ones when memory runs out. Everything else is TRL's. Pictures keep TRL's own
+    way. ``critic`` is PPO's.
     """
 
     critic: Critic | None = None
@@ -211,7 +211,7 @@ class SharedPromptTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         plain = self._base(model)
         pictures = any(value is not None for value in others.values())
-        if pictures or compute_aux_loss or not can_share(plain):
+        if pictures or compute_aux_loss:
             theirs = super()._get_per_token_logps_and_entropies
 
             def attempt(size: int) -> tuple[Tensor, Tensor | None, Tensor | None]:

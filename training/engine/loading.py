@@ -30,6 +30,7 @@ from training.engine.configs import (
     read_generation_config,
     valid_generation,
 )
+from training.engine.exactness import refuse_packed_rows
 from training.engine.finite_weights import weights_must_be_finite
 from training.engine.heads import classifier_class
 from training.engine.models import Place, on_device
@@ -47,8 +48,9 @@ def load_policy(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the causal language model of a local directory, ready to be trained.
 
-    Weights in fp32 on ``place.device``; tags and padding are added where they lack.
-    The configs are clean (``configs``).
+    Weights in fp32 on ``place.device``; tags and padding are added where they lack. The
+    configs are clean (``configs``). A model that mixes conversations packed into one row
+    refuses such rows.
     """
     tokenizer = load_tokenizer(path)
     generation = read_generation_config(Path(path))
@@ -61,7 +63,8 @@ def load_policy(
     add_tags(tokenizer)
     fit_vocabulary(model, tokenizer, known)
     keep(model)
-    return on_device(model, place), tokenizer
+    refuse_packed_rows(on_device(model, place))
+    return model, tokenizer
 
 
 def load_classifier(

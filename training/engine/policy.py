@@ -61,6 +61,7 @@ from training.engine.backends import check_backend
 from training.engine.configs import restore
 from training.engine.conversations import Encoder, read_samples
 from training.engine.critic import load_critic
+from training.engine.decoding import WITHOUT_CACHE, caching
 from training.engine.finite_weights import guard_steps
 from training.engine.generation import Sampling, room
 from training.engine.grpo import SharedPromptTrainer, given_reward
@@ -83,6 +84,7 @@ from training.engine.optimizing import (
     trapezoid,
 )
 from training.engine.preferring import PreferenceModel
+from training.engine.prefixes import ROWS_OF_THEIR_OWN, sharing
 from training.engine.processes import any_process, process_count, share_of_step
 from training.engine.recipes import PolicyRecipe
 from training.engine.rewards import KINDS, Rewards
@@ -116,6 +118,8 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     encoder = Encoder(tokenizer)
     model.generation_config.eos_token_id = list(encoder.frame.stop_ids)
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
+    for measure, instead in ((sharing, ROWS_OF_THEIR_OWN), (caching, WITHOUT_CACHE)):
+        measure(model, longest + recipe.max_new_tokens).tell(run.log, instead)
     samples = read_samples(run.need_data("train"))
     asked, left_out = ask(encoder, samples, longest)
     preference = None

@@ -46,6 +46,8 @@ from transformers import PreTrainedModel
 
 from training.engine.adapters import adapters, load_adapters, merged, save_adapters
 from training.engine.conversations import IGNORED, Encoder
+from training.engine.decoding import WITHOUT_CACHE, caching
+from training.engine.exactness import base_of
 from training.engine.finite import must_be_finite
 from training.engine.generation import Sampling, room
 from training.engine.held_out import (
@@ -67,7 +69,7 @@ from training.engine.optimizing import (
     save_optimizer,
     trapezoid,
 )
-from training.engine.prefixes import can_share, shared_logprobs
+from training.engine.prefixes import ROWS_OF_THEIR_OWN, shared_logprobs, sharing
 from training.engine.questions import Course, Row, Step, pair_rows, read_questions
 from training.engine.recipes import PreferenceRecipe
 from training.engine.rundir import (
@@ -128,20 +130,10 @@ def logprobs(
         ids[line, start:end] = torch.tensor([*prompt, *answer])
         mask[line, start:end] = 1
     ids, mask = ids.to(place.device), mask.to(place.device)
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(plain, PreTrainedModel)
+    plain = base_of(model)
     with place.autocast():
-        if can_share(plain):
-            found, _ = shared_logprobs(plain, ids, mask, after, 1.0)
-            return found.sum(1)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = plain(
-            input_ids=ids, attention_mask=mask, position_ids=positions
-        ).logits[:, before - 1 : -1]
-    normal = logits.float().log_softmax(-1)
-    chosen = normal.gather(2, ids[:, before:, None]).squeeze(2)
-    summed: Tensor = (chosen * mask[:, before:]).sum(1)
-    return summed
+        found, _ = shared_logprobs(plain, ids, mask, after, 1.0)
+    return found.sum(1)
 
 
 class Pupil:
@@ -282,6 +274,10 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         longest=longest_prompt(model, recipe.max_tokens, recipe.max_new_tokens),
         count=recipe.held_out_samples,
     )
+
+    sharing(model, longest).tell(run.log, ROWS_OF_THEIR_OWN)
+    if held_out.asked:
+        caching(model, longest).tell(run.log, WITHOUT_CACHE)
 
     # Model, reference, optimiser.
     learner: Model = model

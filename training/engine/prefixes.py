@@ -9,31 +9,56 @@ share a row:
 with positions that start again after the prompt for each response, and a mask by which a
 response sees the prompt and itself only. The numbers are those of G separate rows.
 Equal responses to one prompt are computed once, and their gradients summed.
+
+Where a model takes the mask otherwise (``sharing`` measures it) each response has a row
+of its own instead.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from training.engine.exactness import SHORT, USUAL, Bench, Finding, largest, measured
+
 # Settings of a configuration by which logits are more than hidden states times weights.
+# A cap bites on large logits only, which made-up texts may not have.
 _SPECIAL_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
-def can_share(model: PreTrainedModel) -> bool:
-    """Whether the model takes the mask and has a plain head: dense attention by SDPA or
-    eager, every layer seeing everything.
+ROWS_OF_THEIR_OWN = "each answer has a row of its own, with its prompt"
+
+
+def sharing(model: nn.Module, longest: int = USUAL) -> Finding:
+    """Measure whether answers that share their prompt have the numbers of rows alone.
+
+    ``longest`` is the longest prompt with one of its answers.
     """
-    config = model.config.get_text_config()
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return (
-        config._attn_implementation in ("sdpa", "eager")
-        and layers == {"full_attention"}
-        and not any(getattr(config, name, None) for name in _SPECIAL_LOGITS)
-    )
+
+    def measure(bench: Bench, reach: int) -> float:
+        prompt = bench.text(1, max(SHORT, reach - 4))
+        answers = [bench.text(2, 8), bench.text(3, 9)]
+        ids = torch.tensor([[*prompt, *a, 0][: len(prompt) + 9] for a in answers])
+        mask = torch.ones_like(ids)
+        mask[0, -1] = 0
+        ids, mask = ids.to(bench.device), mask.to(bench.device)
+        rows, where = _laid_out(bench.model, ids, mask, 9, share=True)
+        outputs = bench.outputs(**rows)
+        alone = [bench.alone(prompt + answer) for answer in answers]
+        return largest(
+            (outputs[of, before], alone[line][len(prompt) - 1 + column])
+            for of, before, line, column, _ in where.T.tolist()
+        )
+
+    return measured(model, "answers that share their prompt", measure, longest)
+
+
+def can_share(model: nn.Module, longest: int = USUAL) -> bool:
+    """Say whether answers of prompts may share a row; ``longest`` as in ``sharing``."""
+    return sharing(model, longest).exact
 
 
 def shared_logprobs(
@@ -46,17 +71,27 @@ def shared_logprobs(
     """Return log-probabilities and entropies of the last ``keep`` columns, (B, keep).
 
     ``input_ids`` and ``attention_mask`` are (B, P + keep): prompts padded on the left,
-    responses on the right. Padding gets zeros.
+    responses on the right. Padding gets zeros. Answers share their prompt's row where
+    that is exact for the model; else each has a row of its own.
     """
-    hidden, where = shared_states(model, input_ids, attention_mask, keep)
+    share = can_share(model, int(attention_mask.sum(1).max()))
+    inputs, where = _laid_out(model, input_ids, attention_mask, keep, share)
     of, before, owner, column, token = where
     # Equal responses share their places: the head computes each place once.
     places, which = torch.unique(
         torch.stack([of, before, token]), dim=1, return_inverse=True
     )
     of, before, token = places.unbind(0)
-    head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
-    logits = head(hidden[of, before]).float() / temperature
+    if _has_plain_head(model):
+        head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
+        logits = head(model.base_model(**inputs).last_hidden_state[of, before])
+    else:
+        # Logits of all places from the first that is read.
+        first = int(before.min())
+        kept = inputs["input_ids"].shape[1] - first
+        logits = model(**inputs, logits_to_keep=kept).logits
+        logits = logits[of, before - (inputs["input_ids"].shape[1] - logits.shape[1])]
+    logits = logits.float() / temperature
     normal = logits.log_softmax(-1)
     chosen = normal.gather(1, token[:, None]).squeeze(1)
     entropy = -(normal.exp() * normal).sum(-1)
@@ -70,11 +105,43 @@ def shared_logprobs(
 def shared_states(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, keep: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the hidden states of the shared rows, (rows, length, H), and where each
+    """Return the hidden states of the rows, (rows, length, H), and where each
     response token is, (5, tokens): its row and the position it is predicted from there;
     its line and column among the last ``keep`` columns; and its id.
     """
-    rows, owners = _share(input_ids, attention_mask, keep)
+    share = can_share(model, int(attention_mask.sum(1).max()))
+    inputs, where = _laid_out(model, input_ids, attention_mask, keep, share)
+    return model.base_model(**inputs).last_hidden_state, where
+
+
+def _has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether logits are the last hidden states times the head's weights."""
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) for name in _SPECIAL_LOGITS):
+        return False
+
+    def measure(bench: Bench, _: int) -> float:
+        row = torch.tensor([bench.text(1, SHORT)], device=bench.device)
+        head = cast(nn.Module, bench.model.get_output_embeddings())  # type: ignore[no-untyped-call]
+        hidden = bench.model.base_model(input_ids=row, use_cache=False)
+        return largest([(head(hidden.last_hidden_state), bench.outputs(input_ids=row))])
+
+    return measured(model, "the head by itself", measure, 0).exact
+
+
+def _laid_out(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    keep: int,
+    share: bool,
+) -> tuple[dict[str, Any], Tensor]:
+    """Return what the model is given, and where response tokens are (``shared_states``).
+
+    Rows are padded on the right. Without ``share`` each has one response and needs no
+    mask: padding comes after all that is read.
+    """
+    rows, owners = _rows(input_ids, attention_mask, keep, share)
     length = max(len(row.ids) for row in rows)
     device = input_ids.device
     ids = torch.zeros((len(rows), length), dtype=torch.long)
@@ -84,18 +151,18 @@ def shared_states(
         ids[number, : len(row.ids)] = torch.tensor(row.ids)
         positions[number, : len(row.ids)] = torch.tensor(row.positions)
         segments[number, : len(row.ids)] = torch.tensor(row.segments)
-    ids, positions, segments = ids.to(device), positions.to(device), segments.to(device)
-    causal = torch.ones((length, length), dtype=torch.bool, device=device).tril()
-    own = segments[:, :, None] == segments[:, None, :]
-    prompt = (segments == 0)[:, None, :]
-    mask: Tensor = (causal & (own | prompt))[:, None]
-    if model.config.get_text_config()._attn_implementation == "eager":
-        lowest = torch.finfo(torch.float32).min
-        mask = torch.zeros(mask.shape, device=device).masked_fill(~mask, lowest)
-    hidden = model.base_model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-    ).last_hidden_state
-    return hidden, torch.tensor(owners, device=device).T
+    inputs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
+    if share:
+        segments = segments.to(device)
+        causal = torch.ones((length, length), dtype=torch.bool, device=device).tril()
+        own = segments[:, :, None] == segments[:, None, :]
+        prompt = (segments == 0)[:, None, :]
+        mask: Tensor = (causal & (own | prompt))[:, None]
+        if model.config.get_text_config()._attn_implementation == "eager":
+            lowest = torch.finfo(torch.float32).min
+            mask = torch.zeros(mask.shape, device=device).masked_fill(~mask, lowest)
+        inputs |= {"attention_mask": mask, "position_ids": positions.to(device)}
+    return inputs, torch.tensor(owners, device=device).T
 
 
 class _Row:
@@ -126,14 +193,16 @@ class _Row:
         return places
 
 
-def _share(
-    input_ids: Tensor, attention_mask: Tensor, keep: int
+def _rows(
+    input_ids: Tensor, attention_mask: Tensor, keep: int, share: bool
 ) -> tuple[list[_Row], list[tuple[int, int, int, int, int]]]:
     """Return the rows, and for every response token: row, the position it is predicted
     from, its line and column in the (B, keep) result, and itself.
+
+    A row is a prompt with its responses, or without ``share`` with one of them.
     """
     rows: list[_Row] = []
-    number_of: dict[tuple[int, ...], int] = {}
+    number_of: dict[tuple[tuple[int, ...], ...], int] = {}
     owners: list[tuple[int, int, int, int, int]] = []
     for line, (all_ids, all_mask) in enumerate(
         zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
@@ -145,7 +214,8 @@ def _share(
         response = [
             i for i, m in zip(all_ids[split:], all_mask[split:], strict=True) if m
         ]
-        number = number_of.setdefault(tuple(prompt), len(rows))
+        row = (tuple(prompt),) if share else (tuple(prompt), tuple(response))
+        number = number_of.setdefault(row, len(rows))
         if number == len(rows):
             rows.append(_Row(prompt))
         for column, (before, token) in enumerate(

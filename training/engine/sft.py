@@ -61,6 +61,7 @@ from training.engine.conversations import (
     windows,
 )
 from training.engine.course import Course, padded, report_lengths, split
+from training.engine.decoding import WITHOUT_CACHE, caching
 from training.engine.finite_weights import guard_steps
 from training.engine.generation import Sampling
 from training.engine.loading import load_policy
@@ -142,6 +143,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     course.work = work = Work.of(model, passes=3)
     peak = matrix_rate(place) * process_count()
     report_lengths(run, course, longest)
+    course.measure_packing(model, alone, run.log)
     if scratch and not first:
         run.save_checkpoint(
             0,
@@ -623,6 +625,7 @@ def first_look(
     frame, pad = encoder.frame, encoder.tokenizer.pad_token_id
     assert isinstance(pad, int)
     sampling = Sampling(0.0, 1.0, recipe.answer_tokens, frame.stop_ids, pad)
+    caching(model, longest + recipe.answer_tokens).tell(run.log, WITHOUT_CACHE)
     answers = answer(
         model, encoder.tokenizer, chosen, sampling, place=place, seed=recipe.seed
     )
