@@ -14,7 +14,7 @@ from tests.engine.micro import (
     tokenizer_texts,
     trained_tokenizer,
 )
-from training.engine.conversations import ChatFrame
+from training.engine.chat_frame import ChatFrame
 from training.engine.loading import load_policy
 from training.engine.models import Place, save_policy
 from training.engine.new_tokens import fit_vocabulary

@@ -27,10 +27,9 @@ from actions.definitions import ActionDefinition, DefinitionError, parse_definit
 from actions.grammar import FormatError, Response, parse
 from actions.in_force import Contexts, definitions_in_force, fetched_before
 from actions.rules import Rule, RuleError, rule_of
-from actions.tags import ACTION_CLOSE, JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
-from training.engine.chat_template import render
+from actions.tags import JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
+from training.engine.chat_frame import ChatFrame, content_ids
 from training.engine.rundir import RunError, read_rows
-from training.engine.tokens import tag_ids
 
 IGNORED = -100
 
@@ -251,86 +250,6 @@ def _text(value: JSON) -> str:
     return value
 
 
-# The chat template, taken apart
-
-
-@dataclass(frozen=True)
-class ChatFrame:
-    """The fixed ids that a chat template puts around the contents of messages.
-
-    Found once by rendering a conversation of marker texts and cutting at the markers,
-    since templates treat the last message specially and some drop thinking from older
-    ones: rendering grown conversations again and again would not give prefixes.
-    """
-
-    before_system: tuple[int, ...]
-    system_to_user: tuple[int, ...]
-    before_user: tuple[int, ...]
-    user_to_assistant: tuple[int, ...]
-    assistant_to_user: tuple[int, ...]
-    end_of_turn: int
-    action_close: int
-
-    @property
-    def stop_ids(self) -> tuple[int, int]:
-        """Where generation stops: after an action call, or at the end of the turn."""
-        return (self.action_close, self.end_of_turn)
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFrame:
-        """Return the frame of the tokenizer's chat template.
-
-        Raises ``ValueError`` when the template drops a message's content. A template
-        without a system role gets the contexts in front of the first user message.
-        """
-        system, user, answer, again = "Sentinel0", "Sentinel1", "Sentinel2", "Sentinel3"
-        talk = [
-            {"role": "user", "content": user},
-            {"role": "assistant", "content": answer},
-            {"role": "user", "content": again},
-        ]
-        pieces = _cut(render(tokenizer, talk), (user, answer, again))
-        before_system, system_to_user = pieces[0], "\n\n"
-        try:
-            rendered = render(tokenizer, [{"role": "system", "content": system}, *talk])
-        except ValueError:  # the template refuses the role
-            rendered = ""
-        if system in rendered:
-            before_system, system_to_user = _cut(rendered, (system, user))[:2]
-
-        def ids(piece: str) -> tuple[int, ...]:
-            return tuple(tokenizer.encode(piece, add_special_tokens=False))
-
-        after_answer = ids(pieces[2])
-        # A template may end an answer with plain text; the tokenizer's own end token
-        # then ends the turn.
-        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        if not after_answer or after_answer[0] not in special:
-            if tokenizer.eos_token_id is None:
-                raise ValueError("chat template: no token ends the assistant's message")
-            after_answer = (tokenizer.eos_token_id, *after_answer)
-        return cls(
-            before_system=ids(before_system),
-            system_to_user=ids(system_to_user),
-            before_user=ids(pieces[0]),
-            user_to_assistant=ids(pieces[3]),
-            assistant_to_user=after_answer[1:],
-            end_of_turn=after_answer[0],
-            action_close=tag_ids(tokenizer)[ACTION_CLOSE],
-        )
-
-
-def _cut(text: str, markers: Sequence[str]) -> list[str]:
-    """Return the pieces of ``text`` around the markers; raise ``ValueError``."""
-    pieces: list[str] = []
-    for marker in markers:
-        before, found, text = text.partition(marker)
-        if not found:
-            raise ValueError(f"chat template: the content {marker} is missing")
-        pieces.append(before)
-    return [*pieces, text]
-
-
 # Sequences
 
 
@@ -368,18 +287,11 @@ class Encoder:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def text_ids(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a content. Tags count, chat marks inside it do not.
-
-        A user who types ``<|assistant|>`` must not be able to speak for the model.
-        """
+        """Return the ids of a content (``content_ids``)."""
         if text not in self._known:
             if len(self._known) > 100_000:
                 self._known.clear()
-            self._known[text] = tuple(
-                self.tokenizer.encode(
-                    text, add_special_tokens=False, split_special_tokens=True
-                )
-            )
+            self._known[text] = content_ids(self.tokenizer, text, self.frame.anchor)
         return self._known[text]
 
     def response_ids(self, text: str) -> tuple[int, ...]:

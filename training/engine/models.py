@@ -17,8 +17,8 @@ from transformers import (
     set_seed,
 )
 
+from training.engine.chat_frame import ChatFrame
 from training.engine.configs import flags_as_loaded, restore
-from training.engine.conversations import ChatFrame
 
 EMBEDDING = 0.1  # standard deviation
 
