@@ -173,8 +173,11 @@ CELERY_TIMEZONE = TIME_ZONE
 
 # --- runs (training/supervising.py) --------------------------------------------------
 
-# How often a run whose program or worker was killed is taken up before it fails.
+# How often a run whose program or worker was killed is taken up without a new checkpoint
+# before it fails.
 RUN_ATTEMPTS = env.integer("CONCORD_RUN_ATTEMPTS", 3, minimum=1)
+# After how many minutes without an event a program counts as hung, and is ended.
+RUN_SILENCE = env.integer("CONCORD_RUN_SILENCE", 120, minimum=1)
 # How many programs one worker runs side by side; each may want a whole machine or GPU.
 RUNS_AT_ONCE = env.integer("CONCORD_RUNS_AT_ONCE", 1, minimum=1)
 # Programs start by a fork of a process that has made their imports (training/warming.py).

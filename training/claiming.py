@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from django.conf import settings
@@ -28,12 +28,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. ``beat`` renews the lease; ``grace`` lies between SIGTERM and SIGKILL."""
+    """Seconds. ``beat`` renews the lease; ``grace`` lies between SIGTERM and SIGKILL.
+
+    A checkpoint that is being written by the end of the grace gets up to ``save`` more,
+    as long as it grows, with pauses of at most ``pause``. A program that writes no event
+    for ``silence`` is ended.
+    """
 
     poll: float = 0.5
     lease: float = 30.0
     beat: float = 2.0
-    grace: float = 60.0
+    grace: float = 15.0
+    pause: float = 10.0
+    save: float = 600.0
+    silence: float = field(default_factory=lambda: 60.0 * settings.RUN_SILENCE)
     hint_again: float = 30.0
     lock_wait: float = 10.0
 
@@ -71,6 +79,7 @@ def claim_run(
             state=RunState.STARTING,
             token=F("token") + 1,
             attempts=F("attempts") + 1,
+            claimed_at_step=newest_step(run),
             worker=(worker or this_worker())[:200],
             device=place.gpu,
             leased_until=Now() + timedelta(seconds=timing.lease),
@@ -89,9 +98,14 @@ def _claimable() -> QuerySet[Run]:
 def _give_back(run: Run) -> bool:
     """End a locked, active run whose supervisor has vanished; True if queued again."""
     worker = run.worker or "its worker"
+    try:
+        register_found(run)
+    except OSError as error:  # it must not keep this and others waiting
+        logger.warning("Run %s: nothing registered: %s", run.pk, error)
     if run.stop_requested:
         _end(run, RunState.STOPPED, f"{worker} vanished while the run was stopping.")
         return False
+    run.attempts = attempts_in_vain(run)
     if run.attempts >= settings.RUN_ATTEMPTS:
         _end(
             run,
@@ -101,7 +115,7 @@ def _give_back(run: Run) -> bool:
         )
         return False
     run.state, run.leased_until, run.hinted_at = RunState.QUEUED, None, None
-    run.save(update_fields=["state", "leased_until", "hinted_at"])
+    run.save(update_fields=["state", "leased_until", "hinted_at", "attempts"])
     note_once(
         run, "warning", f"{worker} gave no sign of life: the run is queued again."
     )
@@ -115,17 +129,33 @@ def _end(run: Run, state: RunState, why: str) -> None:
     note_once(run, "error" if state == RunState.FAILED else "info", why)
 
 
+def newest_step(run: Run) -> int | None:
+    """Return the step of the run's newest checkpoint, None before the first."""
+    steps = Checkpoint.objects.filter(run=run).order_by("-step")
+    return steps.values_list("step", flat=True).first()
+
+
+def attempts_in_vain(run: Run) -> int:
+    """Return how many attempts were made since the last that left a new checkpoint.
+
+    That one is the first of them: a run that gets on is not given up.
+    """
+    newest = newest_step(run)
+    has_new = newest is not None and newest > (
+        -1 if run.claimed_at_step is None else run.claimed_at_step
+    )
+    return min(run.attempts, 1) if has_new else run.attempts
+
+
 def attempts_made(run: Run) -> str:
     return "1 attempt was" if run.attempts == 1 else f"{run.attempts} attempts were"
 
 
 def what_is_kept(run: Run) -> str:
-    step = (
-        Checkpoint.objects.filter(run=run).order_by("-step").values_list("step").first()
-    )
+    step = newest_step(run)
     if step is None:
         return "It had no checkpoint yet."
-    return f"Its last checkpoint is step {step[0]}: resume to go on from there."
+    return f"Its last checkpoint is step {step}: resume to go on from there."
 
 
 def note_once(run: Run, level: str, message: str) -> None:
@@ -146,10 +176,6 @@ def reconcile(*, timing: Timing | None = None) -> list[int]:
         with transaction.atomic():
             run = lost.select_for_update(skip_locked=True).filter(pk=pk).first()
             if run is not None:
-                try:
-                    register_found(run)
-                except OSError as error:  # it must not keep this and others waiting
-                    logger.warning("Run %s: nothing registered: %s", pk, error)
                 _give_back(run)
     hinted: list[int] = []
     waiting = Run.objects.filter(state=RunState.QUEUED).filter(

@@ -28,6 +28,7 @@ from django.db.models.functions import Now
 from training import store
 from training.claiming import (
     Timing,
+    attempts_in_vain,
     attempts_made,
     claim_run,
     note_once,
@@ -42,6 +43,7 @@ from training.models import (
     RunKind,
     RunState,
 )
+from training.patience import Patience
 from training.preparing import lock_of, prepare_directory
 from training.programs import program_command, program_environment
 from training.promoting import promote_the_first
@@ -203,6 +205,7 @@ class _Supervision:
         self.heart = _Heart(run, timing)
         self.porter = _Porter(run, timing.beat)
         self.child: subprocess.Popen[bytes] | None = None
+        self.fell_silent = False
 
     def see_through(self) -> Outcome:
         """Run the program and end the run; the program never outlives this call."""
@@ -316,7 +319,9 @@ class _Supervision:
             **self.environment,
             "CONCORD_LEASH": "1",
             # The launcher of several processes kills them after half a minute else.
-            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(self.timing.grace)),
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(
+                math.ceil(self.timing.grace + self.timing.save)
+            ),
         }
         with (self.run.directory / "log.txt").open("ab") as log:
             self.child = subprocess.Popen(
@@ -332,7 +337,7 @@ class _Supervision:
 
     def watch(self, child: subprocess.Popen[bytes]) -> int:
         """Bring in what the program says until it ends; return its exit status."""
-        asked_at: float | None = None
+        patience = Patience(self.run.directory, self.timing)
         log_size = -1
         visible = visible_devices(settings.WORKER_DEVICE, os.environ)
         self.meter = Meter(child, visible.get("CUDA_VISIBLE_DEVICES"))
@@ -342,6 +347,8 @@ class _Supervision:
             if self.heart.lost.is_set():
                 raise LostRunError(f"run {self.run.pk} was claimed by another worker")
             said = self.patiently(self.ingest)
+            if said:
+                patience.hear()
             if said and self.run.state == RunState.STARTING:
                 self.patiently(self._running)
             size = _size(self.run.directory / "log.txt")
@@ -354,12 +361,14 @@ class _Supervision:
             if has_ended:
                 self.kill()
                 return child.returncode
-            if self.heart.stop.is_set() or self.shutdown.is_set():
-                if asked_at is None:
-                    asked_at = time.monotonic()
+            self.fell_silent = self.fell_silent or patience.is_silent()
+            called = self.heart.stop.is_set() or self.shutdown.is_set()
+            if called or self.fell_silent:
+                if patience.asked_at is None:
+                    patience.ask()
                     (self.run.directory / "stop").touch()
                     os.kill(child.pid, signal.SIGTERM)
-                elif time.monotonic() - asked_at > self.timing.grace:
+                elif patience.is_over():
                     os.killpg(child.pid, signal.SIGKILL)
             time.sleep(self.timing.poll)
 
@@ -403,6 +412,9 @@ class _Supervision:
             return self.queue_again(
                 f"The worker shut down at step {run.step}; another one goes on."
             )
+        if self.fell_silent:
+            minutes = f"{self.timing.silence / 60:g} minutes"
+            return self.crashed(f"The program wrote no event for {minutes}; ended")
         if said == "stopped":
             return self.end(RunState.STOPPED)
         if status < 0:
@@ -436,6 +448,8 @@ class _Supervision:
         """Queue a run again whose program was killed, or fail it at the last attempt."""
         run = self.run
         where = f"{what} at step {run.step}"
+        self.patiently(lambda: register_found(run))
+        run.attempts = self.patiently(lambda: attempts_in_vain(run))
         if run.attempts >= settings.RUN_ATTEMPTS:
             kept = self.patiently(lambda: what_is_kept(run))
             return self.end(

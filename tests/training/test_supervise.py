@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from django.db import connection, transaction
@@ -508,3 +510,200 @@ def test_a_short_lease_is_renewed_while_the_run_is_held():
     timing = Timing(poll=0.02, lease=0.6, beat=0.1, grace=3)
     assert supervise(run, tiny("--steps", 60), timing=timing) is Outcome.FINISHED
     assert run.attempts == 1
+
+
+# A run that gets on is not given up
+
+
+def test_a_run_that_leaves_new_checkpoints_is_never_given_up(settings):
+    settings.RUN_ATTEMPTS = 2
+    run = make_run()
+    for kill_at in (7, 12, 17, 22, 27):
+        command = tiny("--steps", 30, "--kill-at", kill_at, "--every-attempt")
+        assert supervise(run, command) is Outcome.QUEUED_AGAIN
+        assert run.attempts == 1
+    assert supervise(run, tiny("--steps", 30)) is Outcome.FINISHED
+    assert [start for _, start in program_starts(run)][-1] == "attempt 2 from 25"
+
+
+def test_attempts_without_a_new_checkpoint_end_a_run_that_had_got_on(settings):
+    settings.RUN_ATTEMPTS = 2
+    run = make_run()
+    assert supervise(run, tiny("--kill-at", 7, "--every-attempt")) is (
+        Outcome.QUEUED_AGAIN
+    )
+    command = tiny("--kill-at", 8, "--every-attempt")
+    assert supervise(run, command) is Outcome.FAILED
+    assert "2 attempts were made. Its last checkpoint is step 5" in run.error
+
+
+def test_lost_workers_of_a_run_that_gets_on_do_not_end_it(settings):
+    settings.RUN_ATTEMPTS = 2
+    run = make_run()
+    for number in range(3):
+        newest = run.checkpoints.order_by("-step").first()
+        reached = newest.step if newest else 0
+        worker = start_worker(run, tiny("--steps", 5000, "--pause", 0.05), lease=1)
+        new = run.checkpoints.filter(step__gt=reached)
+        wait_until(new.exists, 30, f"a checkpoint of attempt {number + 1}")
+        worker.kill()
+        worker.communicate()
+        wait_until(
+            lambda: Run.objects.filter(
+                pk=run.pk, leased_until__lt=timezone.now()
+            ).exists()
+        )
+        claiming.reconcile()
+        run.refresh_from_db()
+        assert (run.state, run.attempts) == ("queued", 1)
+
+
+# Programs that do not hear
+
+
+def supervised(run, command, timing):
+    """Supervise in a thread of its own; return it, started."""
+
+    def work():
+        try:
+            supervising.supervise(run.pk, command=command, timing=timing)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def group_of(pid):
+    """Return the states of the processes in a group that are more than zombies."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _parent, group = stat.read_text().rsplit(")", 1)[1].split()[:3]
+        except OSError:  # gone meanwhile
+            continue
+        if int(group) == pid and state not in "ZX":
+            found.append(state)
+    return found
+
+
+DEAF = {
+    "ignores the signal": "trap '' TERM; echo $$ > {mark}; while :; do sleep 1; done",
+    "stopped": "echo $$ > {mark}; kill -STOP $$; sleep 1000",
+    "helpers": (
+        "trap '' TERM; (trap '' TERM; sleep 1000) & (trap '' TERM; sleep 1000) & "
+        "echo $$ > {mark}; wait; while :; do sleep 1; done"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DEAF)
+def test_a_deaf_program_is_gone_soon_after_the_click(kind, tmp_path):
+    mark = tmp_path / "begun"
+    script = DEAF[kind].format(mark=mark) + " # "
+    run = make_run()
+    timing = Timing(poll=0.02, beat=0.1, grace=1.0)
+    worker = supervised(run, ["/bin/sh", "-c", script], timing)
+    wait_until(mark.exists)
+    pid = int(wait_until(mark.read_text))
+    assert group_of(pid)
+    launching.stop_run(run=run, user=None)
+    began = time.monotonic()
+    worker.join(20)
+    assert time.monotonic() - began < 5
+    run.refresh_from_db()
+    assert (run.state, run.error) == ("stopped", "")
+    wait_until(lambda: not group_of(pid), 2, "the end of the group")
+
+
+def test_from_the_click_to_the_end_it_takes_at_most_half_a_minute():
+    """The parts are tested above; these are the times that a worker really uses."""
+    timing = Timing()
+    assert timing.beat + timing.grace + timing.pause + 2 * timing.poll <= 30
+
+
+SAVE_SLOWLY = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+run = pathlib.Path(sys.argv[-1])
+folder = run / "checkpoints" / ".staging-step-000001"
+folder.mkdir(parents=True)
+(run / "events.jsonl").touch()
+with (folder / "weights").open("wb") as file:
+    for _ in range({times}):
+        file.write(b"x")
+        file.flush()
+        time.sleep(0.1)
+(run / "saved").touch()
+folder.rename(folder.with_name("renamed"))
+time.sleep({then})
+"""
+
+
+def test_a_checkpoint_that_is_being_written_is_waited_for():
+    run = make_run()
+    script = SAVE_SLOWLY.format(times=30, then=0)
+    timing = Timing(poll=0.02, beat=0.05, grace=0.5, pause=1.5)
+    worker = supervised(run, [sys.executable, "-c", script], timing)
+    wait_until((run.directory / "events.jsonl").exists)
+    launching.stop_run(run=run, user=None)
+    worker.join(20)
+    assert (run.directory / "saved").exists()
+
+
+def test_a_checkpoint_that_does_not_grow_is_not_waited_for():
+    run = make_run()
+    script = SAVE_SLOWLY.replace("0.1", "100").format(times=2, then=0)
+    timing = Timing(poll=0.02, beat=0.05, grace=0.5, pause=0.5)
+    worker = supervised(run, [sys.executable, "-c", script], timing)
+    wait_until((run.directory / "events.jsonl").exists)
+    launching.stop_run(run=run, user=None)
+    began = time.monotonic()
+    worker.join(20)
+    assert time.monotonic() - began < 5
+    run.refresh_from_db()
+    assert run.state == "stopped"
+
+
+# Programs that hang
+
+
+def test_a_program_that_hangs_is_ended_and_goes_on_from_its_checkpoint():
+    run = make_run()
+    timing = Timing(poll=0.02, beat=0.1, grace=0.5, silence=1.0)
+    hangs = tiny("--steps", 20, "--hang-at", 12)
+    assert supervise(run, hangs, timing=timing) is Outcome.QUEUED_AGAIN
+    assert "The program wrote no event for 0.0166667 minutes; ended at step 12." in (
+        notes(run)
+    )
+    assert supervise(run, tiny("--steps", 20), timing=timing) is Outcome.FINISHED
+    assert [start for _, start in program_starts(run)] == [
+        "attempt 1 from 0",
+        "attempt 2 from 10",
+    ]
+
+
+def test_a_program_that_hangs_again_and_again_fails_with_the_reason(settings):
+    settings.RUN_ATTEMPTS = 2
+    run = make_run()
+    timing = Timing(poll=0.02, beat=0.1, grace=0.2, silence=0.6)
+    hangs = tiny("--steps", 20, "--hang-at", 2)
+    assert supervise(run, hangs, timing=timing) is Outcome.QUEUED_AGAIN
+    assert supervise(run, hangs, timing=timing) is Outcome.FAILED
+    assert run.error.startswith("The program wrote no event for 0.01 minutes; ended at")
+
+
+def test_a_program_that_is_slow_but_speaks_is_left_alone():
+    run = make_run()
+    timing = Timing(poll=0.02, beat=0.1, grace=1, silence=1.5)
+    slow = tiny("--steps", 6, "--pause", 0.5)
+    assert supervise(run, slow, timing=timing) is Outcome.FINISHED
+
+
+def test_a_long_save_is_no_silence():
+    run = make_run()
+    timing = Timing(poll=0.02, beat=0.1, grace=0.5, silence=0.5)
+    script = SAVE_SLOWLY.format(times=25, then=0)
+    supervise(run, [sys.executable, "-c", script], timing=timing)
+    assert (run.directory / "saved").exists()

@@ -36,6 +36,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--torn-line", action="store_true")
     parser.add_argument("--crash-at", type=int, default=0)
     parser.add_argument("--exit-at", type=int, default=0)
+    parser.add_argument("--hang-at", type=int, default=0)
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--slow-start", type=float, default=0.0)
     parser.add_argument("--responses", default="")
@@ -129,6 +130,8 @@ def train(run: RunDirectory, args: argparse.Namespace) -> Ending:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == args.crash_at:
             raise ZeroDivisionError("the loss is nothing")
+        while step == args.hang_at:
+            time.sleep(1)
         if step == args.exit_at:
             print("cannot go on: no space left on device", flush=True)  # noqa: T201
             os._exit(3)

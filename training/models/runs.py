@@ -141,7 +141,14 @@ class Run(models.Model):
         default=0, help_text="Fencing token: grows with every claim."
     )
     heartbeat_at = models.DateTimeField(null=True, blank=True)
-    attempts = models.PositiveSmallIntegerField(default=0)
+    attempts = models.PositiveSmallIntegerField(
+        default=0, help_text="Since the last attempt that left a new checkpoint."
+    )
+    claimed_at_step = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="The step of its newest checkpoint when it was claimed.",
+    )
     step = models.PositiveIntegerField(default=0)
     steps_total = models.PositiveIntegerField(default=0)
     hinted_at = models.DateTimeField(

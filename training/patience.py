@@ -1,0 +1,81 @@
+"""How long a supervisor waits: for a program that says nothing, or will not stop."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.claiming import Timing
+
+Staged = tuple[str, int, int, int]  # a folder's name, files, bytes, newest change
+
+
+class Patience:
+    """Watches one program's signs of life; all times are seconds of a steady clock.
+
+    A program is silent when it has written no event, and nothing of a checkpoint, for
+    ``timing.silence``. One that was asked to stop is waited for as long as
+    ``timing.grace``, and longer only for the checkpoint it is writing by then: as long
+    as that grows, with pauses of at most ``timing.pause``.
+    """
+
+    def __init__(self, directory: Path, timing: Timing) -> None:
+        self.checkpoints, self.timing = directory / "checkpoints", timing
+        self.asked_at: float | None = None
+        self.heard_at = time.monotonic()
+        self._staged: Staged | None = None
+        self._awaited = ""  # the checkpoint that is still waited for
+        self._grew_at = 0.0
+
+    def hear(self) -> None:
+        """Note that the program has said something."""
+        self.heard_at = time.monotonic()
+
+    def is_silent(self) -> bool:
+        now = time.monotonic()
+        if now - self.heard_at <= self.timing.silence:
+            return False
+        # Walking through the folder costs something: only when it matters.
+        staged = self._look()
+        if staged is not None and staged != self._staged:
+            self._staged, self.heard_at = staged, now
+            return False
+        return True
+
+    def ask(self) -> None:
+        """Note that the program has been asked to stop."""
+        self.asked_at = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether a program that was asked to stop has had its time."""
+        now = time.monotonic()
+        if self.asked_at is None or now - self.asked_at <= self.timing.grace:
+            return False
+        staged = self._look()
+        if staged is None or now - self.asked_at > self.timing.grace + self.timing.save:
+            return True
+        if not self._awaited:
+            self._awaited, self._grew_at = staged[0], now
+        if staged[0] != self._awaited:  # it goes on working, and saves again
+            return True
+        if staged != self._staged:
+            self._staged, self._grew_at = staged, now
+        return now - self._grew_at > self.timing.pause
+
+    def _look(self) -> Staged | None:
+        """Return what a checkpoint that is being written has by now."""
+        for folder in self.checkpoints.glob(".staging-*"):
+            files = size = newest = 0
+            for parent, _folders, names in os.walk(folder):
+                for name in names:
+                    try:
+                        found = (Path(parent) / name).stat()
+                    except OSError:  # moved meanwhile
+                        continue
+                    files, size = files + 1, size + found.st_size
+                    newest = max(newest, found.st_mtime_ns)
+            return folder.name, files, size, newest
+        return None
