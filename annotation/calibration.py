@@ -10,20 +10,17 @@ somebody's screen moves only that pair in or out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from django.db.models import Avg, Case, Count, F, Q, When
 from django.utils.translation import gettext_lazy as _
 
 from actions.grammar import FormatError, parse
 from annotation.differences import PairView, view_of_pair
-from annotation.models import InputKind, Judgment, Pair, Project, Reason, Verdict
+from annotation.models import InputKind, Pair, Project, Reason
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.utils.functional import _StrPromise
 
 # On a page that does not name the sides these reasons are told by side; a form that
@@ -43,8 +40,8 @@ class Arrangement:
     """How the judgments of one arrangement came out.
 
     ``consistent`` is the share of 1 among ``count``; ``agreement`` the share that equals
-    the outcome among the ``final`` judgments: those whose pair has one that others had a
-    say in. None means that there is nothing to divide by.
+    what others say among the ``final`` judgments: those whose pair has an outcome that
+    others had a say in. None means that there is nothing to divide by.
     """
 
     sides_swapped: bool | None
@@ -103,38 +100,36 @@ def reasons_from_sides(reasons: Iterable[str], *, swapped: bool | None) -> list[
 
 
 def arrangements(
-    *, project: Project, labeler: User | None = None, since: datetime | None = None
-) -> list[Arrangement]:
+    *,
+    given: Iterable[tuple[bool | None, int]],
+    compared: Iterable[tuple[bool | None, bool]],
+) -> tuple[Arrangement, ...]:
     """Compare judgments with the sides named, unnamed, and unnamed and swapped.
 
-    In one query. Only judgments that count; agreement only with pairs that are final.
+    ``given`` are judgments as (sides_swapped, verdict); ``compared`` are those of them
+    whose pair is final, as (sides_swapped, whether the others say the same).
     """
-    judgments = Judgment.objects.counted().filter(pair__project=project)
-    if labeler is not None:
-        judgments = judgments.filter(labeler=labeler)
-    if since is not None:
-        judgments = judgments.filter(created_at__gte=since)
-    is_final = Q(final_verdict__isnull=False)
-    rows = (
-        judgments.with_final_verdict()
-        .order_by()
-        .values("sides_swapped")
-        .annotate(
-            count=Count("pk"),
-            consistent=Avg(
-                Case(When(verdict=Verdict.CONSISTENT, then=1.0), default=0.0)
-            ),
-            final=Count("pk", filter=is_final),
-            agreement=Avg(
-                Case(When(verdict=F("final_verdict"), then=1.0), default=0.0),
-                filter=is_final,
-            ),
+    verdicts: dict[bool | None, list[int]] = {}
+    for swapped, verdict in given:
+        verdicts.setdefault(swapped, []).append(verdict)
+    agreed: dict[bool | None, list[bool]] = {}
+    for swapped, is_agreed in compared:
+        agreed.setdefault(swapped, []).append(is_agreed)
+    return tuple(
+        Arrangement(
+            sides_swapped=swapped,
+            count=len(verdicts[swapped]),
+            consistent=_mean(verdicts[swapped]),
+            final=len(agreed.get(swapped, ())),
+            agreement=_mean(agreed.get(swapped, ())),
         )
+        for swapped in (None, False, True)
+        if swapped in verdicts
     )
-    order = {None: 0, False: 1, True: 2}
-    return sorted(
-        (Arrangement(**row) for row in rows), key=lambda row: order[row.sides_swapped]
-    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _is_well_formed(pair: Pair) -> bool:

@@ -166,7 +166,7 @@ def last_known_version(
     read = GuidelineReading.objects.filter(
         project=project, user=user, version__lt=before
     ).aggregate(last=Max("version"))
-    judged = Judgment.objects.filter(labeler=user, pair__project=project).aggregate(
+    judged = Judgment.objects.filter(labeler=user, project=project).aggregate(
         last=Max("guideline_version")
     )
     known = max(read["last"] or 0, min(judged["last"] or 0, before - 1))

@@ -318,6 +318,7 @@ def _record(
     # Versions are numbered from 1 without a gap.
     current, on_screen = pair.project.guideline_version, guideline_version or 0
     judgment = Judgment.objects.create(
+        project_id=pair.project_id,
         pair=pair,
         slot=slot,
         # A tab from before the person released or undid this very slot and got it
@@ -374,7 +375,7 @@ def last_decisions(
     """Return the person's newest judgments that stand, the newest first."""
     return (
         Judgment.objects.current()
-        .filter(labeler=user, pair__project=project)
+        .filter(labeler=user, project=project)
         .select_related("pair__turn__sample")
         .order_by("-pk")[:limit]
     )
@@ -418,6 +419,7 @@ def undo_judgment(
             .get(judgment=judgment)
         )
         Judgment.objects.create(
+            project_id=pair.project_id,
             pair=pair,
             slot=slot,
             token=slot.token,

@@ -1,27 +1,32 @@
-"""A person's own figures: pace, dwell, and agreement with what pairs came out as.
+"""A person's own figures: pace, dwell, and agreement with what the others said.
 
-Agreement is told of final pairs only, and only where somebody else had a say in the
-outcome; before that it would be a hint, and on one's own word alone it would say nothing.
+Agreement leaves one's own vote out: it is with a curator's word, or with the majority of
+the other judgments. It is told of final pairs only; before that it would be a hint.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from statistics import median
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib.postgres.expressions import ArraySubquery
-from django.db.models import OuterRef, Subquery
+from django.db.models import Count, OuterRef, Q, Subquery
+from django.db.models.functions import JSONObject
 from django.utils import timezone
 
+from annotation.calibration import Arrangement, arrangements
 from annotation.models import (
     Adjudication,
     Judgment,
+    JudgmentQuerySet,
     Project,
     Reason,
+    Slot,
+    SlotState,
     Verdict,
 )
 from annotation.sessions import midnight_of
@@ -33,26 +38,33 @@ if TYPE_CHECKING:
 DAYS: Final = 30
 # Above this the oldest of the 30 days are left out rather than the page made slow.
 ROWS: Final = 5000
+# So many of the newest are compared with the others': each costs a look at its pair.
+COMPARED: Final = 100
 
 
 @dataclass(frozen=True)
 class Spell:
     """The judgments of a time: from ``start`` on.
 
-    ``quick`` took less than the project's minimum dwell; ``final`` are those whose pair
-    is final, of which ``agreed`` equal the outcome. ``median`` is in seconds.
+    ``quick`` took less than the project's minimum dwell. ``median`` is in seconds.
     """
 
     start: date
     count: int
     quick: int
     median: float | None
-    final: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of ``count`` judgments whose pair is final, so many equal what others say of it."""
+
+    count: int
     agreed: int
 
     @property
     def percent(self) -> int | None:
-        return percent(self.agreed, self.final)
+        return percent(self.agreed, self.count)
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,9 @@ class ReasonSeen:
 class Progress:
     whole: Spell
     weeks: tuple[Spell, ...]
+    agreement: Agreement
     reasons: tuple[ReasonSeen, ...]
+    arrangements: tuple[Arrangement, ...]
 
 
 @dataclass(frozen=True)
@@ -80,98 +94,143 @@ class _Row:
     at: datetime
     verdict: int
     seconds: float
-    final: int | None
+    sides_swapped: bool | None
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A judgment, and the verdict and reasons of the others: None where they say none."""
+
+    verdict: int
+    sides_swapped: bool | None
+    others: int | None
     reasons: frozenset[str]
+
+    @property
+    def is_agreed(self) -> bool:
+        return self.verdict == self.others
 
 
 def percent(part: int, whole: int) -> int | None:
     return round(100 * part / whole) if whole else None
 
 
+def totals_of(*, project: Project, user: User) -> dict[str, int]:
+    """Count the person's judgments that stand: ``total``, ``today`` and what kind."""
+    mine = Judgment.objects.current().filter(labeler=user, project=project)
+    return mine.aggregate(
+        total=Count("pk"),
+        today=Count("pk", filter=Q(created_at__gte=midnight_of(timezone.now()))),
+        consistent=Count("pk", filter=Q(verdict=Verdict.CONSISTENT)),
+        extras=Count("pk", filter=Q(is_extra=True)),
+    )
+
+
 def progress_of(*, project: Project, user: User) -> Progress:
-    """Return the person's figures of the last 30 days, whole and by week: one query."""
-    now = timezone.now()
-    since = midnight_of(now) - timedelta(days=DAYS - 1)
-    rows = _rows(project, user, since)
+    """Return the person's figures of the last 30 days, whole and by week: two queries."""
+    since = midnight_of(timezone.now()) - timedelta(days=DAYS - 1)
+    mine = (
+        Judgment.objects.current()
+        .filter(labeler=user, project=project, created_at__gte=since)
+        .order_by("-created_at")
+    )
+    rows = _rows(mine)
+    compared = _compared(mine, user)
     weeks: dict[date, list[_Row]] = {}
     for row in rows:
         day = timezone.localtime(row.at).date()
         weeks.setdefault(day - timedelta(days=day.weekday()), []).append(row)
+    final = [one for one in compared if one.others is not None]
     return Progress(
         whole=_spell(timezone.localtime(since).date(), rows, project),
         weeks=tuple(
             _spell(start, weeks[start], project)
             for start in sorted(weeks, reverse=True)
         ),
-        reasons=_reasons_seen(rows),
+        agreement=Agreement(len(final), sum(one.is_agreed for one in final)),
+        reasons=_reasons_seen(final),
+        arrangements=arrangements(
+            given=[(row.sides_swapped, row.verdict) for row in rows],
+            compared=[(one.sides_swapped, one.is_agreed) for one in final],
+        ),
     )
 
 
-def _rows(project: Project, user: User, since: datetime) -> list[_Row]:
-    mine = Judgment.objects.current().filter(
-        labeler=user, pair__project=project, created_at__gte=since
+def _rows(mine: JudgmentQuerySet) -> list[_Row]:
+    found = mine.values_list("created_at", "verdict", "seconds_spent", "sides_swapped")
+    return [_Row(*each) for each in found[:ROWS]]
+
+
+def _compared(mine: JudgmentQuerySet, user: User) -> list[_Compared]:
+    """Return the newest that count, each with what was said of its pair besides."""
+    slots = Slot.objects.filter(pair=OuterRef("pair")).exclude(
+        state=SlotState.CLOSED, round__gt=1
     )
-    theirs = (
-        Judgment.objects.counted()
-        .filter(pair=OuterRef("pair"), verdict=Verdict.INCONSISTENT)
-        .exclude(labeler=user)
-        .order_by()
+    vote = JSONObject(
+        labeler="judgment__labeler",
+        verdict="judgment__verdict",
+        reasons="judgment__reasons",
     )
-    curators = Adjudication.objects.filter(pair=OuterRef("pair"))
-    found = (
-        mine.with_final_verdict()
-        .order_by("-created_at")
-        .values_list(
-            "created_at",
-            "verdict",
-            "seconds_spent",
-            "is_extra",
-            "final_verdict",
-            Subquery(curators.values("reasons")[:1]),
-            ArraySubquery(theirs.values("reasons")),
-        )[:ROWS]
+    words = Adjudication.objects.filter(pair=OuterRef("pair")).exclude(curator=user)
+    word = JSONObject(verdict="verdict", reasons="reasons")
+    found = mine.filter(is_extra=False).values_list(
+        "verdict",
+        "sides_swapped",
+        ArraySubquery(slots.values(vote=vote)),
+        Subquery(words.values(word=word)[:1]),
     )
     return [
-        _Row(
-            at=at,
-            verdict=verdict,
-            seconds=seconds,
-            final=None if is_extra else final,
-            reasons=frozenset(
-                word or [reason for reasons in others for reason in reasons]
-            ),
-        )
-        for at, verdict, seconds, is_extra, final, word, others in found
+        _Compared(verdict, swapped, *_without(user.pk, votes, word))
+        for verdict, swapped, votes, word in found[:COMPARED]
     ]
+
+
+def _without(
+    own: int, votes: Sequence[dict[str, Any]], word: dict[str, Any] | None
+) -> tuple[int | None, frozenset[str]]:
+    """Return what the others say of a pair, and why it differs: leave-one-out.
+
+    That is nothing while a judgment is outstanding, where all of them tie (the pair is
+    in dispute), and where those of the others do: then the one left out decided.
+    """
+    if word is not None:
+        return word["verdict"], frozenset(word["reasons"])
+    others = [vote for vote in votes if vote["labeler"] != own]
+    verdicts = [vote["verdict"] for vote in votes]
+    theirs = [vote["verdict"] for vote in others]
+    if None in verdicts or 2 * sum(verdicts) == len(verdicts):
+        return None, frozenset()
+    if 2 * sum(theirs) == len(theirs):
+        return None, frozenset()
+    is_consistent = 2 * sum(theirs) > len(theirs)
+    reasons = [reason for vote in others for reason in vote["reasons"]]
+    return int(is_consistent), frozenset() if is_consistent else frozenset(reasons)
 
 
 def _spell(start: date, rows: Iterable[_Row], project: Project) -> Spell:
     rows = list(rows)
     # 0 is what a page without scripts sends: no time was taken.
     timed = [row.seconds for row in rows if row.seconds > 0]
-    final = [row for row in rows if row.final is not None]
     return Spell(
         start=start,
         count=len(rows),
         quick=sum(seconds < project.minimum_dwell_seconds for seconds in timed),
         median=median(timed) if timed else None,
-        final=len(final),
-        agreed=sum(row.verdict == row.final for row in final),
     )
 
 
-def _reasons_seen(rows: Iterable[_Row]) -> tuple[ReasonSeen, ...]:
-    """Tell per reason how often the person saw what the final answer says is there.
+def _reasons_seen(final: Iterable[_Compared]) -> tuple[ReasonSeen, ...]:
+    """Tell per reason how often the person saw what the others say is there.
 
     The reasons are the curator's, else those of the other people who judged 0.
     """
     counts: Counter[str] = Counter()
     seen: Counter[str] = Counter()
-    for row in rows:
-        if row.final == Verdict.INCONSISTENT:
-            counts.update(row.reasons)
-            if row.verdict == Verdict.INCONSISTENT:
-                seen.update(row.reasons)
+    for one in final:
+        if one.others == Verdict.INCONSISTENT:
+            counts.update(one.reasons)
+            if one.is_agreed:
+                seen.update(one.reasons)
     return tuple(
         ReasonSeen(reason.label, counts[reason], seen[reason])
         for reason in Reason

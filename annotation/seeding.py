@@ -188,7 +188,7 @@ def judge(project: Project, samples: Sequence[DemoSample], cast: Cast) -> None:
                 units_that_differ=() if is_same else truth.differs,
                 order_confirmed=True,
             )
-    Judgment.objects.filter(pair__project=project).update(
+    Judgment.objects.filter(project=project).update(
         created_at=timezone.now() - LONG_AGO
     )
 

@@ -40,18 +40,15 @@ PAUSE: Final = timedelta(minutes=5)
 LOOK_BACK: Final = timedelta(hours=6)
 
 # The index judgment_by_labeler_time gives ``recent``; the strip walks judgment_by_labeler.
-# Project and successor are asked in scalar sub-queries on purpose: as joins the planner
-# may read both tables whole for the few hundred rows of a day.
+# The successor is asked in a scalar sub-query on purpose: as a join the planner may read
+# the table whole for the few hundred rows of a day.
 _SESSION: Final = """
 (
     WITH recent AS MATERIALIZED (
         SELECT j.id, j.verdict, j.seconds_spent, j.created_at
         FROM annotation_judgment j
-        WHERE j.labeler_id = %(user)s
+        WHERE j.labeler_id = %(user)s AND j.project_id = %(project)s
           AND j.created_at >= %(since)s AND j.verdict <> 2
-          AND (
-              SELECT p.project_id FROM annotation_pair p WHERE p.id = j.pair_id
-          ) = %(project)s
           AND (
               SELECT true FROM annotation_judgment later
               WHERE later.supersedes_id = j.id
@@ -88,7 +85,7 @@ _SESSION: Final = """
         JOIN annotation_pair p ON p.id = j.pair_id
         JOIN annotation_turn turn ON turn.id = p.turn_id
         JOIN annotation_sample sample ON sample.id = turn.sample_id
-        WHERE j.labeler_id = %(user)s AND p.project_id = %(project)s
+        WHERE j.labeler_id = %(user)s AND j.project_id = %(project)s
           AND j.verdict <> 2 AND NOT EXISTS (
               SELECT FROM annotation_judgment later WHERE later.supersedes_id = j.id
           )

@@ -454,13 +454,18 @@ class QueueCursor(models.Model):
 class JudgmentQuerySet(models.QuerySet["Judgment"]):
     def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> JudgmentQuerySet:
         """Return the judgments of the projects ``user`` is a member of."""
-        return self.filter(pair__project__in=Project.objects.visible_to(user))
+        return self.filter(project__in=Project.objects.visible_to(user))
 
     def current(self) -> JudgmentQuerySet:
         """Return the rows no later row supersedes and nobody withdrew."""
-        return self.filter(superseded_by__isnull=True).exclude(
-            verdict=Verdict.WITHDRAWN
+        # Only a person's own later row supersedes. Saying so lets Postgres read the few
+        # rows of judgment_superseding once for all of a person's judgments.
+        later = Judgment.objects.filter(
+            labeler=OuterRef("labeler"),
+            supersedes=OuterRef("pk"),
+            supersedes__isnull=False,
         )
+        return self.filter(~Exists(later)).exclude(verdict=Verdict.WITHDRAWN)
 
     def counted(self) -> JudgmentQuerySet:
         """Return the judgments that fill a slot (late extras and old ones left out)."""
@@ -487,6 +492,13 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
 class Judgment(models.Model):
     """One person's 0/1 for one pair. Append-only: a change of mind is a new row."""
 
+    project = models.ForeignKey(
+        Project,
+        on_delete=models.PROTECT,
+        related_name="judgments",
+        db_index=False,  # judgment_by_time begins with it
+        help_text="The pair's, so that a project's judgments are found without their pairs.",
+    )
     pair = models.ForeignKey(
         Pair,
         on_delete=models.PROTECT,
@@ -562,9 +574,32 @@ class Judgment(models.Model):
             ),
         ]
         indexes = [
-            models.Index(fields=["labeler", "-id"], name="judgment_by_labeler"),
             models.Index(
-                fields=["labeler", "created_at"], name="judgment_by_labeler_time"
+                fields=["labeler", "project", "-id"], name="judgment_by_labeler"
+            ),
+            # Their figures are read from these two without touching the table.
+            models.Index(
+                fields=["labeler", "project", "created_at"],
+                include=[
+                    "id",
+                    "pair",
+                    "verdict",
+                    "seconds_spent",
+                    "is_extra",
+                    "sides_swapped",
+                    "guideline_version",
+                ],
+                name="judgment_by_labeler_time",
+            ),
+            models.Index(
+                fields=["project", "created_at"],
+                include=["verdict", "seconds_spent", "is_extra"],
+                name="judgment_by_time",
+            ),
+            models.Index(
+                fields=["labeler", "supersedes"],
+                condition=Q(supersedes__isnull=False),
+                name="judgment_superseding",
             ),
         ]
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, Prefetch, Q
+from django.db.models import Prefetch
 from django.shortcuts import render
-from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from annotation.calibration import arrangements
 from annotation.forms import BIGGEST
 from annotation.judging import UNDO_DEPTH
 from annotation.models import (
@@ -20,10 +18,8 @@ from annotation.models import (
     Role,
     Sample,
     SampleStatus,
-    Verdict,
 )
-from annotation.progress import DAYS, progress_of
-from annotation.sessions import midnight_of
+from annotation.progress import COMPARED, DAYS, progress_of, totals_of
 from annotation.views.door import enter
 
 if TYPE_CHECKING:
@@ -38,7 +34,7 @@ def work(request: HttpRequest, slug: str) -> HttpResponse:
     project = enter(request, slug, Role.LABELER)
     assert request.user.is_authenticated
     mine = Judgment.objects.current().filter(
-        labeler=request.user, pair__project=project
+        labeler=request.user, project=project
     )
     before = _before(request)
     older = mine.filter(pk__lt=before) if before else mine
@@ -48,19 +44,15 @@ def work(request: HttpRequest, slug: str) -> HttpResponse:
         .order_by("-pk")[: SHOWN + 1]
     )
     undoable = set() if before else {one.pk for one in history[:UNDO_DEPTH]}
-    sides = arrangements(project=project, labeler=request.user)
+    progress = progress_of(project=project, user=request.user)
     comments = Comment.objects.filter(resolved_at__isnull=True)
     facts = {
-        "counts": mine.aggregate(
-            total=Count("pk"),
-            today=Count("pk", filter=Q(created_at__gte=midnight_of(timezone.now()))),
-            consistent=Count("pk", filter=Q(verdict=Verdict.CONSISTENT)),
-            extras=Count("pk", filter=Q(is_extra=True)),
-        ),
-        "progress": progress_of(project=project, user=request.user),
+        "counts": totals_of(project=project, user=request.user),
+        "progress": progress,
         "days": DAYS,
-        "arrangements": sides
-        if any(s.sides_swapped is not None for s in sides)
+        "compared": COMPARED,
+        "arrangements": progress.arrangements
+        if any(one.sides_swapped is not None for one in progress.arrangements)
         else [],
         "judgments": [
             (judgment, judgment.pk in undoable and not judgment.is_extra)

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from annotation.judging import adjudicate
-from annotation.models import Comment, Judgment, Project
+from annotation.models import Comment, Judgment, Membership, Project
 from annotation.progress import progress_of
 from annotation.samples import return_sample
 from tests.cast import (
@@ -117,11 +117,11 @@ def test_the_final_answer_is_told_only_once_the_pair_is_settled(client, project)
     make_judgment(pair, lena, 1)
     make_judgment(pair, luis, 0)
     page = client.get("/p/cakes/work/").content.decode()
-    assert facts_of(page)["As the final answer"] == "none final yet"
+    assert facts_of(page)["As the others"] == "none final yet"
     assert '<span class="bad">not consistent</span>' not in page
     make_judgment(pair, lea, 0, reasons=("step order",))
     page = client.get("/p/cakes/work/").content.decode()
-    assert facts_of(page)["As the final answer"] == "0 % of 1"
+    assert facts_of(page)["As the others"] == "0 % of 1"
     assert '<span class="bad">not consistent</span>' in page
 
 
@@ -129,7 +129,37 @@ def test_an_outcome_that_is_ones_own_word_is_no_agreement(client, project):
     lena = sign_in(client, make_user("lena"))
     make_judgment(make_pair(project=project, slots=1), lena, 1)
     page = client.get("/p/cakes/work/").content.decode()
-    assert facts_of(page)["As the final answer"] == "none final yet"
+    assert facts_of(page)["As the others"] == "none final yet"
+
+
+def test_my_own_vote_does_not_count_for_my_agreement(client, project):
+    """With it in, whoever decides a split pair agrees with it always."""
+    lena, luis, lea = (make_user(name) for name in ("lena", "luis", "lea"))
+    sign_in(client, lena)
+    pair = make_pair(project=project, slots=3)
+    for user, verdict in ((luis, 0), (lea, 1), (lena, 1)):
+        make_judgment(pair, user, verdict)
+    agreement = progress_of(project=project, user=lena).agreement
+    assert (agreement.count, agreement.agreed) == (0, 0)
+    page = client.get("/p/cakes/work/").content.decode()
+    assert facts_of(page)["As the others"] == "none final yet"
+    assert '<span class="good">the same</span>' in page
+    # Luis was outvoted by the two others; nothing but Lea's own vote decided for her.
+    assert progress_of(project=project, user=luis).agreement.percent == 0
+    assert progress_of(project=project, user=lea).agreement.count == 0
+
+
+def test_my_own_word_as_a_curator_does_not_count_for_my_agreement(project):
+    rita, luis = make_user("rita"), make_user("luis")
+    Membership.objects.create(project=project, user=rita, role="labeler")
+    Project.objects.update(overlap=2, overlap_limit=2)
+    project.refresh_from_db()
+    pair = make_pair(project=project)
+    make_judgment(pair, rita, 0)
+    make_judgment(pair, luis, 1)
+    adjudicate(pair=pair, curator=rita, verdict=0, reasons=["content"])
+    assert progress_of(project=project, user=rita).agreement.agreed == 0
+    assert progress_of(project=project, user=luis).agreement.percent == 0
 
 
 def test_tells_by_reason_what_i_saw_of_it(client, project):

@@ -94,7 +94,7 @@ def checkpoints(request: HttpRequest, slug: str) -> HttpResponse:
         asked = form.cleaned_data
         if asked["judgment"]:
             judgment = get_object_or_404(
-                Judgment.objects.filter(pair__project=project), pk=asked["judgment"]
+                Judgment.objects.filter(project=project), pk=asked["judgment"]
             )
         rows = _filtered(project, asked, judgment)
     page = list(rows.order_by("-pk")[: PAGE + 1])
