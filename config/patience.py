@@ -1,0 +1,58 @@
+"""How long a web request waits for the database, and what it answers when that is over.
+
+A query goes on after its browser has left, and a few that read everything hold all
+connections. So the web process, and only it (``config.wsgi``: not workers, migrations or
+commands), has Postgres cut a statement after SECONDS, waiting for locks included.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from django.conf import settings
+from django.db import OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from psycopg.errors import QueryCanceled
+
+SECONDS: Final = 15
+RETRY_AFTER: Final = 60  # seconds
+
+logger = logging.getLogger(__name__)
+
+
+def limit_statements() -> None:
+    """Have every connection that this process opens from now on cut long statements."""
+    options = settings.DATABASES["default"]["OPTIONS"]
+    given = options.get("options", "")
+    options["options"] = f"{given} -c statement_timeout={SECONDS}s".strip()
+
+
+class CutQueries:
+    """Answer a page whose query was cut with status 503 and a sentence.
+
+    The transaction it was in is rolled back, so nothing is half done. The page asks the
+    database for nothing, not even who is signed in.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(
+        self, request: HttpRequest, error: Exception
+    ) -> HttpResponse | None:
+        if not isinstance(error, OperationalError):
+            return None
+        if not isinstance(error.__cause__, QueryCanceled):
+            return None
+        logger.warning("%s %s: its query was cut.", request.method, request.path)
+        return HttpResponse(
+            render_to_string("query_cut.html"),
+            status=503,
+            headers={"Retry-After": str(RETRY_AFTER)},
+        )
