@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from actions.grammar import FormatError, Observation, parse
+from actions.grammar import END, FormatError, Observation, parse
 from actions.tags import OBSERVATION_OPEN, TAG_PATTERN
 
 
 def check_text(
-    text: str, inside_thinking: bool = False, *, episode: bool = False
+    text: str,
+    inside_thinking: bool = False,
+    *,
+    episode: bool = False,
+    may_trail: bool = False,
 ) -> FormatError | None:
     """Return what is wrong with a response, or None.
 
     ``episode``: the text is a whole episode, whose calls are followed by observations.
+    ``may_trail``: blanks after the last call are no fault. They are one where the text
+    is to be learned: decoding stops at ``<</action>>``.
     """
     try:
         response = parse(text, inside_thinking=inside_thinking)
@@ -26,7 +32,9 @@ def check_text(
         return error
     if not episode and any(isinstance(n, Observation) for n in response.thinking):
         position = text.index(OBSERVATION_OPEN)
-        return FormatError(position, "the end of the text", OBSERVATION_OPEN, text)
+        return FormatError(position, END, OBSERVATION_OPEN, text)
+    if response.trailing and not may_trail:
+        return FormatError(len(text) - len(response.trailing), END, "blanks", text)
     return None
 
 

@@ -9,7 +9,9 @@
 
 A turn's response may also end right after ``<</action>>``: decoding stopped there, and
 the next turn, whose input is the observation, goes on inside the same thinking. Such a
-turn is read with ``inside_thinking=True``.
+turn is read with ``inside_thinking=True``. Blanks after that ``<</action>>`` are read too
+and kept apart: people see the same call. ``format_check`` refuses them where a text is
+to be learned, for a policy is stopped at the tag and never writes them.
 
 The parser goes over the text once, tag by tag, so its time is linear. Nothing is
 trimmed or repaired, and calls keep their source, so ``render(parse(text)) == text``.
@@ -97,13 +99,14 @@ class Response:
 
     ``opens``: the text began with ``<<think>>``. ``closes``: it had ``<</think>>``. A
     bare answer has neither; a response that ends in ``<</action>>`` has ``closes`` false
-    and an empty ``answer``.
+    and an empty ``answer``; ``trailing`` are the blanks that followed the tag.
     """
 
     thinking: tuple[Node, ...]
     answer: str
     opens: bool
     closes: bool
+    trailing: str = ""
 
     @property
     def actions(self) -> tuple[ActionCall, ...]:
@@ -221,10 +224,15 @@ def parse(text: str, *, inside_thinking: bool = False) -> Response:
             raise _error(text, tag.start if tag else len(text), "<</action>>")
         nodes.append(_parse_call(text, opened.end, tag.start))
         position = tag.end
-        if position == len(text):
-            return Response(tuple(nodes), "", opens=not inside_thinking, closes=False)
-
         tag = next(tags, None)
+        if tag is None and not (trailing := text[position:]).strip():
+            return Response(
+                tuple(nodes),
+                "",
+                opens=not inside_thinking,
+                closes=False,
+                trailing=trailing,
+            )
         if tag is None or tag.name != OBSERVATION_OPEN or tag.start != position:
             raise _error(text, position, f"<<observation>> or {END}")
         opened = tag
@@ -261,6 +269,7 @@ def render(response: Response) -> str:
             *map(_render_node, response.thinking),
             THINK_CLOSE if response.closes else "",
             response.answer,
+            response.trailing,
         ]
     )
 
@@ -290,6 +299,7 @@ def split_episode(text: str, *, inside_thinking: bool = False) -> Episode:
         else:
             pieces.append(_render_node(node))
     pieces += [THINK_CLOSE if response.closes else "", response.answer]
+    pieces.append(response.trailing)
     responses.append("".join(pieces))
     return Episode(tuple(responses), tuple(observations))
 

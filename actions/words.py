@@ -136,6 +136,23 @@ def numbers(text: str) -> Counter[str]:
     return found
 
 
+def with_plain_numbers(text: str) -> str:
+    """Spell each number one way: ``1,200`` and ``1200.00`` as ``1200``, ``eight`` as ``8``.
+
+    A fraction keeps its zeros unless it is nothing else: ``1.10`` may be a version.
+    """
+
+    def plain(match: re.Match[str]) -> str:
+        word = match.group()
+        if not word[0].isdigit():
+            return _NUMBER_WORDS.get(word.casefold(), word)
+        if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", word):
+            word = word.replace(",", "")
+        return re.sub(r"\A(\d+)\.0+\Z", r"\1", word)
+
+    return _WORD.sub(plain, text)
+
+
 def names(text: str) -> frozenset[str]:
     """Return names and codes: words with a digit or capitals inside, capitalised ones
     that do not begin a sentence, days and months."""

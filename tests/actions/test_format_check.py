@@ -47,6 +47,17 @@ def test_observation_is_refused_in_a_turn_and_fine_in_an_episode():
     assert check_text(episode, episode=True) is None
 
 
+@pytest.mark.parametrize("blanks", [" ", "\n", " \t\r\n", "\u00a0"])
+def test_blanks_after_the_last_call_are_a_fault_only_where_a_text_is_learned(blanks):
+    text = f"<<think>>{CALL}{blanks}"
+    assert check_text(text, may_trail=True) is None
+    assert check_text(text).position == len(text) - len(blanks)
+    assert check_text(text).expected == "the end of the text"
+    call = ["<<action>>", '{"name": "A", "parameters": {}}', "<</action>>"]
+    assert check("<<think>>", *call) is None
+    assert check("<<think>>", *call, blanks).expected == "the end of the text"
+
+
 @pytest.mark.parametrize("tag", ["<<think>>", "<</think>>"])
 def test_tag_spelt_with_other_tokens_is_refused(tag):
     pieces = ["<<think>>", "a", "<</think>>", "b"]

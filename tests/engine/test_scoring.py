@@ -55,6 +55,12 @@ def micro_reward_model(
     )
 
 
+def test_blanks_after_the_last_call_do_not_rule_a_response_out():
+    units = units_of(replace(PAIR, sampled=LABEL + "\n"))
+    assert units is not None
+    assert not any(unit.differs for unit in units)
+
+
 def some_pairs():
     turns = [turn for sample in demo_samples() for turn in sample.turns]
     return [

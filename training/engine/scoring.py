@@ -146,7 +146,7 @@ def units_of(pair: Pair) -> tuple[UnitPair, ...] | None:
     """
     inside = pair.input_kind == "observation"
     label = parse(pair.label, inside_thinking=inside)
-    if check_text(pair.sampled, inside) is not None:
+    if check_text(pair.sampled, inside, may_trail=True) is not None:
         return None
     return align_units(label, parse(pair.sampled, inside_thinking=inside))
 
