@@ -51,7 +51,7 @@ from annotation.queue import (
     NoSuchSlot,
     NothingToDo,
     QueueState,
-    add_slot,
+    add_slots,
     claim_ahead,
     claim_slot,
     close_slots,
@@ -348,7 +348,7 @@ def _record(
                 decision.verdict,
             )
             others = [_Vote(**other) for other in slot.others]
-            _add_slot_when_split(pair, [mine, *others])
+            _add_slots_when_split(pair, [mine, *others])
     return judgment
 
 
@@ -374,8 +374,7 @@ def last_decisions(
 ) -> JudgmentQuerySet:
     """Return the person's newest judgments that stand, the newest first."""
     return (
-        Judgment.objects.current()
-        .filter(labeler=user, project=project)
+        Judgment.objects.given_by(user, project)
         .select_related("pair__turn__sample")
         .order_by("-pk")[:limit]
     )
@@ -534,23 +533,30 @@ def _lock_slot_with_votes(slot_id: int, token: int, user: User) -> Any:
     )
 
 
-def _add_slot_when_split(pair: Pair, votes: list[_Vote]) -> None:
-    """Ask one more person when every slot is done and the judgments are a tie.
+def _add_slots_when_split(pair: Pair, votes: list[_Vote]) -> None:
+    """Ask more people when every slot is done and the judgments are a tie.
+
+    They are asked in twos, so that the number stays even: a third judgment alone always
+    makes a majority, however hard the pair. So a pair that was split is settled by a lead
+    of two, or, at the project's limit, stays disputed: a curator's. (An odd limit leaves
+    the last word to one person.)
 
     The caller has locked the pair, so of two judgments that fill its last two slots
-    the later one sees both. At the project's limit the pair stays disputed: a curator's.
+    the later one sees both.
     """
     ordinal = 1 + max(vote.ordinal for vote in votes)
+    was_split = any(vote.round > 1 for vote in votes)
     votes = [vote for vote in votes if vote.state != SlotState.CLOSED]
     verdicts = [vote.verdict for vote in votes if vote.verdict is not None]
-    if (
-        len(verdicts) < len(votes)
-        or 2 * sum(verdicts) != len(verdicts)
-        or len(votes) >= pair.project.overlap_limit
-    ):
+    lead = abs(2 * sum(verdicts) - len(verdicts))
+    wanted = min(2 - len(votes) % 2, pair.project.overlap_limit - len(votes))
+    if len(verdicts) < len(votes) or wanted < 1:
         return
-    add_slot(
+    if lead > 0 and not (was_split and lead < 2):
+        return
+    add_slots(
         pair=pair,
+        count=wanted,
         ordinal=ordinal,
         round=1 + max(vote.round for vote in votes),
         priority=min(9, 1 + max(vote.priority for vote in votes)),

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from django.db import connection, transaction
 
-from actions.grammar import FormatError, parse
+from actions.grammar import FormatError, Response, parse
+from actions.normal_form import same_in_normal_form
 from annotation.models import (
+    CONSISTENT_BY_RULE,
     InputKind,
     Pair,
     PairOrigin,
@@ -18,6 +20,7 @@ from annotation.models import (
     Producer,
     ProducerSource,
     Project,
+    ReferenceResponse,
     SampledResponse,
     SampleStatus,
     Turn,
@@ -75,16 +78,19 @@ class RefusedResponse:
 class Received:
     """What a delivery added; all numbers are 0 when it was received before.
 
-    ``responses`` of which ``identical`` equal their label response byte for byte and
-    ``malformed`` break the grammar; ``pairs`` that were not there yet, derived ones
-    included; ``slots`` that people have to fill.
+    ``responses`` of which ``identical`` equal their label response byte for byte,
+    ``by_rule`` equal it or a reference in normal form and ``malformed`` break the
+    grammar; ``pairs`` that were not there yet, derived ones included; ``slots`` that
+    people have to fill, and ``saved``, those that the first two kinds would have been.
     """
 
     responses: int = 0
     pairs: int = 0
     identical: int = 0
+    by_rule: int = 0
     malformed: int = 0
     slots: int = 0
+    saved: int = 0
     refused: tuple[RefusedResponse, ...] = ()
 
 
@@ -106,15 +112,19 @@ def receive_responses(
     Idempotent: the same run, checkpoint, role, turn and index are taken in once. Equal
     texts for one turn are one pair with one set of slots, however often they were
     sampled. Without a ``producer`` no policy answered: the demo's generator did, and
-    nothing that counts a policy's answers counts these. An answer that equals the label is a pair nobody judges (source
-    ``identical``, outcome 1); so is one that breaks the grammar (source ``format``,
-    outcome 0), unless ``judge_malformed`` sends those to people. Pairs of returned and
-    retired samples get no slots until the sample is approved again.
+    nothing that counts a policy's answers counts these.
+
+    A rule settles what a person need not look at: an answer that equals the label byte
+    for byte (source ``identical``, outcome 1), one that equals the label or a reference
+    response in normal form (``rule``, 1), and one that breaks the grammar (``format``,
+    0), unless ``judge_malformed`` sends those to people. Pairs of returned and retired
+    samples get no slots until the sample is approved again.
 
     Deliveries to one project run one after the other.
     """
     refused: list[RefusedResponse] = []
-    counts = dict.fromkeys(["responses", "pairs", "identical", "malformed"], 0)
+    names = ["responses", "pairs", "identical", "by_rule", "malformed", "saved"]
+    counts = dict.fromkeys(names, 0)
     for_people: dict[int, None] = {}
     with transaction.atomic():
         with connection.cursor() as cursor:
@@ -129,10 +139,15 @@ def receive_responses(
             new_pairs = [pair for pair, is_new in pairs.values() if is_new]
             counts["responses"] += len(answers)
             counts["pairs"] += len({pair.pk for pair in new_pairs})
+            counts["saved"] += project.overlap * sum(
+                pair.source in CONSISTENT_BY_RULE for pair in new_pairs
+            )
             for answer in answers:
                 pair, _ = pairs[answer.turn_id, _hash_of(answer)]
                 if pair.source == PairSource.IDENTICAL:
                     counts["identical"] += 1
+                elif pair.source == PairSource.RULE:
+                    counts["by_rule"] += 1
                 elif answer.format_error:
                     counts["malformed"] += 1
                 if pair.source == PairSource.PEOPLE:
@@ -218,10 +233,14 @@ def _keep_responses(
 
 def _format_error(turn: Turn, text: str) -> str:
     try:
-        parse(text, inside_thinking=turn.input_kind == InputKind.OBSERVATION)
+        _parsed(turn, text)
     except FormatError as error:
         return str(error)
     return ""
+
+
+def _parsed(turn: Turn, text: str) -> Response:
+    return parse(text, inside_thinking=turn.input_kind == InputKind.OBSERVATION)
 
 
 def _hash_of(answer: SampledResponse) -> str:
@@ -239,6 +258,7 @@ def _keep_pairs(
             turn__in={answer.turn_id for answer in answers}, content_hash__in=hashes
         ).defer("label_text", "sampled_text")
     }
+    wordings = _Wordings(answers)
     new: dict[tuple[int, str], Pair] = {}
     for answer, content_hash in zip(answers, hashes, strict=True):
         key = (answer.turn_id, content_hash)
@@ -248,6 +268,8 @@ def _keep_pairs(
             source = PairSource.IDENTICAL
         elif answer.format_error and not judge_malformed:
             source = PairSource.FORMAT
+        elif not answer.format_error and wordings.have(answer):
+            source = PairSource.RULE
         else:
             source = PairSource.PEOPLE
         new[key] = Pair(
@@ -265,3 +287,34 @@ def _keep_pairs(
         for answer, content_hash in zip(answers, hashes, strict=True)
     )
     return pairs
+
+
+class _Wordings:
+    """The label and the reference responses of the turns that were answered."""
+
+    def __init__(self, answers: Iterable[SampledResponse]) -> None:
+        turns = {answer.turn_id: answer.turn for answer in answers}
+        self._texts = {pk: [turn.response] for pk, turn in turns.items()}
+        for reference in ReferenceResponse.objects.filter(turn__in=turns):
+            self._texts[reference.turn_id].append(reference.text)
+        self._parsed: dict[int, list[Response]] = {}
+
+    def have(self, answer: SampledResponse) -> bool:
+        """Say whether the answer, which is well formed, is one of them in normal form."""
+        sampled = _parsed(answer.turn, answer.text)
+        if answer.turn_id not in self._parsed:
+            self._parsed[answer.turn_id] = [
+                response
+                for text in self._texts[answer.turn_id]
+                if (response := _readable(answer.turn, text)) is not None
+            ]
+        return any(
+            same_in_normal_form(one, sampled) for one in self._parsed[answer.turn_id]
+        )
+
+
+def _readable(turn: Turn, text: str) -> Response | None:
+    try:
+        return _parsed(turn, text)
+    except FormatError:
+        return None

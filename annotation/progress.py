@@ -13,20 +13,15 @@ from datetime import date, datetime, timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from django.contrib.postgres.expressions import ArraySubquery
-from django.db.models import Count, OuterRef, Q, Subquery
-from django.db.models.functions import JSONObject
+from django.db.models import Count, F, Q
 from django.utils import timezone
 
 from annotation.calibration import Arrangement, arrangements
 from annotation.models import (
-    Adjudication,
     Judgment,
     JudgmentQuerySet,
     Project,
     Reason,
-    Slot,
-    SlotState,
     Verdict,
 )
 from annotation.sessions import midnight_of
@@ -35,11 +30,14 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.utils.functional import _StrPromise
 
+# What a slot or a curator says: labeler, verdict, reasons; see ``with_votes``.
+_Vote = dict[str, Any]
+
 DAYS: Final = 30
 # Above this the oldest of the 30 days are left out rather than the page made slow.
 ROWS: Final = 5000
 # So many of the newest are compared with the others': each costs a look at its pair.
-COMPARED: Final = 100
+COMPARED: Final = 60
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def percent(part: int, whole: int) -> int | None:
 
 def totals_of(*, project: Project, user: User) -> dict[str, int]:
     """Count the person's judgments that stand: ``total``, ``today`` and what kind."""
-    mine = Judgment.objects.current().filter(labeler=user, project=project)
+    mine = Judgment.objects.given_by(user, project)
     return mine.aggregate(
         total=Count("pk"),
         today=Count("pk", filter=Q(created_at__gte=midnight_of(timezone.now()))),
@@ -130,12 +128,12 @@ def progress_of(*, project: Project, user: User) -> Progress:
     """Return the person's figures of the last 30 days, whole and by week: two queries."""
     since = midnight_of(timezone.now()) - timedelta(days=DAYS - 1)
     mine = (
-        Judgment.objects.current()
-        .filter(labeler=user, project=project, created_at__gte=since)
+        Judgment.objects.given_by(user, project)
+        .filter(created_at__gte=since)
         .order_by("-created_at")
     )
     rows = _rows(mine)
-    compared = _compared(mine, user)
+    compared = _compared(mine)
     weeks: dict[date, list[_Row]] = {}
     for row in rows:
         day = timezone.localtime(row.at).date()
@@ -161,50 +159,55 @@ def _rows(mine: JudgmentQuerySet) -> list[_Row]:
     return [_Row(*each) for each in found[:ROWS]]
 
 
-def _compared(mine: JudgmentQuerySet, user: User) -> list[_Compared]:
+def _compared(mine: JudgmentQuerySet) -> list[_Compared]:
     """Return the newest that count, each with what was said of its pair besides."""
-    slots = Slot.objects.filter(pair=OuterRef("pair")).exclude(
-        state=SlotState.CLOSED, round__gt=1
-    )
-    vote = JSONObject(
-        labeler="judgment__labeler",
-        verdict="judgment__verdict",
-        reasons="judgment__reasons",
-    )
-    words = Adjudication.objects.filter(pair=OuterRef("pair")).exclude(curator=user)
-    word = JSONObject(verdict="verdict", reasons="reasons")
-    found = mine.filter(is_extra=False).values_list(
-        "verdict",
-        "sides_swapped",
-        ArraySubquery(slots.values(vote=vote)),
-        Subquery(words.values(word=word)[:1]),
+    rows = mine.filter(is_extra=False).with_votes()
+    found = rows.values_list(
+        "labeler", "verdict", "sides_swapped", F("votes"), F("word")
     )
     return [
-        _Compared(verdict, swapped, *_without(user.pk, votes, word))
-        for verdict, swapped, votes, word in found[:COMPARED]
+        _Compared(verdict, swapped, *_without(labeler, votes, word))
+        for labeler, verdict, swapped, votes, word in found[:COMPARED]
     ]
 
 
+def final_verdict(judgment: Judgment) -> int | None:
+    """Return the outcome of the judgment's pair, if others had a say in it.
+
+    On one's own word alone an outcome would agree with it always. The judgment is
+    one of ``with_votes``.
+    """
+    votes: Sequence[_Vote] = judgment.votes  # type: ignore[attr-defined]
+    word: _Vote | None = judgment.word  # type: ignore[attr-defined]
+    if word is not None:
+        return int(word["verdict"])
+    if all(vote["labeler"] == judgment.labeler_id for vote in votes):
+        return None
+    return _majority(votes)
+
+
+def _majority(votes: Sequence[_Vote]) -> int | None:
+    """Return what more than half say; None while one is outstanding, or at a tie."""
+    verdicts = [vote["verdict"] for vote in votes]
+    if None in verdicts or 2 * sum(verdicts) == len(verdicts):
+        return None
+    return int(2 * sum(verdicts) > len(verdicts))
+
+
 def _without(
-    own: int, votes: Sequence[dict[str, Any]], word: dict[str, Any] | None
+    own: int, votes: Sequence[_Vote], word: _Vote | None
 ) -> tuple[int | None, frozenset[str]]:
     """Return what the others say of a pair, and why it differs: leave-one-out.
 
     That is nothing while a judgment is outstanding, where all of them tie (the pair is
     in dispute), and where those of the others do: then the one left out decided.
     """
-    if word is not None:
+    if word is not None and word["labeler"] != own:
         return word["verdict"], frozenset(word["reasons"])
     others = [vote for vote in votes if vote["labeler"] != own]
-    verdicts = [vote["verdict"] for vote in votes]
-    theirs = [vote["verdict"] for vote in others]
-    if None in verdicts or 2 * sum(verdicts) == len(verdicts):
-        return None, frozenset()
-    if 2 * sum(theirs) == len(theirs):
-        return None, frozenset()
-    is_consistent = 2 * sum(theirs) > len(theirs)
-    reasons = [reason for vote in others for reason in vote["reasons"]]
-    return int(is_consistent), frozenset() if is_consistent else frozenset(reasons)
+    verdict = None if _majority(votes) is None else _majority(others)
+    reasons = [reason for vote in others for reason in vote["reasons"] or ()]
+    return verdict, frozenset(reasons if verdict == Verdict.INCONSISTENT else ())
 
 
 def _spell(start: date, rows: Iterable[_Row], project: Project) -> Spell:

@@ -476,29 +476,32 @@ def new_places(*, project: Project, count: int) -> range:
     return range(tail - count + 1, tail + 1)
 
 
-def add_slot(*, pair: Pair, ordinal: int, round: int, priority: int) -> None:
-    """Ask for one more judgment of a pair, at the end of the queue.
+def add_slots(
+    *, pair: Pair, count: int, ordinal: int, round: int, priority: int
+) -> None:
+    """Ask for ``count`` more judgments of a pair, at the end of the queue.
 
     One statement, for it is part of a decision; as in ``new_places``, the project's row
-    stays locked from giving out the place until the slot is committed.
+    stays locked from giving out the places until the slots are committed.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             """
             WITH tail AS (
-                UPDATE annotation_project SET queue_tail = queue_tail + 1
-                WHERE id = %(project)s RETURNING queue_tail
+                UPDATE annotation_project SET queue_tail = queue_tail + %(count)s
+                WHERE id = %(project)s RETURNING queue_tail - %(count)s AS before
             )
             INSERT INTO annotation_slot
                 (project_id, pair_id, ordinal, round, priority, place, state, token,
                  is_ahead)
-            SELECT %(project)s, %(pair)s, %(ordinal)s, %(round)s, %(priority)s,
-                queue_tail, 'open', 0, false
-            FROM tail
+            SELECT %(project)s, %(pair)s, %(ordinal)s - 1 + n, %(round)s, %(priority)s,
+                before + n, 'open', 0, false
+            FROM tail, generate_series(1, %(count)s) n
             """,
             {
                 "project": pair.project_id,
                 "pair": pair.pk,
+                "count": count,
                 "ordinal": ordinal,
                 "round": round,
                 "priority": priority,

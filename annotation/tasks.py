@@ -37,7 +37,14 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 State = Literal[
-    "yours", "judged", "skipped", "identical", "malformed", "others", "unanswered"
+    "yours",
+    "judged",
+    "skipped",
+    "identical",
+    "rule",
+    "malformed",
+    "others",
+    "unanswered",
 ]
 
 # The task's other slots, by the claim's own rules: free, of a pair never met, one a pair.
@@ -239,6 +246,8 @@ def _task(
         state: State = "others"
         if pair.source == PairSource.IDENTICAL:
             state = "identical"
+        elif pair.source == PairSource.RULE:
+            state = "rule"
         elif pair.source == PairSource.FORMAT:
             state = "malformed"
         elif pair.pk in skipped:

@@ -331,8 +331,10 @@ def _receive_responses(run: Run) -> dict[str, Json]:
             "responses": report.responses,
             "pairs": report.pairs,
             "identical": report.identical,
+            "settled_by_rule": report.by_rule,
             "malformed": report.malformed,
             "slots": report.slots,
+            "judgments_saved": report.saved,
             "refused": len(report.refused),
         }
         for refused in report.refused[:20]:

@@ -10,6 +10,7 @@ from annotation.models.guidelines import (
     GuidelineVersion,
 )
 from annotation.models.pairs import (
+    CONSISTENT_BY_RULE,
     Adjudication,
     Judgment,
     JudgmentQuerySet,
@@ -57,6 +58,7 @@ from annotation.models.samples import (
 )
 
 __all__ = [
+    "CONSISTENT_BY_RULE",
     "USER",
     "Adjudication",
     "Comment",

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from django.contrib.postgres.expressions import ArraySubquery
 from django.core.signing import BadSignature, Signer
 from django.core.validators import MaxValueValidator
 from django.db import models
-from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Sum, Value, When
-from django.db.models.functions import Coalesce
-from django.db.models.lookups import Exact, IsNull
+from django.db.models import (
+    Case,
+    Count,
+    Exists,
+    F,
+    OuterRef,
+    Q,
+    Subquery,
+    Sum,
+    Value,
+    When,
+)
+from django.db.models.functions import Coalesce, JSONObject
+from django.db.models.lookups import IsNull
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -62,7 +74,11 @@ _LEASES = Signer(salt="annotation.lease")
 class PairSource(models.TextChoices):
     PEOPLE = "people", _("Judged by people")
     IDENTICAL = "identical", _("Derived: byte-identical to the label response")
+    RULE = "rule", _("Derived: equal in normal form to the label or a reference")
     FORMAT = "format", _("Derived: breaks the response grammar")
+
+
+CONSISTENT_BY_RULE = [PairSource.IDENTICAL, PairSource.RULE]
 
 
 class PairQuerySet(models.QuerySet["Pair"]):
@@ -73,6 +89,10 @@ class PairQuerySet(models.QuerySet["Pair"]):
     def from_people(self) -> PairQuerySet:
         """Return the pairs that people judge, derived ones left out."""
         return self.filter(source=PairSource.PEOPLE)
+
+    def by_rule(self) -> PairQuerySet:
+        """Return the pairs that a rule settled: no person is asked."""
+        return self.exclude(source=PairSource.PEOPLE)
 
     def _with_votes(self) -> PairQuerySet:
         """Annotate ``_lean`` and ``_is_complete``, what an outcome is made of.
@@ -105,13 +125,13 @@ class PairQuerySet(models.QuerySet["Pair"]):
 
         The source is ``adjudication`` (a curator's word, which wins), ``people`` (the
         strict majority once every slot is done), or, derived and never mixed with
-        these, ``identical`` (1) and ``format`` (0).
+        these, ``identical`` and ``rule`` (1) and ``format`` (0).
         """
         people = Q(source=PairSource.PEOPLE, _is_complete=True)
         return self._with_votes().annotate(
             outcome=Case(
                 When(adjudication__isnull=False, then=F("adjudication__verdict")),
-                When(source=PairSource.IDENTICAL, then=Value(1)),
+                When(source__in=CONSISTENT_BY_RULE, then=Value(1)),
                 When(source=PairSource.FORMAT, then=Value(0)),
                 When(people & Q(_lean__gt=0), then=Value(1)),
                 When(people & Q(_lean__lt=0), then=Value(0)),
@@ -119,8 +139,7 @@ class PairQuerySet(models.QuerySet["Pair"]):
             ),
             outcome_source=Case(
                 When(adjudication__isnull=False, then=Value("adjudication")),
-                When(source=PairSource.IDENTICAL, then=Value("identical")),
-                When(source=PairSource.FORMAT, then=Value("format")),
+                When(~Q(source=PairSource.PEOPLE), then=F("source")),
                 When(people & ~Q(_lean=0) & Q(_lean__isnull=False), then=F("source")),
                 output_field=models.CharField(null=True),
             ),
@@ -151,19 +170,20 @@ class PairQuerySet(models.QuerySet["Pair"]):
             adjudication__isnull=True,
         )
 
-    def disputed(self) -> PairQuerySet:
-        """Return the pairs whose judgments stay split: a curator's to settle."""
-        return (
-            self.from_people()
-            ._with_votes()
-            .filter(Exact(F("_is_complete"), True), Exact(F("_lean"), 0))
-            .filter(adjudication__isnull=True)
-        )
+    def disputed(self, slots: SlotQuerySet | None = None) -> PairQuerySet:
+        """Return the pairs whose judgments stay split: a curator's to settle.
+
+        All of ``slots`` are read, once: name those of one project or pair where others
+        do not matter. (Asked pair by pair it takes twice as long.)
+        """
+        split = (Slot.objects.all() if slots is None else slots).of_split_pairs()
+        return self.from_people().filter(pk__in=split, adjudication__isnull=True)
 
     def skipped_by_all(self) -> PairQuerySet:
         """Return the pairs that wait though every labeler who could judge has met them.
 
-        Somebody has skipped each, and nobody holds it now: a curator's to settle.
+        Somebody has skipped each, or they are split and more people were asked for than
+        there are. Nobody holds them now: a curator's to settle.
         """
         touches = Touch.objects.filter(
             pair=OuterRef(OuterRef("pk")), user=OuterRef("user")
@@ -174,19 +194,27 @@ class PairQuerySet(models.QuerySet["Pair"]):
             .filter(~Exists(touches))
         )
         slots = Slot.objects.filter(pair=OuterRef("pk"))
+        # Named by a union: as "skipped or split" it would be asked of every pair.
+        split = Slot.objects.waiting().filter(round__gt=1)
+        met = Skip.objects.order_by().values("pair").union(split.values("pair"))
         return self.from_people().filter(
-            Exists(Skip.objects.filter(pair=OuterRef("pk"))),
             Exists(slots.filter(state=SlotState.OPEN)),
             ~Exists(slots.filter(state=SlotState.LEASED)),
             ~Exists(others),
+            pk__in=met,
             adjudication__isnull=True,
         )
 
     def not_written_by(self, user: AbstractBaseUser | AnonymousUser) -> PairQuerySet:
         """Leave out the pairs of samples that ``user`` wrote."""
-        return self.filter(
-            Q(turn__sample__author__isnull=True) | ~Q(turn__sample__author=user.pk)
+        # A scalar sub-query: as a join Postgres may read all turns for each pair.
+        author = Turn.objects.filter(pk=OuterRef("turn")).order_by()
+        known = Coalesce(
+            Subquery(author.values("sample__author")),
+            Value(0),
+            output_field=models.IntegerField(),
         )
+        return self.alias(_author=known).exclude(Q(_author=user.pk or 0))
 
 
 class Pair(models.Model):
@@ -226,6 +254,13 @@ class Pair(models.Model):
                 condition=Q(source__in=PairSource.values), name="pair_source_known"
             ),
         ]
+        indexes = [
+            models.Index(
+                fields=["project", "id"],
+                condition=~Q(source="people"),
+                name="pair_by_rule",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"pair {self.pk}"
@@ -251,6 +286,25 @@ class SlotQuerySet(models.QuerySet["Slot"]):
     def leased(self) -> SlotQuerySet:
         """Return the slots somebody holds, whether or not the lease has run out."""
         return self.filter(state=SlotState.LEASED)
+
+    def of_split_pairs(self) -> models.QuerySet[Slot, int]:
+        """Return the pairs whose judgments are all there and tie, as their keys.
+
+        A slot that disagreement added (round 2 and up) and that was closed again does
+        not hold a pair up.
+        """
+        return (
+            self.exclude(state=SlotState.CLOSED, round__gt=1)
+            .order_by()
+            .values("pair")
+            .annotate(
+                _all=Count("pk"),
+                _done=Count("judgment"),
+                _ones=Sum("judgment__verdict"),
+            )
+            .filter(_all=F("_done"), _done=2 * F("_ones"))
+            .values_list("pair", flat=True)
+        )
 
 
 class Slot(models.Model):
@@ -365,6 +419,11 @@ class Slot(models.Model):
                 condition=Q(state="leased"),
             ),
             models.Index(
+                fields=["pair"],
+                name="slot_waiting_split",
+                condition=Q(state__in=WAITING_STATES, round__gt=1),
+            ),
+            models.Index(
                 fields=["project", "leased_until"],
                 name="slot_by_expiry",
                 condition=Q(state="leased"),
@@ -458,35 +517,53 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
 
     def current(self) -> JudgmentQuerySet:
         """Return the rows no later row supersedes and nobody withdrew."""
-        # Only a person's own later row supersedes. Saying so lets Postgres read the few
-        # rows of judgment_superseding once for all of a person's judgments.
-        later = Judgment.objects.filter(
-            labeler=OuterRef("labeler"),
-            supersedes=OuterRef("pk"),
-            supersedes__isnull=False,
+        return self.filter(superseded_by__isnull=True).exclude(
+            verdict=Verdict.WITHDRAWN
         )
-        return self.filter(~Exists(later)).exclude(verdict=Verdict.WITHDRAWN)
+
+    def given_by(
+        self, user: AbstractBaseUser | AnonymousUser, project: Project
+    ) -> JudgmentQuerySet:
+        """Return a person's current judgments in a project."""
+        # Only a person's own later rows supersede, and they are few: as a list Postgres
+        # reads them once (judgment_superseding), where ``current`` asks row by row.
+        later = Judgment.objects.filter(labeler=user.pk, supersedes__isnull=False)
+        return (
+            self.filter(labeler=user.pk, project=project)
+            .exclude(pk__in=later.order_by().values("supersedes"))
+            .exclude(verdict=Verdict.WITHDRAWN)
+        )
 
     def counted(self) -> JudgmentQuerySet:
         """Return the judgments that fill a slot (late extras and old ones left out)."""
         return self.filter(fills__isnull=False)
 
-    def with_final_verdict(self) -> JudgmentQuerySet:
-        """Annotate ``final_verdict``: the pair's outcome if others had a say, or null.
+    def with_outcome(self) -> JudgmentQuerySet:
+        """Annotate ``outcome``, the pair's, or null."""
+        pairs = Pair.objects.with_outcome().filter(pk=OuterRef("pair"))
+        found = pairs.values(found=F("outcome"))
+        return self.annotate(outcome=Subquery(found[:1]))
 
-        On one's own word alone an outcome would agree with it always.
+    def with_votes(self) -> JudgmentQuerySet:
+        """Annotate what is said of the judgment's pair, for ``progress`` to weigh.
+
+        ``votes`` are its slots, but for those closed again: labeler, verdict and
+        reasons, null where nobody has judged. ``word`` is a curator's, or null.
         """
-        others = Judgment.objects.counted().filter(pair=OuterRef("pk"))
-        outcome = (
-            Pair.objects.with_outcome()
-            .filter(
-                Q(adjudication__isnull=False)
-                | Exists(others.exclude(labeler=OuterRef(OuterRef("labeler")))),
-                pk=OuterRef("pair"),
-            )
-            .values(final=F("outcome"))
+        slots = Slot.objects.filter(pair=OuterRef("pair")).exclude(
+            state=SlotState.CLOSED, round__gt=1
         )
-        return self.annotate(final_verdict=Subquery(outcome[:1]))
+        vote = JSONObject(
+            labeler="judgment__labeler",
+            verdict="judgment__verdict",
+            reasons="judgment__reasons",
+        )
+        words = Adjudication.objects.filter(pair=OuterRef("pair"))
+        word = JSONObject(labeler="curator", verdict="verdict", reasons="reasons")
+        return self.annotate(
+            votes=ArraySubquery(slots.values(vote=vote)),
+            word=Subquery(words.values(word=word)[:1]),
+        )
 
 
 class Judgment(models.Model):

@@ -51,9 +51,12 @@ class Project(models.Model):
         help_text="Judgments each pair gets at first.",
     )
     overlap_limit = models.PositiveSmallIntegerField(
-        default=3,
+        default=4,
         validators=[MinValueValidator(1), MaxValueValidator(9)],
-        help_text="Judgments a pair may get when the first ones disagree.",
+        help_text=(
+            "Judgments a pair may get when the first ones disagree. Even, it lets people "
+            "stay split, and a curator settles the pair; odd, the last one decides."
+        ),
     )
     lease_seconds = models.PositiveIntegerField(
         default=600,

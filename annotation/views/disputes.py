@@ -5,13 +5,13 @@ A pair's own page shows the same and serves to pin the pair to the guideline.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, Max, Min, Q
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext
@@ -32,6 +32,7 @@ from annotation.models import (
     Reason,
     Role,
     Skip,
+    Slot,
 )
 from annotation.views.door import enter
 
@@ -56,24 +57,19 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the first pair that waits for a curator, or the first from ``at`` on."""
     project = enter(request, slug, Role.CURATOR)
     kind, at = DisputeForm(request.GET).chosen()
-    rows = _waiting(request, project, kind)
-    pairs = rows.select_related("turn__sample__author").order_by("pk")
+    waiting = _waiting(request, project, kind).order_by("pk")
+    keys = list(waiting.values_list("pk", flat=True))
     # One past the last pair goes back to the first, so that nothing is passed over.
-    found = pairs.filter(pk__gte=at).first() or (pairs.first() if at else None)
-    key = found.pk if found else 0
-    queue = rows.aggregate(
-        total=Count("pk"),
-        before=Count("pk", filter=Q(pk__lt=key)),
-        next=Min("pk", filter=Q(pk__gt=key)),
-        previous=Max("pk", filter=Q(pk__lt=key)),
-    )
+    place = bisect_left(keys, at) % max(1, len(keys))
+    pairs = Pair.objects.select_related("turn__sample__author")
+    found = pairs.get(pk=keys[place]) if keys else None
     facts: dict[str, Any] = {
         "kind": kind,
-        "queue": queue,
-        "number": queue["before"] + 1,
+        "total": len(keys),
+        "number": place + 1,
         "query": urlencode({"kind": kind}),
-        "next": _query(kind, queue["next"]),
-        "previous": _query(kind, queue["previous"]),
+        "next": _query(kind, keys[place + 1] if place + 1 < len(keys) else None),
+        "previous": _query(kind, keys[place - 1] if place else None),
         "pair": None,
         "is_queue": True,
     }
@@ -164,16 +160,25 @@ def _pair_page(
     return render(request, "annotation/dispute.html", facts, status=status)
 
 
-def _waiting(request: HttpRequest, project: Project, kind: str) -> PairQuerySet:
-    """Return the pairs this curator may settle; never of a sample they wrote."""
-    pairs = Pair.objects.filter(project=project)
-    chosen = pairs.disputed() if kind == "disputed" else pairs.skipped_by_all()
+def _waiting(
+    request: HttpRequest, project: Project, kind: str, found: Pair | None = None
+) -> PairQuerySet:
+    """Return the pairs this curator may settle, of all or only ``found`` if it is one.
+
+    Never a pair of a sample they wrote.
+    """
+    pairs, slots = Pair.objects.filter(project=project), Slot.objects.all()
+    if found is None:
+        slots = slots.filter(project=project)
+    else:
+        pairs, slots = pairs.filter(pk=found.pk), slots.filter(pair=found)
+    chosen = pairs.disputed(slots) if kind == "disputed" else pairs.skipped_by_all()
     return chosen.not_written_by(request.user)
 
 
 def _is_waiting(request: HttpRequest, found: Pair) -> bool:
     return any(
-        _waiting(request, found.project, kind).filter(pk=found.pk).exists()
+        _waiting(request, found.project, kind, found).exists()
         for kind in DisputeForm.KINDS
     )
 

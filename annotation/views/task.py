@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 WHY_NOT_YOURS = {
     "identical": gettext_lazy("Equal to the label response, letter by letter"),
+    "rule": gettext_lazy("Says what the label response or a reference says"),
     "malformed": gettext_lazy("Breaks the response grammar; counts as not consistent"),
     "others": gettext_lazy("Other people judge this turn"),
     "skipped": gettext_lazy("You skipped this turn"),

@@ -19,7 +19,13 @@ from annotation.models import (
     Sample,
     SampleStatus,
 )
-from annotation.progress import COMPARED, DAYS, progress_of, totals_of
+from annotation.progress import (
+    COMPARED,
+    DAYS,
+    final_verdict,
+    progress_of,
+    totals_of,
+)
 from annotation.views.door import enter
 
 if TYPE_CHECKING:
@@ -33,13 +39,11 @@ SHOWN = 50
 def work(request: HttpRequest, slug: str) -> HttpResponse:
     project = enter(request, slug, Role.LABELER)
     assert request.user.is_authenticated
-    mine = Judgment.objects.current().filter(
-        labeler=request.user, project=project
-    )
+    mine = Judgment.objects.given_by(request.user, project)
     before = _before(request)
     older = mine.filter(pk__lt=before) if before else mine
     history = list(
-        older.with_final_verdict()
+        older.with_votes()
         .select_related("pair__turn__sample")
         .order_by("-pk")[: SHOWN + 1]
     )
@@ -55,7 +59,11 @@ def work(request: HttpRequest, slug: str) -> HttpResponse:
         if any(one.sides_swapped is not None for one in progress.arrangements)
         else [],
         "judgments": [
-            (judgment, judgment.pk in undoable and not judgment.is_extra)
+            (
+                judgment,
+                final_verdict(judgment),
+                judgment.pk in undoable and not judgment.is_extra,
+            )
             for judgment in history[:SHOWN]
         ],
         "older": history[SHOWN - 1].pk if len(history) > SHOWN else None,

@@ -68,7 +68,7 @@ def make_one_of_everything():
     )
     SampleContext.objects.create(sample=sample, context=context, position=0)
     turn = sample.turns.get()
-    ReferenceResponse.objects.create(turn=turn, position=0, text="Done.", author=lena)
+    ReferenceResponse.objects.create(turn=turn, position=0, text="Bought.", author=lena)
     draft = Draft.objects.create(project=project, author=lena, sample=sample)
     SampleVersion.objects.create(sample=sample, number=1, document={}, editor=lena)
     Comment.objects.create(sample=sample, author=rita, text="Why this step?")

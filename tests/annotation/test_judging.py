@@ -707,15 +707,16 @@ class TestUndo:
         claim(pair.project, "luis")
         assert judge(again, "lena", 0).is_extra
 
-    def test_closes_the_slot_that_the_disagreement_had_added(self):
+    def test_closes_the_slots_that_the_disagreement_had_added(self):
         pair = make_pair(slots=2)
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
-        assert pair.slots.waiting().count() == 1
+        assert pair.slots.waiting().count() == 2
         again = judging.undo_judgment(project=pair.project, user=make_user("lena"))
         assert [slot.state for slot in pair.slots.order_by("ordinal")] == [
             "leased",
             "done",
+            "closed",
             "closed",
         ]
         judge(again, "lena", 0)
@@ -729,9 +730,12 @@ class TestUndo:
         again = judging.undo_judgment(project=pair.project, user=make_user("lena"))
         judge(again, "lena", 0)
         assert not judge(third, "leo", 1).is_extra
+        # Two to one: the pair is contested still, and a fourth is asked.
+        assert outcome(pair) == (None, None)
+        make_judgment(pair, make_user("lea"), 0)
         assert outcome(pair) == (0, "people")
 
-    def test_and_the_same_verdict_again_adds_the_slot_again(self):
+    def test_and_the_same_verdict_again_adds_the_slots_again(self):
         pair = make_pair(slots=2)
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
@@ -740,8 +744,9 @@ class TestUndo:
             "lena",
             1,
         )
-        assert pair.slots.waiting().count() == 1
+        assert pair.slots.waiting().count() == 2
         make_judgment(pair, make_user("leo"), 1)
+        make_judgment(pair, make_user("lea"), 1)
         assert outcome(pair) == (1, "people")
 
 
@@ -756,19 +761,68 @@ class TestOverlap:
         assert pair in Pair.objects.settled()
         assert pair not in Pair.objects.awaiting_judgment()
 
-    def test_a_tie_adds_one_slot_of_higher_priority(self):
+    def test_a_tie_adds_two_slots_of_higher_priority(self):
         pair = make_pair(slots=2)
         for _ in range(3):
             make_pair(project=pair.project)
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
-        added = pair.slots.get(ordinal=3)
-        assert (added.round, added.priority, added.state) == (2, 1, SlotState.OPEN)
+        added = list(pair.slots.filter(ordinal__gt=2).order_by("ordinal"))
+        assert [(s.ordinal, s.round, s.priority, s.state) for s in added] == [
+            (3, 2, 1, SlotState.OPEN),
+            (4, 2, 1, SlotState.OPEN),
+        ]
         found = claim(pair.project, "leo")
-        assert found.slot == added
+        assert found.slot == added[0]
         judge(found, "leo", 0)
+        assert outcome(pair) == (None, None)
+        judge(claim(pair.project, "lea"), "lea", 0)
         assert outcome(pair) == (0, "people")
+        assert pair.slots.count() == 4
+
+    def test_by_default_a_pair_can_stay_split_and_is_a_curators(self):
+        pair = make_pair()
+        for name, verdict in (("lena", 1), ("luis", 0), ("lea", 1), ("leo", 0)):
+            make_judgment(pair, make_user(name), verdict)
+        assert list(Pair.objects.disputed()) == [pair]
+        assert not pair.slots.waiting().exists()
+
+    def test_an_odd_limit_gives_the_last_word_to_one_person(self):
+        pair = make_pair(project=make_project(overlap_limit=3))
+        make_judgment(pair, make_user("lena"), 1)
+        make_judgment(pair, make_user("luis"), 0)
         assert pair.slots.count() == 3
+        make_judgment(pair, make_user("leo"), 0)
+        assert outcome(pair) == (0, "people")
+
+    def test_a_first_round_that_is_odd_is_settled_by_its_majority(self):
+        pair = make_pair(project=make_project(overlap=3))
+        for name, verdict in (("lena", 1), ("luis", 0), ("lea", 1)):
+            make_judgment(pair, make_user(name), verdict)
+        assert outcome(pair) == (1, "people")
+        assert pair.slots.count() == 3
+
+    def test_a_pair_that_was_split_needs_a_lead_of_two_after_an_undo_too(self):
+        pair = make_pair()
+        for name, verdict in (("lena", 1), ("luis", 0), ("lea", 1)):
+            make_judgment(pair, make_user(name), verdict)
+        back = judging.undo_judgment(project=pair.project, user=make_user("lena"))
+        assert not pair.slots.filter(state=SlotState.OPEN).exists()
+        judge(back, "lena", 1)
+        assert outcome(pair) == (None, None)
+        make_judgment(pair, make_user("leo"), 1)
+        assert outcome(pair) == (1, "people")
+
+    def test_a_split_pair_that_no_labeler_is_left_for_is_a_curators(self):
+        pair = make_pair(project=make_project())
+        pair.project.memberships.filter(user__username__in=["lea", "leo"]).delete()
+        make_judgment(pair, make_user("lena"), 1)
+        assert not Pair.objects.skipped_by_all().exists()
+        make_judgment(pair, make_user("luis"), 0)
+        assert list(Pair.objects.skipped_by_all()) == [pair]
+        judging.adjudicate(pair=pair, curator=make_user("rita"), verdict=1)
+        assert outcome(pair) == (1, "adjudication")
+        assert not Pair.objects.skipped_by_all().exists()
 
     def test_a_tie_at_the_limit_is_disputed_until_a_curator_settles_it(self):
         project = make_project(overlap=2, overlap_limit=2)
@@ -839,6 +893,7 @@ class TestOverlap:
         same = make_pair(project=project, source="identical")
         broken = make_pair(project=project, source="format")
         assert outcome(same) == (1, "identical")
+        assert outcome(make_pair(project=project, source="rule")) == (1, "rule")
         assert outcome(broken) == (0, "format")
 
 
@@ -869,7 +924,12 @@ class TestDatabase:
         self.refuses(
             "judgment_once_per_labeler",
             lambda: Judgment.objects.create(
-                pair=pair, slot=other, token=9, labeler=judgment.labeler, verdict=1
+                project=pair.project,
+                pair=pair,
+                slot=other,
+                token=9,
+                labeler=judgment.labeler,
+                verdict=1,
             ),
         )
 
@@ -878,6 +938,7 @@ class TestDatabase:
         self.refuses(
             "judgment_once_per_lease",
             lambda: Judgment.objects.create(
+                project=judgment.project,
                 pair=judgment.pair,
                 slot=judgment.slot,
                 token=judgment.token,
@@ -919,6 +980,7 @@ class TestDatabase:
         self.refuses(
             "judgment_withdrawn_has_reason",
             lambda: Judgment.objects.create(
+                project=judgment.project,
                 pair=judgment.pair,
                 slot=judgment.slot,
                 token=judgment.token,

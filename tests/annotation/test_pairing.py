@@ -9,6 +9,7 @@ from annotation.models import (
     PairOrigin,
     PairSource,
     Producer,
+    ReferenceResponse,
     SampledResponse,
     SampleStatus,
     Slot,
@@ -122,7 +123,9 @@ def test_current_and_initial_policy_may_be_one_checkpoint():
 
 def test_a_byte_identical_answer_is_derived_and_nobody_judges_it():
     sample = make_sample()
-    assert receive(sample, LABEL) == Received(responses=1, pairs=1, identical=1)
+    assert receive(sample, LABEL) == Received(
+        responses=1, pairs=1, identical=1, saved=sample.project.overlap
+    )
     pair = Pair.objects.with_outcome().get()
     assert (pair.source, pair.outcome, pair.outcome_source) == (
         "identical",
@@ -132,9 +135,66 @@ def test_a_byte_identical_answer_is_derived_and_nobody_judges_it():
     assert not Slot.objects.exists()
 
 
-def test_an_answer_that_differs_by_a_space_is_judged():
+RESPELLED = {
+    "a space after the call": LABEL + " ",
+    "a line break after the call": LABEL + "\n",
+    "JSON spaces": LABEL.replace('": ', '":'),
+    "JSON key order": LABEL.replace(
+        '"name": "Find shops", "parameters": {"kind": "bakery"}',
+        '"parameters": {"kind": "bakery"}, "name": "Find shops"',
+    ),
+    "two spaces": LABEL.replace("wants a", "wants  a"),
+    "a step's blanks": LABEL.replace("1. Find", "1.  Find"),
+}
+
+
+@pytest.mark.parametrize("text", RESPELLED.values(), ids=RESPELLED.keys())
+def test_an_answer_equal_in_normal_form_is_settled_by_rule(text):
+    sample = make_sample(project=make_project(overlap=2))
+    assert text != LABEL
+    assert receive(sample, text) == Received(responses=1, pairs=1, by_rule=1, saved=2)
+    pair = Pair.objects.with_outcome().get()
+    assert (pair.outcome, pair.outcome_source) == (1, "rule")
+    assert pair.sampled_text == text
+    assert not Slot.objects.exists()
+    assert not SampledResponse.objects.get().format_error
+
+
+OTHERWISE = {
+    "another value": LABEL.replace("bakery", "florist"),
+    "a space in a value": LABEL.replace('"bakery"', '"bakery "'),
+    "another case": LABEL.replace("a cake.", "A CAKE."),
+    "steps the other way round": LABEL.replace(
+        "1. Find a bakery.\n2. Order the cake.",
+        "1. Order the cake.\n2. Find a bakery.",
+    ),
+    "a plan on one line": LABEL.replace("Plan:\n1.", "Plan: 1."),
+}
+
+
+@pytest.mark.parametrize("text", OTHERWISE.values(), ids=OTHERWISE.keys())
+def test_an_answer_that_says_something_else_goes_to_people(text):
+    sample = make_sample(project=make_project(overlap=2))
+    assert text != LABEL
+    assert receive(sample, text) == Received(responses=1, pairs=1, slots=2)
+
+
+def test_an_answer_equal_to_a_reference_is_settled_by_rule():
+    sample = make_sample(
+        turns=(("user", "Eight cakes?", "Yes, 1,200 cakes are here."),)
+    )
+    ReferenceResponse.objects.create(
+        turn=sample.turns.get(), position=0, text="Of course: 1,200 cakes."
+    )
+    found = receive(sample, "Of course: 1,200 cakes.", "Of course:  1200.0 cakes.")
+    assert (found.by_rule, found.slots) == (2, 0)
+
+
+def test_a_tag_spelt_with_other_tokens_is_not_settled_as_equal():
     sample = make_sample()
-    assert receive(sample, LABEL + " ").identical == 0
+    row = ResponseRow(sample.external_id, 0, 0, LABEL + " ", format_error="a tag")
+    found = receive_responses(project=sample.project, producer=facts(), responses=[row])
+    assert (found.by_rule, found.malformed) == (0, 1)
 
 
 def test_a_malformed_answer_is_derived_unless_people_are_asked():

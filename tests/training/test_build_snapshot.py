@@ -121,14 +121,17 @@ def test_derived_pairs_are_marked_and_never_mixed_with_judgments(project):
     make_judgment(answer(project, one, WRONG), make_user("lena"), 0)
     answer(project, two, LABEL)
     answer(project, two, "<<think>>never closed", index=1)
+    answer(project, two, LABEL + "\n", index=2)
     snapshot = build_snapshot(project=project, user=None, with_judgments=True)
     found = {r["source"]: r for r in rows(snapshot, "judgments")}
     assert found["identical"]["consistent"] is True
     assert found["identical"]["judgment"] is None
+    assert found["rule"]["consistent"] is True
+    assert (found["rule"]["judgments"], found["rule"]["differs"]) == ([], [])
     assert found["format"]["consistent"] is False
     assert found["format"]["differs"] == ["format"]
     assert snapshot.counts["pairs_judged"] == 1
-    assert snapshot.counts["pairs_derived"] == 2
+    assert snapshot.counts["pairs_derived"] == 3
 
 
 def test_pairs_without_an_outcome_stay_out(project):
