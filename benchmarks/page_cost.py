@@ -112,7 +112,10 @@ def fill(pairs: int) -> Many:
 
 def clear() -> None:
     """Empty every table that ``fill`` fills, and what hangs on them."""
-    sql("TRUNCATE auth_user, annotation_project, annotation_producer CASCADE")
+    sql(
+        """TRUNCATE auth_user, annotation_project, annotation_producer, django_session
+           CASCADE"""
+    )
 
 
 def vacuum() -> None:
@@ -516,7 +519,9 @@ def _counting(statements: list[Statement]) -> Callable[..., Any]:
             is_explaining = True
             try:
                 with transaction.atomic(), connection.cursor() as cursor:
-                    cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", values)
+                    cursor.execute(
+                        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", values
+                    )
                     ((plan,),) = cursor.fetchall()
                     transaction.set_rollback(True)
             finally:
@@ -528,7 +533,9 @@ def _counting(statements: list[Statement]) -> Callable[..., Any]:
     return wrapper
 
 
-_EXPLAINED: Final = re.compile(r"\s*(select|with|insert|update|delete)\b", re.IGNORECASE)
+_EXPLAINED: Final = re.compile(
+    r"\s*(select|with|insert|update|delete)\b", re.IGNORECASE
+)
 
 
 def _read(text: str, plan: dict[str, Any]) -> Statement:

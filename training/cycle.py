@@ -22,6 +22,7 @@ from annotation.models import (
     PairQuerySet,
     PairSource,
     Slot,
+    Verdict,
 )
 from training.engine.recipes import PolicyRecipe
 from training.engine.verdicts import BAD_CAUGHT, gate_misses
@@ -110,9 +111,10 @@ class Median(Aggregate):
 def judging_pace(project: Project) -> Pace:
     """Return the pace of the last seven days (two queries)."""
     now = timezone.now()
-    recent = Judgment.objects.counted().filter(
-        pair__project=project, created_at__gte=now - timedelta(days=7)
-    )
+    # Those undone since are among them: giving them took time too.
+    recent = Judgment.objects.filter(
+        project=project, is_extra=False, created_at__gte=now - timedelta(days=7)
+    ).exclude(verdict=Verdict.WITHDRAWN)
     hours = list(
         recent.annotate(hour=TruncHour("created_at"))
         .values("hour")

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.postgres.aggregates import ArrayAgg
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
 from django.http import StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext
@@ -69,7 +69,12 @@ def samples(request: HttpRequest, slug: str) -> HttpResponse:
     page = list(
         rows.select_related("author")
         .annotate(
-            turn_count=Count("turns"),
+            turn_count=Subquery(
+                Turn.objects.filter(sample=OuterRef("pk"))
+                .order_by()
+                .values("sample")
+                .values(count=Count("pk"))
+            ),
             opening=first_turn.values("input_text")[:1],
         )
         .order_by("-pk")[: PAGE + 1]

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.defaultfilters import filesizeformat
@@ -21,7 +21,14 @@ from django.views.decorators.http import (
     require_safe,
 )
 
-from annotation.models import Judgment, Project, Role, SampledResponse
+from annotation.counting import Count, count_up_to
+from annotation.models import (
+    Judgment,
+    PairOrigin,
+    Project,
+    Role,
+    SampledResponse,
+)
 from annotation.views.door import enter
 from training import store
 from training.archives import Archive
@@ -73,6 +80,7 @@ if TYPE_CHECKING:
 
 PAGE = 40
 LISTED = 200
+ANSWERS_COUNTED = 200
 
 
 @dataclass(frozen=True)
@@ -228,21 +236,26 @@ def _judgments_learned(checkpoint: Checkpoint) -> int:
     of_reward_models = RunInput.objects.filter(
         run=checkpoint.run, role__in=JUDGES
     ).values_list("checkpoint__run__snapshot", flat=True)
-    snapshots = [checkpoint.run.snapshot_id, *of_reward_models]
-    return (
-        Judgment.objects.filter(snapshots__in=[s for s in snapshots if s is not None])
-        .distinct()
-        .count()
-    )
+    snapshots = {checkpoint.run.snapshot_id, *of_reward_models} - {None}
+    if len(snapshots) == 1 and checkpoint.run.snapshot is not None:
+        return int(checkpoint.run.snapshot.counts.get("judgments", 0))
+    links = Snapshot.judgments.through.objects.filter(snapshot__in=snapshots)
+    return links.values("judgment").distinct().count()
 
 
-def _answers(checkpoint: Checkpoint) -> dict[str, int]:
+def _answers(checkpoint: Checkpoint) -> dict[str, Count]:
     answers = SampledResponse.objects.filter(producer__checkpoint_id=checkpoint.pk)
-    return answers.aggregate(
-        responses=Count("pk"),
-        pairs=Count("origin__pair", distinct=True),
-        judged=Count("origin__pair__judgments", distinct=True),
-    )
+    pairs = PairOrigin.objects.filter(
+        sampled_response__producer__checkpoint_id=checkpoint.pk
+    ).values("pair")
+    judgments = Judgment.objects.filter(pair__in=pairs[: ANSWERS_COUNTED + 1])
+    found = count_up_to(pairs.distinct(), ANSWERS_COUNTED)
+    judged = count_up_to(judgments, ANSWERS_COUNTED)
+    return {
+        "responses": count_up_to(answers, ANSWERS_COUNTED),
+        "pairs": found,
+        "judged": Count(judged.value, judged.is_more or found.is_more),
+    }
 
 
 def _file(checkpoint: Checkpoint, name: str, digest: str) -> dict[str, object]:

@@ -26,7 +26,15 @@ from django.views.decorators.http import (
     require_safe,
 )
 
-from annotation.models import Pair, Project, Role, Sample
+from annotation.counting import (
+    Count,
+    count_up_to,
+    has_outcome,
+    judgments_that_count,
+    judgments_wanted,
+    pairs_settled_by_rule,
+)
+from annotation.models import Project, Role, Sample
 from annotation.views.door import enter
 from training import charts
 from training.devices import announced_queues, holders
@@ -274,25 +282,16 @@ def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
     return render(request, "training/run_new.html", facts, status=status)
 
 
-@dataclass(frozen=True)
-class Data:
-    """What a run could learn from now."""
-
-    train: int
-    held_out: int
-    settled: int
-    unsettled: int
-
-
-def _data_available(project: Project) -> Data:
-    approved = Sample.objects.filter(project=project).approved()
-    pairs = Pair.objects.filter(project=project)
-    return Data(
-        train=approved.filter(split="").count(),
-        held_out=approved.exclude(split="").count(),
-        settled=pairs.settled().count(),
-        unsettled=pairs.unsettled().count(),
-    )
+def _data_available(project: Project) -> dict[str, Count]:
+    """Count what a run could learn from now."""
+    approved = Sample.objects.filter(project=project).approved().order_by("pk")
+    return {
+        "train": count_up_to(approved.filter(split="")),
+        "held_out": count_up_to(approved.exclude(split="")),
+        "judgments": judgments_that_count(project),
+        "wanted": judgments_wanted(project),
+        "by_rule": pairs_settled_by_rule(project),
+    }
 
 
 @dataclass(frozen=True)
@@ -313,10 +312,7 @@ def _missing(project: Project, kind: str) -> list[Missing]:
                 reverse("annotation:samples", args=[project.slug]),
             )
         )
-    if (
-        kind in LEARNS_FROM_JUDGMENTS
-        and not Pair.objects.filter(project=project).settled().exists()
-    ):
+    if kind in LEARNS_FROM_JUDGMENTS and not has_outcome(project):
         lacking.append(
             Missing(
                 gettext("No pair has been judged to an outcome yet."),
