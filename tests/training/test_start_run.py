@@ -23,6 +23,7 @@ from tests.training.conftest import (
     tiny,
 )
 from training import hints, launching, promoting, supervising, tasks
+from training.figures import folded_figures
 from training.launching import LaunchRefusedError, RunStateError
 from training.models import Run
 from training.supervising import Outcome
@@ -184,15 +185,20 @@ def test_answers_of_a_draw_come_to_the_queue_once(project, tmp_path):
             "observation_source": "simulator",
             "format_error": "",
         },
+        {"sample": "s1", "turn": 0, "index": 2, "role": "current", "text": LABEL + " "},
         {"sample": "s1", "turn": 0, "index": 0, "role": "initial", "text": "Hello."},
         {"sample": "gone", "turn": 0, "index": 0, "role": "initial", "text": "Hello."},
     ]
     file = tmp_path / "responses.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert supervised(run, "--responses", file) is Outcome.FINISHED
-    assert run.result["received"]["current"]["identical"] == 1
+    received = run.result["received"]["current"]
+    assert (received["identical"], received["settled_by_rule"]) == (1, 1)
+    assert received["judgments_saved"] == 2 * project.overlap
+    shown = dict(folded_figures(run.result)[0])
+    assert shown["received, current, judgments saved"] == f"{2 * project.overlap}"
     assert run.result["received"]["initial"]["refused"] == 1
-    assert Pair.objects.count() == 3
+    assert Pair.objects.count() == 4
     assert Slot.objects.count() == 2 * project.overlap
     producer = Producer.objects.get(policy_role="current")
     assert (producer.run_id, producer.checkpoint_id) == (run.pk, policy.pk)
@@ -209,7 +215,7 @@ def test_answers_of_a_draw_come_to_the_queue_once(project, tmp_path):
     # The worker is lost after the receipt but before the run's end: received again.
     Run.objects.filter(pk=run.pk).update(state="queued")
     assert supervised(run) is Outcome.FINISHED
-    assert Pair.objects.count() == 3
+    assert Pair.objects.count() == 4
 
 
 @pytest.mark.django_db(transaction=True)
