@@ -192,11 +192,11 @@ def test_the_marks_of_a_reward_model_start_apart(tmp_path):
 # That they come
 
 
-@pytest.mark.parametrize("rate", [1e-4, 1e-3, 3e-3])
-def test_each_tag_comes_first_at_its_places(rate, tmp_path):
+@pytest.mark.parametrize(("rate", "steps"), [(1e-4, 120), (1e-3, 16), (3e-3, 60)])
+def test_each_tag_comes_first_at_its_places(rate, steps, tmp_path):
     base = save_base(tmp_path / "base")
     end = run_sft(
-        tmp_path / "run", base, steps=120, checkpoint_every=120, learning_rate=rate
+        tmp_path / "run", base, steps=steps, checkpoint_every=steps, learning_rate=rate
     )
     model, tokenizer = load_policy(end, CPU)
     names = {token: name for name, token in tag_ids(tokenizer).items()}
