@@ -65,9 +65,10 @@ class Finding:
         found = "this model cannot compute it"
         if math.isfinite(self.difference):
             found = f"logits differ by {self.difference:.1g}"
+        if self.exact:
+            return f"{self.shortcut}: exact for this model ({found})"
         longer = f" on texts longer than {self.reach} tokens" if self.reach else ""
-        verdict = "exact" if self.exact else "not exact"
-        return f"{self.shortcut}: {verdict} for this model{longer} ({found})"
+        return f"{self.shortcut}: not exact for this model{longer} ({found})"
 
 
 Measure = Callable[["Bench", int], float]
