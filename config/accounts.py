@@ -27,10 +27,10 @@ def nobody() -> Account:
     return Account(found.pw_uid, found.pw_gid)
 
 
-def of_its_own(home: Path) -> Account:
-    """Return the account of a state directory: the same at each start."""
+def of_its_own(checkout: Path) -> Account:
+    """Return the account of a checkout's state directories: the same at each start."""
     numbers = range(FIRST_FREE, LAST_FREE + 1)
-    first = zlib.crc32(os.fsencode(home)) % len(numbers)
+    first = zlib.crc32(os.fsencode(checkout)) % len(numbers)
     taken = {user.pw_uid for user in pwd.getpwall()}
     for number in (*numbers[first:], *numbers[:first]):
         if number not in taken:

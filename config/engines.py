@@ -88,13 +88,17 @@ class Postgres:
             owner = self.data.stat()
             if owner.st_uid not in (0, accounts.nobody().uid):
                 return Account(owner.st_uid, owner.st_gid)
-        return accounts.of_its_own(self.state.home)
+        return accounts.of_its_own(BASE_DIR)
 
     def prepare(self) -> None:
         self.state.make()
         account = self.account
         if account:
             accounts.let_through(self.state.home, account)
+            for above in self.state.home.parents:
+                # `make loop` keeps its state in .concord, which may be as new.
+                if BASE_DIR in above.parents and not accounts.can_enter(account, above):
+                    accounts.let_through(above, account)
             binary = self.binaries / "postgres"
             if not accounts.can(account, '"$1" --version', binary):
                 self.binaries = self._reachable_binaries(account)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 from django.db import InterfaceError, OperationalError
 
 from config.engines import State
@@ -148,6 +149,7 @@ def test_a_worker_does_its_tasks_again_afterwards(site, name):
         (OperationalError, psycopg.errors.TooManyConnections(), True),
         (OperationalError, psycopg.errors.QueryCanceled(), False),
         (OperationalError, psycopg.errors.DeadlockDetected(), False),
+        (redis.ConnectionError, None, True),
         (ValueError, None, False),
     ],
 )

@@ -209,6 +209,16 @@ def test_the_applications_role_is_no_superuser_and_may_create_databases(home):
             connection.execute("COPY (SELECT 1) TO PROGRAM 'cat'")
 
 
+def test_a_state_directory_within_another_keeps_its_data_there(home):
+    outer = State(home / "state", throwaway=True)
+    inner = State(outer.home / "loop", throwaway=True)
+    with up(outer), up(inner) as servers:
+        assert (inner.home / "postgres").is_dir()
+        assert not (inner.home / "private").is_symlink()
+        psycopg.connect(servers["DATABASE_URL"]).close()
+        assert as_stranger(opened, everything_in(outer)) == []
+
+
 def make_state_of_an_earlier_version(state):
     """A cluster as versions before this one made it: nobody's, with trust."""
     (state.home / "logs").mkdir(parents=True)
