@@ -26,6 +26,11 @@ from config import processes
 
 HEAD_BYTES = 64 * 2**10  # longer heads gunicorn refuses anyway
 IN_MEMORY = 2**20
+MOST_BYTES = 2**30  # of one request; pages have limits of their own
+READS_AT_ONCE = 16
+TOO_LARGE = (
+    b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
 LEAST_READ = 2**16
 PATIENCE = 20.0  # seconds for the head of a request, and for the first of its body
 PATIENCE_OF_A_FULL_HOUSE = 2.0
@@ -112,6 +117,9 @@ class Request:
             else:
                 self._lacking = size + 2
 
+    def is_too_large(self) -> bool:
+        return self.received + max(0, self._lacking) > MOST_BYTES
+
     def is_too_slow(self, now: float) -> bool:
         allowed = PATIENCE + (self.received / SLOWEST if self.has_head else 0)
         return now - self.since > allowed
@@ -173,11 +181,16 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         """Take in what has come of a request, and hand it on when it is whole."""
         request = self.receiving[conn]
         try:
-            while not request.is_whole:
+            for _ in range(READS_AT_ONCE):
+                if request.is_whole:
+                    break
                 data = sock.recv(2**16)
                 if not data:
                     return self._drop(conn)
                 request.take(data)
+                if request.is_too_large():
+                    sock.send(TOO_LARGE)
+                    return self._drop(conn, graceful=True)
                 if request.waits_for_leave and not request.is_whole:
                     request.waits_for_leave = False
                     sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -185,6 +198,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             return None
         except OSError:
             return self._drop(conn)
+        if not request.is_whole:
+            return None  # the poller calls again at once; others come first
         self._forget(conn)
         request.bytes.seek(0)
         conn.parser.unreader.received = request.bytes
@@ -197,11 +212,11 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         with contextlib.suppress(OSError, KeyError, ValueError):
             self.poller.unregister(conn.sock)
 
-    def _drop(self, conn: Any) -> None:
+    def _drop(self, conn: Any, graceful: bool = False) -> None:
         self.receiving[conn].bytes.close()
         self._forget(conn)
         self.nr_conns -= 1
-        conn.close()
+        conn.close(graceful=graceful)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         if conn.parser is not None:

@@ -195,6 +195,20 @@ def test_a_sender_that_waits_for_leave_gets_it(server):
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 2000000000\r\n\r\nab",
+        b"Transfer-Encoding: chunked\r\n\r\n7fffffff\r\nab",
+    ],
+)
+def test_a_request_larger_than_any_page_takes_is_refused_at_once(server, body):
+    with socket.create_connection(server, timeout=10) as sender:
+        sender.sendall(b"POST /x HTTP/1.1\r\nHost: localhost\r\n" + body)
+        answer = receive(sender, lambda text: b"\r\n\r\n" in text)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
     "nonsense",
     [
         b"\0" * 200_000,
