@@ -11,12 +11,13 @@ from __future__ import annotations
 import codecs
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 from django.db import InterfaceError, OperationalError
 from django.http import HttpResponse, QueryDict
 from django.template import loader
+from django.utils.http import parse_header_parameters
 from django.views import defaults
 
 if TYPE_CHECKING:
@@ -75,23 +76,31 @@ def is_away(error: BaseException) -> bool:
     return code is None or code.startswith(("08", "53", "57P"))
 
 
-class Utf8Forms:
-    """The middleware that refuses forms in other encodings than UTF-8.
+OTHER_CHARSET = "concord.other_charset"  # set where a request names one
 
-    Pages are UTF-8, so browsers send nothing else. Python knows encodings that are none
-    for text (rot13, hex) or that cannot be read with replacements (idna).
+
+def take_charset(environ: dict[str, Any]) -> dict[str, Any]:
+    """Take the charset out of a request's type, and mark the request if it is not UTF-8.
+
+    Before Django has made a request, and could answer one, it reads the query in that
+    charset. Pages are UTF-8, so browsers send nothing else; Python knows encodings that
+    are none for text (rot13, hex), or that cannot be read with replacements (idna).
     """
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        charset = (request.content_params or {}).get("charset")
-        if charset is None or _is_utf8(charset):
-            return self.get_response(request)
-        request.GET = QueryDict()  # else the query is read in that encoding once more
-        request.encoding = "utf-8"
-        return bad_request(request, None)
+    text = environ.get("CONTENT_TYPE", "")
+    if "charset" not in text.lower() and "*" not in text:
+        return environ
+    try:
+        kind, facts = parse_header_parameters(text)
+        charset = facts.pop("charset", "utf-8")
+    except (ValueError, LookupError):
+        kind, facts, charset = "", {}, ""
+    if _is_utf8(charset):
+        quoted = (f'; {name}="{value}"' for name, value in facts.items())
+        environ["CONTENT_TYPE"] = kind + "".join(quoted)
+    else:
+        environ["CONTENT_TYPE"] = ""
+        environ[OTHER_CHARSET] = True
+    return environ
 
 
 def _is_utf8(charset: str) -> bool:
@@ -99,3 +108,17 @@ def _is_utf8(charset: str) -> bool:
         return codecs.lookup(charset).name in ("utf-8", "ascii")
     except (LookupError, ValueError):
         return False
+
+
+class Utf8Forms:
+    """The middleware that refuses what :func:`take_charset` has marked."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        charset = (request.content_params or {}).get("charset", "utf-8")
+        if OTHER_CHARSET in request.META or not _is_utf8(charset):
+            request.encoding = "utf-8"
+            return bad_request(request, None)
+        return self.get_response(request)
