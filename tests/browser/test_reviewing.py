@@ -188,6 +188,8 @@ def test_a_guideline_is_written_seen_and_published(sign_in, project):
     page.fill("#id_text", "Order counts.\n\n**Names** count.")
     expect(page.locator("#preview strong")).to_have_text("Names")
     page.fill("#id_change", "Names count.")
+    page.keyboard.press("Enter")  # checks the form, and publishes nothing yet
+    page.get_by_role("button", name="Publish").focus()
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Guideline, version 2")
 
