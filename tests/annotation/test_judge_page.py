@@ -600,12 +600,12 @@ def test_a_decision_costs_nine_queries(client, project, lena, decision, headers)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_decision_that_adds_a_slot_costs_nine_queries(client, project, lena):
+def test_a_decision_that_adds_slots_costs_nine_queries(client, project, lena):
     pair = make_pair(project=project)
     make_judgment(pair, make_user("luis"), 1)
     sent = fields_of(client) | {"verdict": "0"}
     assert_costs(9, lambda: client.post("/p/cakes/judge/", sent, headers=JSON))
-    assert Slot.objects.filter(pair=pair, round=2).count() == 1
+    assert Slot.objects.filter(pair=pair, round=2).count() == 2
 
 
 @pytest.mark.django_db(transaction=True)
