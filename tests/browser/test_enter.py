@@ -157,9 +157,8 @@ def test_enter_in_any_line_of_any_page_does_no_harm(sign_in, visit, stage, scrip
         place = place if scripts else replace(place, act=lambda page: None)
         try:
             page = tour.go(place)
-        except PlaywrightError as error:
-            found.append(f"{place.name}: not reached: {str(error)[:200]}")
-            continue
+        except PlaywrightError:
+            page = tour.go(place)  # a busy machine: once more
         page.expected_errors.append("409")  # a draft that two windows have open
         before = what_there_is()
         found += [f"{place.name}: {each}" for each in press(page, place)]
