@@ -517,16 +517,21 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
 
     def current(self) -> JudgmentQuerySet:
         """Return the rows no later row supersedes and nobody withdrew."""
-        return self.filter(superseded_by__isnull=True).exclude(
-            verdict=Verdict.WITHDRAWN
+        # Only a person's own later row supersedes; saying so gives Postgres the small
+        # index judgment_superseding, where it would read the large one by ``supersedes``.
+        later = Judgment.objects.filter(
+            labeler=OuterRef("labeler"),
+            supersedes=OuterRef("pk"),
+            supersedes__isnull=False,
         )
+        return self.filter(~Exists(later)).exclude(verdict=Verdict.WITHDRAWN)
 
     def given_by(
         self, user: AbstractBaseUser | AnonymousUser, project: Project
     ) -> JudgmentQuerySet:
         """Return a person's current judgments in a project."""
-        # Only a person's own later rows supersede, and they are few: as a list Postgres
-        # reads them once (judgment_superseding), where ``current`` asks row by row.
+        # The later rows of one person are few: as a list Postgres reads them once, where
+        # ``current`` asks row by row.
         later = Judgment.objects.filter(labeler=user.pk, supersedes__isnull=False)
         return (
             self.filter(labeler=user.pk, project=project)
