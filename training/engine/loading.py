@@ -33,8 +33,8 @@ from training.engine.configs import (
 from training.engine.exactness import refuse_packed_rows
 from training.engine.finite_weights import weights_must_be_finite
 from training.engine.heads import classifier_class
-from training.engine.models import Place, on_device
 from training.engine.new_tokens import fit_vocabulary
+from training.engine.place import Place, on_device
 from training.engine.rundir import RunError
 from training.engine.tokens import add_tags
 
