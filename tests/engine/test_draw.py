@@ -87,10 +87,10 @@ def test_without_room_for_a_batch_the_same_is_drawn_in_smaller_ones(
     assert run_draw(tmp_path / "roomy", policies) == 0
     compute = generation._sample_batch
 
-    def refuse(model, prompts, sampling, noise, place, per_prompt):
+    def refuse(model, prompts, sampling, noise, place, per_prompt, cached):
         if len(prompts) * per_prompt > 1:
             raise torch.OutOfMemoryError("no more memory")
-        return compute(model, prompts, sampling, noise, place, per_prompt)
+        return compute(model, prompts, sampling, noise, place, per_prompt, cached)
 
     monkeypatch.setattr(generation, "_sample_batch", refuse)
     assert run_draw(tmp_path / "tight", policies) == 0

@@ -141,11 +141,11 @@ def test_drawing_without_room_draws_the_same_in_smaller_batches(
     sizes = []
     compute = generation._sample_batch
 
-    def refuse(model, prompts, sampling, noise, place, per_prompt):
+    def refuse(model, prompts, sampling, noise, place, per_prompt, cached):
         sizes.append(len(prompts) * per_prompt)
         if sizes[-1] > 3:
             raise torch.OutOfMemoryError("no more memory")
-        return compute(model, prompts, sampling, noise, place, per_prompt)
+        return compute(model, prompts, sampling, noise, place, per_prompt, cached)
 
     monkeypatch.setattr(generation, "_sample_batch", refuse)
     assert run_policy(tmp_path / "tight", toy, **recipe) == 0
