@@ -120,8 +120,10 @@ def test_the_engine_takes_nothing_from_the_rest_of_training(graph):
     assert taken == set()
 
 
-# Plain Python both: the settings of a run, and the gate that a page and a program share.
+# Plain Python all: the settings of a run, the gate that a page and a program share, and
+# what both call a finite number.
 SHARED = {
+    "training.engine.finite",
     "training.engine.recipes",
     "training.engine.start",
     "training.engine.verdicts",

@@ -62,5 +62,5 @@ def test_a_pair_that_people_settled_is_an_outcome(project):
 
 def test_a_pair_that_only_a_curator_settled_is_an_outcome(project):
     pair = make_pair(project=project)
-    adjudicate(pair=pair, curator=make_user("rita"), verdict=1)
+    adjudicate(project=project, pair=pair, curator=make_user("rita"), verdict=1)
     assert has_outcome(project)

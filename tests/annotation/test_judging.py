@@ -820,7 +820,9 @@ class TestOverlap:
         assert not Pair.objects.skipped_by_all().exists()
         make_judgment(pair, make_user("luis"), 0)
         assert list(Pair.objects.skipped_by_all()) == [pair]
-        judging.adjudicate(pair=pair, curator=make_user("rita"), verdict=1)
+        judging.adjudicate(
+            project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
+        )
         assert outcome(pair) == (1, "adjudication")
         assert not Pair.objects.skipped_by_all().exists()
 

@@ -240,18 +240,26 @@ class TestFix:
         sample.save()
         pair = make_pair(project=sample.project, turn=sample.turns.get())
         rita = make_user("rita")
-        fixed = self.finish(reviewing.start_fix(sample=sample, user=rita))
+        fixed = self.finish(
+            reviewing.start_fix(project=sample.project, sample=sample, user=rita)
+        )
         assert fixed.author == sample.author
         assert (fixed.status, fixed.return_comment) == ("submitted", "")
         assert fixed.versions.last().editor == rita
         waiting = pair.slots.waiting().exists()
         assert waiting == (status != "approved")  # the others' have been closed before
-        samples.approve_sample(sample=fixed, user=make_user("ada"))
+        samples.approve_sample(
+            project=fixed.project, sample=fixed, user=make_user("ada")
+        )
 
     def test_of_a_retired_sample_is_refused(self, sample):
-        sample = samples.retire_sample(sample=sample, user=make_user("rita"))
+        sample = samples.retire_sample(
+            project=sample.project, sample=sample, user=make_user("rita")
+        )
         with pytest.raises(samples.WrongStatus, match="is retired; only a"):
-            reviewing.start_fix(sample=sample, user=make_user("rita"))
+            reviewing.start_fix(
+                project=sample.project, sample=sample, user=make_user("rita")
+            )
 
     @pytest.mark.parametrize("name", ["lena", "tara"])
     def test_by_others_is_forbidden(self, sample, name):

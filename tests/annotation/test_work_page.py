@@ -157,7 +157,7 @@ def test_my_own_word_as_a_curator_does_not_count_for_my_agreement(project):
     pair = make_pair(project=project)
     make_judgment(pair, rita, 0)
     make_judgment(pair, luis, 1)
-    adjudicate(pair=pair, curator=rita, verdict=0, reasons=["content"])
+    adjudicate(project=project, pair=pair, curator=rita, verdict=0, reasons=["content"])
     assert progress_of(project=project, user=rita).agreement.agreed == 0
     assert progress_of(project=project, user=luis).agreement.percent == 0
 

@@ -273,7 +273,7 @@ def make_stage(*, count: int = 24) -> Stage:
         name="Cake shop", slug="cake-shop", overlap=3, overlap_limit=5, daily_goal=40
     )
     tara, rita, lena = (make_user(name) for name in ("tara", "rita", "lena"))
-    fill(project, author=tara, count=count)
+    fill(project, author=make_user("nora"), count=count)
     publish_guideline(
         project=project,
         author=rita,

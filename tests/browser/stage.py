@@ -13,7 +13,7 @@ from django.contrib.auth.models import User
 from actions.demo import derive, generate
 from actions.json_values import dump_json
 from annotation.interchange import import_file, save_sample
-from annotation.models import Pair, Project, Sample
+from annotation.models import Membership, Pair, Project, Role, Sample
 from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 
 CAKE = {
@@ -142,8 +142,12 @@ PRODUCER = ProducerFacts(
 def fill(project: Project, *, author: User | None = None, count: int = 40) -> None:
     """Give a project demo samples, the cake sample, and pairs to judge.
 
-    The cake's pairs come first in the queue.
+    The cake's pairs come first in the queue; ``author`` wrote it, as a labeler.
     """
+    if author is not None:
+        Membership.objects.get_or_create(
+            project=project, user=author, role=Role.LABELER
+        )
     save_sample(project=project, document=CAKE, author=author, status="approved")
     for index, (turn, text) in enumerate(CAKE_SAMPLED):
         receive_responses(

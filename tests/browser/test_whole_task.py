@@ -158,7 +158,7 @@ def test_pictures(sign_in, look, width):
     project = make_project(
         name="Cake shop", slug="cake-shop", guideline="Compare.", reveal_after=True
     )
-    fill(project, author=make_user("tara"), count=12)
+    fill(project, author=make_user("nora"), count=12)
     texts = dict(reversed(CAKE_SAMPLED))
     receive_responses(
         project=project,

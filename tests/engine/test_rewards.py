@@ -91,7 +91,7 @@ def test_the_rule_is_the_truth_of_a_reasoning_task():
 def test_a_rule_that_cannot_be_read_is_named(tmp_path):
     bad = {**SUM, "meta": {"rule": {"match": "fuzzy", "answer": 1}}}
     make_run(tmp_path, "policy", data={"train": [demo_rows()[0], bad]})
-    with pytest.raises(RunError, match=r"sample 2: .* match: expected one of exact"):
+    with pytest.raises(RunError, match=r"sample sum: .* match: expected one of exact"):
         read_samples(tmp_path / "data" / "train.jsonl")
 
 

@@ -69,8 +69,14 @@ def test_a_person_may_promote_it_with_a_reason_only():
     checkpoint = measured(make_checkpoint(run), loss=None)
     tara = make_user("tara")
     with pytest.raises(PromotionRefusedError, match="Its loss is not a finite number"):
-        promote(checkpoint=checkpoint, user=tara)
-    promote(checkpoint=checkpoint, user=tara, force=True, reason="A trial.")
+        promote(project=run.project, checkpoint=checkpoint, user=tara)
+    promote(
+        project=run.project,
+        checkpoint=checkpoint,
+        user=tara,
+        force=True,
+        reason="A trial.",
+    )
     assert Promotion.objects.get().is_forced
 
 

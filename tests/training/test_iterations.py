@@ -601,7 +601,10 @@ def test_a_policy_that_was_not_bettered_is_neither_measured_nor_promoted(
     )
     if state == "stopped":
         iterations.resume_iteration(
-            iteration=fresh(iteration), user=None, reason="The start is kept."
+            project=iteration.project,
+            iteration=fresh(iteration),
+            user=None,
+            reason="The start is kept.",
         )
         advancing.advance_all()
     assert fresh(iteration).state == "done"
@@ -974,6 +977,7 @@ def judged_in_order(project, user, count):
         claim = judging.claim_slot(project=project, user=user)
         found.append(claim.pair.turn.sample.external_id)
         judging.record_judgment(
+            project=project,
             slot_id=claim.slot.pk,
             token=claim.token,
             user=user,
@@ -1011,7 +1015,9 @@ def test_what_an_earlier_iteration_left_stands_behind_the_next_ones_pairs(projec
     drawn(project)
     lena = make_user("lena")
     assert judged_in_order(project, lena, 1) == ["s1"]
-    iterations.stop_iteration(iteration=fresh(first), user=None, reason="Enough.")
+    iterations.stop_iteration(
+        project=project, iteration=fresh(first), user=None, reason="Enough."
+    )
     backlog(project, count=1)
     make_sample(project=project, external_id="s3")
     second = begin(project)
@@ -1030,11 +1036,13 @@ def test_a_resumed_iteration_has_its_pairs_first_again(project):
     first = begin(project)
     drawn(project)
     backlog(project, count=1)
-    iterations.stop_iteration(iteration=fresh(first), user=None, reason="A break.")
+    iterations.stop_iteration(
+        project=project, iteration=fresh(first), user=None, reason="A break."
+    )
     put_first(project=project, pairs=Pair.objects.none())  # another came and went
     lena = make_user("lena")
     assert judged_in_order(project, lena, 1) == ["old-0"]
-    iterations.resume_iteration(iteration=fresh(first), user=None)
+    iterations.resume_iteration(project=project, iteration=fresh(first), user=None)
     make_sample(project=project, external_id="old-9")
     receive_responses(
         project=project,
@@ -1050,6 +1058,8 @@ def test_a_pair_that_was_put_aside_stays_behind_while_the_iteration_waits(projec
     drawn(project)
     lena = make_user("lena")
     claim = judging.claim_slot(project=project, user=lena)
-    judging.set_aside(slot_id=claim.slot.pk, token=claim.token, user=lena)
+    judging.set_aside(
+        project=project, slot_id=claim.slot.pk, token=claim.token, user=lena
+    )
     advancing.advance(iteration_id=iteration.pk)
     assert judged_in_order(project, lena, 3) == ["s2", "old-0", "s1"]

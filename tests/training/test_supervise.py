@@ -608,7 +608,7 @@ def test_a_deaf_program_is_gone_soon_after_the_click(kind, tmp_path):
     wait_until(mark.exists)
     pid = int(wait_until(mark.read_text))
     assert group_of(pid)
-    launching.stop_run(run=run, user=None)
+    launching.stop_run(project=run.project, run=run, user=None)
     began = time.monotonic()
     worker.join(20)
     assert time.monotonic() - began < 5
@@ -647,7 +647,7 @@ def test_a_checkpoint_that_is_being_written_is_waited_for():
     timing = Timing(poll=0.02, beat=0.05, grace=0.5, pause=1.5)
     worker = supervised(run, [sys.executable, "-c", script], timing)
     wait_until((run.directory / "events.jsonl").exists)
-    launching.stop_run(run=run, user=None)
+    launching.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     assert (run.directory / "saved").exists()
 
@@ -658,7 +658,7 @@ def test_a_checkpoint_that_does_not_grow_is_not_waited_for():
     timing = Timing(poll=0.02, beat=0.05, grace=0.5, pause=0.5)
     worker = supervised(run, [sys.executable, "-c", script], timing)
     wait_until((run.directory / "events.jsonl").exists)
-    launching.stop_run(run=run, user=None)
+    launching.stop_run(project=run.project, run=run, user=None)
     began = time.monotonic()
     worker.join(20)
     assert time.monotonic() - began < 5
