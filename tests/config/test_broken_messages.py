@@ -172,7 +172,7 @@ def wait_for(log: Path, text: str, seconds: float = 60):
 
 def send_whole_one():
     """Send a task that succeeds; return its id."""
-    with Celery(broker=broker_url(redis_url())) as app:
+    with Celery(broker=broker_url(redis_url()), set_as_current=False) as app:
         return app.send_task("training.tasks.reconcile", queue="default").id
 
 
