@@ -231,6 +231,8 @@ def test_a_labeler_reads_what_changed_before_a_pair_is_handed_out(sign_in, proje
     assert GuidelineReading.objects.filter(user=lena, version=2).exists()
     before = page.get_attribute(stage, "data-pair")
     page.keyboard.press("1")
-    page.wait_for_selector(f"{stage}:not([data-pair='{before}'])")
+    page.wait_for_selector(
+        f"judge-stage[data-painted] {stage}:not([data-pair='{before}'])"
+    )
     page.keyboard.press("g")
     expect(page.locator("#drawer")).to_contain_text("Names count.")
