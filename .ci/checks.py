@@ -61,8 +61,8 @@ def main(parts: list[str]) -> int:
     begin = time.monotonic()
     results: list[tuple[str, bool, float]] = []
     try:
-        with engines.running(state) as servers, ThreadPoolExecutor(1) as beside:
-            environment.update(servers)
+        with engines.running(state) as addresses, ThreadPoolExecutor(1) as beside:
+            environment.update(addresses)
             if "lint" in parts:
                 linted = beside.submit(run_all, lint())
             if "tests" in parts:

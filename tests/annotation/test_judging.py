@@ -661,17 +661,15 @@ class TestUndo:
         lena = make_user("lena")
         for _ in range(11):
             make_pair(project=project)
-        judgments = [judge(claim(project, "lena"), "lena") for _ in range(11)]
+        judged = [judge(claim(project, "lena"), "lena") for _ in range(11)]
         shown = list(judging.last_decisions(lena, project))
-        assert shown == judgments[:0:-1]
+        assert shown == judged[:0:-1]
         with pytest.raises(judging.NothingToUndo):
-            judging.undo_judgment(
-                project=project, user=lena, judgment_id=judgments[0].pk
-            )
+            judging.undo_judgment(project=project, user=lena, judgment_id=judged[0].pk)
         again = judging.undo_judgment(
-            project=project, user=lena, judgment_id=judgments[1].pk
+            project=project, user=lena, judgment_id=judged[1].pk
         )
-        assert again.pair == judgments[1].pair
+        assert again.pair == judged[1].pair
 
     def test_of_another_persons_judgment_is_refused(self):
         pair = make_pair()

@@ -147,8 +147,8 @@ def assert_claims_are_unique(events):
 def assert_promises(project):
     """What must be true of a queue at any time, whatever happened to it."""
     slots = Slot.objects.filter(project=project)
-    judgments = Judgment.objects.filter(pair__project=project)
-    counted = judgments.counted()
+    recorded = Judgment.objects.filter(pair__project=project)
+    counted = recorded.counted()
 
     # Never more than k judgments counted; k grows only by a tie, up to the limit.
     over = (
@@ -168,26 +168,26 @@ def assert_promises(project):
     assert not counted.exclude(fills=F("slot"), fills__pair=F("pair")).exists()
     assert not counted.exclude(fills__token=F("token")).exists()
     assert not counted.filter(Q(is_extra=True) | Q(verdict=Verdict.WITHDRAWN)).exists()
-    assert set(counted) == set(judgments.current().filter(is_extra=False))
+    assert set(counted) == set(recorded.current().filter(is_extra=False))
 
     # One person counts once for a pair, has met it, and did not write it.
     voices = Counter(counted.values_list("pair", "labeler"))
     assert all(number == 1 for number in voices.values())
     met = set(Touch.objects.values_list("pair", "user"))
     assert set(voices) <= met
-    assert not judgments.filter(labeler=F("pair__turn__sample__author")).exists()
+    assert not recorded.filter(labeler=F("pair__turn__sample__author")).exists()
     assert not Touch.objects.filter(user=F("pair__turn__sample__author")).exists()
 
     # Who holds a slot has met its pair, and no judgment of theirs stands, counted or
     # late: they could not give another, and would be handed the pair for ever.
     held = set(slots.leased().values_list("pair", "holder"))
-    standing = set(judgments.current().values_list("pair", "labeler"))
+    standing = set(recorded.current().values_list("pair", "labeler"))
     assert held <= met
     assert not held & standing
     assert standing <= met
 
     # Histories are chains: a withdrawal follows a verdict, a verdict a withdrawal.
-    later = judgments.filter(supersedes__isnull=False)
+    later = recorded.filter(supersedes__isnull=False)
     assert not later.filter(verdict=2, supersedes__verdict=2).exists()
     assert not later.exclude(verdict=2).exclude(supersedes__verdict=2).exists()
     assert not later.exclude(

@@ -36,15 +36,24 @@ def up(state):
 
 def test_data_outlive_the_engines(home):
     state = State(home / "state", throwaway=True)
-    with up(state) as servers, psycopg.connect(servers["DATABASE_URL"]) as connection:
+    with (
+        up(state) as addresses,
+        psycopg.connect(addresses["DATABASE_URL"]) as connection,
+    ):
         connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
-    with up(state) as servers, psycopg.connect(servers["DATABASE_URL"]) as connection:
+    with (
+        up(state) as addresses,
+        psycopg.connect(addresses["DATABASE_URL"]) as connection,
+    ):
         assert connection.execute("SELECT n FROM kept").fetchone() == (1,)
 
 
 def test_the_server_is_postgres_18_in_utf8(home):
     state = State(home / "state", throwaway=True)
-    with up(state) as servers, psycopg.connect(servers["DATABASE_URL"]) as connection:
+    with (
+        up(state) as addresses,
+        psycopg.connect(addresses["DATABASE_URL"]) as connection,
+    ):
         assert connection.info.server_version // 10000 == 18
         assert connection.execute("SELECT lower('ÄÖ'), 'ß' ~ '\\w'").fetchone() == (
             "äö",
@@ -84,17 +93,20 @@ def test_root_copies_the_binaries_when_postgres_cannot_reach_them(home, monkeypa
         lambda name: home / name if name == package.name else find(name),
     )
     state = State(home / "state", throwaway=True)
-    with up(state) as servers, psycopg.connect(servers["DATABASE_URL"]) as connection:
+    with (
+        up(state) as addresses,
+        psycopg.connect(addresses["DATABASE_URL"]) as connection,
+    ):
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_a_long_path_gets_its_sockets_in_a_short_one(tmp_path):
     state = State(tmp_path / ("long" * 30), throwaway=True)
     try:
-        with up(state) as servers:
+        with up(state) as addresses:
             path = state.sockets / engines.POSTGRES_SOCKET
             assert len(os.fsencode(path)) <= engines.SOCKET_PATH_BYTES
-            psycopg.connect(servers["DATABASE_URL"]).close()
+            psycopg.connect(addresses["DATABASE_URL"]).close()
     finally:
         state.remove()
 
@@ -104,8 +116,8 @@ def test_an_interrupted_initdb_is_begun_again(home):
     half = state.home / "postgres.new"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("18\n")
-    with up(state) as servers:
-        psycopg.connect(servers["DATABASE_URL"]).close()
+    with up(state) as addresses:
+        psycopg.connect(addresses["DATABASE_URL"]).close()
 
 
 def test_a_stale_pid_file_of_another_program_is_removed(home):
@@ -114,8 +126,8 @@ def test_a_stale_pid_file_of_another_program_is_removed(home):
         pass
     file = (state.home / "postgres").resolve() / "postmaster.pid"
     file.write_text(f"{os.getpid()}\n{file.parent}\n0\n5432\n\n\n  0 0\n")
-    with up(state) as servers:
-        psycopg.connect(servers["DATABASE_URL"]).close()
+    with up(state) as addresses:
+        psycopg.connect(addresses["DATABASE_URL"]).close()
 
 
 def test_a_postgres_that_cannot_start_shows_its_last_words(home):

@@ -194,8 +194,8 @@ def test_who_reaches_the_sockets_is_refused_by_the_servers(home):
 def test_the_applications_role_is_no_superuser_and_may_create_databases(home):
     state = State(home / "state", throwaway=True)
     with (
-        up(state) as servers,
-        psycopg.connect(servers["DATABASE_URL"], autocommit=True) as connection,
+        up(state) as addresses,
+        psycopg.connect(addresses["DATABASE_URL"], autocommit=True) as connection,
     ):
         rights = connection.execute(
             "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication FROM pg_roles"
@@ -212,10 +212,10 @@ def test_the_applications_role_is_no_superuser_and_may_create_databases(home):
 def test_a_state_directory_within_another_keeps_its_data_there(home):
     outer = State(home / "state", throwaway=True)
     inner = State(outer.home / "loop", throwaway=True)
-    with up(outer), up(inner) as servers:
+    with up(outer), up(inner) as addresses:
         assert (inner.home / "postgres").is_dir()
         assert not (inner.home / "private").is_symlink()
-        psycopg.connect(servers["DATABASE_URL"]).close()
+        psycopg.connect(addresses["DATABASE_URL"]).close()
         assert as_stranger(opened, everything_in(outer)) == []
 
 
@@ -274,9 +274,9 @@ def test_a_state_directory_of_an_earlier_version_opens_and_is_closed_to_others(h
     state = State(home / "state")
     make_state_of_an_earlier_version(state)
     for _ in range(2):  # the second start finds nothing left to do
-        with up(state) as servers:
+        with up(state) as addresses:
             assert as_stranger(opened, everything_in(state)) == []
-            with psycopg.connect(servers["DATABASE_URL"]) as connection:
+            with psycopg.connect(addresses["DATABASE_URL"]) as connection:
                 found = connection.execute(
                     "SELECT n, two(), nextval('numbers') > 0, rolsuper FROM seen,"
                     " pg_roles WHERE rolname = current_user"
@@ -299,10 +299,10 @@ def run_engines(home):
     state = State(Path(home))
     found = []
     for _ in range(2):
-        with up(state) as servers:
-            with psycopg.connect(servers["DATABASE_URL"]) as connection:
+        with up(state) as addresses:
+            with psycopg.connect(addresses["DATABASE_URL"]) as connection:
                 found += connection.execute("SELECT current_user").fetchone()
-            with redis.Redis.from_url(servers["REDIS_URL"]) as client:
+            with redis.Redis.from_url(addresses["REDIS_URL"]) as client:
                 found.append(client.ping())
     return found
 

@@ -94,8 +94,8 @@ def test_promote_names_the_current_policy(client, project, tara):
     client.post(
         f"/p/cakes/checkpoints/{checkpoint.pk}/promote/", {"reason": "best yet"}
     )
-    promotion = Promotion.objects.get()
-    assert (promotion.promoted_by, promotion.reason) == (tara, "best yet")
+    made = Promotion.objects.get()
+    assert (made.promoted_by, made.reason) == (tara, "best yet")
     assert launching.current_policy(project) == checkpoint
     assert "current policy" in client.get("/p/cakes/checkpoints/").content.decode()
 

@@ -29,7 +29,7 @@ ANY = Place("laptop")
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def claim(run, place):
+def claim_at(run, place):
     return claiming.claim_run(run.pk, timing=QUICK, place=place)
 
 
@@ -66,7 +66,7 @@ def tara(client, project):
 )
 def test_a_worker_takes_runs_of_its_queue_and_runs_without_a_wish(wish, place, taken):
     run = make_run(queue=wish)
-    assert (claim(run, place) is not None) is taken
+    assert (claim_at(run, place) is not None) is taken
     run.refresh_from_db()
     assert run.state == ("starting" if taken else "queued")
     assert run.device == (place.gpu if taken else "")
@@ -74,23 +74,23 @@ def test_a_worker_takes_runs_of_its_queue_and_runs_without_a_wish(wish, place, t
 
 def test_a_run_of_several_processes_needs_more_than_one_gpu():
     run = make_run(recipe={"processes": 2})
-    assert claim(run, GPU_0) is None
-    assert claim(run, ANY) is not None
-    assert claim(make_run(recipe={"processes": 1}), GPU_0) is not None
+    assert claim_at(run, GPU_0) is None
+    assert claim_at(run, ANY) is not None
+    assert claim_at(make_run(recipe={"processes": 1}), GPU_0) is not None
 
 
 def test_a_run_that_insists_on_a_gpu_is_not_for_a_worker_of_the_processor():
     processor = Place("box", "cpu", "cpu")
-    assert claim(make_run(recipe={"device": "cuda"}), processor) is None
-    assert claim(make_run(recipe={"device": "auto"}), processor) is not None
+    assert claim_at(make_run(recipe={"device": "cuda"}), processor) is None
+    assert claim_at(make_run(recipe={"device": "auto"}), processor) is not None
 
 
 def test_a_run_of_another_queue_is_not_taken_over_when_its_worker_vanished():
     run = make_run(queue="cuda:1")
-    assert claim(run, GPU_1)
+    assert claim_at(run, GPU_1)
     Run.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
-    assert claim(run, GPU_0) is None
-    assert claim(run, GPU_1).attempts == 2
+    assert claim_at(run, GPU_0) is None
+    assert claim_at(run, GPU_1).attempts == 2
 
 
 # One run at a time on a GPU
@@ -98,12 +98,12 @@ def test_a_run_of_another_queue_is_not_taken_over_when_its_worker_vanished():
 
 def test_a_second_run_waits_until_the_gpu_is_free():
     first, second = make_run(), make_run()
-    assert claim(first, GPU_1)
-    assert claim(second, GPU_1) is None
+    assert claim_at(first, GPU_1)
+    assert claim_at(second, GPU_1) is None
     second.refresh_from_db()
     assert (second.state, second.attempts, second.token) == ("queued", 0, 0)
     end(first)
-    assert claim(second, GPU_1).device == "box cuda:1"
+    assert claim_at(second, GPU_1).device == "box cuda:1"
 
 
 @pytest.mark.parametrize(
@@ -111,30 +111,30 @@ def test_a_second_run_waits_until_the_gpu_is_free():
     [(True, True, True), (True, False, False), (False, True, False)],
 )
 def test_two_runs_share_a_gpu_only_if_both_say_so(first, second, together):
-    assert claim(make_run(shares_device=first), GPU_1)
-    found = claim(make_run(shares_device=second), GPU_1)
+    assert claim_at(make_run(shares_device=first), GPU_1)
+    found = claim_at(make_run(shares_device=second), GPU_1)
     assert (found is not None) is together
 
 
 def test_a_gpu_of_the_same_number_elsewhere_is_another_one():
-    assert claim(make_run(), GPU_1)
-    assert claim(make_run(), GPU_0)
-    assert claim(make_run(), Place("tower", "cuda:1", "cuda:1"))
+    assert claim_at(make_run(), GPU_1)
+    assert claim_at(make_run(), GPU_0)
+    assert claim_at(make_run(), Place("tower", "cuda:1", "cuda:1"))
 
 
 def test_two_queues_of_one_gpu_are_one_gpu():
-    assert claim(make_run(), GPU_1)
-    assert claim(make_run(), Place("box", "night", "cuda:1")) is None
+    assert claim_at(make_run(), GPU_1)
+    assert claim_at(make_run(), Place("box", "night", "cuda:1")) is None
 
 
 def test_without_a_device_a_worker_claims_as_before():
-    assert claim(make_run(), ANY)
-    assert claim(make_run(), ANY)
+    assert claim_at(make_run(), ANY)
+    assert claim_at(make_run(), ANY)
     assert set(Run.objects.values_list("device", flat=True)) == {""}
 
 
 def test_the_database_refuses_two_runs_that_want_a_gpu_alone():
-    assert claim(make_run(), GPU_1)
+    assert claim_at(make_run(), GPU_1)
     second = make_run()
     taken = {"state": "running", "leased_until": timezone.now(), "device": GPU_1.gpu}
     refused = pytest.raises(IntegrityError, match="run_alone_on_its_device")
@@ -150,7 +150,7 @@ def race(runs):
     def work(run):
         try:
             gate.wait()
-            if claim(run, GPU_1):
+            if claim_at(run, GPU_1):
                 got.append(run)
         except Exception as error:
             errors.append(error)
@@ -370,7 +370,7 @@ def test_a_queued_run_says_what_it_waits_for_and_what_holds_it(client, project, 
     text = client.get(waiting.get_absolute_url()).content.decode()
     assert "Waits for cuda:1." in text
     holder = make_run(project=project)
-    claim(holder, GPU_1)
+    claim_at(holder, GPU_1)
     text = client.get(waiting.get_absolute_url()).content.decode()
     link = f'<a href="{holder.get_absolute_url()}">SFT {holder.pk}</a>'
     assert f"Waits for cuda:1, which {link} holds." in text
@@ -383,7 +383,7 @@ def test_a_queued_run_says_what_it_waits_for_and_what_holds_it(client, project, 
 def test_a_run_that_shares_is_held_by_none_that_shares_too(client, project, tara):
     announce(GPU_1)
     waiting = make_run(project=project, queue="cuda:1", shares_device=True)
-    claim(make_run(project=project, shares_device=True), GPU_1)
+    claim_at(make_run(project=project, shares_device=True), GPU_1)
     text = client.get(waiting.get_absolute_url()).content.decode()
     assert "Waits for cuda:1." in text
 
@@ -391,7 +391,7 @@ def test_a_run_that_shares_is_held_by_none_that_shares_too(client, project, tara
 def test_a_run_of_another_project_that_holds_it_is_not_named(client, project, tara):
     announce(GPU_1)
     holder = make_run(project=make_project())
-    claim(holder, GPU_1)
+    claim_at(holder, GPU_1)
     waiting = make_run(project=project, queue="cuda:1")
     text = client.get(waiting.get_absolute_url()).content.decode()
     assert "Waits for cuda:1, which a run of another project holds." in text
@@ -442,8 +442,8 @@ def test_a_trainer_changes_where_a_queued_run_will_run(
     assert "tara changed what the run waits for" in text
     client.post(address, sent)  # the same again is no change
     assert run.notes.count() == 1
-    assert claim(run, GPU_1) is None
-    assert claim(run, GPU_0)
+    assert claim_at(run, GPU_1) is None
+    assert claim_at(run, GPU_0)
 
 
 def test_a_wish_for_workers_that_are_gone_can_be_given_up(client, project, tara):
@@ -451,7 +451,7 @@ def test_a_wish_for_workers_that_are_gone_can_be_given_up(client, project, tara)
     form = client.get(run.get_absolute_url()).context["place_form"]
     assert form.fields["queue"].choices == [("", "Any worker"), ("night", "night")]
     client.post(f"/p/cakes/runs/{run.pk}/place/", {"place-queue": ""})
-    assert claim(run, ANY)
+    assert claim_at(run, ANY)
 
 
 def test_without_queues_there_is_nothing_to_change(client, project, tara):
@@ -465,7 +465,7 @@ def test_a_claimed_run_stays_where_it_is_and_the_page_says_so(client, project, t
     announce(GPU_0)
     announce(GPU_1)
     run = make_run(project=project, queue="cuda:1")
-    claim(run, GPU_1)
+    claim_at(run, GPU_1)
     page = client.get(run.get_absolute_url()).content.decode()
     assert "Change where it runs" not in page
     sent = {"place-queue": "cuda:0"}
@@ -522,7 +522,7 @@ def test_of_a_claim_and_a_change_at_once_exactly_one_happens():
                 connection.close()
 
         deeds = {
-            "claim": lambda run=run: claim(run, GPU_1),
+            "claim": lambda run=run: claim_at(run, GPU_1),
             "change": lambda run=run: change(run, "cuda:0"),
         }
         threads = [
@@ -559,7 +559,7 @@ def test_a_change_waits_for_a_claim_that_is_under_way_and_is_refused():
 
     thread = threading.Thread(target=work)
     with transaction.atomic():
-        assert claim(run, GPU_1)
+        assert claim_at(run, GPU_1)
         thread.start()
         time.sleep(0.3)
         assert thread.is_alive()
@@ -576,7 +576,7 @@ def test_a_claim_that_meets_a_change_under_way_lets_go():
 
     def work():
         try:
-            got.append(claim(run, GPU_1))
+            got.append(claim_at(run, GPU_1))
         finally:
             connection.close()
 
@@ -586,7 +586,7 @@ def test_a_claim_that_meets_a_change_under_way_lets_go():
         thread.start()
         thread.join(10)
     assert got == [None]
-    assert claim(run, GPU_0)
+    assert claim_at(run, GPU_0)
 
 
 def test_places_not_seen_for_a_month_are_forgotten():

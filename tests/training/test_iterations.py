@@ -974,12 +974,12 @@ def judged_in_order(project, user, count):
     """Let a person judge what they are handed; return the samples it came from."""
     found = []
     for _ in range(count):
-        claim = judging.claim_slot(project=project, user=user)
-        found.append(claim.pair.turn.sample.external_id)
+        claimed = judging.claim_slot(project=project, user=user)
+        found.append(claimed.pair.turn.sample.external_id)
         judging.record_judgment(
             project=project,
-            slot_id=claim.slot.pk,
-            token=claim.token,
+            slot_id=claimed.slot.pk,
+            token=claimed.token,
             user=user,
             verdict=1,
             order_confirmed=True,
@@ -1057,9 +1057,9 @@ def test_a_pair_that_was_put_aside_stays_behind_while_the_iteration_waits(projec
     iteration = begin(project)
     drawn(project)
     lena = make_user("lena")
-    claim = judging.claim_slot(project=project, user=lena)
+    claimed = judging.claim_slot(project=project, user=lena)
     judging.set_aside(
-        project=project, slot_id=claim.slot.pk, token=claim.token, user=lena
+        project=project, slot_id=claimed.slot.pk, token=claimed.token, user=lena
     )
     advancing.advance(iteration_id=iteration.pk)
     assert judged_in_order(project, lena, 3) == ["s2", "old-0", "s1"]

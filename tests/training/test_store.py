@@ -62,7 +62,7 @@ def machines(settings, tmp_path, shared):
     return be_on
 
 
-def supervise(run, command, **kwargs):
+def see_through(run, command, **kwargs):
     timing = {"timing": QUICK} | kwargs
     outcome = supervising.supervise(run.pk, command=command, **timing)
     run.refresh_from_db()
@@ -85,13 +85,13 @@ def notes(run):
 def test_a_run_begun_on_one_machine_goes_on_from_its_checkpoint_on_another(machines):
     run = start(make_project_with_samples())
     command = tiny("--steps", 20, "--kill-at", 12)
-    assert supervise(run, command) is Outcome.QUEUED_AGAIN
+    assert see_through(run, command) is Outcome.QUEUED_AGAIN
     samples = set(RunSample.objects.values_list("event_offset", flat=True))
     on_a = run.directory
 
     machines("b")
     assert not run.directory.exists()
-    assert supervise(run, command) is Outcome.FINISHED
+    assert see_through(run, command) is Outcome.FINISHED
     assert on_a != run.directory
     assert program_starts(run) == [(program_starts(run)[0][0], "attempt 2 from 10")]
     assert "Taken over from another machine with 2 checkpoints." in notes(run)
@@ -110,12 +110,12 @@ def test_a_run_begun_on_one_machine_goes_on_from_its_checkpoint_on_another(machi
 def test_a_run_that_comes_back_begins_with_what_the_other_machine_left(machines):
     run = start(make_project_with_samples())
     killed = tiny("--steps", 30, "--kill-at", 7)
-    assert supervise(run, killed) is Outcome.QUEUED_AGAIN
+    assert see_through(run, killed) is Outcome.QUEUED_AGAIN
     machines("b")
     again = tiny("--steps", 30, "--kill-at", 17, "--every-attempt")
-    assert supervise(run, again) is Outcome.QUEUED_AGAIN
+    assert see_through(run, again) is Outcome.QUEUED_AGAIN
     machines("a")
-    assert supervise(run, tiny("--steps", 30)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 30)) is Outcome.FINISHED
     assert [line for _, line in program_starts(run)] == [
         "attempt 2 from 15"
     ]  # the second left 15: it counts as the first
@@ -128,13 +128,13 @@ def test_a_run_that_comes_back_begins_with_what_the_other_machine_left(machines)
 def test_a_model_made_on_one_machine_starts_a_run_on_another(machines):
     project = make_project_with_samples()
     sft = start(project)
-    assert supervise(sft, tiny("--steps", 5)) is Outcome.FINISHED
+    assert see_through(sft, tiny("--steps", 5)) is Outcome.FINISHED
     policy = sft.checkpoints.get(is_final=True)
 
     machines("b")  # also where the page is
     run = start(project, "evaluate", policy=policy)
     assert not policy.directory.exists()
-    assert supervise(run, tiny("--evaluation", "{}")) is Outcome.FINISHED
+    assert see_through(run, tiny("--evaluation", "{}")) is Outcome.FINISHED
     document = json.loads((run.directory / "run.json").read_text())
     assert document["inputs"] == {"policy": str(policy.directory)}
     assert read_whole(policy.directory, digest=policy.digest)
@@ -145,7 +145,7 @@ def test_a_snapshot_frozen_on_one_machine_is_read_on_another(machines):
     run = start(make_project_with_samples())
     machines("b")
     assert not run.snapshot.directory.exists()
-    assert supervise(run, tiny("--steps", 2)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 2)) is Outcome.FINISHED
     assert (run.directory / "data" / "train.jsonl").stat().st_size > 0
 
 
@@ -172,22 +172,22 @@ def test_a_finished_draw_whose_worker_died_is_drawn_again_elsewhere(machines, tm
         home=store.home(), program_state="finished", events_offset=40, attempts=1
     )
     machines("b")
-    assert supervise(run, tiny("--responses", file)) is Outcome.FINISHED
+    assert see_through(run, tiny("--responses", file)) is Outcome.FINISHED
     assert len(program_starts(run)) == 1
 
 
 def test_with_one_data_directory_for_all_nothing_is_taken_over(shared):
     run = start(make_project_with_samples())
     command = tiny("--steps", 20, "--kill-at", 12)
-    supervise(run, command)
-    assert supervise(run, command, worker="another:1") is Outcome.FINISHED
+    see_through(run, command)
+    assert see_through(run, command, worker="another:1") is Outcome.FINISHED
     assert len(program_starts(run)) == 2
     assert not any("Taken over" in each for each in notes(run))
 
 
 def test_without_a_store_nothing_changes(data_dir):
     run = start(make_project_with_samples())
-    assert supervise(run, tiny("--steps", 5)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 5)) is Outcome.FINISHED
     assert run.home == ""
     assert not (data_dir / "home").exists()
     assert set(run.checkpoints.values_list("stored_at", flat=True)) == {None}
@@ -263,7 +263,7 @@ def test_a_put_that_broke_off_leaves_nothing_that_looks_whole(shared, monkeypatc
 def test_a_store_that_is_away_fails_no_run_and_is_told(settings):
     settings.STORE = "s3://bucket/prefix"  # its library is not installed
     run = make_run()
-    assert supervise(run, tiny("--steps", 2)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 2)) is Outcome.FINISHED
     assert any(
         each.startswith("Not everything is in the store, tried again later: ")
         for each in notes(run)
@@ -279,7 +279,7 @@ def finish_draw(tmp_path):
     store.put_checkpoints(policy.run)
     run = start(project, "draw", policy=policy)
     command = tiny("--responses", file)
-    assert supervise(run, command) is Outcome.FINISHED
+    assert see_through(run, command) is Outcome.FINISHED
     return run
 
 
@@ -344,7 +344,7 @@ def test_what_a_new_attempt_leaves_is_put_again(shared, tmp_path):
     gone = tiny("--state", "failed")
     shutil.rmtree(shared / "runs" / str(run.pk))
     (shared / "runs" / str(run.pk)).write_text("in the way")
-    assert supervise(run, gone) is Outcome.FAILED
+    assert see_through(run, gone) is Outcome.FAILED
     assert run.outputs_stored_at is None
 
 
@@ -360,12 +360,12 @@ def test_a_start_that_cannot_store_its_data_is_refused_with_the_reason(settings)
 def test_what_lies_on_a_machine_that_the_run_has_left_is_not_registered(machines):
     """By the reconciler there, say: the run may have written other bytes since."""
     run = start(make_project_with_samples())
-    assert supervise(run, tiny("--steps", 20, "--kill-at", 7)) is Outcome.QUEUED_AGAIN
+    assert see_through(run, tiny("--steps", 20, "--kill-at", 7)) is Outcome.QUEUED_AGAIN
     left = run.directory / "checkpoints" / "step-000010"
     shutil.copytree(run.directory / "checkpoints" / "step-000005", left)
     machines("b")
     again = tiny("--steps", 20, "--kill-at", 7, "--every-attempt")
-    assert supervise(run, again) is Outcome.QUEUED_AGAIN
+    assert see_through(run, again) is Outcome.QUEUED_AGAIN
     machines("a")
     receiving.register_found(run)
     assert [c.path.rpartition("-")[2] for c in run.checkpoints.all()] == ["000005"]

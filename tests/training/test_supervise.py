@@ -31,7 +31,7 @@ from training.supervising import Outcome
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def supervise(run, command, **kwargs):
+def see_through(run, command, **kwargs):
     outcome = supervising.supervise(
         run.pk, command=command, **({"timing": QUICK} | kwargs)
     )
@@ -45,7 +45,7 @@ def notes(run):
 
 def test_a_run_goes_from_queued_to_finished_and_everything_arrives():
     run = make_run()
-    assert supervise(run, tiny("--steps", 20)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 20)) is Outcome.FINISHED
     assert (run.state, run.error, run.attempts) == ("finished", "", 1)
     assert (run.step, run.steps_total) == (20, 20)
     assert run.result == {"loss": 0.05}
@@ -70,20 +70,20 @@ def test_a_run_goes_from_queued_to_finished_and_everything_arrives():
 
 def test_the_first_sft_model_becomes_the_policy_of_the_project():
     run = make_run()
-    supervise(run, tiny("--steps", 5))
+    see_through(run, tiny("--steps", 5))
     assert launching.current_policy(run.project) == run.checkpoints.get(is_final=True)
     assert launching.initial_policy(run.project) == run.checkpoints.get(is_final=True)
     second = make_run(project=run.project)
-    supervise(second, tiny("--steps", 5))
+    see_through(second, tiny("--steps", 5))
     assert Promotion.objects.filter(project=run.project).count() == 1
 
 
 def test_a_program_that_is_killed_goes_on_from_its_last_whole_checkpoint():
     run = make_run()
     command = tiny("--steps", 20, "--kill-at", 12)
-    assert supervise(run, command) is Outcome.QUEUED_AGAIN
+    assert see_through(run, command) is Outcome.QUEUED_AGAIN
     assert (run.state, run.step) == ("queued", 12)
-    assert supervise(run, command) is Outcome.FINISHED
+    assert see_through(run, command) is Outcome.FINISHED
     assert [start for _, start in program_starts(run)] == [
         "attempt 1 from 0",
         "attempt 2 from 10",
@@ -101,8 +101,8 @@ def test_a_program_killed_again_and_again_fails_with_a_readable_reason(settings)
     settings.RUN_ATTEMPTS = 2
     run = make_run()
     command = tiny("--kill-at", 2, "--every-attempt")
-    assert supervise(run, command) is Outcome.QUEUED_AGAIN
-    assert supervise(run, command) is Outcome.FAILED
+    assert see_through(run, command) is Outcome.QUEUED_AGAIN
+    assert see_through(run, command) is Outcome.FAILED
     assert run.error == (
         "The program was killed (signal 9; often the machine was out of memory) "
         "at step 2; 2 attempts were made. It had no checkpoint yet."
@@ -112,9 +112,9 @@ def test_a_program_killed_again_and_again_fails_with_a_readable_reason(settings)
 def test_a_torn_last_line_loses_nothing_but_itself():
     run = make_run()
     command = tiny("--steps", 20, "--kill-at", 12, "--torn-line")
-    supervise(run, command)
+    see_through(run, command)
     assert run.events_offset < (run.directory / "events.jsonl").stat().st_size
-    assert supervise(run, command) is Outcome.FINISHED
+    assert see_through(run, command) is Outcome.FINISHED
     assert Metric.objects.filter(run=run, name="loss").count() == 20
     assert not Metric.objects.filter(run=run, step=99).exists()
     assert any("could not be read" in message for message in notes(run))
@@ -123,10 +123,10 @@ def test_a_torn_last_line_loses_nothing_but_itself():
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before():
     run = make_run()
     command = tiny("--steps", 20, "--kill-at", 12)
-    supervise(run, command)
+    see_through(run, command)
     damaged = run.checkpoints.get(step=10).directory
     (damaged / "model.safetensors").write_bytes(b"weights 1O")
-    assert supervise(run, command) is Outcome.FINISHED
+    assert see_through(run, command) is Outcome.FINISHED
     assert program_starts(run)[1][1] == "attempt 2 from 5"
     assert (
         "Set aside: checkpoint step-000010: model.safetensors has another hash."
@@ -137,14 +137,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before():
 
 def test_an_exception_in_the_program_is_the_reason_the_run_failed():
     run = make_run()
-    assert supervise(run, tiny("--crash-at", 3)) is Outcome.FAILED
+    assert see_through(run, tiny("--crash-at", 3)) is Outcome.FAILED
     assert run.error == "ZeroDivisionError: the loss is nothing"
     assert "Traceback" in run.log_tail
 
 
 def test_a_program_that_just_exits_is_quoted():
     run = make_run()
-    assert supervise(run, tiny("--exit-at", 3)) is Outcome.FAILED
+    assert see_through(run, tiny("--exit-at", 3)) is Outcome.FAILED
     assert run.error == (
         "The program ended with status 3. "
         "Its last words: cannot go on: no space left on device"
@@ -164,7 +164,7 @@ def test_a_run_directory_that_cannot_be_used_fails_the_run_with_the_reason():
     run = make_run()
     run.directory.parent.mkdir(parents=True)
     run.directory.write_text("in the way")
-    assert supervise(run, tiny()) is Outcome.FAILED
+    assert see_through(run, tiny()) is Outcome.FAILED
     assert run.state == "failed"
     assert run.error.startswith(("NotADirectoryError: ", "FileExistsError: "))
     assert str(run.directory) in run.error
@@ -180,20 +180,20 @@ def test_a_disk_that_is_full_at_the_end_is_told_and_the_run_ends(
 
     monkeypatch.setattr(supervising.store, "put_outputs", full)
     run = make_run()
-    assert supervise(run, tiny("--steps", 2)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 2)) is Outcome.FINISHED
     assert any("No space left on device" in note for note in notes(run))
 
 
 def test_a_program_that_does_not_start_says_why():
     run = make_run()
-    assert supervise(run, ["/bin/sh", "-c", "echo no such thing; exit 0"]) is (
+    assert see_through(run, ["/bin/sh", "-c", "echo no such thing; exit 0"]) is (
         Outcome.FAILED
     )
     assert run.error == (
         "The program ended without a result. Its last words: no such thing"
     )
     missing = make_run(project=run.project)
-    assert supervise(missing, ["/nonexistent/program"]) is Outcome.FAILED
+    assert see_through(missing, ["/nonexistent/program"]) is Outcome.FAILED
     assert "No such file" in missing.error
 
 
@@ -211,7 +211,7 @@ def test_stop_writes_a_checkpoint_and_resume_goes_on_from_it():
     stopped_at = run.result["steps"]
     assert run.checkpoints.filter(step=stopped_at).exists()
     launching.resume_run(project=run.project, run=run, user=tara)
-    assert supervise(run, tiny("--steps", stopped_at + 3)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", stopped_at + 3)) is Outcome.FINISHED
     assert program_starts(run)[1][1] == f"attempt 1 from {stopped_at}"
 
 
@@ -253,14 +253,14 @@ def test_a_stop_during_the_start_ends_the_run_before_its_first_step():
 def test_a_queued_run_stops_at_once_and_is_not_claimed_afterwards():
     run = make_run()
     launching.stop_run(project=run.project, run=run, user=None)
-    assert supervise(run, tiny()) is None
+    assert see_through(run, tiny()) is None
     assert run.state == "stopped"
 
 
 def test_a_second_hint_finds_nothing_to_claim():
     run = make_run()
-    assert supervise(run, tiny("--steps", 3)) is Outcome.FINISHED
-    assert supervise(run, tiny("--steps", 3)) is None
+    assert see_through(run, tiny("--steps", 3)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 3)) is None
     assert len(program_starts(run)) == 1
 
 
@@ -289,7 +289,7 @@ def test_when_the_worker_is_killed_its_program_ends_and_another_worker_goes_on()
     )
     claiming.reconcile()
     assert Run.objects.get(pk=run.pk).state == "queued"
-    assert supervise(run, tiny("--steps", 60)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 60)) is Outcome.FINISHED
     (_, first), (_, second) = program_starts(run)
     assert first == "attempt 1 from 0"
     resumed = int(second.removeprefix("attempt 2 from "))
@@ -326,7 +326,7 @@ def test_a_worker_that_shuts_down_hands_its_run_to_the_next():
     run.refresh_from_db()
     assert (run.state, run.attempts) == ("queued", 0)
     done = run.checkpoints.order_by("-step").first().step
-    assert supervise(run, tiny("--steps", done + 2)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", done + 2)) is Outcome.FINISHED
     assert program_starts(run)[1][1] == f"attempt 1 from {done}"
 
 
@@ -368,7 +368,7 @@ def test_a_worker_that_slept_through_its_lease_never_makes_two_programs():
                 pk=run.pk, leased_until__lt=timezone.now()
             ).exists()
         )
-        assert supervise(run, tiny("--steps", 8)) is Outcome.LEFT_FOR_LATER
+        assert see_through(run, tiny("--steps", 8)) is Outcome.LEFT_FOR_LATER
         assert (run.state, run.attempts) == ("queued", 1)
         assert is_alive(first)
         assert len(program_starts(run)) == 1
@@ -388,14 +388,14 @@ def test_a_locked_run_directory_ends_the_program_with_75_and_the_run_waits():
     run.directory.mkdir(parents=True)
     with (run.directory / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert supervise(run, tiny()) is Outcome.LEFT_FOR_LATER
-        assert supervise(run, tiny()) is Outcome.LEFT_FOR_LATER
+        assert see_through(run, tiny()) is Outcome.LEFT_FOR_LATER
+        assert see_through(run, tiny()) is Outcome.LEFT_FOR_LATER
     assert run.state == "queued"
     assert notes(run) == [
         "Another process still holds the run directory; trying again later."
     ]
     other = make_run(project=run.project)
-    assert supervise(other, ["/bin/sh", "-c", "exit 75"]) is Outcome.LEFT_FOR_LATER
+    assert see_through(other, ["/bin/sh", "-c", "exit 75"]) is Outcome.LEFT_FOR_LATER
     assert (other.state, other.attempts) == ("queued", 0)
 
 
@@ -413,16 +413,16 @@ def test_a_program_that_finished_without_its_worker_is_not_run_again(data_dir):
     wait_until(
         lambda: Run.objects.filter(pk=run.pk, leased_until__lt=timezone.now()).exists()
     )
-    assert supervise(run, ["/bin/false"]) is Outcome.FINISHED
+    assert see_through(run, ["/bin/false"]) is Outcome.FINISHED
     assert len(program_starts(run)) == 1
     assert run.checkpoints.filter(is_final=True).count() == 1
 
 
 def test_a_checkpoint_on_disk_that_was_never_announced_is_registered():
     run = make_run()
-    supervise(run, tiny("--steps", 20, "--kill-at", 12))
+    see_through(run, tiny("--steps", 20, "--kill-at", 12))
     Checkpoint.objects.filter(run=run).delete()
-    assert supervise(run, ["/bin/false"]) is Outcome.FAILED
+    assert see_through(run, ["/bin/false"]) is Outcome.FAILED
     assert [c.step for c in run.checkpoints.order_by("step")] == [5, 10]
 
 
@@ -430,7 +430,7 @@ def test_the_program_gets_no_secrets_of_the_server(monkeypatch):
     monkeypatch.setenv("SECRET_KEY", "whispered")
     monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
     run = make_run()
-    supervise(run, ["/bin/sh", "-c", "env"])
+    see_through(run, ["/bin/sh", "-c", "env"])
     assert "CONCORD_LEASH=1" in run.log_tail
     assert "SECRET_KEY" not in (run.directory / "log.txt").read_text()
     assert "DATABASE_URL" not in (run.directory / "log.txt").read_text()
@@ -441,7 +441,7 @@ def test_a_directory_of_the_same_number_from_another_database_is_set_aside():
     run.directory.mkdir(parents=True)
     (run.directory / "run.json").write_text(json.dumps({"uuid": "other"}))
     (run.directory / "checkpoints").mkdir()
-    assert supervise(run, tiny("--steps", 3)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 3)) is Outcome.FINISHED
     aside = list(run.directory.parent.glob(f"{run.pk}-of-other-*"))
     assert len(aside) == 1
 
@@ -508,7 +508,7 @@ def test_a_run_outlives_the_loss_of_its_worker_s_database_connections():
 def test_a_short_lease_is_renewed_while_the_run_is_held():
     run = make_run()
     timing = Timing(poll=0.02, lease=0.6, beat=0.1, grace=3)
-    assert supervise(run, tiny("--steps", 60), timing=timing) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 60), timing=timing) is Outcome.FINISHED
     assert run.attempts == 1
 
 
@@ -520,20 +520,20 @@ def test_a_run_that_leaves_new_checkpoints_is_never_given_up(settings):
     run = make_run()
     for kill_at in (7, 12, 17, 22, 27):
         command = tiny("--steps", 30, "--kill-at", kill_at, "--every-attempt")
-        assert supervise(run, command) is Outcome.QUEUED_AGAIN
+        assert see_through(run, command) is Outcome.QUEUED_AGAIN
         assert run.attempts == 1
-    assert supervise(run, tiny("--steps", 30)) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 30)) is Outcome.FINISHED
     assert [start for _, start in program_starts(run)][-1] == "attempt 2 from 25"
 
 
 def test_attempts_without_a_new_checkpoint_end_a_run_that_had_got_on(settings):
     settings.RUN_ATTEMPTS = 2
     run = make_run()
-    assert supervise(run, tiny("--kill-at", 7, "--every-attempt")) is (
+    assert see_through(run, tiny("--kill-at", 7, "--every-attempt")) is (
         Outcome.QUEUED_AGAIN
     )
     command = tiny("--kill-at", 8, "--every-attempt")
-    assert supervise(run, command) is Outcome.FAILED
+    assert see_through(run, command) is Outcome.FAILED
     assert "2 attempts were made. Its last checkpoint is step 5" in run.error
 
 
@@ -673,11 +673,11 @@ def test_a_program_that_hangs_is_ended_and_goes_on_from_its_checkpoint():
     run = make_run()
     timing = Timing(poll=0.02, beat=0.1, grace=0.5, silence=1.0)
     hangs = tiny("--steps", 20, "--hang-at", 12)
-    assert supervise(run, hangs, timing=timing) is Outcome.QUEUED_AGAIN
+    assert see_through(run, hangs, timing=timing) is Outcome.QUEUED_AGAIN
     assert "The program wrote no event for 0.0166667 minutes; ended at step 12." in (
         notes(run)
     )
-    assert supervise(run, tiny("--steps", 20), timing=timing) is Outcome.FINISHED
+    assert see_through(run, tiny("--steps", 20), timing=timing) is Outcome.FINISHED
     assert [start for _, start in program_starts(run)] == [
         "attempt 1 from 0",
         "attempt 2 from 10",
@@ -689,8 +689,8 @@ def test_a_program_that_hangs_again_and_again_fails_with_the_reason(settings):
     run = make_run()
     timing = Timing(poll=0.02, beat=0.1, grace=0.2, silence=0.6)
     hangs = tiny("--steps", 20, "--hang-at", 2)
-    assert supervise(run, hangs, timing=timing) is Outcome.QUEUED_AGAIN
-    assert supervise(run, hangs, timing=timing) is Outcome.FAILED
+    assert see_through(run, hangs, timing=timing) is Outcome.QUEUED_AGAIN
+    assert see_through(run, hangs, timing=timing) is Outcome.FAILED
     assert run.error.startswith("The program wrote no event for 0.01 minutes; ended at")
 
 
@@ -698,12 +698,12 @@ def test_a_program_that_is_slow_but_speaks_is_left_alone():
     run = make_run()
     timing = Timing(poll=0.02, beat=0.1, grace=1, silence=1.5)
     slow = tiny("--steps", 6, "--pause", 0.5)
-    assert supervise(run, slow, timing=timing) is Outcome.FINISHED
+    assert see_through(run, slow, timing=timing) is Outcome.FINISHED
 
 
 def test_a_long_save_is_no_silence():
     run = make_run()
     timing = Timing(poll=0.02, beat=0.1, grace=0.5, silence=0.5)
     script = SAVE_SLOWLY.format(times=25, then=0)
-    supervise(run, [sys.executable, "-c", script], timing=timing)
+    see_through(run, [sys.executable, "-c", script], timing=timing)
     assert (run.directory / "saved").exists()

@@ -49,16 +49,16 @@ def is_alive(number):
 
 
 @pytest.fixture
-def warm():
+def warmth():
     """Return the environment of a start from this process's warm process."""
     return warming.warm_environment()
 
 
 @pytest.fixture
-def waiting(warm, request):
+def waiting(warmth, request):
     """Return a warm program that waits, and its own number."""
     way = getattr(request, "param", ("wait", "0"))
-    with started(*way, **warm) as program:
+    with started(*way, **warmth) as program:
         assert json.loads(program.stdout.readline())["variable"] == "yes"
         number = int(program.stdout.readline().split()[1])
         assert number != program.pid
@@ -68,9 +68,9 @@ def waiting(warm, request):
 @pytest.mark.parametrize(
     ("way", "status"), [(("exit", "0"), 0), (("exit", "3"), 3), (("signal", "9"), -9)]
 )
-def test_a_warm_start_is_as_a_cold_one(warm, way, status):
+def test_a_warm_start_is_as_a_cold_one(warmth, way, status):
     seen = []
-    for environment in (warm, {}):
+    for environment in (warmth, {}):
         with started(*way, **environment) as program:
             said, complained = program.communicate()
             assert complained.splitlines()[-1] == "to stderr"
@@ -103,20 +103,20 @@ def test_the_memory_of_the_fork_is_counted(waiting):
 
 
 def test_when_the_warm_process_dies_programs_go_on_and_the_next_begins_another(
-    waiting, warm
+    waiting, warmth
 ):
     program, number = waiting
     process = warming._process
     process.kill()
     process.wait()
     assert is_alive(number)
-    with started("exit", "3", **warm) as cold:  # its socket answers no more
+    with started("exit", "3", **warmth) as cold:  # its socket answers no more
         cold.communicate()
         assert cold.returncode == 3
     begun = warming.warm_environment()
-    assert begun != warm
-    warm.update(begun)
-    with started("wait", "0", **warm) as another:
+    assert begun != warmth
+    warmth.update(begun)
+    with started("wait", "0", **warmth) as another:
         another.stdout.readline()
         assert int(another.stdout.readline().split()[1]) != another.pid
     program.send_signal(signal.SIGTERM)
