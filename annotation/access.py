@@ -66,7 +66,7 @@ def roles_held(
 
     Read from the database, whatever ``user`` knows of itself: a superuser has all, who
     is deactivated has none. Call it first in a transaction: memberships are locked
-    before all else (:mod:`annotation.queue`). Raises NotAMember where there are none.
+    before all else (:mod:`annotation.judging.queue`). Raises NotAMember where there are none.
     """
     if not connection.in_atomic_block:
         raise TransactionManagementError("Roles are asked for in a transaction.")

@@ -17,8 +17,8 @@ from django.db.models import Exists, OuterRef, Q
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 
+from annotation.judging.queue import lock_person, reopen, unmeet
 from annotation.models import Membership, Role, Slot, SlotQuerySet
-from annotation.queue import lock_person, reopen, unmeet
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -24,14 +24,18 @@ from django.utils import timezone
 
 from actions.demo import derive, oracle
 from actions.demo.generator import Sample as DemoSample
-from annotation.guidelines import confirm_reading, pin_example, publish_guideline
-from annotation.interchange import save_sample
-from annotation.judging import record_judgment
+from annotation.authoring.import_export import save_sample
+from annotation.authoring.review import comment_on
+from annotation.judging.guidelines import (
+    confirm_reading,
+    pin_example,
+    publish_guideline,
+)
+from annotation.judging.judgments import record_judgment
+from annotation.judging.pairing import ResponseRow, receive_responses
+from annotation.judging.progress import DAYS
+from annotation.judging.queue import Claim, claim_slot
 from annotation.models import GuidelineVersion, Judgment, Pair, Project
-from annotation.pairing import ResponseRow, receive_responses
-from annotation.progress import DAYS
-from annotation.queue import Claim, claim_slot
-from annotation.reviewing import comment_on
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

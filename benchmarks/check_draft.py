@@ -40,7 +40,7 @@ def measure(sizes: list[int]) -> None:
     from django.test import Client
 
     from actions.demo import generate
-    from annotation.interchange import save_sample
+    from annotation.authoring.import_export import save_sample
     from annotation.models import Membership, Project, Role
 
     settings.ALLOWED_HOSTS = ["testserver"]
@@ -60,10 +60,10 @@ def measure(sizes: list[int]) -> None:
 
 def measure_size(client, project, user, samples, turns) -> None:
     from actions.grammar import parse
-    from annotation.draft_blocks import blocks_to_edit
-    from annotation.draft_checks import check_turns
-    from annotation.drafting import contexts_of
-    from annotation.method import Knowledge
+    from annotation.authoring.draft_blocks import blocks_to_edit
+    from annotation.authoring.draft_checks import check_turns
+    from annotation.authoring.drafts import contexts_of
+    from annotation.authoring.method_hints import Knowledge
     from annotation.models import Draft
 
     size = len(turns)

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, help="instead of queue.CURSOR_STRIDE")
     options = parser.parse_args()
     set_up(DATABASE, create=True)
-    from annotation import queue
+    from annotation.judging import queue
 
     queue.CURSOR_STRIDE = options.stride or queue.CURSOR_STRIDE
     try:
@@ -160,8 +160,8 @@ def explain(project: int, user: int, *, keep: bool = False) -> tuple[int, float,
     """Claim once; return pages, milliseconds, and whether there was a slot."""
     from django.db import transaction
 
-    from annotation import queue
-    from annotation.queue_statements import CLAIM
+    from annotation.judging import queue
+    from annotation.judging.queue_sql import CLAIM
 
     with transaction.atomic():
         before = sql("SELECT count(*) FROM annotation_slot WHERE state = 'leased'")
@@ -280,7 +280,7 @@ def work(user: int, all_here: Any, seconds: float, results: Any) -> None:
     set_up(DATABASE, create=False)
     from django.contrib.auth.models import User
 
-    from annotation import judging
+    from annotation.judging import judgments
     from annotation.models import Project
 
     person, project = User.objects.get(pk=user), Project.objects.get()
@@ -289,11 +289,11 @@ def work(user: int, all_here: Any, seconds: float, results: Any) -> None:
     count, claiming, cpu = 0, 0.0, time.process_time()
     while time.time() < start + seconds:
         before = time.perf_counter()
-        found = judging.claim_slot(project=project, user=person)
+        found = judgments.claim_slot(project=project, user=person)
         claiming += time.perf_counter() - before
-        if not isinstance(found, judging.Claim):
+        if not isinstance(found, judgments.Claim):
             break
-        judging.record_judgment(
+        judgments.record_judgment(
             project=project,
             slot_id=found.slot.pk,
             token=found.token,

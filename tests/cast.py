@@ -160,17 +160,17 @@ def make_judgment(
     units: tuple[str, ...] = (),
 ) -> Judgment:
     """Let ``user`` claim pairs until it is ``pair``'s turn, and judge it."""
-    from annotation import judging
+    from annotation.judging import judgments
 
     passed = []
     while True:
-        claim = judging.claim_slot(project=pair.project, user=user, another=True)
-        assert isinstance(claim, judging.Claim), f"{user} gets no slot of {pair}"
+        claim = judgments.claim_slot(project=pair.project, user=user, another=True)
+        assert isinstance(claim, judgments.Claim), f"{user} gets no slot of {pair}"
         if claim.pair == pair:
             break
         passed.append(claim)
     for other in passed:
-        judging.release_slot(
+        judgments.release_slot(
             project=other.slot.project,
             slot_id=other.slot.pk,
             token=other.token,
@@ -178,7 +178,7 @@ def make_judgment(
         )
     if reasons is None:
         reasons = () if verdict or units else ("content",)
-    return judging.record_judgment(
+    return judgments.record_judgment(
         project=claim.slot.project,
         slot_id=claim.slot.pk,
         token=claim.token,

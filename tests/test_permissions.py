@@ -253,7 +253,7 @@ def fields_read() -> set[str]:
     found: set[str] = set()
     for path in (
         *sources("annotation/views", "training/views"),
-        settings.BASE_DIR / "annotation/drafting.py",
+        settings.BASE_DIR / "annotation/authoring/drafts.py",
     ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from annotation.guidelines import publish_guideline
+from annotation.judging.guidelines import publish_guideline
 from annotation.models import Draft, Project
 from tests.cast import make_judgment, make_pair, make_project, make_sample, make_user
 from tests.cast import sign_in as enter

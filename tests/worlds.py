@@ -8,8 +8,10 @@ from django.apps import apps
 from django.contrib.auth.models import User
 from django.db import models
 
-from annotation import judging, reviewing
-from annotation.guidelines import pin_example
+from annotation.authoring import review
+from annotation.judging import judgments
+from annotation.judging.guidelines import pin_example
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import (
     Draft,
     Membership,
@@ -18,7 +20,6 @@ from annotation.models import (
     SampledResponse,
     ThinkingContext,
 )
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.cast import (
     LABEL,
     SAMPLED,
@@ -73,7 +74,7 @@ def make_world(slug: str, person: User, secret: str) -> World:
     approved = make_sample(
         project=project, turns=(("user", f"Hello, {secret}.", LABEL),)
     )
-    comment = reviewing.comment_on(
+    comment = review.comment_on(
         project=project, sample=sample, user=make_user("rita"), text=secret
     )
     first, second = (
@@ -83,7 +84,7 @@ def make_world(slug: str, person: User, secret: str) -> World:
         for number in (0, 1)
     )
     judgment = make_judgment(first.origin.pair, person, 1)
-    claim = judging.claim_slot(project=project, user=person)
+    claim = judgments.claim_slot(project=project, user=person)
     assert claim.pair == second.origin.pair
     run = make_run(project=project, state="queued", created_by=tara)
     RunNote.objects.create(run=run, message=secret, at=run.created_at)

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation.precedence import put_first
+from annotation.judging.precedence import put_first
 from training.cycle import gate_of, pairs_of, speaks_against
 from training.launching import LaunchRefusedError, default_inputs, start_run
 from training.models import (

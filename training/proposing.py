@@ -28,8 +28,8 @@ from kombu.exceptions import OperationalError
 from actions.definitions import DefinitionError
 from actions.json_values import JSONError
 from annotation.access import WRITERS, require_role
-from annotation.contexts import context_to_json
-from annotation.drafting import Content, clean, document_of, existing_contexts
+from annotation.authoring.contexts import context_to_json
+from annotation.authoring.drafts import Content, clean, document_of, existing_contexts
 from annotation.models import Draft, Project, ThinkingContext
 from training import store
 from training.launching import current_policy, newest_policy

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from training import events, store
 from training.engine.finite import first_not_finite
 from training.manifests import (

@@ -310,7 +310,7 @@ class SlotQuerySet(models.QuerySet["Slot"]):
 class Slot(models.Model):
     """One needed judgment of one pair: the narrow row the queue hands out.
 
-    Claimed only by :func:`annotation.judging.claim_slot`.
+    Claimed only by :func:`annotation.judging.judgments.claim_slot`.
     """
 
     project = models.ForeignKey(

@@ -6,8 +6,8 @@ from typing import Any
 
 from django import template
 
+from annotation.authoring.situations import SITUATIONS
 from annotation.models import Situation
-from annotation.situations import SITUATIONS
 
 register = template.Library()
 

@@ -19,10 +19,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from annotation.access import Forbidden
-from annotation.differences import PairView, view_of_pair
-from annotation.forms import DisputeForm, SettleForm
-from annotation.guidelines import pin_example
-from annotation.judging import JudgingError, adjudicate
+from annotation.judging.guidelines import pin_example
+from annotation.judging.judgments import JudgingError, adjudicate
+from annotation.judging.pair_view import PairView, view_of_pair
 from annotation.models import (
     InputKind,
     Judgment,
@@ -35,6 +34,7 @@ from annotation.models import (
     Slot,
 )
 from annotation.views.door import enter
+from annotation.views.forms import DisputeForm, SettleForm
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -17,9 +17,8 @@ from django.views.decorators.http import (
 )
 
 from annotation.access import Forbidden
-from annotation.acting import without_acting
-from annotation.draft_checks import check_turns
-from annotation.drafting import (
+from annotation.authoring.draft_checks import check_turns
+from annotation.authoring.drafts import (
     Content,
     contexts_of,
     empty_content,
@@ -27,14 +26,20 @@ from annotation.drafting import (
     turns_of,
     typed_contexts,
 )
-from annotation.interchange import sample_to_json
+from annotation.authoring.effective_fields import without_acting
+from annotation.authoring.import_export import sample_to_json
+from annotation.authoring.paste import PasteError, read_pasted
+from annotation.authoring.situations import NoPlace, derive
+from annotation.authoring.writing import (
+    delete_draft,
+    derive_sample,
+    revise_sample,
+    start_draft,
+)
 from annotation.models import Draft, Role, Sample, SampleStatus, Situation
-from annotation.pasting import PasteError, read_pasted
-from annotation.situations import NoPlace, derive
 from annotation.views.bodies import LONG_TEXT, takes
 from annotation.views.door import enter, place_of
 from annotation.views.write import left_out_in_words, tell_left_out
-from annotation.writing import delete_draft, derive_sample, revise_sample, start_draft
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -16,10 +16,7 @@ from django.views.decorators.http import (
     require_safe,
 )
 
-from annotation.blocks import blocks_of_text
-from annotation.changes import changes
-from annotation.forms import ExampleForm, GuidelineForm, ReadingForm, VersionsForm
-from annotation.guidelines import (
+from annotation.judging.guidelines import (
     GuidelineConflict,
     GuidelineError,
     confirm_reading,
@@ -29,7 +26,6 @@ from annotation.guidelines import (
     unpin_example,
     unread_guideline,
 )
-from annotation.markdown import render_markdown
 from annotation.models import (
     GuidelineExample,
     GuidelineVersion,
@@ -38,7 +34,11 @@ from annotation.models import (
     Project,
     Role,
 )
+from annotation.text.blocks import blocks_of_text
+from annotation.text.changes import changes
+from annotation.text.markdown import render_markdown
 from annotation.views.door import enter, place_of
+from annotation.views.forms import ExampleForm, GuidelineForm, ReadingForm, VersionsForm
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -27,10 +27,8 @@ from django.views.decorators.http import (
     require_safe,
 )
 
-from annotation.blocks import Block, blocks_of_text
-from annotation.calibration import reason_choices, view_for
-from annotation.forms import JudgmentForm, ShownForm, SkipForm, SlotForm
-from annotation.judging import (
+from annotation.judging.calibration import reason_choices, view_for
+from annotation.judging.judgments import (
     AlreadyJudged,
     Claim,
     InvalidJudgment,
@@ -47,6 +45,8 @@ from annotation.judging import (
     skip_slot,
     undo_judgment,
 )
+from annotation.judging.queue import lease_length
+from annotation.judging.session import expression, reveal, session_from
 from annotation.models import (
     InputKind,
     Pair,
@@ -57,9 +57,9 @@ from annotation.models import (
     Touch,
     Turn,
 )
-from annotation.queue import lease_length
-from annotation.sessions import expression, reveal, session_from
+from annotation.text.blocks import Block, blocks_of_text
 from annotation.views.door import enter, place_of
+from annotation.views.forms import JudgmentForm, ShownForm, SkipForm, SlotForm
 from annotation.views.guidelines import guideline_to_read
 from annotation.views.session import closed_notices
 

@@ -25,15 +25,19 @@ from django.views.decorators.http import (
 )
 
 from annotation.access import Forbidden
-from annotation.acting import acting_parts
-from annotation.forms import (
-    CommentForm,
-    KeysForm,
-    ReturnForm,
-    ReviewFilterForm,
-    VersionsForm,
+from annotation.authoring.anchors import Note
+from annotation.authoring.effective_fields import acting_parts
+from annotation.authoring.import_export import sample_to_json
+from annotation.authoring.review import (
+    BULK_LIMIT,
+    approve_in_bulk,
+    comment_on,
+    plan_bulk,
+    resolve_comment,
+    start_fix,
 )
-from annotation.interchange import sample_to_json
+from annotation.authoring.samples import SampleError, approve_sample, return_sample
+from annotation.authoring.versions import compare_documents
 from annotation.models import (
     Comment,
     Project,
@@ -42,18 +46,14 @@ from annotation.models import (
     SampleStatus,
     SampleVersion,
 )
-from annotation.places import Note
-from annotation.reviewing import (
-    BULK_LIMIT,
-    approve_in_bulk,
-    comment_on,
-    plan_bulk,
-    resolve_comment,
-    start_fix,
-)
-from annotation.samples import SampleError, approve_sample, return_sample
-from annotation.versions import compare_documents
 from annotation.views.door import enter, place_of
+from annotation.views.forms import (
+    CommentForm,
+    KeysForm,
+    ReturnForm,
+    ReviewFilterForm,
+    VersionsForm,
+)
 from annotation.views.samples import READERS, sample_facts
 
 if TYPE_CHECKING:

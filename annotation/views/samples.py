@@ -22,10 +22,17 @@ from django.views.decorators.http import (
 
 from actions.json_values import JSONError, load_json
 from annotation.access import WRITERS, Forbidden
-from annotation.acting import acting_parts
-from annotation.documents import MAX_DOCUMENT_BYTES
-from annotation.forms import ImportForm, ReturnForm, SampleFilterForm
-from annotation.interchange import FORMATS, export_samples, import_file
+from annotation.authoring.anchors import PlacedTurn, put_notes
+from annotation.authoring.documents import MAX_DOCUMENT_BYTES
+from annotation.authoring.effective_fields import acting_parts
+from annotation.authoring.import_export import FORMATS, export_samples, import_file
+from annotation.authoring.review import placed
+from annotation.authoring.samples import (
+    SampleError,
+    approve_sample,
+    retire_sample,
+    return_sample,
+)
 from annotation.models import (
     Pair,
     Project,
@@ -36,17 +43,10 @@ from annotation.models import (
     Situation,
     Turn,
 )
-from annotation.places import PlacedTurn, put_notes
-from annotation.reviewing import placed
 from annotation.sample_format import SampleError as InvalidSample
-from annotation.samples import (
-    SampleError,
-    approve_sample,
-    retire_sample,
-    return_sample,
-)
 from annotation.views.bodies import FILE, takes
 from annotation.views.door import enter, place_of
+from annotation.views.forms import ImportForm, ReturnForm, SampleFilterForm
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

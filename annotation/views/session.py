@@ -11,8 +11,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
+from annotation.judging.session import reveal, session_of
 from annotation.models import Role
-from annotation.sessions import reveal, session_of
 from annotation.views.door import enter
 
 if TYPE_CHECKING:

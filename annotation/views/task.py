@@ -18,19 +18,19 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from annotation.calibration import reason_choices, view_for
-from annotation.forms import BIGGEST, TaskJudgmentForm
-from annotation.judging import (
+from annotation.judging.calibration import reason_choices, view_for
+from annotation.judging.judgments import (
     InvalidJudgment,
     JudgingError,
     OrderNotConfirmed,
     record_judgment,
     undo_judgment,
 )
+from annotation.judging.queue import NothingToDo
+from annotation.judging.whole_task import TaskTurn, claim_task, task_of
 from annotation.models import Pair, Role
-from annotation.queue import NothingToDo
-from annotation.tasks import TaskTurn, claim_task, task_of
 from annotation.views.door import enter
+from annotation.views.forms import BIGGEST, TaskJudgmentForm
 from annotation.views.guidelines import guideline_to_read
 
 if TYPE_CHECKING:

@@ -9,8 +9,14 @@ from django.db.models import Prefetch
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from annotation.forms import BIGGEST
-from annotation.judging import UNDO_DEPTH
+from annotation.judging.judgments import UNDO_DEPTH
+from annotation.judging.progress import (
+    COMPARED,
+    DAYS,
+    final_verdict,
+    progress_of,
+    totals_of,
+)
 from annotation.models import (
     Comment,
     Draft,
@@ -19,14 +25,8 @@ from annotation.models import (
     Sample,
     SampleStatus,
 )
-from annotation.progress import (
-    COMPARED,
-    DAYS,
-    final_verdict,
-    progress_of,
-    totals_of,
-)
 from annotation.views.door import enter
+from annotation.views.forms import BIGGEST
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse

@@ -26,10 +26,10 @@ from actions.definitions import ActionDefinition, DefinitionError
 from actions.grammar import ActionCall
 from actions.in_force import Contexts
 from actions.json_values import JSONError
-from annotation.contexts import context_to_json, search_contexts
-from annotation.draft_blocks import blocks_of_post, posted_blocks
-from annotation.draft_checks import DraftTurn, check_turns
-from annotation.drafting import (
+from annotation.authoring.contexts import context_to_json, search_contexts
+from annotation.authoring.draft_blocks import blocks_of_post, posted_blocks
+from annotation.authoring.draft_checks import DraftTurn, check_turns
+from annotation.authoring.drafts import (
     MAX_TURNS,
     Content,
     DraftContext,
@@ -44,8 +44,13 @@ from annotation.drafting import (
     typed_contexts,
     use_context,
 )
-from annotation.merging import compare, merge
-from annotation.method import Knowledge, source_of
+from annotation.authoring.merge import compare, merge
+from annotation.authoring.method_hints import Knowledge, source_of
+from annotation.authoring.observations import NoResult, run_call
+from annotation.authoring.review import FIXES, notes_of_draft
+from annotation.authoring.samples import SampleError, StaleDraft, save_draft
+from annotation.authoring.situations import ADVICE
+from annotation.authoring.writing import submit_draft
 from annotation.models import (
     Draft,
     Project,
@@ -55,14 +60,9 @@ from annotation.models import (
     Situation,
     ThinkingContext,
 )
-from annotation.results import NoResult, run_call
-from annotation.reviewing import FIXES, notes_of_draft
 from annotation.sample_format import SampleError as InvalidSample
-from annotation.samples import SampleError, StaleDraft, save_draft
-from annotation.situations import ADVICE
 from annotation.views.bodies import LONG_TEXT, takes
 from annotation.views.door import enter
-from annotation.writing import submit_draft
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -1,5 +1,5 @@
 // The blocks of a response as fields. The server draws them and turns them back into the
-// exact text (annotation/draft_blocks.py); here they are only moved, added and read off.
+// exact text (annotation/authoring/draft_blocks.py); here they are only moved, added and read off.
 
 import { fill, gettext } from "./words.js";
 

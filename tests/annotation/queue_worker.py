@@ -53,11 +53,11 @@ def meet(orders):
 
 def claims(orders, project, user, another=False):
     """Claim until there is nothing; wait while others hold what is left."""
-    from annotation import judging
+    from annotation.judging import judgments
 
     while True:
-        found = judging.claim_slot(project=project, user=user, another=another)
-        if isinstance(found, judging.Claim):
+        found = judgments.claim_slot(project=project, user=user, another=another)
+        if isinstance(found, judgments.Claim):
             say("claimed", found.slot.pk, found.token, found.pair.pk)
             yield found
         elif found.kind == "all leased" and time.time() < orders["patience"]:
@@ -69,12 +69,12 @@ def claims(orders, project, user, another=False):
 
 def judge(orders):
     """Judge everything there is, at random; ties are wanted."""
-    from annotation import judging
+    from annotation.judging import judgments
 
     project, user, rng = meet(orders)
     for found in claims(orders, project, user):
         verdict = rng.randrange(2)
-        judgment = judging.record_judgment(
+        judgment = judgments.record_judgment(
             project=found.slot.project,
             slot_id=found.slot.pk,
             token=found.token,
@@ -89,7 +89,7 @@ def everything(orders):
     """Judge, but also skip, undo, release, post twice, and let leases run out."""
     from django.db.models.functions import Now
 
-    from annotation import judging, queue
+    from annotation.judging import judgments, queue
     from annotation.models import Slot
 
     project, user, rng = meet(orders)
@@ -99,7 +99,7 @@ def everything(orders):
     def post(found, verdict):
         reasons = () if verdict else ("content",)
         try:
-            judgment = judging.record_judgment(
+            judgment = judgments.record_judgment(
                 project=found.slot.project,
                 slot_id=found.slot.pk,
                 token=found.token,
@@ -108,27 +108,27 @@ def everything(orders):
                 reasons=reasons,
                 proof=found.slot.lease_proof,
             )
-        except judging.JudgingError as error:  # the other tab was first
+        except judgments.JudgingError as error:  # the other tab was first
             say("refused", type(error).__name__)
         else:
             say("judged", found.slot.pk, found.token, judgment.pk, judgment.is_extra)
 
     def look_ahead(found):
         """Fetch the next pair, as a page does, and perhaps leave the page."""
-        ahead = judging.claim_ahead(
+        ahead = judgments.claim_ahead(
             project=project, user=user, shown=found.slot.pk, token=found.token
         ).found
         held = [found]
-        if isinstance(ahead, judging.Claim):
+        if isinstance(ahead, judgments.Claim):
             say("claimed", ahead.slot.pk, ahead.token, ahead.pair.pk)
             held.append(ahead)
         # Nobody waits for pairs that a page which is no more has kept.
         if rng.random() < 0.8:
-            judging.leave_slots(
+            judgments.leave_slots(
                 project=project,
                 user=user,
                 leases=[
-                    judging.Lease(one.slot.pk, one.token, one.slot.leased_at)
+                    judgments.Lease(one.slot.pk, one.token, one.slot.leased_at)
                     for one in held
                 ],
             )
@@ -148,20 +148,20 @@ def everything(orders):
             if rng.random() < 0.5:
                 look_ahead(found)
             if 0.0 < chance < 0.05:
-                judging.set_aside(**lease)
+                judgments.set_aside(**lease)
             elif chance < 0.70:
                 verdict = rng.randrange(2)
                 post(found, verdict)
                 if rng.random() < 0.2:
                     post(found, verdict)
             elif chance < 0.74:
-                judging.skip_slot(**lease, reason="Cannot tell.")
+                judgments.skip_slot(**lease, reason="Cannot tell.")
                 post(found, 1)  # from the other tab: kept as an extra
             elif chance < 0.78:
-                judging.release_slot(**lease)
+                judgments.release_slot(**lease)
             elif chance < 0.86:
                 post(found, 1)
-                again = judging.undo_judgment(project=project, user=user)
+                again = judgments.undo_judgment(project=project, user=user)
                 say("claimed", again.slot.pk, again.token, again.pair.pk)
                 if rng.random() < 0.7:
                     post(again, 0)
@@ -177,9 +177,9 @@ def everything(orders):
                     post(other, 1)
                     break
             else:
-                judging.extend_lease(**lease)
+                judgments.extend_lease(**lease)
                 post(found, 1)
-        except judging.JudgingError as error:
+        except judgments.JudgingError as error:
             say("refused", type(error).__name__)
         if late and rng.random() < 0.3:
             post(late.pop(0), 1)
@@ -197,12 +197,12 @@ def hold(orders):
 
 def look_ahead(orders):
     """Show a pair and fetch the one after it, as one tab of a person."""
-    from annotation import judging
+    from annotation.judging import judgments
 
     project, user, _ = meet(orders)
     found = next(claims(orders, project, user))
     for _ in range(5):
-        ahead = judging.claim_ahead(
+        ahead = judgments.claim_ahead(
             project=project, user=user, shown=found.slot.pk, token=found.token
         ).found
         say("claimed", ahead.slot.pk, ahead.token, ahead.pair.pk)
@@ -212,11 +212,11 @@ def die_before_commit(orders):
     """Be killed after the claim's statement, before it is committed."""
     from django.db import transaction
 
-    from annotation import judging
+    from annotation.judging import judgments
 
     project, user, _ = meet(orders)
     with transaction.atomic():
-        found = judging.claim_slot(project=project, user=user)
+        found = judgments.claim_slot(project=project, user=user)
         say("claimed", found.slot.pk, found.token, found.pair.pk)
         if orders.get("wait"):
             time.sleep(60)
@@ -227,12 +227,12 @@ def die_while_judging(orders):
     """Be killed with a judgment written and the slot filled, nothing committed."""
     from django.db import transaction
 
-    from annotation import judging
+    from annotation.judging import judgments
 
     project, user, _ = meet(orders)
     found = next(claims(orders, project, user))
     with transaction.atomic():
-        judging.record_judgment(
+        judgments.record_judgment(
             project=found.slot.project,
             slot_id=found.slot.pk,
             token=found.token,

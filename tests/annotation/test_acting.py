@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from annotation.acting import acting_parts, without_acting
+from annotation.authoring.effective_fields import acting_parts, without_acting
 
 RULE = {"match": "numeric", "answer": 42}
 PROPOSAL = {"checkpoint": 7, "digest": "d" * 64, "text": "Which cake?"}

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from annotation.authoring.samples import return_sample
+from annotation.authoring.writing import start_draft, submit_draft
 from annotation.models import Draft, Membership, Role, Sample
-from annotation.samples import return_sample
-from annotation.writing import start_draft, submit_draft
 from tests.cast import LABEL, make_project, make_sample, make_user, sign_in
 
 pytestmark = pytest.mark.django_db

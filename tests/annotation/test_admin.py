@@ -5,7 +5,8 @@ from django.apps import apps
 from django.contrib import admin
 from django.utils import timezone
 
-from annotation import judging
+from annotation.judging import judgments
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import (
     Comment,
     Draft,
@@ -23,7 +24,6 @@ from annotation.models import (
     ThinkingContext,
     Touch,
 )
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
 from training.models import (
     Checkpoint,
@@ -122,15 +122,15 @@ def make_one_of_everything():
     pair = Pair.objects.filter(project=project).earliest("pk")
     make_judgment(pair, lena, 1)
     make_judgment(pair, luis, 0)
-    found = judging.claim_slot(project=project, user=lena)
-    judging.skip_slot(
+    found = judgments.claim_slot(project=project, user=lena)
+    judgments.skip_slot(
         project=found.slot.project,
         slot_id=found.slot.pk,
         token=found.token,
         user=lena,
         reason="Torn.",
     )
-    judging.adjudicate(project=pair.project, pair=pair, curator=rita, verdict=1)
+    judgments.adjudicate(project=pair.project, pair=pair, curator=rita, verdict=1)
     GuidelineExample.objects.create(
         project=project, pair=pair, verdict=1, pinned_by=rita
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from annotation import judging
+from annotation.judging import judgments
 from annotation.models import Judgment, Membership, Skip, Slot, SlotState
 from tests.cast import make_pair, make_project, make_user, sign_in
 
@@ -19,7 +19,7 @@ def held(client):
     project = make_project(slug="cakes", overlap=1)
     make_project(slug="tarts")
     make_pair(project=project)
-    found = judging.claim_slot(project=project, user=make_user("lena"))
+    found = judgments.claim_slot(project=project, user=make_user("lena"))
     sign_in(client, make_user("lena"))
     return found
 

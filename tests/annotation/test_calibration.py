@@ -8,13 +8,13 @@ import re
 import pytest
 
 from actions.demo import derive, generate
-from annotation.calibration import (
+from annotation.judging.calibration import (
     reasons_from_sides,
     sides_swapped,
 )
-from annotation.differences import view_of_pair
+from annotation.judging.pair_view import view_of_pair
+from annotation.judging.progress import progress_of
 from annotation.models import InputKind, Judgment, Pair, Project, Turn
-from annotation.progress import progress_of
 from tests.annotation.test_judge_page import Fields
 from tests.cast import (
     LABEL,
@@ -113,7 +113,7 @@ def make_pair_seen(swapped: bool, user, project, label: str, sampled: str) -> Pa
 
 
 def open_slot(pair: Pair) -> Pair:
-    from annotation.queue import open_slots
+    from annotation.judging.queue import open_slots
 
     open_slots(project=pair.project, pairs=[pair.pk])
     return pair

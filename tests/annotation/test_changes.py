@@ -2,8 +2,8 @@
 
 import pytest
 
-from annotation.changes import CUT, LINES, changes
-from annotation.differences import Piece
+from annotation.judging.pair_view import Piece
+from annotation.text.changes import CUT, LINES, changes
 
 
 def sides(pieces):

@@ -7,7 +7,10 @@ import threading
 import pytest
 from django.db import connections
 
-from annotation.judging import claim_slot, record_judgment, skip_slot
+from annotation.judging.judgments import claim_slot, record_judgment, skip_slot
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.judging.queue import Lease, NothingToDo, leave_slots
+from annotation.judging.whole_task import claim_task, task_of
 from annotation.models import (
     Judgment,
     Pair,
@@ -16,9 +19,6 @@ from annotation.models import (
     Slot,
     Touch,
 )
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
-from annotation.queue import Lease, NothingToDo, leave_slots
-from annotation.tasks import claim_task, task_of
 from tests.cast import LABEL, SAMPLED, make_project, make_sample, make_user
 
 ANSWER = "<<think>>All is known.<</think>>At {} o'clock?"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from annotation import judging
+from annotation.judging import judgments
 from annotation.models import Adjudication, Pair
 from tests.cast import (
     make_judgment,
@@ -40,9 +40,9 @@ def split(project, author=None, **fields):
 
 def skip(pair, name):
     user = make_user(name)
-    claim = judging.claim_slot(project=pair.project, user=user)
+    claim = judgments.claim_slot(project=pair.project, user=user)
     assert claim.pair == pair
-    judging.skip_slot(
+    judgments.skip_slot(
         project=claim.slot.project,
         slot_id=claim.slot.pk,
         token=claim.token,
@@ -80,7 +80,7 @@ class TestSkippedByAll:
         pair = make_pair(project=project)
         for name in ("lena", "luis", "lea"):
             skip(pair, name)
-        judging.claim_slot(project=project, user=make_user("leo"))
+        judgments.claim_slot(project=project, user=make_user("leo"))
         assert not Pair.objects.skipped_by_all().exists()
 
 
@@ -211,7 +211,7 @@ class TestSettling:
 
     def test_a_pair_settled_meanwhile_says_so(self, client, project, rita):
         pair = split(project)
-        judging.adjudicate(
+        judgments.adjudicate(
             project=pair.project, pair=pair, curator=make_user("ada"), verdict=1
         )
         response = client.post(f"/p/cakes/pairs/{pair.pk}/settle/", {"verdict": "1"})
@@ -222,7 +222,7 @@ class TestSettling:
 class TestPairPage:
     def test_shows_the_outcome_and_pins(self, client, project, rita):
         pair = split(project)
-        judging.adjudicate(
+        judgments.adjudicate(
             project=pair.project,
             pair=pair,
             curator=make_user("ada"),

@@ -9,8 +9,12 @@ import zipfile
 
 import pytest
 
-from annotation import documents
-from annotation.documents import MAX_DOCUMENT_BYTES, WrongShape, read_documents
+from annotation.authoring import documents
+from annotation.authoring.documents import (
+    MAX_DOCUMENT_BYTES,
+    WrongShape,
+    read_documents,
+)
 from annotation.sample_format import SampleError
 
 CHATS = [

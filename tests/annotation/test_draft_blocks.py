@@ -9,7 +9,7 @@ import pytest
 from actions.definitions import parse_definition
 from actions.demo import generate
 from actions.grammar import parse
-from annotation.draft_blocks import (
+from annotation.authoring.draft_blocks import (
     blocks_of_post,
     blocks_to_edit,
     posted_blocks,

@@ -6,7 +6,7 @@ from threading import Barrier
 import pytest
 from django.db import connection
 
-from annotation.guidelines import GuidelineConflict, publish_guideline
+from annotation.judging.guidelines import GuidelineConflict, publish_guideline
 from annotation.models import GuidelineVersion, Project
 from tests.cast import make_project, make_user
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from annotation import guidelines
 from annotation.access import Forbidden, NotAMember
-from annotation.judging import adjudicate
+from annotation.judging import guidelines
+from annotation.judging.judgments import adjudicate
 from annotation.models import GuidelineVersion, Project
 from tests.cast import make_judgment, make_pair, make_project, make_user
 

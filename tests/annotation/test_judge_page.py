@@ -13,8 +13,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from actions.grammar import parse
-from annotation.guidelines import publish_guideline
-from annotation.judging import claim_slot
+from annotation.judging.guidelines import publish_guideline
+from annotation.judging.judgments import claim_slot
 from annotation.models import (
     Judgment,
     Membership,
@@ -97,7 +97,7 @@ def test_shows_the_pair_and_leases_it(client, project, lena):
 
 def test_is_blind(client, project, lena):
     """No word of where the response came from, not even in the source."""
-    from annotation.pairing import ResponseRow, receive_responses
+    from annotation.judging.pairing import ResponseRow, receive_responses
     from tests.browser.stage import PRODUCER
 
     sample = make_sample(project=project)

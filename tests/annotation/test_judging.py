@@ -7,8 +7,8 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
-from annotation import judging
 from annotation.access import NotAMember
+from annotation.judging import judgments
 from annotation.models import Judgment, Pair, Slot, SlotState, Touch, Verdict
 from tests.cast import (
     LABEL,
@@ -23,21 +23,21 @@ pytestmark = pytest.mark.django_db
 
 
 def claim(project, name, **options):
-    found = judging.claim_slot(project=project, user=make_user(name), **options)
-    assert isinstance(found, judging.Claim), found
+    found = judgments.claim_slot(project=project, user=make_user(name), **options)
+    assert isinstance(found, judgments.Claim), found
     return found
 
 
 def nothing(project, name):
-    found = judging.claim_slot(project=project, user=make_user(name))
-    assert isinstance(found, judging.NothingToDo), found
+    found = judgments.claim_slot(project=project, user=make_user(name))
+    assert isinstance(found, judgments.NothingToDo), found
     return found
 
 
 def judge(found, name, verdict=1, **options):
     if verdict == 0 and "units_that_differ" not in options:
         options.setdefault("reasons", ["content"])
-    return judging.record_judgment(
+    return judgments.record_judgment(
         project=found.slot.project,
         slot_id=found.slot.pk,
         token=found.token,
@@ -54,11 +54,11 @@ def run_out(found):
 
 
 def leave(name, *claims):
-    return judging.leave_slots(
+    return judgments.leave_slots(
         project=claims[0].slot.project,
         user=make_user(name),
         leases=[
-            judging.Lease(found.slot.pk, found.token, found.slot.leased_at)
+            judgments.Lease(found.slot.pk, found.token, found.slot.leased_at)
             for found in claims
         ],
     )
@@ -129,21 +129,21 @@ class TestClaim:
         assert claim(project, "lena").pair == urgent
 
     def test_finds_a_slot_that_others_gave_back_behind_the_cursor(self, monkeypatch):
-        monkeypatch.setattr("annotation.queue.CURSOR_STRIDE", 1)
+        monkeypatch.setattr("annotation.judging.queue.CURSOR_STRIDE", 1)
         project = make_project(overlap=1)
         pairs = [make_pair(project=project) for _ in range(12)]
         held = [claim(project, "luis", another=True) for _ in range(3)]
         late = claim(project, "leo")
         for _ in range(5):
             judge(claim(project, "lena"), "lena")
-        judging.release_slot(
+        judgments.release_slot(
             project=held[2].slot.project,
             slot_id=held[2].slot.pk,
             token=held[2].token,
             user=make_user("luis"),
         )
         assert claim(project, "lena").pair == pairs[2]
-        judging.skip_slot(
+        judgments.skip_slot(
             project=held[1].slot.project,
             slot_id=held[1].slot.pk,
             token=1,
@@ -155,15 +155,15 @@ class TestClaim:
         assert claim(project, "lena", another=True).pair == pairs[3]
 
     def test_finds_an_undone_slot_that_its_person_gave_back(self, monkeypatch):
-        monkeypatch.setattr("annotation.queue.CURSOR_STRIDE", 1)
+        monkeypatch.setattr("annotation.judging.queue.CURSOR_STRIDE", 1)
         project = make_project(overlap=1)
         pairs = [make_pair(project=project) for _ in range(6)]
         judge(claim(project, "luis"), "luis")
         for _ in range(4):
             judge(claim(project, "lena"), "lena")
-        again = judging.undo_judgment(project=project, user=make_user("luis"))
+        again = judgments.undo_judgment(project=project, user=make_user("luis"))
         assert again.pair == pairs[0]
-        judging.release_slot(
+        judgments.release_slot(
             project=again.slot.project,
             slot_id=again.slot.pk,
             token=again.token,
@@ -175,13 +175,13 @@ class TestClaim:
     def test_finds_a_slot_its_person_released_behind_their_own_cursor(
         self, monkeypatch
     ):
-        monkeypatch.setattr("annotation.queue.CURSOR_STRIDE", 1)
+        monkeypatch.setattr("annotation.judging.queue.CURSOR_STRIDE", 1)
         project = make_project(overlap=1)
         pairs = [make_pair(project=project) for _ in range(4)]
         first = claim(project, "lena")
         for _ in range(2):
             judge(claim(project, "lena", another=True), "lena")
-        judging.release_slot(
+        judgments.release_slot(
             project=first.slot.project,
             slot_id=first.slot.pk,
             token=first.token,
@@ -192,7 +192,7 @@ class TestClaim:
 
     def test_finds_the_other_slot_of_a_pair_its_person_released(self, monkeypatch):
         """Another held it, before the person's cursor, and gave it back later."""
-        monkeypatch.setattr("annotation.queue.CURSOR_STRIDE", 1)
+        monkeypatch.setattr("annotation.judging.queue.CURSOR_STRIDE", 1)
         project = make_project(overlap=2)
         pair = make_pair(project=project)
         luis = claim(project, "luis")
@@ -201,14 +201,14 @@ class TestClaim:
         for _ in range(3):
             make_pair(project=project)
             judge(claim(project, "lena", another=True), "lena")
-        judging.release_slot(
+        judgments.release_slot(
             project=lena.slot.project,
             slot_id=lena.slot.pk,
             token=lena.token,
             user=make_user("lena"),
         )
         assert claim(project, "leo").slot == lena.slot
-        judging.release_slot(
+        judgments.release_slot(
             project=luis.slot.project,
             slot_id=luis.slot.pk,
             token=1,
@@ -222,7 +222,7 @@ class TestClaim:
         pair = make_pair(project=project)
         lena = make_user("lena")
         first = claim(project, "lena")
-        judging.release_slot(
+        judgments.release_slot(
             project=first.slot.project,
             slot_id=first.slot.pk,
             token=first.token,
@@ -231,7 +231,7 @@ class TestClaim:
         again = claim(project, "lena")
         assert again.pair == pair
         assert again.token > first.token
-        judging.skip_slot(
+        judgments.skip_slot(
             project=again.slot.project,
             slot_id=again.slot.pk,
             token=again.token,
@@ -247,17 +247,17 @@ class TestClaim:
         with django_assert_num_queries(
             7
         ):  # savepoint, roles, lock, renew, claim, read, end
-            judging.claim_slot(project=pair.project, user=user)
+            judgments.claim_slot(project=pair.project, user=user)
 
 
 class TestNothingToDo:
     def test_says_that_a_project_never_had_a_pair(self):
-        assert nothing(make_project(), "lena") == judging.NothingToDo("no pairs")
+        assert nothing(make_project(), "lena") == judgments.NothingToDo("no pairs")
 
     def test_is_all_done_when_every_slot_is_filled(self):
         pair = make_pair(slots=1)
         judge(claim(pair.project, "luis"), "luis")
-        assert nothing(pair.project, "lena") == judging.NothingToDo("all done")
+        assert nothing(pair.project, "lena") == judgments.NothingToDo("all done")
 
     def test_says_when_the_next_lease_ends(self):
         project = make_project(overlap=1)
@@ -265,7 +265,7 @@ class TestNothingToDo:
         make_pair(project=project)
         first = claim(project, "luis")
         claim(project, "leo")
-        assert nothing(project, "lena") == judging.NothingToDo(
+        assert nothing(project, "lena") == judgments.NothingToDo(
             "all leased", first.leased_until
         )
 
@@ -273,15 +273,15 @@ class TestNothingToDo:
         pair = make_pair(slots=2)
         judge(claim(pair.project, "lena"), "lena")
         claim(pair.project, "luis")
-        assert nothing(pair.project, "lena") == judging.NothingToDo("nothing for you")
+        assert nothing(pair.project, "lena") == judgments.NothingToDo("nothing for you")
 
     def test_is_paused_even_for_a_person_who_holds_a_pair(self):
         pair = make_pair()
         found = claim(pair.project, "lena")
         pair.project.is_paused = True
         pair.project.save()
-        assert nothing(pair.project, "lena") == judging.NothingToDo("paused")
-        assert nothing(pair.project, "luis") == judging.NothingToDo("paused")
+        assert nothing(pair.project, "lena") == judgments.NothingToDo("paused")
+        assert nothing(pair.project, "luis") == judgments.NothingToDo("paused")
         assert not judge(found, "lena").is_extra
 
 
@@ -305,7 +305,7 @@ class TestRecord:
         pair = make_pair()
         found = claim(pair.project, "lena")
         judge(found, "lena", 1)
-        with pytest.raises(judging.AlreadyJudged) as caught:
+        with pytest.raises(judgments.AlreadyJudged) as caught:
             judge(found, "lena", 0)
         assert str(caught.value) == (
             "You have judged this pair already: consistent. Undo it to change it."
@@ -354,10 +354,10 @@ class TestRecord:
     def test_refuses_whoever_never_held_the_slot(self):
         pair = make_pair()
         found = claim(pair.project, "lena")
-        with pytest.raises(judging.LeaseLost):
+        with pytest.raises(judgments.LeaseLost):
             judge(found, "luis")
         judge(found, "lena")
-        with pytest.raises(judging.LeaseLost):
+        with pytest.raises(judgments.LeaseLost):
             judge(found, "luis")
         assert Judgment.objects.count() == 1
 
@@ -365,20 +365,20 @@ class TestRecord:
         pair = make_pair(slots=1)
         lena = make_user("lena")
         first = claim(pair.project, "lena")
-        judging.release_slot(
+        judgments.release_slot(
             project=first.slot.project,
             slot_id=first.slot.pk,
             token=first.token,
             user=lena,
         )
-        with pytest.raises(judging.LeaseLost):
+        with pytest.raises(judgments.LeaseLost):
             judge(first, "lena")
         again = claim(pair.project, "lena")
         assert again.token > first.token
         judgment = judge(first, "lena", 0)
         assert (judgment.is_extra, judgment.token) == (False, again.token)
         assert judge(again, "lena", 0) == judge(first, "lena", 0) == judgment
-        undone = judging.undo_judgment(project=pair.project, user=lena)
+        undone = judgments.undo_judgment(project=pair.project, user=lena)
         assert judge(again, "lena", 0) == judgment  # a double post of before the undo
         assert judge(again, "lena", 1).token == undone.token
         assert outcome(pair) == (1, "people")
@@ -398,7 +398,7 @@ class TestRecord:
         first = claim(pair.project, "lena")
         run_out(first)
         taken = claim(pair.project, "luis")
-        with pytest.raises(judging.LeaseLost):
+        with pytest.raises(judgments.LeaseLost):
             judge(taken, "lena", 0)
         assert not judge(taken, "luis", 1).is_extra
 
@@ -422,8 +422,8 @@ class TestRecord:
     def test_refuses_a_token_of_the_future(self):
         pair = make_pair()
         found = claim(pair.project, "lena")
-        with pytest.raises(judging.LeaseLost):
-            judging.record_judgment(
+        with pytest.raises(judgments.LeaseLost):
+            judgments.record_judgment(
                 project=found.slot.project,
                 slot_id=found.slot.pk,
                 token=found.token + 1,
@@ -432,8 +432,8 @@ class TestRecord:
             )
 
     def test_refuses_an_unknown_slot(self):
-        with pytest.raises(judging.NoSuchSlot):
-            judging.record_judgment(
+        with pytest.raises(judgments.NoSuchSlot):
+            judgments.record_judgment(
                 project=make_project(),
                 slot_id=10**9,
                 token=1,
@@ -468,7 +468,7 @@ class TestRecord:
     def test_names_the_field_that_is_wrong(self, fields, message):
         pair = make_pair()
         found = claim(pair.project, "lena")
-        with pytest.raises(judging.InvalidJudgment) as caught:
+        with pytest.raises(judgments.InvalidJudgment) as caught:
             judge(found, "lena", **fields)
         assert str(caught.value) == message
         assert Slot.objects.get(pk=found.slot.pk).state == SlotState.LEASED
@@ -535,7 +535,7 @@ class TestStepOrder:
     def test_consistent_with_steps_turned_round_asks_once(self):
         pair = make_pair(sampled=self.TURNED)
         found = claim(pair.project, "lena")
-        with pytest.raises(judging.OrderNotConfirmed) as caught:
+        with pytest.raises(judgments.OrderNotConfirmed) as caught:
             judge(found, "lena", 1)
         assert caught.value.steps == ((1, 2),)
         assert str(caught.value) == (
@@ -552,7 +552,7 @@ class TestStepOrder:
         )
         sample = make_sample(turns=(("user", "Cake!", text),))
         pair = make_pair(turn=sample.turns.get(), sampled=turned)
-        with pytest.raises(judging.OrderNotConfirmed):
+        with pytest.raises(judgments.OrderNotConfirmed):
             judge(claim(pair.project, "lena"), "lena", 1)
 
     def test_not_consistent_asks_nothing(self):
@@ -574,9 +574,11 @@ class TestSkip:
             "slot_id": found.slot.pk,
             "token": found.token,
         }
-        with pytest.raises(judging.InvalidJudgment, match="reason: expected 1 to 300"):
-            judging.skip_slot(**lease, user=make_user("lena"), reason="  ")
-        judging.skip_slot(**lease, user=make_user("lena"), reason="In Finnish.")
+        with pytest.raises(
+            judgments.InvalidJudgment, match="reason: expected 1 to 300"
+        ):
+            judgments.skip_slot(**lease, user=make_user("lena"), reason="  ")
+        judgments.skip_slot(**lease, user=make_user("lena"), reason="In Finnish.")
         slot = Slot.objects.get()
         assert (slot.state, slot.holder) == (SlotState.OPEN, None)
         assert Judgment.objects.count() == 0
@@ -585,8 +587,8 @@ class TestSkip:
     def test_by_another_is_refused(self):
         pair = make_pair(slots=1)
         found = claim(pair.project, "lena")
-        with pytest.raises(judging.LeaseLost):
-            judging.skip_slot(
+        with pytest.raises(judgments.LeaseLost):
+            judgments.skip_slot(
                 project=found.slot.project,
                 slot_id=found.slot.pk,
                 token=found.token,
@@ -607,19 +609,19 @@ class TestExtend:
         }
         slots = Slot.objects.filter(pk=found.slot.pk)
         slots.update(leased_at=Now() - timedelta(seconds=300))
-        assert judging.extend_lease(**lease) > found.leased_until
+        assert judgments.extend_lease(**lease) > found.leased_until
         slots.update(leased_at=Now() - timedelta(seconds=3500))
         before = slots.get().leased_until
         slots.update(leased_until=Now())
-        assert judging.extend_lease(**lease) < before
+        assert judgments.extend_lease(**lease) < before
 
     def test_of_a_lost_lease_is_refused(self):
         pair = make_pair(slots=1)
         found = claim(pair.project, "lena")
         run_out(found)
         claim(pair.project, "luis")
-        with pytest.raises(judging.LeaseLost):
-            judging.extend_lease(
+        with pytest.raises(judgments.LeaseLost):
+            judgments.extend_lease(
                 project=found.slot.project,
                 slot_id=found.slot.pk,
                 token=found.token,
@@ -633,7 +635,7 @@ class TestUndo:
         lena = make_user("lena")
         found = claim(pair.project, "lena")
         first = judge(found, "lena", 1)
-        again = judging.undo_judgment(project=pair.project, user=lena)
+        again = judgments.undo_judgment(project=pair.project, user=lena)
         assert again.slot == found.slot
         assert again.token > found.token
         assert Judgment.objects.counted().count() == 0
@@ -650,7 +652,7 @@ class TestUndo:
         other = make_pair(project=project)
         judge(claim(project, "lena"), "lena")
         assert claim(project, "lena").pair == other
-        judging.undo_judgment(project=project, user=make_user("lena"))
+        judgments.undo_judgment(project=project, user=make_user("lena"))
         again = claim(project, "lena")
         assert again.pair == pair
         judge(again, "lena")
@@ -662,11 +664,13 @@ class TestUndo:
         for _ in range(11):
             make_pair(project=project)
         judged = [judge(claim(project, "lena"), "lena") for _ in range(11)]
-        shown = list(judging.last_decisions(lena, project))
+        shown = list(judgments.last_decisions(lena, project))
         assert shown == judged[:0:-1]
-        with pytest.raises(judging.NothingToUndo):
-            judging.undo_judgment(project=project, user=lena, judgment_id=judged[0].pk)
-        again = judging.undo_judgment(
+        with pytest.raises(judgments.NothingToUndo):
+            judgments.undo_judgment(
+                project=project, user=lena, judgment_id=judged[0].pk
+            )
+        again = judgments.undo_judgment(
             project=project, user=lena, judgment_id=judged[1].pk
         )
         assert again.pair == judged[1].pair
@@ -674,8 +678,8 @@ class TestUndo:
     def test_of_another_persons_judgment_is_refused(self):
         pair = make_pair()
         judgment = judge(claim(pair.project, "luis"), "luis")
-        with pytest.raises(judging.NothingToUndo):
-            judging.undo_judgment(
+        with pytest.raises(judgments.NothingToUndo):
+            judgments.undo_judgment(
                 project=pair.project, user=make_user("lena"), judgment_id=judgment.pk
             )
 
@@ -685,22 +689,22 @@ class TestUndo:
         run_out(found)
         claim(pair.project, "luis")
         late = judge(found, "lena")
-        with pytest.raises(judging.NothingToUndo, match="came late"):
-            judging.undo_judgment(
+        with pytest.raises(judgments.NothingToUndo, match="came late"):
+            judgments.undo_judgment(
                 project=pair.project, user=make_user("lena"), judgment_id=late.pk
             )
 
     def test_twice_ends_at_the_oldest(self):
         pair = make_pair()
         judge(claim(pair.project, "lena"), "lena")
-        judging.undo_judgment(project=pair.project, user=make_user("lena"))
-        with pytest.raises(judging.NothingToUndo):
-            judging.undo_judgment(project=pair.project, user=make_user("lena"))
+        judgments.undo_judgment(project=pair.project, user=make_user("lena"))
+        with pytest.raises(judgments.NothingToUndo):
+            judgments.undo_judgment(project=pair.project, user=make_user("lena"))
 
     def test_after_a_lost_lease_the_late_judgment_is_an_extra(self):
         pair = make_pair(slots=1)
         judge(claim(pair.project, "lena"), "lena")
-        again = judging.undo_judgment(project=pair.project, user=make_user("lena"))
+        again = judgments.undo_judgment(project=pair.project, user=make_user("lena"))
         run_out(again)
         claim(pair.project, "luis")
         assert judge(again, "lena", 0).is_extra
@@ -710,7 +714,7 @@ class TestUndo:
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
         assert pair.slots.waiting().count() == 2
-        again = judging.undo_judgment(project=pair.project, user=make_user("lena"))
+        again = judgments.undo_judgment(project=pair.project, user=make_user("lena"))
         assert [slot.state for slot in pair.slots.order_by("ordinal")] == [
             "leased",
             "done",
@@ -725,7 +729,7 @@ class TestUndo:
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
         third = claim(pair.project, "leo")
-        again = judging.undo_judgment(project=pair.project, user=make_user("lena"))
+        again = judgments.undo_judgment(project=pair.project, user=make_user("lena"))
         judge(again, "lena", 0)
         assert not judge(third, "leo", 1).is_extra
         # Two to one: the pair is contested still, and a fourth is asked.
@@ -738,7 +742,7 @@ class TestUndo:
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
         judge(
-            judging.undo_judgment(project=pair.project, user=make_user("lena")),
+            judgments.undo_judgment(project=pair.project, user=make_user("lena")),
             "lena",
             1,
         )
@@ -804,7 +808,7 @@ class TestOverlap:
         pair = make_pair()
         for name, verdict in (("lena", 1), ("luis", 0), ("lea", 1)):
             make_judgment(pair, make_user(name), verdict)
-        back = judging.undo_judgment(project=pair.project, user=make_user("lena"))
+        back = judgments.undo_judgment(project=pair.project, user=make_user("lena"))
         assert not pair.slots.filter(state=SlotState.OPEN).exists()
         judge(back, "lena", 1)
         assert outcome(pair) == (None, None)
@@ -818,7 +822,7 @@ class TestOverlap:
         assert not Pair.objects.skipped_by_all().exists()
         make_judgment(pair, make_user("luis"), 0)
         assert list(Pair.objects.skipped_by_all()) == [pair]
-        judging.adjudicate(
+        judgments.adjudicate(
             project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
         )
         assert outcome(pair) == (1, "adjudication")
@@ -831,7 +835,7 @@ class TestOverlap:
         make_judgment(pair, make_user("luis"), 0)
         assert list(Pair.objects.disputed()) == [pair]
         assert pair in Pair.objects.unsettled()
-        judging.adjudicate(
+        judgments.adjudicate(
             project=pair.project,
             pair=pair,
             curator=make_user("rita"),
@@ -840,12 +844,12 @@ class TestOverlap:
         )
         assert outcome(pair) == (0, "adjudication")
         assert not Pair.objects.disputed().exists()
-        with pytest.raises(judging.AlreadySettled):
-            judging.adjudicate(
+        with pytest.raises(judgments.AlreadySettled):
+            judgments.adjudicate(
                 project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
             )
-        with pytest.raises(judging.NothingToUndo, match="curator has settled"):
-            judging.undo_judgment(project=project, user=make_user("lena"))
+        with pytest.raises(judgments.NothingToUndo, match="curator has settled"):
+            judgments.undo_judgment(project=project, user=make_user("lena"))
 
     def test_only_curators_settle_and_not_their_own_samples(self):
         project = make_project(overlap=2, overlap_limit=2)
@@ -854,22 +858,22 @@ class TestOverlap:
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
         for name, error in (
-            ("lena", judging.Forbidden),
-            ("rita", judging.Forbidden),
+            ("lena", judgments.Forbidden),
+            ("rita", judgments.Forbidden),
             ("sam", NotAMember),
         ):
             with pytest.raises(error):
-                judging.adjudicate(
+                judgments.adjudicate(
                     project=pair.project, pair=pair, curator=make_user(name), verdict=1
                 )
-        judging.adjudicate(
+        judgments.adjudicate(
             project=pair.project, pair=pair, curator=make_user("ada"), verdict=1
         )
 
     def test_a_curators_word_closes_what_is_still_open(self):
         pair = make_pair(slots=2)
         found = claim(pair.project, "lena")
-        judging.adjudicate(
+        judgments.adjudicate(
             project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
         )
         assert not pair.slots.waiting().exists()
@@ -879,8 +883,8 @@ class TestOverlap:
     def test_a_settled_pair_is_not_the_curators(self):
         pair = make_pair(slots=1)
         make_judgment(pair, make_user("lena"), 1)
-        with pytest.raises(judging.AlreadySettled):
-            judging.adjudicate(
+        with pytest.raises(judgments.AlreadySettled):
+            judgments.adjudicate(
                 project=pair.project,
                 pair=pair,
                 curator=make_user("rita"),
@@ -905,7 +909,7 @@ class TestQueueState:
         judge(claim(project, "lena"), "lena")
         held = claim(project, "lena")
         run_out(claim(project, "luis"))
-        assert judging.queue_state(project) == judging.QueueState(
+        assert judgments.queue_state(project) == judgments.QueueState(
             open=2, leased=1, expired=1, done=1, next_free_at=held.leased_until
         )
 

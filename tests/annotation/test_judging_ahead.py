@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.db.models.functions import Now
 
-from annotation import judging
+from annotation.judging import judgments
 from annotation.models import Judgment, Slot, Touch
 from tests.annotation.test_judging import claim, judge, leave, nothing, outcome, run_out
 from tests.cast import (
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
 
 def after(found, name):
     """Fetch what comes after the pair on screen."""
-    return judging.claim_ahead(
+    return judgments.claim_ahead(
         project=found.slot.project,
         user=make_user(name),
         shown=found.slot.pk,
@@ -41,7 +41,7 @@ def forgotten(pair):
 
 
 def aside(found, name):
-    judging.set_aside(
+    judgments.set_aside(
         project=found.slot.project,
         slot_id=found.slot.pk,
         token=found.token,
@@ -100,7 +100,7 @@ class TestAhead:
         second = after(first, "lena").found
         judge(first, "lena")
         third = after(second, "lena").found
-        back = judging.undo_judgment(project=project, user=make_user("lena"))
+        back = judgments.undo_judgment(project=project, user=make_user("lena"))
         assert back.pair == first.pair
         assert after(back, "lena").found.slot == second.slot
         judge(back, "lena")
@@ -109,7 +109,7 @@ class TestAhead:
     def test_nothing_comes_after_the_last_pair(self):
         pair = make_pair(slots=2)
         ahead = after(claim(pair.project, "lena"), "lena")
-        assert ahead.found == judging.NothingToDo("nothing for you")
+        assert ahead.found == judgments.NothingToDo("nothing for you")
 
     def test_nothing_comes_in_a_paused_project(self):
         project = make_project()
@@ -118,7 +118,7 @@ class TestAhead:
         shown = claim(project, "lena")
         project.is_paused = True
         project.save()
-        assert after(shown, "lena").found == judging.NothingToDo("paused")
+        assert after(shown, "lena").found == judgments.NothingToDo("paused")
 
     def test_a_pair_that_passed_on_is_told(self):
         pair = make_pair(slots=1)
@@ -126,7 +126,7 @@ class TestAhead:
         shown = claim(pair.project, "lena")
         run_out(shown)
         claim(pair.project, "luis")
-        with pytest.raises(judging.LeaseLost):
+        with pytest.raises(judgments.LeaseLost):
             after(shown, "lena")
         assert Slot.objects.leased().filter(holder=make_user("lena")).count() == 0
 
@@ -150,7 +150,7 @@ class TestAhead:
         make_pair(project=project)
         make_pair(project=project)
         following = after(claim(project, "lena"), "lena").found
-        until = judging.extend_lease(
+        until = judgments.extend_lease(
             project=following.slot.project,
             slot_id=following.slot.pk,
             token=following.token,
@@ -202,7 +202,7 @@ class TestLeave:
         following = after(shown, "lena").found
         leave("lena", shown, following)
         judge(shown, "lena")
-        judging.skip_slot(
+        judgments.skip_slot(
             project=following.slot.project,
             slot_id=following.slot.pk,
             token=following.token,
@@ -247,14 +247,14 @@ class TestLeave:
             ("lena", shown.slot.lease_proof[:-1]),
             ("lea", shown.slot.lease_proof),
         ):
-            with pytest.raises(judging.LeaseLost):
+            with pytest.raises(judgments.LeaseLost):
                 judge(shown, name, 0, proof=proof)
         assert Judgment.objects.get().labeler == make_user("luis")
 
     def test_a_late_judgment_that_is_refused_leaves_no_trace(self):
         pair = make_pair(slots=1)
         shown = forgotten(pair)
-        with pytest.raises(judging.InvalidJudgment):
+        with pytest.raises(judgments.InvalidJudgment):
             judge(shown, "lena", 0, reasons=["mood"], proof=shown.slot.lease_proof)
         assert not Touch.objects.filter(user=make_user("lena"), pair=pair).exists()
 
@@ -312,7 +312,7 @@ class TestSetAside:
             judge(claim(project, "lena", another=True), "lena")
         aside(hers, "lena")
         judge(claim(project, "lena"), "lena")
-        judging.release_slot(
+        judgments.release_slot(
             project=his.slot.project,
             slot_id=his.slot.pk,
             token=his.token,
@@ -325,7 +325,7 @@ class TestSetAside:
         pair = make_pair()
         found = claim(pair.project, "lena")
         aside(found, "lena")
-        with pytest.raises(judging.LeaseLost):
+        with pytest.raises(judgments.LeaseLost):
             aside(found, "lena")
-        with pytest.raises(judging.LeaseLost):
+        with pytest.raises(judgments.LeaseLost):
             judge(found, "lena")

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Count, F, Q
 
-from annotation import judging
+from annotation.judging import judgments
 from annotation.models import (
     Judgment,
     Membership,
@@ -282,27 +282,27 @@ def test_a_worker_killed_before_its_commit_leaves_no_trace(victim):
     slot.refresh_from_db()
     assert (slot.state, slot.token) == (SlotState.OPEN, 0)
     assert not Touch.objects.exists()
-    found = judging.claim_slot(project=project, user=make_user("luis"))
+    found = judgments.claim_slot(project=project, user=make_user("luis"))
     assert found.slot == slot
 
 
 def test_a_slot_locked_by_a_claim_that_fails_is_not_lost(monkeypatch, victim):
-    monkeypatch.setattr("annotation.queue.CURSOR_STRIDE", 1)
+    monkeypatch.setattr("annotation.judging.queue.CURSOR_STRIDE", 1)
     project = make_queue(3, overlap=1)
     luis = make_user("luis")
     first = Slot.objects.order_by("place").first()
     victim.order(project, "die_before_commit", "lena", wait=True)
     assert victim.event()[:2] == ["claimed", first.pk]
     met = [
-        judging.claim_slot(project=project, user=luis, another=True) for _ in range(2)
+        judgments.claim_slot(project=project, user=luis, another=True) for _ in range(2)
     ]
     assert first.pk not in [found.slot.pk for found in met]
     victim.process.kill()
     assert victim.died_by(signal.SIGKILL)
     deadline = time.time() + 5
     found = None
-    while not isinstance(found, judging.Claim) and time.time() < deadline:
-        found = judging.claim_slot(project=project, user=luis, another=True)
+    while not isinstance(found, judgments.Claim) and time.time() < deadline:
+        found = judgments.claim_slot(project=project, user=luis, another=True)
     assert found.slot == first
 
 
@@ -314,7 +314,7 @@ def test_a_worker_killed_while_judging_keeps_its_lease_and_nothing_else(victim):
     assert (slot.state, slot.holder) == (SlotState.LEASED, make_user("lena"))
     assert not Judgment.objects.exists()
     assert_promises(project)
-    again = judging.claim_slot(project=project, user=make_user("lena"))
+    again = judgments.claim_slot(project=project, user=make_user("lena"))
     assert (again.slot, again.token) == (slot, slot.token)
 
 

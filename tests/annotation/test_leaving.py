@@ -9,8 +9,9 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models.functions import Now
 
-from annotation import judging, samples, tasks
 from annotation.access import Forbidden, NotAMember, roles_held
+from annotation.authoring import samples
+from annotation.judging import judgments, whole_task
 from annotation.leaving import release_slots_of_leavers
 from annotation.models import (
     Judgment,
@@ -64,8 +65,8 @@ def lena(project):
 
 
 def claim(project, user, **more):
-    found = judging.claim_slot(project=project, user=user, **more)
-    assert isinstance(found, judging.Claim), found
+    found = judgments.claim_slot(project=project, user=user, **more)
+    assert isinstance(found, judgments.Claim), found
     return found
 
 
@@ -75,10 +76,10 @@ class TestLeases:
         for _ in range(3):
             make_pair(project=project)
         shown = claim(project, lena)
-        ahead = judging.claim_ahead(
+        ahead = judgments.claim_ahead(
             project=project, user=lena, shown=shown.slot.pk, token=shown.token
         ).found
-        assert isinstance(ahead, judging.Claim)
+        assert isinstance(ahead, judgments.Claim)
         lose(lena, project)
         assert not Slot.objects.leased().exists()
         taken = claim(project, make_user("luis"))
@@ -138,7 +139,7 @@ class TestLeases:
         shown = claim(project, lena)
         Membership.objects.filter(user=lena, project=project)._raw_delete("default")
         with pytest.raises(NotAMember):
-            judging.extend_lease(
+            judgments.extend_lease(
                 project=project, slot_id=shown.slot.pk, token=shown.token, user=lena
             )
         Slot.objects.update(leased_until=Now())
@@ -154,32 +155,32 @@ class TestLeases:
 
 
 DEEDS = {
-    "judges": lambda found, lease: judging.record_judgment(verdict=1, **lease),
-    "posts late": lambda found, lease: judging.record_judgment(
+    "judges": lambda found, lease: judgments.record_judgment(verdict=1, **lease),
+    "posts late": lambda found, lease: judgments.record_judgment(
         verdict=1, proof=found.slot.lease_proof, **lease
     ),
-    "skips": lambda found, lease: judging.skip_slot(reason="Torn.", **lease),
-    "extends": lambda found, lease: judging.extend_lease(**lease),
-    "puts aside": lambda found, lease: judging.set_aside(**lease),
-    "releases": lambda found, lease: judging.release_slot(**lease),
-    "leaves": lambda found, lease: judging.leave_slots(
+    "skips": lambda found, lease: judgments.skip_slot(reason="Torn.", **lease),
+    "extends": lambda found, lease: judgments.extend_lease(**lease),
+    "puts aside": lambda found, lease: judgments.set_aside(**lease),
+    "releases": lambda found, lease: judgments.release_slot(**lease),
+    "leaves": lambda found, lease: judgments.leave_slots(
         project=lease["project"],
         user=lease["user"],
-        leases=[judging.Lease(found.slot.pk, found.token, found.slot.leased_at)],
+        leases=[judgments.Lease(found.slot.pk, found.token, found.slot.leased_at)],
     ),
-    "claims": lambda found, lease: judging.claim_slot(
+    "claims": lambda found, lease: judgments.claim_slot(
         project=lease["project"], user=lease["user"]
     ),
-    "looks ahead": lambda found, lease: judging.claim_ahead(
+    "looks ahead": lambda found, lease: judgments.claim_ahead(
         project=lease["project"],
         user=lease["user"],
         shown=found.slot.pk,
         token=found.token,
     ),
-    "opens a task": lambda found, lease: tasks.claim_task(
+    "opens a task": lambda found, lease: whole_task.claim_task(
         project=lease["project"], user=lease["user"], answer=1
     ),
-    "undoes": lambda found, lease: judging.undo_judgment(
+    "undoes": lambda found, lease: judgments.undo_judgment(
         project=lease["project"], user=lease["user"]
     ),
 }
@@ -208,7 +209,7 @@ def test_nobody_does_anything_through_another_project(project, lena, deed):
     other = make_project()
     before = list(Slot.objects.values())
     lease = {"slot_id": found.slot.pk, "token": found.token, "user": lena}
-    with suppress(judging.JudgingError, judging.NoSuchSlot):
+    with suppress(judgments.JudgingError, judgments.NoSuchSlot):
         deed(found, {"project": other, **lease})
     assert list(Slot.objects.values()) == before
     assert not Judgment.objects.exists()
@@ -240,7 +241,7 @@ class TestAtTheSameInstant:
         make_pair(project=project)
         found = claim(project, lena)
         with transaction.atomic():
-            judgment = judging.record_judgment(
+            judgment = judgments.record_judgment(
                 project=project,
                 slot_id=found.slot.pk,
                 token=found.token,
@@ -262,7 +263,7 @@ class TestAtTheSameInstant:
         with transaction.atomic():
             lose(lena, project)
             deed = meanwhile(
-                judging.record_judgment,
+                judgments.record_judgment,
                 project=project,
                 slot_id=found.slot.pk,
                 token=found.token,
@@ -283,7 +284,7 @@ class TestAtTheSameInstant:
         with transaction.atomic():
             remove(lena, project)
             deed = meanwhile(
-                judging.record_judgment,
+                judgments.record_judgment,
                 project=project,
                 slot_id=found.slot.pk,
                 token=found.token,
@@ -314,7 +315,7 @@ class TestAtTheSameInstant:
         with transaction.atomic():
             remove(lena, project)
             deed = meanwhile(
-                judging.skip_slot,
+                judgments.skip_slot,
                 project=project,
                 slot_id=found.slot.pk,
                 token=found.token,

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from annotation.markdown import render_markdown
+from annotation.text.markdown import render_markdown
 from config.engines import BASE_DIR
 
 PACKAGES = ("actions", "annotation", "config", "training")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from annotation.merging import HEAD, compare, merge
+from annotation.authoring.merge import HEAD, compare, merge
 
 
 def turn(key: str, text: str, response: str = "") -> dict:

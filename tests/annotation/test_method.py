@@ -6,8 +6,8 @@ import pytest
 
 from actions.demo import generate
 from actions.grammar import parse
-from annotation.drafting import TurnTexts
-from annotation.method import Knowledge, hints_of_turn, source_of
+from annotation.authoring.drafts import TurnTexts
+from annotation.authoring.method_hints import Knowledge, hints_of_turn, source_of
 
 PLAN = "<<think>>A task.\nPlan:\n1. Ask the street\n2. Book it<</think>>Which street?"
 CALL = '<<action>>{"name": "Book", "parameters": {}}<</action>>'

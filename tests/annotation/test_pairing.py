@@ -2,7 +2,15 @@
 
 import pytest
 
-from annotation import judging, samples
+from annotation.authoring import samples
+from annotation.judging import judgments
+from annotation.judging.pairing import (
+    ProducerFacts,
+    Received,
+    RefusedResponse,
+    ResponseRow,
+    receive_responses,
+)
 from annotation.models import (
     InputKind,
     Pair,
@@ -14,13 +22,6 @@ from annotation.models import (
     SampleStatus,
     Slot,
     SlotState,
-)
-from annotation.pairing import (
-    ProducerFacts,
-    Received,
-    RefusedResponse,
-    ResponseRow,
-    receive_responses,
 )
 from tests.cast import (
     LABEL,
@@ -245,8 +246,8 @@ def test_samples_of_another_project_are_not_found():
 def test_the_author_never_meets_the_pair():
     sample = make_sample(author=make_user("lena"))
     receive(sample, "Done.")
-    found = judging.claim_slot(project=sample.project, user=make_user("lena"))
-    assert found == judging.NothingToDo("nothing for you")
+    found = judgments.claim_slot(project=sample.project, user=make_user("lena"))
+    assert found == judgments.NothingToDo("nothing for you")
 
 
 def test_a_later_edit_leaves_judged_texts_alone():

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from annotation.pasting import PasteError, read_pasted
+from annotation.authoring.paste import PasteError, read_pasted
 from tests.browser.stage import CAKE
 
 

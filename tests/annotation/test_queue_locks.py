@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import pytest
 from django.db import connection, transaction
 
-from annotation import judging
-from annotation.judging import Claim, claim_ahead, claim_slot
+from annotation.judging import judgments
+from annotation.judging.judgments import Claim, claim_ahead, claim_slot
+from annotation.judging.queue import close_slots
+from annotation.judging.whole_task import claim_task
 from annotation.models import Slot
-from annotation.queue import close_slots
-from annotation.tasks import claim_task
 from tests.annotation.test_claim_task import make_task
 from tests.cast import make_pair, make_project, make_user
 
@@ -155,7 +155,7 @@ def test_two_tabs_judge_one_lease_once(meanwhile, project, lena):
         "verdict": 1,
     }
     with transaction.atomic():
-        first = judging.record_judgment(**lease)
-        future = meanwhile(judging.record_judgment, **lease)
+        first = judgments.record_judgment(**lease)
+        future = meanwhile(judgments.record_judgment, **lease)
         until_it_waits(future)
     assert future.result(timeout=10) == first

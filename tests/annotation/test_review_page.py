@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from annotation.interchange import save_sample
+from annotation.authoring.import_export import save_sample
+from annotation.authoring.review import comment_on
 from annotation.models import Comment, Draft, Sample, SampleVersion
-from annotation.reviewing import comment_on
 from tests.cast import make_project, make_sample, make_user, sign_in
 
 pytestmark = pytest.mark.django_db

@@ -3,12 +3,12 @@
 import pytest
 
 from actions.in_force import Contexts
-from annotation import reviewing, samples
 from annotation.access import Forbidden
-from annotation.draft_checks import check_turns
-from annotation.interchange import sample_to_json, save_sample
+from annotation.authoring import review, samples
+from annotation.authoring.anchors import place_turn, put_notes
+from annotation.authoring.draft_checks import check_turns
+from annotation.authoring.import_export import sample_to_json, save_sample
 from annotation.models import Comment, Sample, SampleStatus, Slot
-from annotation.places import place_turn, put_notes
 from tests.cast import LABEL, make_pair, make_project, make_sample, make_user
 
 pytestmark = pytest.mark.django_db
@@ -20,7 +20,7 @@ def sample():
 
 
 def comment(sample, anchor="plan/2", text="Ask first.", position=0, name="rita"):
-    return reviewing.comment_on(
+    return review.comment_on(
         project=sample.project,
         sample=sample,
         user=make_user(name),
@@ -87,7 +87,7 @@ class TestComment:
         ("position", "anchor"), [(0, "plan/9"), (0, "nowhere"), (7, ""), (7, "input")]
     )
     def test_at_no_place_is_refused(self, sample, position, anchor):
-        with pytest.raises(reviewing.UnknownPlace):
+        with pytest.raises(review.UnknownPlace):
             comment(sample, anchor, position=position)
 
     def test_without_words_is_refused(self, sample):
@@ -103,25 +103,25 @@ class TestComment:
         left = comment(sample)
         for name in ("lena", "rita"):
             user = make_user(name)
-            done = reviewing.resolve_comment(
+            done = review.resolve_comment(
                 project=left.sample.project, comment=left, user=user
             )
             assert done.resolved_by == user
-            again = reviewing.resolve_comment(
+            again = review.resolve_comment(
                 project=left.sample.project, comment=left, user=user, resolved=False
             )
             assert again.resolved_at is None
         with pytest.raises(Forbidden):
-            reviewing.resolve_comment(
+            review.resolve_comment(
                 project=left.sample.project, comment=left, user=make_user("luis")
             )
 
     def test_resolving_twice_keeps_the_first(self, sample):
         left = comment(sample)
-        reviewing.resolve_comment(
+        review.resolve_comment(
             project=left.sample.project, comment=left, user=make_user("lena")
         )
-        done = reviewing.resolve_comment(
+        done = review.resolve_comment(
             project=left.sample.project, comment=left, user=make_user("rita")
         )
         assert done.resolved_by == make_user("lena")
@@ -135,7 +135,7 @@ class TestComment:
 
     def test_that_is_resolved_does_not(self, sample):
         left = comment(sample)
-        reviewing.resolve_comment(
+        review.resolve_comment(
             project=left.sample.project, comment=left, user=make_user("lena")
         )
         with pytest.raises(samples.CommentMissing):
@@ -157,11 +157,11 @@ class TestComment:
     def test_stands_in_the_authors_draft_beside_its_turn(self, sample):
         comment(sample)
         comment(sample, anchor="", position=None, text="All of it.")
-        draft = reviewing.start_fix(
+        draft = review.start_fix(
             project=sample.project, sample=sample, user=make_user("rita")
         )
         draft.content["turns"][0]["response"] = LABEL.replace("Order", "Pay")
-        notes = reviewing.notes_of_draft(draft, check_turns(draft.content, Contexts()))
+        notes = review.notes_of_draft(draft, check_turns(draft.content, Contexts()))
         assert [n.comment.text for n in notes[0]] == ["All of it."]
         assert [(n.comment.text, n.is_changed) for n in notes[1]] == [
             ("Ask first.", True)
@@ -185,7 +185,7 @@ class TestFix:
     def finish(self, draft, response="B.", why="Wording."):
         document = sample_to_json(draft.sample)
         document["turns"][0]["response"] = response
-        return reviewing.finish_fix(
+        return review.finish_fix(
             project=draft.project,
             draft=draft,
             document=document,
@@ -195,7 +195,7 @@ class TestFix:
 
     def test_keeps_the_author_and_names_the_editor(self, sample):
         rita = make_user("rita")
-        draft = reviewing.start_fix(project=sample.project, sample=sample, user=rita)
+        draft = review.start_fix(project=sample.project, sample=sample, user=rita)
         fixed = self.finish(draft)
         assert (fixed.author.username, fixed.status) == ("lena", "submitted")
         assert fixed.turns.get().response == "B."
@@ -204,26 +204,25 @@ class TestFix:
 
     def test_is_gone_on_with(self, sample):
         rita = make_user("rita")
-        first = reviewing.start_fix(project=sample.project, sample=sample, user=rita)
+        first = review.start_fix(project=sample.project, sample=sample, user=rita)
         assert (
-            reviewing.start_fix(project=sample.project, sample=sample, user=rita)
-            == first
+            review.start_fix(project=sample.project, sample=sample, user=rita) == first
         )
 
     def test_of_a_sample_that_changed_meanwhile_is_refused(self, sample):
-        mine = reviewing.start_fix(
+        mine = review.start_fix(
             project=sample.project, sample=sample, user=make_user("rita")
         )
-        theirs = reviewing.start_fix(
+        theirs = review.start_fix(
             project=sample.project, sample=sample, user=make_user("ada")
         )
         self.finish(theirs, "C.")
-        with pytest.raises(reviewing.FixOutdated):
+        with pytest.raises(review.FixOutdated):
             self.finish(mine)
         assert sample.turns.get().response == "C."
 
     def test_of_a_sample_that_went_back_is_refused(self, sample):
-        draft = reviewing.start_fix(
+        draft = review.start_fix(
             project=sample.project, sample=sample, user=make_user("rita")
         )
         samples.return_sample(
@@ -241,7 +240,7 @@ class TestFix:
         pair = make_pair(project=sample.project, turn=sample.turns.get())
         rita = make_user("rita")
         fixed = self.finish(
-            reviewing.start_fix(project=sample.project, sample=sample, user=rita)
+            review.start_fix(project=sample.project, sample=sample, user=rita)
         )
         assert fixed.author == sample.author
         assert (fixed.status, fixed.return_comment) == ("submitted", "")
@@ -257,14 +256,14 @@ class TestFix:
             project=sample.project, sample=sample, user=make_user("rita")
         )
         with pytest.raises(samples.WrongStatus, match="is retired; only a"):
-            reviewing.start_fix(
+            review.start_fix(
                 project=sample.project, sample=sample, user=make_user("rita")
             )
 
     @pytest.mark.parametrize("name", ["lena", "tara"])
     def test_by_others_is_forbidden(self, sample, name):
         with pytest.raises(Forbidden):
-            reviewing.start_fix(
+            review.start_fix(
                 project=sample.project, sample=sample, user=make_user(name)
             )
 
@@ -280,12 +279,10 @@ class TestBulk:
 
     def plan(self, project, **lookups):
         rows = Sample.objects.filter(project=project, status="submitted", **lookups)
-        return reviewing.plan_bulk(user=make_user("rita"), samples=rows)
+        return review.plan_bulk(user=make_user("rita"), samples=rows)
 
     def approve(self, project, keys, name="rita"):
-        return reviewing.approve_in_bulk(
-            project=project, user=make_user(name), keys=keys
-        )
+        return review.approve_in_bulk(project=project, user=make_user(name), keys=keys)
 
     def test_says_what_it_would_do_and_what_not_and_why(self, project):
         good = self.make(project)

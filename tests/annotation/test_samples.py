@@ -2,8 +2,9 @@
 
 import pytest
 
-from annotation import judging, samples
 from annotation.access import Forbidden, NotAMember
+from annotation.authoring import samples
+from annotation.judging import judgments
 from annotation.models import Draft, Pair, SampleStatus, Slot, SlotState
 from tests.cast import make_judgment, make_pair, make_project, make_sample, make_user
 
@@ -127,7 +128,7 @@ class TestRetire:
         sample = written_by("ada", STATUS.APPROVED)
         pair = make_pair(turn=sample.turns.get(), slots=3)
         judgment = make_judgment(pair, make_user("lena"), 1)
-        held = judging.claim_slot(project=sample.project, user=make_user("luis"))
+        held = judgments.claim_slot(project=sample.project, user=make_user("luis"))
         samples.retire_sample(
             project=sample.project, sample=sample, user=make_user("rita")
         )
@@ -138,7 +139,7 @@ class TestRetire:
             (SlotState.CLOSED, None),
             (SlotState.CLOSED, None),
         ]
-        late = judging.record_judgment(
+        late = judgments.record_judgment(
             project=held.slot.project,
             slot_id=held.slot.pk,
             token=held.token,

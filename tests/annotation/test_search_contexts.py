@@ -7,7 +7,7 @@ import pytest
 from actions.builtins import BUILT_IN_ACTIONS, built_in_handlers
 from actions.executor import Executor
 from actions.grammar import ActionCall
-from annotation.contexts import search_contexts, searcher
+from annotation.authoring.contexts import search_contexts, searcher
 from annotation.models import Scope, ThinkingContext
 from tests.cast import make_project
 

@@ -9,8 +9,12 @@ from django.core.management import call_command
 from django.db import IntegrityError, transaction
 
 from actions.demo import oracle
-from annotation.interchange import turn_to_json
-from annotation.judging import adjudicate, record_judgment
+from annotation.authoring.import_export import turn_to_json
+from annotation.judging.judgments import adjudicate, record_judgment
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.judging.progress import progress_of
+from annotation.judging.queue import claim_slot
+from annotation.judging.session import reveal, session_of
 from annotation.management.commands import seed_demo
 from annotation.models import (
     Comment,
@@ -25,10 +29,6 @@ from annotation.models import (
     Slot,
     Verdict,
 )
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
-from annotation.progress import progress_of
-from annotation.queue import claim_slot
-from annotation.sessions import reveal, session_of
 from tests.cast import sign_in
 from training.cycle import judging_pace
 from training.snapshots import build_snapshot

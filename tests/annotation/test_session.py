@@ -9,10 +9,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from annotation.judging import undo_judgment
+from annotation.judging.judgments import undo_judgment
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.judging.session import midnight_of, session_of
 from annotation.models import Judgment, Project, Slot
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
-from annotation.sessions import midnight_of, session_of
 from tests.cast import (
     SAMPLED,
     make_judgment,

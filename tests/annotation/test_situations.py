@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from actions.demo import generate
-from annotation.situations import ADVICE, ASIDE, BREAK_OFF, SITUATIONS, NoPlace, derive
+from annotation.authoring.situations import (
+    ADVICE,
+    ASIDE,
+    BREAK_OFF,
+    SITUATIONS,
+    NoPlace,
+    derive,
+)
 from tests.browser.stage import CAKE
 
 ENDED = {

@@ -2,9 +2,9 @@
 
 import pytest
 
-from annotation.interchange import import_file, sample_to_json, save_sample
+from annotation.authoring.import_export import import_file, sample_to_json, save_sample
+from annotation.authoring.versions import compare_documents
 from annotation.models import Sample, SampleVersion
-from annotation.versions import compare_documents
 from tests.cast import make_project, make_user
 
 pytestmark = pytest.mark.django_db

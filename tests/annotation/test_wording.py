@@ -4,7 +4,7 @@ import pytest
 from django.utils import translation
 
 from actions.grammar import FormatError, parse
-from annotation.wording import PHRASES, grammar_message
+from annotation.text.wording import PHRASES, grammar_message
 
 BROKEN = [
     "<<think>>No end",

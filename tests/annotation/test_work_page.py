@@ -10,10 +10,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from annotation.judging import adjudicate
+from annotation.authoring.samples import return_sample
+from annotation.judging.judgments import adjudicate
+from annotation.judging.progress import progress_of
 from annotation.models import Comment, Judgment, Membership, Project
-from annotation.progress import progress_of
-from annotation.samples import return_sample
 from tests.cast import (
     make_judgment,
     make_pair,

@@ -8,12 +8,12 @@ import re
 
 import pytest
 
-from annotation.drafting import empty_content
-from annotation.interchange import MAX_LINE_BYTES, save_sample
-from annotation.judging import claim_slot
+from annotation.authoring.drafts import empty_content
+from annotation.authoring.import_export import MAX_LINE_BYTES, save_sample
+from annotation.authoring.samples import approve_sample, return_sample
+from annotation.judging.judgments import claim_slot
+from annotation.judging.pairing import ResponseRow, receive_responses
 from annotation.models import Draft, Sample, SampleStatus, ThinkingContext
-from annotation.pairing import ResponseRow, receive_responses
-from annotation.samples import approve_sample, return_sample
 from tests.browser.stage import CAKE, PRODUCER
 from tests.cast import LABEL, SAMPLED, make_project, make_sample, make_user, sign_in
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import Pair, Project, SampledResponse
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.browser.stage import CAKE_SAMPLED
 from tests.cast import make_judgment, make_user
 from tests.training.conftest import make_checkpoint, make_run

@@ -16,11 +16,11 @@ from django.contrib.auth.models import User
 from django.db.models import F
 from django.utils import timezone
 
-from annotation import judging
-from annotation.guidelines import confirm_reading, publish_guideline
+from annotation.authoring.review import comment_on
+from annotation.authoring.samples import return_sample
+from annotation.judging import judgments
+from annotation.judging.guidelines import confirm_reading, publish_guideline
 from annotation.models import Draft, Membership, Project, Sample, Slot
-from annotation.reviewing import comment_on
-from annotation.samples import return_sample
 from config.throttle import Attempt
 from tests.browser.cycle import make_iterations
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
@@ -355,8 +355,8 @@ def make_decisions(project: Project) -> None:
 
 def decide(project: Project, user: User, verdict: int, seconds: float) -> None:
     """Judge the next pair of the queue, as the page would send it."""
-    claim = judging.claim_slot(project=project, user=user)
-    judging.record_judgment(
+    claim = judgments.claim_slot(project=project, user=user)
+    judgments.record_judgment(
         project=claim.slot.project,
         slot_id=claim.slot.pk,
         token=claim.token,

@@ -12,9 +12,9 @@ from django.contrib.auth.models import User
 
 from actions.demo import derive, generate
 from actions.json_values import dump_json
-from annotation.interchange import import_file, save_sample
+from annotation.authoring.import_export import import_file, save_sample
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import Membership, Pair, Project, Role, Sample
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 
 CAKE = {
     "id": "cake-for-saturday",

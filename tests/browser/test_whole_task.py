@@ -8,9 +8,9 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import expect
 
+from annotation.judging.pairing import ResponseRow, receive_responses
+from annotation.judging.queue import GRACE
 from annotation.models import Judgment, Project, Slot
-from annotation.pairing import ResponseRow, receive_responses
-from annotation.queue import GRACE
 from tests.annotation.test_claim_task import ANSWER, make_task
 from tests.annotation.test_judge_page import SWAPPED
 from tests.browser.stage import CAKE, CAKE_SAMPLED, PRODUCER, fill

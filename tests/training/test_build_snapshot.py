@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import Adjudication, Project, ReferenceResponse, Sample
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.cast import LABEL, make_judgment, make_project, make_sample, make_user
 from training.manifests import file_sha256
 from training.models import Snapshot

@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from training import iterations, launching, promoting

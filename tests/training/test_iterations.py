@@ -9,10 +9,10 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from annotation import judging
+from annotation.judging import judgments
+from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.judging.precedence import put_first
 from annotation.models import Pair, Slot
-from annotation.pairing import ProducerFacts, ResponseRow, receive_responses
-from annotation.precedence import put_first
 from tests.cast import SAMPLED, make_judgment, make_project, make_sample, make_user
 from tests.training.conftest import (
     QUICK,
@@ -974,9 +974,9 @@ def judged_in_order(project, user, count):
     """Let a person judge what they are handed; return the samples it came from."""
     found = []
     for _ in range(count):
-        claimed = judging.claim_slot(project=project, user=user)
+        claimed = judgments.claim_slot(project=project, user=user)
         found.append(claimed.pair.turn.sample.external_id)
-        judging.record_judgment(
+        judgments.record_judgment(
             project=project,
             slot_id=claimed.slot.pk,
             token=claimed.token,
@@ -1057,8 +1057,8 @@ def test_a_pair_that_was_put_aside_stays_behind_while_the_iteration_waits(projec
     iteration = begin(project)
     drawn(project)
     lena = make_user("lena")
-    claimed = judging.claim_slot(project=project, user=lena)
-    judging.set_aside(
+    claimed = judgments.claim_slot(project=project, user=lena)
+    judgments.set_aside(
         project=project, slot_id=claimed.slot.pk, token=claimed.token, user=lena
     )
     advancing.advance(iteration_id=iteration.pk)

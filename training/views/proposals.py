@@ -16,10 +16,10 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from annotation.blocks import blocks_of_text
-from annotation.drafting import content_from_post
+from annotation.authoring.drafts import content_from_post
+from annotation.authoring.samples import StaleDraft, save_draft
 from annotation.models import Draft, InputKind, Role
-from annotation.samples import StaleDraft, save_draft
+from annotation.text.blocks import blocks_of_text
 from annotation.views.bodies import LONG_TEXT, takes
 from annotation.views.door import enter
 from annotation.views.write import show_conflict, version_of

@@ -9,9 +9,9 @@ from django.contrib.auth.decorators import login_required
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
-from annotation.blocks import blocks_of_text
-from annotation.differences import view_of_pair
+from annotation.judging.pair_view import view_of_pair
 from annotation.models import Role
+from annotation.text.blocks import blocks_of_text
 from annotation.views.door import enter
 from training.figures import number_text
 from training.models import Run, RunSample, run_name
@@ -20,8 +20,8 @@ from training.wording import words
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
-    from annotation.blocks import Block
-    from annotation.differences import PairView
+    from annotation.judging.pair_view import PairView
+    from annotation.text.blocks import Block
 
 PAGE = 30
 

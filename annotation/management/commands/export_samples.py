@@ -9,7 +9,7 @@ from pathlib import Path
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 
-from annotation.interchange import FORMATS, export_samples
+from annotation.authoring.import_export import FORMATS, export_samples
 from annotation.models import Project, Sample
 from annotation.sample_format import STATUSES
 

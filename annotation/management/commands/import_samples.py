@@ -8,7 +8,7 @@ from pathlib import Path
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.text import slugify
 
-from annotation.interchange import (
+from annotation.authoring.import_export import (
     FORMATS,
     ImportReport,
     SampleError,

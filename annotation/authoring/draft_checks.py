@@ -21,22 +21,22 @@ from actions.in_force import (
 )
 from actions.tags import JSON, find_tag
 from actions.units import UnitPair, align_units
-from annotation.blocks import Block, blocks_of_response
-from annotation.draft_blocks import (
+from annotation.authoring.draft_blocks import (
     EditBlock,
     blocks_of_post,
     blocks_to_edit,
     kept_blocks,
 )
-from annotation.drafting import (
+from annotation.authoring.drafts import (
     Content,
     dismissed,
     keyed_turns,
     references_of,
     texts_of,
 )
-from annotation.method import Hint, Knowledge, hints_of_turn
-from annotation.wording import grammar_message
+from annotation.authoring.method_hints import Hint, Knowledge, hints_of_turn
+from annotation.text.blocks import Block, blocks_of_response
+from annotation.text.wording import grammar_message
 
 AROUND: Final = 60
 

@@ -10,8 +10,8 @@ from django import forms
 from django.http import QueryDict
 from django.utils.translation import gettext_lazy as _
 
-from annotation.guidelines import CHANGE_LENGTH, NOTE_LENGTH, TEXT_LENGTH
-from annotation.judging import Lease
+from annotation.judging.guidelines import CHANGE_LENGTH, NOTE_LENGTH, TEXT_LENGTH
+from annotation.judging.judgments import Lease
 from annotation.models import Reason, SampleStatus, Situation
 
 BIGGEST = 2**63 - 1

@@ -1,6 +1,6 @@
 """Judging: what a labeler does with a pair, and a curator with one that stays split.
 
-The deeds that hand out and give back slots live in :mod:`annotation.queue`; they are
+The deeds that hand out and give back slots live in :mod:`annotation.judging.queue`; they are
 named here too, so that a page finds all a labeler can do in one place.
 """
 
@@ -24,24 +24,8 @@ from actions.grammar import FormatError, parse
 from actions.plans import Plan, align_plans, extract_plan
 from actions.units import unit_pairs_of_text
 from annotation.access import Forbidden, require_role
-from annotation.calibration import reasons_from_sides, sides_swapped
-from annotation.models import (
-    Adjudication,
-    InputKind,
-    Judgment,
-    JudgmentQuerySet,
-    Pair,
-    PairSource,
-    Project,
-    Reason,
-    Role,
-    Skip,
-    Slot,
-    SlotState,
-    Touch,
-    Verdict,
-)
-from annotation.queue import (
+from annotation.judging.calibration import reasons_from_sides, sides_swapped
+from annotation.judging.queue import (
     NOT_HELD,
     Ahead,
     Claim,
@@ -66,6 +50,22 @@ from annotation.queue import (
     release_slot,
     reopen,
     set_aside,
+)
+from annotation.models import (
+    Adjudication,
+    InputKind,
+    Judgment,
+    JudgmentQuerySet,
+    Pair,
+    PairSource,
+    Project,
+    Reason,
+    Role,
+    Skip,
+    Slot,
+    SlotState,
+    Touch,
+    Verdict,
 )
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from actions.executor import (
 )
 from actions.grammar import ActionCall
 from actions.tags import JSON
-from annotation.contexts import find_local
-from annotation.interchange import for_export, sample_to_json
+from annotation.authoring.contexts import find_local
+from annotation.authoring.import_export import for_export, sample_to_json
 from annotation.models import Project, Sample, Turn
 
 SAMPLES: Final = 5

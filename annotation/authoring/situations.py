@@ -16,7 +16,7 @@ from django.utils.translation import gettext_noop
 from actions.executor import exception_text
 from actions.grammar import ActionCall, FormatError, parse
 from actions.tags import JSON
-from annotation.drafting import Content, contexts_of, texts_of, turns_of
+from annotation.authoring.drafts import Content, contexts_of, texts_of, turns_of
 
 SITUATIONS: Final = ("noise", "interruption", "exception", "nested")
 

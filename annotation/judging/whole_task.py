@@ -3,7 +3,7 @@
 A task is the answers of one producer to one sample with one index. The queue decides
 which: the first slot free for a person names the task, and the free slots of its other
 turns are leased with it, one a pair. Each turn is then judged by itself, under a token of
-its own, by :func:`annotation.judging.record_judgment`.
+its own, by :func:`annotation.judging.judgments.record_judgment`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 
 from annotation.access import require_role
-from annotation.judging import last_decisions
+from annotation.judging.judgments import last_decisions
+from annotation.judging.queue import NothingToDo, claim_slot, lock_person
 from annotation.models import (
     Judgment,
     Pair,
@@ -31,7 +32,6 @@ from annotation.models import (
     Touch,
     Turn,
 )
-from annotation.queue import NothingToDo, claim_slot, lock_person
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

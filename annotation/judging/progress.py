@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from django.db.models import Count, F, Q
 from django.utils import timezone
 
-from annotation.calibration import Arrangement, arrangements
+from annotation.judging.calibration import Arrangement, arrangements
+from annotation.judging.session import midnight_of
 from annotation.models import (
     Judgment,
     JudgmentQuerySet,
@@ -24,7 +25,6 @@ from annotation.models import (
     Reason,
     Verdict,
 )
-from annotation.sessions import midnight_of
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

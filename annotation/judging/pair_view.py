@@ -2,7 +2,7 @@
 
 Made from the two texts alone, with no database and no HTML, so the page cannot show
 where an answer came from. The first text stands left: the label, or in calibration
-(:mod:`annotation.calibration`) any of the two; then no word says which it is, and the
+(:mod:`annotation.judging.calibration`) any of the two; then no word says which it is, and the
 rows follow from left and right alone. Words are compared up to ``WORDS`` a side and only marked
 where the texts share enough for the marks to help; longer texts are shown whole and
 unmarked. Rows beyond ``UNITS`` units are left out in favour of the two whole texts.
@@ -22,7 +22,7 @@ from actions.grammar import ActionCall, FormatError, Observation, Response, pars
 from actions.json_values import dump_json
 from actions.plans import Plan, PlanAlignment, align_plans
 from actions.units import UnitPair, align_units, unit_pairs_of_text
-from annotation.blocks import LONG, Block, blocks_of_text
+from annotation.text.blocks import LONG, Block, blocks_of_text
 
 WORDS = 800
 UNITS = 120

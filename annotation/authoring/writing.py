@@ -1,6 +1,6 @@
 """Writing: how a person's draft begins, is handed in, and ends.
 
-:func:`annotation.samples.save_draft` keeps it in between.
+:func:`annotation.authoring.samples.save_draft` keeps it in between.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from django.db import transaction
 from django.shortcuts import get_object_or_404
 
 from annotation.access import CURATORS, WRITERS, Forbidden, require_role
-from annotation.acting import without_acting
-from annotation.contexts import context_to_json
-from annotation.drafting import Content, document_of, existing_contexts
-from annotation.interchange import sample_to_json, save_sample
+from annotation.authoring.contexts import context_to_json
+from annotation.authoring.drafts import Content, document_of, existing_contexts
+from annotation.authoring.effective_fields import without_acting
+from annotation.authoring.import_export import sample_to_json, save_sample
+from annotation.authoring.review import FIXES, finish_fix
+from annotation.authoring.samples import submit_sample
 from annotation.models import (
     Draft,
     Project,
@@ -24,8 +26,6 @@ from annotation.models import (
     SampleStatus,
     ThinkingContext,
 )
-from annotation.reviewing import FIXES, finish_fix
-from annotation.samples import submit_sample
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -38,7 +38,7 @@ def start_draft(
 ) -> tuple[Draft, list[str]]:
     """Begin a draft with ``content``; return it, and the places of what was left out.
 
-    Of what acts by itself (``annotation.acting``) only a curator may bring anything.
+    Of what acts by itself (``annotation.authoring.effective_fields``) only a curator may bring anything.
     """
     with transaction.atomic():
         roles = require_role(project, user, *WRITERS, deed="Writing")

@@ -15,10 +15,10 @@ from django.db.models import Max
 from django.utils.translation import gettext
 
 from actions.json_values import dump_json
-from annotation.changes import changes
-from annotation.differences import Piece
+from annotation.judging.pair_view import Piece
 from annotation.models import Sample, SampleVersion
 from annotation.sample_format import content_hash
+from annotation.text.changes import changes
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -24,7 +24,7 @@ from actions.grammar import ActionCall
 from actions.in_force import Contexts
 from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import ACTION_CLOSE, ACTION_OPEN, JSON, THINK_CLOSE, THINK_OPEN
-from annotation.draft_blocks import (
+from annotation.authoring.draft_blocks import (
     blocks_to_keep,
     kept_blocks,
     posted_blocks,

@@ -21,7 +21,7 @@ from actions.builtins import GET_THINKING_CONTEXT
 from actions.grammar import Response
 from actions.plans import Plan
 from actions.words import meaning_words, numbers
-from annotation.drafting import TurnTexts
+from annotation.authoring.drafts import TurnTexts
 
 # How many of the input's words an element must share to be named as the likely one.
 ENOUGH: Final = 0.2

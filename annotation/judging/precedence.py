@@ -7,8 +7,8 @@ from typing import Final
 from django.db import transaction
 from django.db.models import Q
 
+from annotation.judging.queue import new_places
 from annotation.models import PairQuerySet, Project, Slot
-from annotation.queue import new_places
 
 # Above new and once tied pairs and accepted answers; a tie among these stands higher still.
 FIRST: Final = 7

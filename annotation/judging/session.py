@@ -20,7 +20,7 @@ from django.db.models.functions import JSONObject
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 
-from annotation.judging import UNDO_DEPTH
+from annotation.judging.judgments import UNDO_DEPTH
 from annotation.models import (
     Judgment,
     Pair,

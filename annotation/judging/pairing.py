@@ -11,6 +11,7 @@ from django.db import connection, transaction
 
 from actions.grammar import FormatError, Response, parse
 from actions.normal_form import same_in_normal_form
+from annotation.judging.queue import open_slots
 from annotation.models import (
     CONSISTENT_BY_RULE,
     InputKind,
@@ -26,7 +27,6 @@ from annotation.models import (
     Turn,
     text_hash,
 )
-from annotation.queue import open_slots
 
 if TYPE_CHECKING:
     from actions.tags import JSON
@@ -130,7 +130,7 @@ def receive_responses(
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
-                [f"annotation.pairing {project.pk}"],
+                [f"annotation.judging.pairing {project.pk}"],
             )
         made_by = _producer(producer)
         for rows in _batches(responses):

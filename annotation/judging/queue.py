@@ -24,6 +24,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation.access import require_role
+from annotation.judging.queue_sql import AHEAD, CLAIM, EXPLAIN, RENEW, TURN_OVER
 from annotation.models import (
     Pair,
     Project,
@@ -34,7 +35,6 @@ from annotation.models import (
     SlotState,
     Touch,
 )
-from annotation.queue_statements import AHEAD, CLAIM, EXPLAIN, RENEW, TURN_OVER
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -226,7 +226,7 @@ def lock_person(*, project: Project, user: User) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
-            [f"annotation.queue {project.pk} {user.pk}"],
+            [f"annotation.judging.queue {project.pk} {user.pk}"],
         )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from django.utils.translation import gettext_lazy as _
 
 from actions.grammar import FormatError, parse
-from annotation.differences import PairView, view_of_pair
+from annotation.judging.pair_view import PairView, view_of_pair
 from annotation.models import InputKind, Pair, Project, Reason
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Reviewing: comments at a place, a curator's own fix, many approvals at once.
 
-One sample is approved, returned and retired in :mod:`annotation.samples`.
+One sample is approved, returned and retired in :mod:`annotation.authoring.samples`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ from django.utils.translation import gettext
 
 from actions.format_check import check_text
 from annotation.access import CURATORS, Forbidden, require_role, roles_held
-from annotation.draft_checks import DraftTurn
-from annotation.interchange import sample_to_json, save_sample
+from annotation.authoring.anchors import Note, PlacedTurn, place_turn, put_notes
+from annotation.authoring.draft_checks import DraftTurn
+from annotation.authoring.import_export import sample_to_json, save_sample
+from annotation.authoring.samples import (
+    COMMENT_LENGTH,
+    CommentMissing,
+    SampleError,
+    WrongStatus,
+    close_queue,
+)
+from annotation.judging.queue import open_slots
 from annotation.models import (
     Comment,
     Draft,
@@ -28,15 +37,6 @@ from annotation.models import (
     Sample,
     SampleStatus,
     Turn,
-)
-from annotation.places import Note, PlacedTurn, place_turn, put_notes
-from annotation.queue import open_slots
-from annotation.samples import (
-    COMMENT_LENGTH,
-    CommentMissing,
-    SampleError,
-    WrongStatus,
-    close_queue,
 )
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from django.utils.translation import gettext
 
-from annotation.blocks import Block, blocks_of_text
+from annotation.text.blocks import Block, blocks_of_text
 
 if TYPE_CHECKING:
     from annotation.models import Comment

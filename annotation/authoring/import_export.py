@@ -20,15 +20,16 @@ from django.shortcuts import get_object_or_404
 from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import JSON
 from annotation.access import WRITERS, require_role
-from annotation.chat_format import read_conversation, read_tools, write_conversation
-from annotation.documents import (
+from annotation.authoring.documents import (
     BOM,
     MAX_DOCUMENT_BYTES,
     Document,
     WrongShape,
     read_documents,
 )
-from annotation.import_report import ImportReport, Refusal
+from annotation.authoring.import_report import ImportReport, Refusal
+from annotation.authoring.versions import record_change
+from annotation.chat_format import read_conversation, read_tools, write_conversation
 from annotation.models import (
     Project,
     ReferenceResponse,
@@ -48,7 +49,6 @@ from annotation.sample_format import (
     check_sample,
     check_split,
 )
-from annotation.versions import record_change
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -436,7 +436,7 @@ def import_file(
 ) -> ImportReport:
     """Import a file of samples, or ``lines``; bad ones are refused, good ones kept.
 
-    The file may be given by its ``path`` or open; ``annotation.documents`` says in which
+    The file may be given by its ``path`` or open; ``annotation.authoring.documents`` says in which
     shapes it is read.
     ``tools``: the file of OpenAI tools, or what stands in one, for conversations that
     bring none. ``status`` and ``split`` go before what the file says. ``user`` is the

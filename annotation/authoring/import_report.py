@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from annotation.documents import WrongShape
+    from annotation.authoring.documents import WrongShape
     from annotation.sample_format import SampleError
 
 MOST_GROUPS: Final = 200

@@ -1,0 +1,1 @@
+"""Writing samples: drafts, checks, versions, review, import; imported by views and `training`."""

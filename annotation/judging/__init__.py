@@ -1,0 +1,1 @@
+"""Judging: queue, judgments, pairs beside each other; imported by authoring, views, `training`."""

@@ -1,0 +1,1 @@
+"""Texts laid out for reading: blocks, differences, Markdown; imported by all of `annotation`."""
