@@ -246,7 +246,7 @@ def _make_runs(project: int, user: User) -> dict[str, int]:
     from django.utils import timezone
 
     from annotation.models import Draft, Project, Sample
-    from training.iterations import start_iteration
+    from training.iterations.deeds import start_iteration
     from training.models import (
         Checkpoint,
         IterationStep,

@@ -386,7 +386,7 @@ class Trainer:
 
         The few samples of the loop decide little: what is not lower may pass.
         """
-        from training.launching import current_policy
+        from training.runs.launch import current_policy
 
         page = self.browser.get(f"/p/{self.project.slug}/checkpoints/{checkpoint.pk}/")
         for form in page.forms():
@@ -402,7 +402,7 @@ class Trainer:
 
 def is_lower(evaluation: Run) -> bool:
     """Tell whether a policy completed fewer held-out tasks than the one before it."""
-    from training.cycle import comparison
+    from training.iterations.metrics import comparison
 
     found = comparison(evaluation.result)
     return found is not None and found.gain < 0

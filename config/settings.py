@@ -19,9 +19,9 @@ os.umask(0o077)
 DEBUG = env.flag("DEBUG")
 SECRET_KEY = env.secret("SECRET_KEY", "") or STATE.secret_key()
 DATA_DIR = env.path("CONCORD_DATA_DIR", STATE.home / "data")
-# The models that a supervised fine-tuning may start from (training/bases.py).
+# The models that a supervised fine-tuning may start from (training/runs/bases.py).
 MODELS_DIR = env.path("CONCORD_MODELS", BASE_DIR / "models")
-# Where machines that share runs leave files for each other (training/store.py).
+# Where machines that share runs leave files for each other (training/storage/store.py).
 STORE = env.matching(
     "CONCORD_STORE",
     r"[a-z][a-z0-9+]*://.+",
@@ -172,7 +172,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 CELERY_BROKER_URL = broker_url(REDIS_URL)
 CELERY_TIMEZONE = TIME_ZONE
 
-# --- runs (training/supervising.py) --------------------------------------------------
+# --- runs (training/runs/supervise.py) --------------------------------------------------
 
 # How often a run whose program or worker was killed is taken up without a new checkpoint
 # before it fails.
@@ -181,9 +181,9 @@ RUN_ATTEMPTS = env.integer("CONCORD_RUN_ATTEMPTS", 3, minimum=1)
 RUN_SILENCE = env.integer("CONCORD_RUN_SILENCE", 120, minimum=1)
 # How many programs one worker runs side by side; each may want a whole machine or GPU.
 RUNS_AT_ONCE = env.integer("CONCORD_RUNS_AT_ONCE", 1, minimum=1)
-# Programs start by a fork of a process that has made their imports (training/warming.py).
+# Programs start by a fork of a process that has made their imports (training/runs/warm.py).
 WARM_START = env.flag("CONCORD_WARM_START", default=True)
-# The GPU a worker keeps to, and the queue whose runs it takes (training/devices.py).
+# The GPU a worker keeps to, and the queue whose runs it takes (training/runs/placement.py).
 WORKER_DEVICE = env.matching(
     "CONCORD_DEVICE", r"cpu|cuda:\d{1,3}", allowed="cpu, or cuda:0, cuda:1, …"
 )

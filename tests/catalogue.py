@@ -56,10 +56,10 @@ def pages() -> Found:
             if "engine" not in path.parts and "migrations" not in path.parts:
                 for text in _of_python(path):
                     _add(found, text, path)
-    from training.wording import texts_of_the_engine
+    from training.wording.words import texts_of_the_engine
 
     for one in texts_of_the_engine():
-        _add(found, Text(one), BASE_DIR / "training/wording.py")
+        _add(found, Text(one), BASE_DIR / "training/wording/words.py")
     return found
 
 

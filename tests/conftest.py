@@ -25,8 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if "training.warming" in sys.modules:
-        sys.modules["training.warming"].cool_down()
+    if "training.runs.warm" in sys.modules:
+        sys.modules["training.runs.warm"].cool_down()
     if SERVERS in config.stash:
         config.stash[SERVERS].close()
 

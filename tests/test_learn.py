@@ -12,7 +12,7 @@ from actions.demo.derive import reworded
 from benchmarks import learn, reward_ablation
 from benchmarks.learn import Outcome, Seed, interval
 from benchmarks.runs import Run, RunFailedError, Site, write
-from training.warming import warm_environment
+from training.runs.warm import warm_environment
 
 
 @pytest.fixture

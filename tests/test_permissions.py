@@ -33,11 +33,11 @@ from tests.cast import (
 )
 from tests.training.conftest import make_run
 from tests.worlds import World, everything, make_world
-from training.forms import NewRunForm, PlaceForm, RecipeForm
 from training.models import (
     InputRole,
     RunKind,
 )
+from training.views.forms import NewRunForm, PlaceForm, RecipeForm
 
 pytestmark = pytest.mark.django_db
 

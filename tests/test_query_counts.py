@@ -14,10 +14,10 @@ from annotation.models import Draft, Project
 from tests.cast import make_judgment, make_pair, make_project, make_sample, make_user
 from tests.cast import sign_in as enter
 from tests.training.conftest import make_checkpoint, make_policy, make_run
-from training.iterations import start_iteration
+from training.iterations.deeds import start_iteration
+from training.iterations.promotion import promote
 from training.models import Iteration, Metric, RunNote, RunSample
-from training.promoting import promote
-from training.snapshots import build_snapshot
+from training.storage.snapshots import build_snapshot
 
 pytestmark = pytest.mark.django_db
 MOST = 10

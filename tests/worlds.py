@@ -29,7 +29,8 @@ from tests.cast import (
     make_user,
 )
 from tests.training.conftest import make_checkpoint, make_run
-from training import iterations
+from training.iterations import deeds
+from training.iterations.promotion import promote
 from training.models import (
     Iteration,
     IterationState,
@@ -37,8 +38,7 @@ from training.models import (
     ProposalState,
     RunNote,
 )
-from training.promoting import promote
-from training.snapshots import build_snapshot
+from training.storage.snapshots import build_snapshot
 
 
 @dataclass
@@ -96,7 +96,7 @@ def make_world(slug: str, person: User, secret: str) -> World:
     )
     checkpoint = make_checkpoint(done)
     promote(project=project, checkpoint=checkpoint, user=None)
-    iteration = iterations.start_iteration(project=project, user=tara)
+    iteration = deeds.start_iteration(project=project, user=tara)
     # Another number than in the other world.
     if slug != "cakes":
         Iteration.objects.filter(pk=iteration.pk).update(

@@ -1,7 +1,7 @@
 """Django admin for the rows of the trainer: for looking things up.
 
-Nothing is edited here. Runs move by the deeds of ``training.launching`` and
-``training.supervising``, which hold their leases; checkpoints, snapshots and metrics are
+Nothing is edited here. Runs move by the deeds of ``training.runs.launch`` and
+``training.runs.supervise``, which hold their leases; checkpoints, snapshots and metrics are
 what happened.
 """
 

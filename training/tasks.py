@@ -14,15 +14,16 @@ from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 from django.conf import settings
 
-from training import claiming, store, supervising
-from training.advancing import advance_all
-from training.devices import keep_announcing, this_place
-from training.hints import broker_queue, send_hint
-from training.launching import start_asked_draws
+from training.iterations.advance import advance_all
 from training.models import Run, RunState
-from training.proposing import answer_proposal
-from training.retention import remove_where_automatic
-from training.warming import warm_environment
+from training.policies.proposals import answer_proposal
+from training.policies.retention import remove_where_automatic
+from training.runs import claim, supervise
+from training.runs.hints import broker_queue, send_hint
+from training.runs.launch import start_asked_draws
+from training.runs.placement import keep_announcing, this_place
+from training.runs.warm import warm_environment
+from training.storage import store
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run_hint(run_id: int) -> None:
     if not hands.acquire(blocking=False):
         return
     try:
-        outcome = supervising.supervise(run_id)
+        outcome = supervise.supervise(run_id)
     finally:
         hands.release()
     if outcome is None:
@@ -49,7 +50,7 @@ def run_hint(run_id: int) -> None:
     remove_where_automatic()
     _put_what_is_missing()
     waiting = Run.objects.filter(this_place().takes(), state=RunState.QUEUED)
-    if outcome is supervising.Outcome.LEFT_FOR_LATER:
+    if outcome is supervise.Outcome.LEFT_FOR_LATER:
         waiting = waiting.exclude(pk=run_id)  # the reconciler comes back to it
     oldest = waiting.order_by("created_at", "pk").first()
     if oldest is not None:
@@ -64,7 +65,7 @@ def _put_what_is_missing() -> None:
 @shared_task(name="training.tasks.reconcile", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def reconcile() -> None:
     """Look after runs and what follows them; runs every 15 seconds."""
-    claiming.reconcile()
+    claim.reconcile()
     start_asked_draws()
     advance_all()
     _put_what_is_missing()
@@ -72,7 +73,7 @@ def reconcile() -> None:
 
 @shared_task(name="training.tasks.propose", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def propose(proposal_id: int) -> None:
-    """See :func:`training.proposing.answer_proposal`."""
+    """See :func:`training.policies.proposals.answer_proposal`."""
     answer_proposal(proposal_id)
 
 
@@ -92,7 +93,7 @@ def announce_place(**_: object) -> None:
     if place.queue:
         threading.Thread(
             target=keep_announcing,
-            args=(place, supervising.SHUTDOWN),
+            args=(place, supervise.SHUTDOWN),
             name="announcing",
             daemon=True,
         ).start()
@@ -107,4 +108,4 @@ def warm_up(**_: object) -> None:
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def hand_runs_back(**_: object) -> None:
     """Let every supervision of this worker stop its program and queue its run again."""
-    supervising.SHUTDOWN.set()
+    supervise.SHUTDOWN.set()

@@ -30,8 +30,8 @@ from annotation.models import (
     Verdict,
 )
 from tests.cast import sign_in
-from training.cycle import judging_pace
-from training.snapshots import build_snapshot
+from training.iterations.metrics import judging_pace
+from training.storage.snapshots import build_snapshot
 
 pytestmark = pytest.mark.django_db
 

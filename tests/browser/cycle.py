@@ -10,7 +10,7 @@ from annotation.models import Pair, Project, SampledResponse
 from tests.browser.stage import CAKE_SAMPLED
 from tests.cast import make_judgment, make_user
 from tests.training.conftest import make_checkpoint, make_run
-from training import iterations
+from training.iterations import deeds
 from training.models import STEP_ORDER, Iteration, IterationStep, Metric, Run, Snapshot
 
 ALARM = (
@@ -25,7 +25,7 @@ def make_iterations(project: Project, user: User, policy: Run) -> None:
     for number, (before, after, shift) in enumerate(
         [(0.55, 0.66, 0.1), (0.66, 0.55, -0.1)], start=1
     ):
-        iteration = iterations.start_iteration(project=project, user=user)
+        iteration = deeds.start_iteration(project=project, user=user)
         begun = timezone.now() - timezone.timedelta(hours=60 - 20 * number)
         Iteration.objects.filter(pk=iteration.pk).update(created_at=begun)
 
@@ -126,17 +126,17 @@ def make_iterations(project: Project, user: User, policy: Run) -> None:
             "judged/auc": caught + 0.13,
         }
         model.save()
-    last = iterations.start_iteration(
+    last = deeds.start_iteration(
         project=project, user=user, wanted_judgments=300, wanted_settled=90
     )
-    iterations.change_recipe(
+    deeds.change_recipe(
         project=last.project,
         iteration=last,
         name="policy",
         user=user,
         recipe={**last.recipes["policy"], "steps": 80, "kl_weight": 0.02},
     )
-    iterations.change_iteration(
+    deeds.change_iteration(
         project=last.project,
         iteration=last,
         user=user,

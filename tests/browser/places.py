@@ -26,11 +26,11 @@ from tests.browser.cycle import make_iterations
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
 from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import make_checkpoint, make_run
-from training.devices import Place as PlaceOfWorker
-from training.devices import announce
+from training.iterations.promotion import promote
 from training.models import Metric, Run, RunInput, RunNote, RunSample
-from training.promoting import promote
-from training.snapshots import build_snapshot
+from training.runs.placement import Place as PlaceOfWorker
+from training.runs.placement import announce
+from training.storage.snapshots import build_snapshot
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -9,8 +9,9 @@ from annotation.models import Pair
 from tests.cast import make_judgment, make_project, make_sample, make_user
 from tests.training.conftest import make_policy
 from tests.training.test_iterations import drawn, ended, fresh, judge_all, step
-from training import advancing, hints
+from training.iterations import advance
 from training.models import Iteration, Promotion
+from training.runs import hints
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -74,7 +75,7 @@ def test_a_trainer_leads_an_iteration_by_keyboard(sign_in, project):
     page.keyboard.type("sy to judge.")
     expect(page.locator("#reason-skip-judge")).to_have_value("They are easy to judge.")
     judge_all(project)
-    advancing.advance_all()
+    advance.advance_all()
     expect(page.locator("li[aria-current=step] h2")).to_contain_text("Reward model")
     assert page.evaluate("window.sameDocument") is True
 

@@ -12,9 +12,9 @@ from annotation.models import Draft
 from tests.browser.test_accessibility import OPTIONS
 from tests.cast import make_user
 from tests.training.conftest import make_policy, make_project_with_samples
-from training import proposing
+from training.iterations.promotion import promote
 from training.models import Proposal
-from training.promoting import promote
+from training.policies import proposals
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -56,7 +56,7 @@ def test_is_marked_as_a_machines_and_taken_over_with_what_was_typed(page):
     page.fill("[name=turn_text]", "A cake, please.")
     proposal = ask(page)
     assert violations(page) == []
-    proposing.answer_proposal(proposal.pk, command=[sys.executable, "-c", POLICY])
+    proposals.answer_proposal(proposal.pk, command=[sys.executable, "-c", POLICY])
     expect(page.locator("#propose-1")).to_contain_text("Proposed by a policy")
     expect(page.locator("#propose-1")).to_contain_text("Which flavour")
     assert violations(page) == []
@@ -82,7 +82,7 @@ def test_one_that_fails_says_why_and_can_be_asked_for_again(page):
     page.fill("[name=turn_text]", "A cake, please.")
     proposal = ask(page)
     broken = "import sys; sys.exit('no room for 9 tokens')"
-    proposing.answer_proposal(proposal.pk, command=[sys.executable, "-c", broken])
+    proposals.answer_proposal(proposal.pk, command=[sys.executable, "-c", broken])
     expect(page.locator("#propose-1")).to_contain_text("no room for 9 tokens")
     page.get_by_role("button", name="Ask again").focus()
     page.keyboard.press("Enter")

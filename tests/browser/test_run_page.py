@@ -11,11 +11,11 @@ from playwright.sync_api import expect
 from tests.browser.stage import CAKE, CAKE_SAMPLED
 from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import make_checkpoint, make_policy, make_run
-from training.devices import Place, announce
-from training.launching import current_policy
+from training.iterations.promotion import promote
 from training.models import Promotion, RunSample
-from training.promoting import promote
-from training.supervising import claim_run
+from training.runs.launch import current_policy
+from training.runs.placement import Place, announce
+from training.runs.supervise import claim_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 

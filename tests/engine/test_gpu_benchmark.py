@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from training.programs import START
-from training.warming import warm_environment
+from training.runs.command import START
+from training.runs.warm import warm_environment
 
 
 def lines(*arguments):

@@ -36,8 +36,8 @@ from training.engine.recipes import (
 )
 from training.engine.rundir import run_program
 from training.engine.scoring import MarkReader
-from training.programs import START, accelerate_config, program_command
-from training.warming import warm_environment
+from training.runs.command import START, accelerate_config, program_command
+from training.runs.warm import warm_environment
 
 END = "checkpoints/step-000006/model.safetensors"
 RECIPE = {

@@ -7,7 +7,7 @@ import pytest
 from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
 from tests.engine.test_policy import GOOD, save_judge
 from tests.engine.test_several import launch, launch_both
-from training.programs import program_command
+from training.runs.command import program_command
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from tests.engine.test_finite import (
 from tests.engine.test_policy import GOOD, save_judge, toy, toy_rows  # noqa: F401
 from tests.engine.test_several import launch
 from tests.engine.test_several_policy import RECIPE as POLICY
-from training.programs import program_command
+from training.runs.command import program_command
 
 pytestmark = [
     pytest.mark.slow,

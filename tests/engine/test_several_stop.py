@@ -13,8 +13,8 @@ from tests.engine.test_policy import toy, toy_rows  # noqa: F401
 from tests.engine.test_several import REWARD, apart, launch, reward_data
 from tests.engine.test_several_policy import RECIPE as POLICY
 from training.engine.checkpoints import verify_checkpoint
-from training.programs import program_command
-from training.warming import warm_environment
+from training.runs.command import program_command
+from training.runs.warm import warm_environment
 
 pytestmark = [
     pytest.mark.slow,

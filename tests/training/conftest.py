@@ -12,11 +12,11 @@ import pytest
 from django.db import connection
 
 from tests.cast import make_project, make_sample
-from training.claiming import Timing
 from training.manifests import read_whole
 from training.models import Run, RunKind
-from training.receiving import register_checkpoint
-from training.snapshots import build_snapshot
+from training.runs.claim import Timing
+from training.runs.ingest import register_checkpoint
+from training.storage.snapshots import build_snapshot
 
 HERE = Path(__file__).parent
 TINY = [sys.executable, str(HERE / "tiny_program.py")]

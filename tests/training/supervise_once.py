@@ -18,13 +18,13 @@ import django
 
 django.setup()
 
-from training import claiming, supervising  # noqa: E402 - needs django.setup()
+from training.runs import claim, supervise  # noqa: E402 - needs django.setup()
 
 if __name__ == "__main__":
     run_id, command, timing = int(sys.argv[1]), *map(json.loads, sys.argv[2:4])
-    signal.signal(signal.SIGTERM, lambda *_: supervising.SHUTDOWN.set())
+    signal.signal(signal.SIGTERM, lambda *_: supervise.SHUTDOWN.set())
     print("ready", flush=True)  # noqa: T201
-    outcome = supervising.supervise(
-        run_id, command=command or None, timing=claiming.Timing(**timing)
+    outcome = supervise.supervise(
+        run_id, command=command or None, timing=claim.Timing(**timing)
     )
     print(outcome.value if outcome else "nothing to claim", flush=True)  # noqa: T201

@@ -10,9 +10,11 @@ from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_policy
 from tests.training.test_iterations import begin, fresh
 from tests.training.test_new_run_page import filled
-from training import hints, launching, promoting, snapshots
 from training.engine.recipes import RECIPES, recipe_from_json
+from training.iterations import promotion
 from training.models import Iteration, Run, RunKind
+from training.runs import hints, launch
+from training.storage import snapshots
 
 pytestmark = pytest.mark.django_db
 BAD = ("1e309", "NaN", "-1", "", "Infinity", "1" * 5000, "\x00", "<b>x</b>")
@@ -29,7 +31,7 @@ def project():
     project = make_project(slug="cakes")
     make_sample(project=project, external_id="s1")
     make_sample(project=project, external_id="s2", split="held-out")
-    promoting.promote(project=project, checkpoint=make_policy(project), user=None)
+    promotion.promote(project=project, checkpoint=make_policy(project), user=None)
     return project
 
 
@@ -126,7 +128,7 @@ def test_a_form_sent_twice_starts_one_run(client, project, tara):
 def test_a_form_sent_again_later_starts_another_run(client, project, tara, monkeypatch):
     sent = filled(client, project)
     new_run(client, "sft", **sent)
-    monkeypatch.setattr(launching, "TWICE", launching.TWICE * 0)
+    monkeypatch.setattr(launch, "TWICE", launch.TWICE * 0)
     assert new_run(client, "sft", **sent).status_code == 302
     assert Run.objects.filter(kind="sft", state="queued").count() == 2
 
@@ -135,19 +137,19 @@ def test_a_form_sent_again_later_starts_another_run(client, project, tara, monke
 def test_a_form_sent_twice_at_once_starts_one_run(project, monkeypatch):
     ask = "2b3a61a5-1d2c-4d4d-9a57-63c2a2a5d0a1"
     both = threading.Barrier(2, timeout=20)
-    build = launching.build_snapshot
+    build = launch.build_snapshot
 
     def build_together(**facts):
         both.wait()  # both have looked and seen no run
         return build(**facts)
 
-    monkeypatch.setattr(launching, "build_snapshot", build_together)
+    monkeypatch.setattr(launch, "build_snapshot", build_together)
     found = []
 
     def start():
         try:
             found.append(
-                launching.start_run(
+                launch.start_run(
                     project=project,
                     kind="sft",
                     recipe={},

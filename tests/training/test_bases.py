@@ -17,13 +17,13 @@ from tests.training.conftest import (
     make_project_with_samples,
     make_run,
 )
-from training import launching
-from training.bases import BaseRefusedError, base_directory, base_name, known_bases
-from training.claiming import claim_run
 from training.models import InputRole, Run, RunKind
-from training.preparing import prepare_directory
-from training.receiving import OutputError
-from training.supervising import supervise
+from training.runs import launch
+from training.runs.bases import BaseRefusedError, base_directory, base_name, known_bases
+from training.runs.claim import claim_run
+from training.runs.ingest import OutputError
+from training.runs.prepare import prepare_directory
+from training.runs.supervise import supervise
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def project(db):
 
 
 def start(project, base, **fields):
-    return launching.start_run(
+    return launch.start_run(
         project=project,
         kind=RunKind.SFT,
         recipe={"base": str(base)},
@@ -172,7 +172,7 @@ class TestARun:
 
     @pytest.mark.parametrize("base", ["/etc", "Large", "../secrets"])
     def test_with_another_base_does_not_start(self, models, project, base):
-        with pytest.raises(launching.LaunchRefusedError) as caught:
+        with pytest.raises(launch.LaunchRefusedError) as caught:
             start(project, base)
         assert list(caught.value.problems) == ["base"]
         assert not Run.objects.exists()
@@ -180,7 +180,7 @@ class TestARun:
     def test_of_another_projects_checkpoint_does_not_start(self, models, project):
         other = make_policy(make_project_with_samples(slug="other"))
         (other.directory / "config.json").write_text("{}")
-        with pytest.raises(launching.LaunchRefusedError) as caught:
+        with pytest.raises(launch.LaunchRefusedError) as caught:
             start(project, other.directory)
         assert list(caught.value.problems) == ["base"]
 
@@ -195,7 +195,7 @@ class TestARun:
         self, models, project
     ):
         own = make_checkpoint(make_run(project=project, kind="reward"))
-        with pytest.raises(launching.LaunchRefusedError) as caught:
+        with pytest.raises(launch.LaunchRefusedError) as caught:
             start(project, own.directory)
         assert list(caught.value.problems) == ["policy"]
 

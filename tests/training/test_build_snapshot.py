@@ -9,7 +9,7 @@ from annotation.models import Adjudication, Project, ReferenceResponse, Sample
 from tests.cast import LABEL, make_judgment, make_project, make_sample, make_user
 from training.manifests import file_sha256
 from training.models import Snapshot
-from training.snapshots import (
+from training.storage.snapshots import (
     NothingToTrainOnError,
     build_snapshot,
     is_held_out_for_reward,

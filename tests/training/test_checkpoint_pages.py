@@ -8,9 +8,10 @@ import pytest
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from tests.cast import make_judgment, make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_policy, make_run
-from training import iterations, launching, promoting
+from training.iterations import deeds, promotion
 from training.models import Promotion, RunInput
-from training.snapshots import build_snapshot
+from training.runs import launch
+from training.storage.snapshots import build_snapshot
 
 pytestmark = pytest.mark.django_db
 
@@ -60,7 +61,7 @@ def test_lineage_is_shown_both_ways(client, project, tara):
         )
     )
 
-    learned = launching.policies_that_learned_from(judgment)
+    learned = launch.policies_that_learned_from(judgment)
     assert set(learned) == {policy, later, direct}
     assert other not in learned
 
@@ -96,7 +97,7 @@ def test_promote_names_the_current_policy(client, project, tara):
     )
     made = Promotion.objects.get()
     assert (made.promoted_by, made.reason) == (tara, "best yet")
-    assert launching.current_policy(project) == checkpoint
+    assert launch.current_policy(project) == checkpoint
     assert "current policy" in client.get("/p/cakes/checkpoints/").content.decode()
 
 
@@ -131,7 +132,7 @@ def evaluated(project, new, old, low, high, **fields):
 def current(project):
     """Return the project's current policy."""
     checkpoint = make_policy(project)
-    promoting.promote(project=checkpoint.project, checkpoint=checkpoint, user=None)
+    promotion.promote(project=checkpoint.project, checkpoint=checkpoint, user=None)
     return checkpoint
 
 
@@ -164,7 +165,7 @@ def test_the_verdict_is_that_of_an_iteration_with_its_interval_in_words(
     answer = client.post(f"/p/cakes/checkpoints/{new.pk}/promote/")
     is_free = chip == "good"
     assert answer.status_code == (302 if is_free else 409)
-    assert (launching.current_policy(project) == new) is is_free
+    assert (launch.current_policy(project) == new) is is_free
     assert ("Promote all the same" in page) is not is_free
 
 
@@ -199,7 +200,7 @@ def test_a_start_that_was_not_bettered_is_said_to_be_unchanged(
     answer = client.post(f"{address}promote/")
     assert answer.status_code == 409
     assert "Its run found nothing better" in answer.content.decode()
-    assert launching.current_policy(project) == current
+    assert launch.current_policy(project) == current
     written = make_run(project=project, kind="sft", state="finished")
     assert not make_checkpoint(written, step=0).is_unchanged
 
@@ -212,15 +213,15 @@ def test_the_newest_evaluation_beside_the_current_policy_counts(project, current
     evaluated(project, current, new, -0.2, -0.1)  # the other way round
     evaluated(project, new, current, -0.2, -0.1, state="stopped")
     evaluated(project, new, current, 0, 0, result={"policies": {}})  # no truth known
-    standing = promoting.standing_of(new)
+    standing = promotion.standing_of(new)
     assert (standing.run, standing.against) == (newest, ())
 
 
 def test_the_margin_is_that_of_the_newest_iteration(project, current, new):
     evaluated(project, new, current, -0.09, 0.13)
-    assert promoting.standing_of(new).comparison.margin == 0.03
-    iterations.start_iteration(project=project, user=None, margin=0.1)
-    assert promoting.standing_of(new).comparison.verdict == "not worse"
+    assert promotion.standing_of(new).comparison.margin == 0.03
+    deeds.start_iteration(project=project, user=None, margin=0.1)
+    assert promotion.standing_of(new).comparison.verdict == "not worse"
 
 
 def test_what_its_own_run_says_decides_nothing_without_an_interval(

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from training.cycle import Comparison, Fresh, comparison, hacking
-from training.forecasting import Known, learning_curve
+from training.iterations.forecast import Known, learning_curve
+from training.iterations.metrics import Comparison, Fresh, comparison, hacking
 
 
 def fresh(rm_score, people, answers=400):

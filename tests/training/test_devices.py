@@ -17,10 +17,11 @@ from django.utils import timezone
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import QUICK, is_alive, make_run, tiny, wait_until
 from tests.training.test_new_run_page import filled, start
-from training import claiming, devices, hints, launching, supervising, tasks
-from training.devices import Place, visible_devices
+from training import tasks
 from training.models import Device, Run
-from training.supervising import Outcome
+from training.runs import claim, hints, launch, placement, supervise
+from training.runs.placement import Place, visible_devices
+from training.runs.supervise import Outcome
 
 GPU_0 = Place("box", "cuda:0", "cuda:0")
 GPU_1 = Place("box", "cuda:1", "cuda:1")
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def claim_at(run, place):
-    return claiming.claim_run(run.pk, timing=QUICK, place=place)
+    return claim.claim_run(run.pk, timing=QUICK, place=place)
 
 
 def end(run):
@@ -203,7 +204,7 @@ def test_a_supervised_program_gets_the_gpu_of_its_worker(settings, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     run = make_run()
     shows = "import os; print('sees', os.environ['CUDA_VISIBLE_DEVICES'])"
-    supervising.supervise(run.pk, command=[sys.executable, "-c", shows], timing=QUICK)
+    supervise.supervise(run.pk, command=[sys.executable, "-c", shows], timing=QUICK)
     run.refresh_from_db()
     assert "sees 6" in run.log_tail
     assert run.device.endswith(" cuda:1")
@@ -216,7 +217,7 @@ def test_nothing_of_a_program_outlives_its_run_so_no_memory_of_a_gpu_stays_taken
         "print(subprocess.Popen([sys.executable, '-c', 'input()'], "
         "stdin=subprocess.PIPE).pid, flush=True); import os; os._exit(3)"
     )
-    supervising.supervise(
+    supervise.supervise(
         run.pk, command=[sys.executable, "-c", leaves_one_behind], timing=QUICK
     )
     run.refresh_from_db()
@@ -246,7 +247,7 @@ def test_a_worker_done_with_a_run_asks_for_the_oldest_it_may_take(
     settings.WORKER_DEVICE = "cuda:1"
     sent = []
     monkeypatch.setattr(tasks, "send_hint", sent.append)
-    monkeypatch.setattr(supervising, "supervise", lambda pk: Outcome.FINISHED)
+    monkeypatch.setattr(supervise, "supervise", lambda pk: Outcome.FINISHED)
     make_run(project=project, queue="cuda:0")
     own = make_run(project=project, queue="cuda:1")
     make_run(project=project)
@@ -284,7 +285,7 @@ def test_a_celery_worker_hears_of_its_queue_announces_it_and_leaves_others_alone
         )
     try:
         wait_until(Device.objects.exists, seconds=60, what=log.read_text)
-        assert [q.name for q in devices.announced_queues()] == ["night"]
+        assert [q.name for q in placement.announced_queues()] == ["night"]
         other = make_run(project=project, queue="cuda:0")
         own = make_run(project=project, queue="night")
 
@@ -312,7 +313,7 @@ def test_a_celery_worker_hears_of_its_queue_announces_it_and_leaves_others_alone
 
 
 def announce(place, ago=0):
-    devices.announce(place)
+    placement.announce(place)
     seen = timezone.now() - timedelta(minutes=ago)
     Device.objects.filter(host=place.host, queue=place.queue).update(seen_at=seen)
 
@@ -350,8 +351,8 @@ def test_a_queue_that_no_worker_announced_is_refused(client, project, tara):
     page = client.post("/p/cakes/runs/new/sft/", fields)
     assert page.status_code == 422
     assert "queue" in page.context["form"].errors
-    with pytest.raises(launching.LaunchRefusedError) as caught:
-        launching.start_run(
+    with pytest.raises(launch.LaunchRefusedError) as caught:
+        launch.start_run(
             project=project,
             kind="sft",
             recipe={},
@@ -413,7 +414,7 @@ def test_a_queue_whose_workers_are_away_is_said(client, project, tara):
 
 def change(run, queue, **fields):
     deed = {"user": None, "shares_device": False} | fields
-    return launching.change_place(project=run.project, run=run, queue=queue, **deed)
+    return launch.change_place(project=run.project, run=run, queue=queue, **deed)
 
 
 def test_a_trainer_changes_where_a_queued_run_will_run(
@@ -422,7 +423,7 @@ def test_a_trainer_changes_where_a_queued_run_will_run(
     announce(GPU_0)
     announce(GPU_1)
     hinted = []
-    monkeypatch.setattr(launching, "send_hint_on_commit", hinted.append)
+    monkeypatch.setattr(launch, "send_hint_on_commit", hinted.append)
     run = make_run(project=project, queue="cuda:1")
     page = client.get(run.get_absolute_url())
     form = page.context["place_form"]
@@ -484,9 +485,7 @@ def test_a_queue_nobody_announced_is_no_place_to_wait(client, project, tara):
     sent = {"place-queue": "cuda:9"}
     page = client.post(f"/p/cakes/runs/{run.pk}/place/", sent, follow=True)
     assert "cuda:9 is not one of the available choices" in page.content.decode()
-    with pytest.raises(
-        launching.LaunchRefusedError, match="announced a queue “cuda:9”"
-    ):
+    with pytest.raises(launch.LaunchRefusedError, match="announced a queue “cuda:9”"):
         change(run, "cuda:9")
     run.refresh_from_db()
     assert run.queue == ""
@@ -516,7 +515,7 @@ def test_of_a_claim_and_a_change_at_once_exactly_one_happens():
                 gate.wait()
                 time.sleep(wait)
                 done[name] = deed()
-            except launching.RunStateError:
+            except launch.RunStateError:
                 done[name] = None
             finally:
                 connection.close()
@@ -552,7 +551,7 @@ def test_a_change_waits_for_a_claim_that_is_under_way_and_is_refused():
     def work():
         try:
             change(run, "cuda:0")
-        except launching.RunStateError as error:
+        except launch.RunStateError as error:
             refused.append(str(error))
         finally:
             connection.close()
@@ -592,7 +591,7 @@ def test_a_claim_that_meets_a_change_under_way_lets_go():
 def test_places_not_seen_for_a_month_are_forgotten():
     announce(GPU_0, ago=31 * 24 * 60)
     announce(GPU_1)
-    assert [each.name for each in devices.announced_queues()] == ["cuda:1"]
+    assert [each.name for each in placement.announced_queues()] == ["cuda:1"]
 
 
 def test_a_run_claimed_for_a_gpu_goes_to_its_end_and_frees_it(settings):
@@ -600,5 +599,5 @@ def test_a_run_claimed_for_a_gpu_goes_to_its_end_and_frees_it(settings):
     first, second = make_run(), make_run()
     for run in (first, second):
         command = tiny("--steps", 2)
-        outcome = supervising.supervise(run.pk, command=command, timing=QUICK)
+        outcome = supervise.supervise(run.pk, command=command, timing=QUICK)
         assert outcome is Outcome.FINISHED

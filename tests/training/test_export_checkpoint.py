@@ -16,8 +16,8 @@ from training.engine import sft
 from training.engine.recipes import SftRecipe
 from training.engine.rundir import run_program
 from training.models import Checkpoint, RunInput
-from training.receiving import register_found
-from training.snapshots import build_snapshot
+from training.runs.ingest import register_found
+from training.storage.snapshots import build_snapshot
 
 pytestmark = [
     pytest.mark.django_db,

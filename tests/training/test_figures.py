@@ -1,6 +1,6 @@
 """The figures of a run as lines, in an order that jsonb does not keep."""
 
-from training.figures import (
+from training.wording.figures import (
     MOST,
     folded_figures,
     headline_figures,

@@ -8,11 +8,15 @@ from django.utils import timezone
 
 from tests.cast import make_user
 from tests.training.conftest import make_checkpoint, make_run
-from training import hints, receiving
+from training.iterations.promotion import (
+    PromotionRefusedError,
+    promote,
+    promote_the_first,
+)
 from training.manifests import NotWholeError, read_whole
 from training.models import Promotion
-from training.promoting import PromotionRefusedError, promote, promote_the_first
-from training.receiving import OutputError, ingest_events, receive_outputs
+from training.runs import hints, ingest
+from training.runs.ingest import OutputError, ingest_events, receive_outputs
 
 pytestmark = pytest.mark.django_db
 
@@ -86,7 +90,7 @@ def test_a_figure_that_is_no_number_is_an_error_on_the_page_of_its_run():
     line = '{"event":"metrics","step":3,"values":{"loss":NaN,"other":null,"a":1}}\n'
     (run.directory / "events.jsonl").write_text(line)
     ingest_events(run)
-    assert [m.name for m in receiving.Metric.objects.filter(run=run)] == ["a"]
+    assert [m.name for m in ingest.Metric.objects.filter(run=run)] == ["a"]
     (note,) = run.notes.all()
     assert (note.level, note.message) == ("error", "Step 3: not a finite number: loss.")
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.training.conftest import QUICK, make_run, tiny
-from training import hardware, supervising
 from training.models import Run
+from training.runs import hardware, supervise
 
 BUSY = """
 import subprocess, sys, time
@@ -94,7 +94,7 @@ def test_a_supervised_run_says_what_it_ran_on(monkeypatch):
     # The first look may come before the program is there.
     monkeypatch.setattr(hardware, "EVERY", 0.02)
     run = make_run()
-    supervising.supervise(run.pk, command=tiny("--steps", 20), timing=QUICK)
+    supervise.supervise(run.pk, command=tiny("--steps", 20), timing=QUICK)
     facts = Run.objects.get(pk=run.pk).hardware
     assert facts["host"]
     assert facts["memory_peak"] > 1 << 20

@@ -21,8 +21,9 @@ from tests.training.test_iterations import (
     to_compare,
     to_reward,
 )
-from training import advancing, hints, iterations
+from training.iterations import advance, deeds
 from training.models import Iteration, Metric, Promotion, Run
+from training.runs import hints
 from training.views import iterations as views
 
 pytestmark = pytest.mark.django_db
@@ -119,7 +120,7 @@ def test_the_form_begins_an_iteration_with_its_recipes(client, project, tara):
     assert Run.objects.get(kind="draw").created_by == tara
 
     # The next one starts from what this one was set to.
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=iteration.project, iteration=iteration, user=None, reason="for the test"
     )
     again = filled(client)
@@ -414,7 +415,7 @@ def test_an_unknown_deed_is_refused(client, project, tara):
 def test_curves_over_iterations_lie_beside_each_other(client, project, tara):
     for number, score, verdicts in ((1, 0.6, [1, 1, 0]), (2, 0.7, [1, 1, 1])):
         iteration = judged(project, number, rm_score=score, verdicts=verdicts)
-        iterations.stop_iteration(
+        deeds.stop_iteration(
             project=iteration.project,
             iteration=iteration,
             user=None,
@@ -437,10 +438,10 @@ def test_list_and_page_ask_the_database_little(
 ):
     for _ in range(3):
         iteration = to_compare(project)
-        iterations.approve_step(
+        deeds.approve_step(
             project=iteration.project, iteration=iteration, name="promote", user=None
         )
-        advancing.advance_all()
+        advance.advance_all()
     with django_assert_max_num_queries(10):
         assert len(client.get(HOME).context["lines"]) == 3
     iteration = to_reward(project)
@@ -457,14 +458,14 @@ def test_list_and_page_ask_the_database_little(
         if fresh(iteration).step == "policy" and step(iteration).state == "asking":
             with django_assert_max_num_queries(15):
                 client.get(f"{HOME}4/")
-            iterations.approve_step(
+            deeds.approve_step(
                 project=iteration.project,
                 iteration=fresh(iteration),
                 name="policy",
                 user=None,
                 reason="go",
             )
-            advancing.advance_all()
+            advance.advance_all()
     assert places == ["policy", "evaluate", "compare"]
     with django_assert_max_num_queries(15):
         client.get(f"{HOME}4/")
@@ -474,7 +475,7 @@ def test_the_list_is_paged_by_number(client, project, tara, monkeypatch):
     monkeypatch.setattr(views, "LISTED", 2)
     for _ in range(3):
         iteration = begin(project)
-        iterations.stop_iteration(
+        deeds.stop_iteration(
             project=iteration.project,
             iteration=iteration,
             user=None,

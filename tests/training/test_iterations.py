@@ -24,18 +24,11 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training import (
-    advancing,
-    claiming,
-    hints,
-    iterations,
-    launching,
-    standing,
-    supervising,
-    tasks,
-)
-from training.iterations import IterationRefusedError, ReasonNeededError
+from training import tasks
+from training.iterations import advance, deeds, status
+from training.iterations.deeds import IterationRefusedError, ReasonNeededError
 from training.models import Iteration, IterationStep, Promotion, Run
+from training.runs import claim, hints, launch, supervise
 
 pytestmark = pytest.mark.django_db
 
@@ -114,10 +107,8 @@ def answers(tmp_path):
 
 
 def begin(project, **fields):
-    iteration = iterations.start_iteration(
-        project=project, user=make_user("tara"), **fields
-    )
-    advancing.advance(iteration_id=iteration.pk)
+    iteration = deeds.start_iteration(project=project, user=make_user("tara"), **fields)
+    advance.advance(iteration_id=iteration.pk)
     return fresh(iteration)
 
 
@@ -132,15 +123,15 @@ def step(iteration, name=None):
 def see_through(iteration, command):
     """Let a worker do the run the iteration waits for, and the iteration go on."""
     run = step(iteration).run
-    outcome = supervising.supervise(run.pk, command=command, timing=QUICK)
-    advancing.advance_all()
+    outcome = supervise.supervise(run.pk, command=command, timing=QUICK)
+    advance.advance_all()
     return outcome
 
 
 def drawn(project):
     """Receive an answer to each sample, as a draw of the iteration's first step does."""
     run = Run.objects.get(kind="draw", state="queued")
-    checkpoint = launching.current_policy(project)
+    checkpoint = launch.current_policy(project)
     receive_responses(
         project=project,
         producer=ProducerFacts(run.pk, checkpoint.pk, "0" * 64, 1, "current"),
@@ -161,7 +152,7 @@ def ended(run, *, metrics=None, state="finished", result=None):
         started_at=timezone.now(),
         ended_at=timezone.now(),
     )
-    advancing.advance_all()
+    advance.advance_all()
 
 
 def judge_all(project, verdict=1):
@@ -174,7 +165,7 @@ def to_reward(project, **fields):
     iteration = begin(project, **fields)
     drawn(project)
     judge_all(project)
-    advancing.advance_all()
+    advance.advance_all()
     return fresh(iteration)
 
 
@@ -193,10 +184,10 @@ def test_the_cycle_goes_by_itself_to_the_promotion_that_asks_a_person(project, a
     see_through(iteration, answers)
     assert fresh(iteration).step == "judge"
     assert Pair.objects.count() == 2
-    advancing.advance_all()
+    advance.advance_all()
     assert step(iteration, "judge").state == "working"
     judge_all(project)
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(iteration).step == "reward"
     see_through(iteration, tiny("--metrics", json.dumps(GOOD_RM)))
     assert fresh(iteration).step == "policy"
@@ -207,18 +198,18 @@ def test_the_cycle_goes_by_itself_to_the_promotion_that_asks_a_person(project, a
     evaluate = step(iteration).run
     roles = {each.role: each.checkpoint for each in evaluate.run_inputs.all()}
     assert roles["policy"].run == run
-    assert roles["initial"] == launching.current_policy(project)
+    assert roles["initial"] == launch.current_policy(project)
     see_through(iteration, tiny("--evaluation", json.dumps(evaluation())))
     assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
-    assert standing.comparison_of(fresh(iteration)).gain == pytest.approx(0.1)
+    assert status.comparison_of(fresh(iteration)).gain == pytest.approx(0.1)
 
     ada = make_user("ada")
-    iterations.approve_step(
+    deeds.approve_step(
         project=iteration.project, iteration=iteration, name="promote", user=ada
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(iteration).state == "done"
-    assert launching.current_policy(project).run == run
+    assert launch.current_policy(project).run == run
     assert Promotion.objects.first().promoted_by == ada
     assert Run.objects.exclude(kind="sft").count() == 4
 
@@ -232,13 +223,13 @@ def test_a_project_has_one_open_iteration(project):
     iteration = begin(project)
     with pytest.raises(IterationRefusedError, match="open already"):
         begin(project)
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=iteration.project, iteration=iteration, user=None, reason="enough"
     )
     second = begin(project)
     assert second.number == 2
     with pytest.raises(IterationRefusedError, match="Another iteration"):
-        iterations.resume_iteration(
+        deeds.resume_iteration(
             project=iteration.project, iteration=fresh(iteration), user=None
         )
 
@@ -254,20 +245,20 @@ def test_a_wrong_setting_is_named_with_its_step_and_nothing_begins(project):
 def test_advancing_twice_starts_one_run(project):
     iteration = begin(project)
     for _ in range(3):
-        advancing.advance_all()
+        advance.advance_all()
     assert Run.objects.filter(kind="draw").count() == 1
     assert step(iteration).run == Run.objects.get(kind="draw")
 
 
 @pytest.mark.django_db(transaction=True)
 def test_callers_at_once_start_one_run(project):
-    iteration = iterations.start_iteration(project=project, user=None)
+    iteration = deeds.start_iteration(project=project, user=None)
     meet = threading.Barrier(4)
 
     def go():
         try:
             meet.wait()
-            advancing.advance(iteration_id=iteration.pk)
+            advance.advance(iteration_id=iteration.pk)
         finally:
             connection.close()
 
@@ -276,7 +267,7 @@ def test_callers_at_once_start_one_run(project):
         caller.start()
     for caller in callers:
         caller.join(30)
-    advancing.advance_all()
+    advance.advance_all()
     assert Run.objects.filter(kind="draw").count() == 1
     assert step(iteration).state == "working"
 
@@ -284,7 +275,7 @@ def test_callers_at_once_start_one_run(project):
 def test_a_death_while_a_run_is_being_started_leaves_what_the_next_one_does(
     project, monkeypatch
 ):
-    iteration = iterations.start_iteration(project=project, user=None)
+    iteration = deeds.start_iteration(project=project, user=None)
 
     class DeadError(BaseException):
         pass
@@ -294,12 +285,12 @@ def test_a_death_while_a_run_is_being_started_leaves_what_the_next_one_does(
 
     for name in ("build_snapshot", "send_hint_on_commit"):
         with monkeypatch.context() as patch:
-            patch.setattr(launching, name, die)
+            patch.setattr(launch, name, die)
             with pytest.raises(DeadError), transaction.atomic():
-                advancing.advance(iteration_id=iteration.pk)
+                advance.advance(iteration_id=iteration.pk)
         assert not Run.objects.filter(kind="draw").exists()
         assert step(iteration).state == "waiting"
-    advancing.advance(iteration_id=iteration.pk)
+    advance.advance(iteration_id=iteration.pk)
     assert step(iteration).state == "working"
     assert Run.objects.filter(kind="draw").count() == 1
 
@@ -314,18 +305,18 @@ def test_a_worker_killed_in_the_middle_of_a_step_does_not_end_the_iteration(
     wait_until(lambda: program_starts(run), what="the program")
     worker.send_signal(signal.SIGKILL)
     worker.communicate(timeout=10)
-    advancing.advance_all()
+    advance.advance_all()
     assert step(iteration, "draw").state == "working"
 
     def given_back():
-        claiming.reconcile(timing=QUICK)
+        claim.reconcile(timing=QUICK)
         return Run.objects.get(pk=run.pk).state == "queued"
 
     wait_until(given_back, what="giving back")
 
     def taken_up():
-        return supervising.supervise(run.pk, command=answers, timing=QUICK) in (
-            supervising.Outcome.FINISHED,
+        return supervise.supervise(run.pk, command=answers, timing=QUICK) in (
+            supervise.Outcome.FINISHED,
         )
 
     wait_until(taken_up, what="the second attempt")
@@ -340,9 +331,9 @@ def test_a_full_disk_is_said_at_the_step_and_keeps_no_other_from_going_on(
     other = make_project()
     make_sample(project=other)
     Promotion.objects.create(project=other, checkpoint=make_policy(other))
-    first = iterations.start_iteration(project=project, user=None)
-    second = iterations.start_iteration(project=other, user=None)
-    real = launching.build_snapshot
+    first = deeds.start_iteration(project=project, user=None)
+    second = deeds.start_iteration(project=other, user=None)
+    real = launch.build_snapshot
 
     def full(*, project, **rest):
         if project == first.project:
@@ -350,14 +341,12 @@ def test_a_full_disk_is_said_at_the_step_and_keeps_no_other_from_going_on(
         return real(project=project, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(launching, "build_snapshot", full)
-        advancing.advance_all()
+        patch.setattr(launch, "build_snapshot", full)
+        advance.advance_all()
     assert "No space left" in step(first).problem
     assert step(second).state == "working"
-    iterations.retry_step(
-        project=first.project, iteration=first, name="draw", user=None
-    )
-    advancing.advance_all()
+    deeds.retry_step(project=first.project, iteration=first, name="draw", user=None)
+    advance.advance_all()
     assert step(first).state == "working"
 
 
@@ -367,17 +356,17 @@ def test_one_iteration_that_cannot_be_looked_at_does_not_hold_up_the_rest(
     other = make_project()
     make_sample(project=other)
     Promotion.objects.create(project=other, checkpoint=make_policy(other))
-    first = iterations.start_iteration(project=project, user=None)
-    second = iterations.start_iteration(project=other, user=None)
-    real = advancing.default_inputs
+    first = deeds.start_iteration(project=project, user=None)
+    second = deeds.start_iteration(project=other, user=None)
+    real = advance.default_inputs
 
     def odd(project, kind):
         if project == first.project:
             raise RuntimeError("odd")
         return real(project, kind)
 
-    monkeypatch.setattr(advancing, "default_inputs", odd)
-    advancing.advance_all()
+    monkeypatch.setattr(advance, "default_inputs", odd)
+    advance.advance_all()
     assert step(second).state == "working"
     assert step(first).state == "waiting"
     assert f"Iteration {first.pk} could not be looked at" in caplog.text
@@ -388,16 +377,16 @@ def test_judging_is_enough_by_number_or_by_share(project):
     drawn(project)
     assert fresh(iteration).step == "judge"
     make_judgment(Pair.objects.first(), make_user("lena"), 1)
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(iteration).step == "reward"
 
-    launching.stop_run(
+    launch.stop_run(
         project=step(iteration).run.project, run=step(iteration).run, user=None
     )
-    iterations.go_back(
+    deeds.go_back(
         project=iteration.project, iteration=fresh(iteration), name="judge", user=None
     )
-    iterations.change_iteration(
+    deeds.change_iteration(
         project=iteration.project,
         iteration=fresh(iteration),
         user=None,
@@ -406,21 +395,21 @@ def test_judging_is_enough_by_number_or_by_share(project):
         margin=0.03,
         automatic=("reward",),
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(iteration).step == "judge"
     judge_all(project)
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(iteration).step == "reward"
 
 
 def test_what_cannot_go_back_says_why(project):
     iteration = to_reward(project)
     with pytest.raises(IterationRefusedError, match="has not ended"):
-        iterations.go_back(
+        deeds.go_back(
             project=iteration.project, iteration=iteration, name="judge", user=None
         )
     with pytest.raises(IterationRefusedError, match="not come to this step"):
-        iterations.go_back(
+        deeds.go_back(
             project=iteration.project, iteration=iteration, name="promote", user=None
         )
 
@@ -439,7 +428,7 @@ def test_a_reward_model_below_its_gate_waits_for_a_reason(project):
     iteration = to_reward(project)
     ended(step(iteration).run, metrics={"quads/seen/accuracy": 0.5})
     assert (fresh(iteration).step, step(iteration).state) == ("policy", "asking")
-    assert len(standing.gate_misses_of(fresh(iteration))) == 3
+    assert len(status.gate_misses_of(fresh(iteration))) == 3
     deed = {
         "project": project,
         "iteration": fresh(iteration),
@@ -447,9 +436,9 @@ def test_a_reward_model_below_its_gate_waits_for_a_reason(project):
         "user": None,
     }
     with pytest.raises(ReasonNeededError):
-        iterations.approve_step(**deed)
-    iterations.approve_step(**deed, reason="A trial.")
-    advancing.advance_all()
+        deeds.approve_step(**deed)
+    deeds.approve_step(**deed, reason="A trial.")
+    advance.advance_all()
     assert step(iteration).run.recipe["gate_override"] == "A trial."
 
 
@@ -457,10 +446,10 @@ def test_a_better_reward_model_after_going_back_opens_the_gate(project):
     iteration = to_reward(project)
     ended(step(iteration).run)
     first = step(iteration, "reward").run
-    iterations.go_back(
+    deeds.go_back(
         project=iteration.project, iteration=fresh(iteration), name="reward", user=None
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert step(iteration).run != first
     assert step(iteration).earlier_runs == [first.pk]
     ended(step(iteration).run, metrics=GOOD_RM)
@@ -482,20 +471,18 @@ def test_the_alarm_of_the_policy_run_stops_the_iteration(project):
     assert not Run.objects.filter(kind="evaluate").exists()
 
     with pytest.raises(ReasonNeededError):
-        iterations.resume_iteration(
-            project=stopped.project, iteration=stopped, user=None
-        )
-    iterations.resume_iteration(
+        deeds.resume_iteration(project=stopped.project, iteration=stopped, user=None)
+    deeds.resume_iteration(
         project=stopped.project, iteration=stopped, user=None, reason="Step 10 is fine."
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(iteration).step == "evaluate"
     assert step(iteration, "policy").reason == "Step 10 is fine."
 
 
 def judged(project, number, *, rm_score, verdicts):
     """Begin an iteration whose draw people have judged so."""
-    checkpoint = launching.current_policy(project)
+    checkpoint = launch.current_policy(project)
     run = make_run(
         project=project,
         kind="draw",
@@ -514,7 +501,7 @@ def judged(project, number, *, rm_score, verdicts):
     for verdict in verdicts:
         pair = Pair.objects.filter(slots__state="open").order_by("pk").first()
         make_judgment(pair, make_user("lena"), verdict)
-    iteration = iterations.start_iteration(project=project, user=None)
+    iteration = deeds.start_iteration(project=project, user=None)
     IterationStep.objects.filter(iteration=iteration, name="draw").update(
         run=run, state="done"
     )
@@ -523,11 +510,11 @@ def judged(project, number, *, rm_score, verdicts):
 
 def test_score_up_and_people_down_on_fresh_answers_stops_the_iteration(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 18 + [0] * 2)
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=before.project, iteration=before, user=None, reason="for the test"
     )
     after = judged(project, 2, rm_score=0.9, verdicts=[1] * 6 + [0] * 14)
-    advancing.advance_all()
+    advance.advance_all()
     stopped = fresh(after)
     assert (stopped.state, stopped.is_alarm, stopped.step) == ("stopped", True, "judge")
     assert "from 0.600 to 0.900" in stopped.stopped_because
@@ -536,24 +523,24 @@ def test_score_up_and_people_down_on_fresh_answers_stops_the_iteration(project):
 
 def test_answers_picked_by_the_reward_model_raise_no_alarm(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 18 + [0] * 2)
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=before.project, iteration=before, user=None, reason="for the test"
     )
     after = judged(project, 2, rm_score=0.9, verdicts=[1] * 6 + [0] * 14)
     Run.objects.filter(pk=step(after, "draw").run_id).update(
         recipe={"keep": "accepted"}
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(after).step == "reward"
 
 
 def test_people_up_on_fresh_answers_is_no_alarm(project):
     before = judged(project, 1, rm_score=0.6, verdicts=[1] * 6 + [0] * 14)
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=before.project, iteration=before, user=None, reason="for the test"
     )
     after = judged(project, 2, rm_score=0.9, verdicts=[1] * 18 + [0] * 2)
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(after).step == "reward"
 
 
@@ -563,9 +550,9 @@ def test_a_failed_run_waits_and_is_tried_again(project, answers):
     see_through(iteration, tiny())  # a draw that leaves no answers
     assert step(iteration).state == "failed"
     assert "responses.jsonl" in step(iteration).problem
-    advancing.advance_all()
+    advance.advance_all()
     assert step(iteration).state == "failed"
-    iterations.retry_step(
+    deeds.retry_step(
         project=iteration.project, iteration=fresh(iteration), name="draw", user=None
     )
     assert step(iteration).state == "working"
@@ -581,9 +568,9 @@ def test_a_worse_policy_passes_with_a_reason_only(project):
     assert (iteration.step, step(iteration).state) == ("compare", "asking")
     deed = {"project": project, "iteration": iteration, "name": "compare", "user": None}
     with pytest.raises(ReasonNeededError):
-        iterations.approve_step(**deed, reason=" ")
-    iterations.approve_step(**deed, reason="It is safer.")
-    advancing.advance_all()
+        deeds.approve_step(**deed, reason=" ")
+    deeds.approve_step(**deed, reason="It is safer.")
+    advance.advance_all()
     assert fresh(iteration).step == "promote"
 
 
@@ -591,8 +578,8 @@ def test_a_worse_policy_passes_with_a_reason_only(project):
 def test_a_policy_that_was_not_bettered_is_neither_measured_nor_promoted(
     project, state
 ):
-    before = launching.current_policy(project)
-    iteration = to_reward(project, automatic=(*iterations.RUN_STEPS, "promote"))
+    before = launch.current_policy(project)
+    iteration = to_reward(project, automatic=(*deeds.RUN_STEPS, "promote"))
     ended(step(iteration).run, metrics=GOOD_RM)
     run = step(iteration, "policy").run
     result = {"chosen_step": 0, "truth": 0.5, "truth_at_start": 0.5}
@@ -600,19 +587,19 @@ def test_a_policy_that_was_not_bettered_is_neither_measured_nor_promoted(
         run, state=state, result=result | ({"alarm": "x"} if state == "stopped" else {})
     )
     if state == "stopped":
-        iterations.resume_iteration(
+        deeds.resume_iteration(
             project=iteration.project,
             iteration=fresh(iteration),
             user=None,
             reason="The start is kept.",
         )
-        advancing.advance_all()
+        advance.advance_all()
     assert fresh(iteration).state == "done"
     for name in ("evaluate", "compare", "promote"):
         passed = step(iteration, name)
         assert (passed.state, passed.run) == ("skipped", None)
         assert "Nothing better was found" in passed.reason
-    assert launching.current_policy(project) == before
+    assert launch.current_policy(project) == before
     assert Promotion.objects.count() == 1
 
 
@@ -653,16 +640,16 @@ def test_the_interval_and_the_margin_decide_about_an_automatic_promotion(
 
 def test_a_skipped_comparison_lets_no_worse_policy_be_promoted(project):
     iteration = to_compare(project, before=0.6, after=0.5, automatic=EVERY)
-    iterations.skip_step(
+    deeds.skip_step(
         project=iteration.project,
         iteration=iteration,
         name="compare",
         user=None,
         reason="Hurry",
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
-    assert "worse" in standing.what_speaks_against(fresh(iteration))[0]
+    assert "worse" in status.what_speaks_against(fresh(iteration))[0]
     deed = {
         "project": project,
         "iteration": fresh(iteration),
@@ -670,23 +657,23 @@ def test_a_skipped_comparison_lets_no_worse_policy_be_promoted(project):
         "user": None,
     }
     with pytest.raises(ReasonNeededError):
-        iterations.approve_step(**deed)
-    iterations.approve_step(**deed, reason="It is safer.")
-    advancing.advance_all()
+        deeds.approve_step(**deed)
+    deeds.approve_step(**deed, reason="It is safer.")
+    advance.advance_all()
     assert fresh(iteration).state == "done"
     assert Promotion.objects.first().reason == "It is safer."
 
 
 def test_what_a_person_accepted_at_the_comparison_is_not_asked_again(project):
     iteration = to_compare(project, before=0.6, after=0.5, automatic=EVERY)
-    iterations.approve_step(
+    deeds.approve_step(
         project=iteration.project,
         iteration=iteration,
         name="compare",
         user=None,
         reason="It is safer.",
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(iteration).state == "done"
     assert Promotion.objects.first().reason == "Iteration 1. It is safer."
 
@@ -702,25 +689,25 @@ def test_a_truth_without_an_interval_asks_a_person(project):
     iteration = to_reward(project, automatic=EVERY)
     ended(step(iteration).run, metrics=GOOD_RM)
     ended(step(iteration).run, result={"truth_at_start": 0.5, "truth": 0.9})
-    launching.stop_run(
+    launch.stop_run(
         project=step(iteration).run.project, run=step(iteration).run, user=None
     )
-    advancing.advance_all()
-    iterations.skip_step(
+    advance.advance_all()
+    deeds.skip_step(
         project=iteration.project,
         iteration=fresh(iteration),
         name="evaluate",
         user=None,
         reason="x",
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert (fresh(iteration).step, step(iteration).state) == ("compare", "asking")
-    (against,) = standing.what_speaks_against(fresh(iteration))
+    (against,) = status.what_speaks_against(fresh(iteration))
     assert "how far chance goes is not known" in against
 
 
 def changed(iteration, **recipe):
-    return iterations.change_recipe(
+    return deeds.change_recipe(
         project=iteration.project,
         iteration=fresh(iteration),
         name="policy",
@@ -739,7 +726,7 @@ def test_the_recipe_of_a_later_step_can_be_changed_and_who_did_it_is_kept(projec
     assert fresh(iteration).recipes["draw"] == iteration.recipes["draw"]
     drawn(project)
     judge_all(project)
-    advancing.advance_all()
+    advance.advance_all()
     ended(step(iteration).run, metrics=GOOD_RM)
     assert step(iteration).run.recipe["steps"] == 7
 
@@ -763,45 +750,45 @@ def test_the_recipe_of_a_step_that_has_begun_or_is_past_stays(project):
     iteration = to_reward(project)
     for name in ("draw", "reward", "judge", "odd"):
         with pytest.raises(IterationRefusedError, match="has begun"):
-            iterations.change_recipe(
+            deeds.change_recipe(
                 project=iteration.project,
                 iteration=iteration,
                 name=name,
                 user=None,
                 recipe={},
             )
-    assert iterations.changeable_recipes(iteration) == ["policy", "evaluate"]
-    iterations.stop_iteration(
+    assert deeds.changeable_recipes(iteration) == ["policy", "evaluate"]
+    deeds.stop_iteration(
         project=iteration.project, iteration=iteration, user=None, reason="enough"
     )
     with pytest.raises(IterationRefusedError, match="has ended"):
         changed(iteration, steps=7)
-    assert iterations.changeable_recipes(fresh(iteration)) == []
+    assert deeds.changeable_recipes(fresh(iteration)) == []
 
 
 def test_a_step_done_again_takes_the_changed_recipe(project):
     iteration = to_reward(project)
-    launching.stop_run(
+    launch.stop_run(
         project=step(iteration).run.project, run=step(iteration).run, user=None
     )
-    advancing.advance_all()
-    iterations.pause_iteration(
+    advance.advance_all()
+    deeds.pause_iteration(
         project=iteration.project, iteration=fresh(iteration), user=None
     )
-    iterations.go_back(
+    deeds.go_back(
         project=iteration.project, iteration=fresh(iteration), name="reward", user=None
     )
-    assert "reward" in iterations.changeable_recipes(fresh(iteration))
+    assert "reward" in deeds.changeable_recipes(fresh(iteration))
 
 
 def test_a_recipe_changed_while_its_run_is_being_made_is_the_one_that_runs(
     project, monkeypatch
 ):
     iteration = to_reward(project)
-    real = launching.build_snapshot
+    real = launch.build_snapshot
 
     def slow(**rest):
-        monkeypatch.setattr(launching, "build_snapshot", real)
+        monkeypatch.setattr(launch, "build_snapshot", real)
         Iteration.objects.filter(pk=iteration.pk).update(
             recipes={
                 **iteration.recipes,
@@ -810,16 +797,16 @@ def test_a_recipe_changed_while_its_run_is_being_made_is_the_one_that_runs(
         )
         return real(**rest)
 
-    monkeypatch.setattr(launching, "build_snapshot", slow)
+    monkeypatch.setattr(launch, "build_snapshot", slow)
     ended(step(iteration).run, metrics=GOOD_RM)
-    advancing.advance_all()
+    advance.advance_all()
     assert step(iteration, "policy").run.recipe["steps"] == 7
     assert Run.objects.filter(kind="policy").count() == 1
 
 
 def test_changed_settings_are_kept_with_who_changed_them(project):
     iteration = begin(project)
-    iterations.change_iteration(
+    deeds.change_iteration(
         project=iteration.project,
         iteration=iteration,
         user=make_user("ada"),
@@ -844,34 +831,32 @@ def test_every_step_asks_where_nothing_is_automatic(project):
     iteration = begin(project, automatic=())
     assert step(iteration).state == "asking"
     assert not Run.objects.filter(kind="draw").exists()
-    iterations.approve_step(
+    deeds.approve_step(
         project=iteration.project, iteration=iteration, name="draw", user=None
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert step(iteration).state == "working"
 
 
 def test_a_paused_iteration_starts_nothing(project):
     iteration = begin(project)
-    iterations.pause_iteration(
-        project=iteration.project, iteration=iteration, user=None
-    )
+    deeds.pause_iteration(project=iteration.project, iteration=iteration, user=None)
     drawn(project)
     assert fresh(iteration).step == "draw"
-    iterations.resume_iteration(
+    deeds.resume_iteration(
         project=iteration.project, iteration=fresh(iteration), user=None
     )
-    advancing.advance_all()
+    advance.advance_all()
     assert fresh(iteration).step == "judge"
 
 
 def test_a_stop_ends_the_run_of_the_step_and_keeps_the_reason(project):
     iteration = begin(project)
     with pytest.raises(ReasonNeededError):
-        iterations.stop_iteration(
+        deeds.stop_iteration(
             project=iteration.project, iteration=iteration, user=None, reason=""
         )
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=iteration.project,
         iteration=iteration,
         user=None,
@@ -880,7 +865,7 @@ def test_a_stop_ends_the_run_of_the_step_and_keeps_the_reason(project):
     assert fresh(iteration).stopped_because == "Wrong recipe."
     assert Run.objects.get(kind="draw").state == "stopped"
     with pytest.raises(IterationRefusedError, match="has ended"):
-        iterations.pause_iteration(
+        deeds.pause_iteration(
             project=iteration.project, iteration=fresh(iteration), user=None
         )
 
@@ -895,14 +880,14 @@ def test_a_skip_needs_a_reason_and_the_policy_is_never_skipped(project):
         "user": None,
     }
     with pytest.raises(ReasonNeededError):
-        iterations.skip_step(**deed, reason="")
+        deeds.skip_step(**deed, reason="")
     judge_all(project)
-    iterations.skip_step(**deed, reason="Judged elsewhere.")
-    advancing.advance_all()
+    deeds.skip_step(**deed, reason="Judged elsewhere.")
+    advance.advance_all()
     assert fresh(iteration).step == "reward"
     ended(step(iteration).run)
     with pytest.raises(IterationRefusedError, match="stop the iteration"):
-        iterations.skip_step(
+        deeds.skip_step(
             project=iteration.project,
             iteration=fresh(iteration),
             name="policy",
@@ -915,7 +900,7 @@ def test_a_deed_for_a_step_that_is_past_is_refused(project):
     iteration = begin(project)
     drawn(project)
     with pytest.raises(IterationRefusedError, match="not at this step any more"):
-        iterations.approve_step(
+        deeds.approve_step(
             project=iteration.project, iteration=iteration, name="draw", user=None
         )
 
@@ -923,7 +908,7 @@ def test_a_deed_for_a_step_that_is_past_is_refused(project):
 def test_each_draw_of_an_iteration_has_a_seed_of_its_own(project):
     first = begin(project, recipes={"draw": {"seed": 5}})
     assert step(first).run.recipe["seed"] == 5
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=first.project, iteration=first, user=None, reason="for the test"
     )
     second = begin(project, recipes={"draw": {"seed": 5}})
@@ -943,13 +928,13 @@ def test_each_draw_of_an_iteration_has_a_seed_of_its_own(project):
     ],
 )
 def test_the_rows_cannot_contradict_themselves(project, wrong):
-    iteration = iterations.start_iteration(project=project, user=None)
+    iteration = deeds.start_iteration(project=project, user=None)
     with pytest.raises(IntegrityError), transaction.atomic():
         Iteration.objects.filter(pk=iteration.pk).update(**wrong)
 
 
 def test_a_working_step_has_its_run(project):
-    iteration = iterations.start_iteration(project=project, user=None)
+    iteration = deeds.start_iteration(project=project, user=None)
     with pytest.raises(IntegrityError), transaction.atomic():
         iteration.steps.filter(name="draw").update(state="working")
     with pytest.raises(IntegrityError), transaction.atomic():
@@ -1015,7 +1000,7 @@ def test_what_an_earlier_iteration_left_stands_behind_the_next_ones_pairs(projec
     drawn(project)
     lena = make_user("lena")
     assert judged_in_order(project, lena, 1) == ["s1"]
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=project, iteration=fresh(first), user=None, reason="Enough."
     )
     backlog(project, count=1)
@@ -1036,13 +1021,13 @@ def test_a_resumed_iteration_has_its_pairs_first_again(project):
     first = begin(project)
     drawn(project)
     backlog(project, count=1)
-    iterations.stop_iteration(
+    deeds.stop_iteration(
         project=project, iteration=fresh(first), user=None, reason="A break."
     )
     put_first(project=project, pairs=Pair.objects.none())  # another came and went
     lena = make_user("lena")
     assert judged_in_order(project, lena, 1) == ["old-0"]
-    iterations.resume_iteration(project=project, iteration=fresh(first), user=None)
+    deeds.resume_iteration(project=project, iteration=fresh(first), user=None)
     make_sample(project=project, external_id="old-9")
     receive_responses(
         project=project,
@@ -1061,5 +1046,5 @@ def test_a_pair_that_was_put_aside_stays_behind_while_the_iteration_waits(projec
     judgments.set_aside(
         project=project, slot_id=claimed.slot.pk, token=claimed.token, user=lena
     )
-    advancing.advance(iteration_id=iteration.pk)
+    advance.advance(iteration_id=iteration.pk)
     assert judged_in_order(project, lena, 3) == ["s2", "old-0", "s1"]

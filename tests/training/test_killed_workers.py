@@ -9,9 +9,9 @@ from tests.training.test_real_programs import (  # noqa: F401
     project,
     run_through,
 )
-from training import claiming, launching, supervising
 from training.models import Run
-from training.supervising import Outcome
+from training.runs import claim, launch, supervise
+from training.runs.supervise import Outcome
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -28,7 +28,7 @@ def outcome(run):
 def test_a_run_whose_worker_is_killed_ends_as_if_it_were_not(project):  # noqa: F811
     policy = make_real_policy(project)
     whole = run_through(project, "draw", RECIPE, policy=policy)
-    run = launching.start_run(
+    run = launch.start_run(
         project=project,
         kind="draw",
         recipe=RECIPE,
@@ -44,7 +44,7 @@ def test_a_run_whose_worker_is_killed_ends_as_if_it_were_not(project):  # noqa: 
     worker.communicate()
     lost = Run.objects.filter(pk=run.pk, leased_until__lt=Now())
     wait_until(lost.exists, 30, "the end of the lease")
-    claiming.reconcile()
-    assert supervising.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
+    claim.reconcile()
+    assert supervise.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
     run.refresh_from_db()
     assert outcome(run) == outcome(whole)

@@ -13,8 +13,8 @@ from tests.cast import (
     sign_in,
 )
 from tests.training.conftest import make_policy
-from training import promoting
 from training.engine.recipes import RECIPES
+from training.iterations import promotion
 from training.models import Run
 
 pytestmark = pytest.mark.django_db
@@ -48,7 +48,7 @@ def start(client, project, kind="sft", **fields):
 
 def test_a_preference_run_starts_from_its_form(client, project, tara):
     policy = make_policy(project)
-    promoting.promote(project=policy.project, checkpoint=policy, user=tara)
+    promotion.promote(project=policy.project, checkpoint=policy, user=tara)
     pair = make_pair(project=project, slots=1)
     make_judgment(pair, make_user("lena"), 0)
     page = start(client, project, "preference", recipe_objective="kto")
@@ -60,7 +60,7 @@ def test_a_preference_run_starts_from_its_form(client, project, tara):
 
 
 def test_a_preference_run_without_judgments_says_what_is_missing(client, project, tara):
-    promoting.promote(project=project, checkpoint=make_policy(project), user=tara)
+    promotion.promote(project=project, checkpoint=make_policy(project), user=tara)
     page = start(client, project, "preference")
     assert page.status_code == 422
     assert "No pair has been judged to an outcome yet." in page.content.decode()

@@ -15,9 +15,9 @@ from tests.training.conftest import (
     make_project_with_samples,
     make_run,
 )
-from training import proposing
+from training.iterations.promotion import promote
 from training.models import Proposal
-from training.promoting import promote
+from training.policies import proposals
 
 pytestmark = pytest.mark.django_db
 
@@ -79,7 +79,7 @@ def propose(client, draft, as_fragment=True, **fields):
 
 
 def answered(proposal, program=ECHO):
-    return proposing.answer_proposal(
+    return proposals.answer_proposal(
         proposal.pk, command=[sys.executable, "-c", program]
     )
 
@@ -174,7 +174,7 @@ def test_before_the_first_promotion_the_newest_finished_policy_is_asked():
     make_policy(project)
     newest = make_policy(project)
     make_checkpoint(make_run(project=project), is_final=False)
-    proposal = proposing.ask_proposal(
+    proposal = proposals.ask_proposal(
         project=project,
         draft=make_draft(project),
         content=CONTENT,
@@ -208,7 +208,7 @@ def test_a_program_that_fails_says_its_last_line_to_the_person(client, draft):
 
 
 def test_what_the_database_cannot_keep_is_left_out(draft):
-    proposal = proposing.ask_proposal(
+    proposal = proposals.ask_proposal(
         project=draft.project,
         draft=draft,
         content=CONTENT,
@@ -220,7 +220,7 @@ def test_what_the_database_cannot_keep_is_left_out(draft):
 
 
 def test_a_broken_checkpoint_is_not_run(draft):
-    proposal = proposing.ask_proposal(
+    proposal = proposals.ask_proposal(
         project=draft.project,
         draft=draft,
         content=CONTENT,
@@ -233,10 +233,10 @@ def test_a_broken_checkpoint_is_not_run(draft):
 
 def test_asking_again_drops_the_first_and_a_late_answer_to_it_is_nothing(draft):
     lena = make_user("lena")
-    first = proposing.ask_proposal(
+    first = proposals.ask_proposal(
         project=draft.project, draft=draft, content=CONTENT, turn=1, user=lena
     )
-    second = proposing.ask_proposal(
+    second = proposals.ask_proposal(
         project=draft.project, draft=draft, content=CONTENT, turn=1, user=lena
     )
     assert answered(first) is None
@@ -246,7 +246,7 @@ def test_asking_again_drops_the_first_and_a_late_answer_to_it_is_nothing(draft):
 def test_the_page_stops_waiting_when_no_worker_comes(client, draft):
     sign_in(client, make_user("lena"))
     propose(client, draft)
-    Proposal.objects.update(created_at=timezone.now() - proposing.GIVE_UP * 2)
+    Proposal.objects.update(created_at=timezone.now() - proposals.GIVE_UP * 2)
     page = client.get(
         f"/p/{draft.project.slug}/proposals/{Proposal.objects.get().pk}/",
         headers={"HX-Request": "true"},
@@ -257,7 +257,7 @@ def test_the_page_stops_waiting_when_no_worker_comes(client, draft):
 
 def test_the_device_is_left_to_a_run_that_uses_it(project, draft):
     make_run(project=project, state="running", leased_until=timezone.now())
-    proposal = proposing.ask_proposal(
+    proposal = proposals.ask_proposal(
         project=draft.project,
         draft=draft,
         content=CONTENT,
@@ -273,7 +273,7 @@ json.dump({"text": json.load(sys.stdin)["settings"]["device"]}, sys.stdout)
 
 def test_it_reaches_no_draft_but_ones_own(client, draft, project):
     slug = project.slug
-    proposal = proposing.ask_proposal(
+    proposal = proposals.ask_proposal(
         project=draft.project,
         draft=draft,
         content=CONTENT,
@@ -297,7 +297,7 @@ def test_a_real_policy_answers(project, draft):
     from training.manifests import file_sha256, read_whole
 
     assert Sample.objects.filter(project=project).exists()
-    proposal = proposing.ask_proposal(
+    proposal = proposals.ask_proposal(
         project=draft.project,
         draft=draft,
         content=CONTENT,
@@ -317,6 +317,6 @@ def test_a_real_policy_answers(project, draft):
     place.write_text(json.dumps(manifest))
     checkpoint.digest = read_whole(checkpoint.directory).digest
     checkpoint.save()
-    answer = proposing.answer_proposal(proposal.pk)
+    answer = proposals.answer_proposal(proposal.pk)
     assert (answer.state, answer.error) == ("ready", "")
     assert answer.text

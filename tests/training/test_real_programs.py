@@ -10,12 +10,13 @@ from annotation.authoring.import_export import save_sample
 from annotation.models import Pair, Slot, Turn
 from tests.cast import make_judgment, make_pair, make_project, make_user
 from tests.training.conftest import make_real_policy, wait_until
-from training import advancing, iterations, launching, standing, supervising
-from training.claiming import Timing
+from training.iterations import advance, deeds, status
 from training.models import Metric, Promotion, Run
-from training.programs import program_command
-from training.supervising import Outcome
-from training.warming import warm_environment
+from training.runs import launch, supervise
+from training.runs.claim import Timing
+from training.runs.command import program_command
+from training.runs.supervise import Outcome
+from training.runs.warm import warm_environment
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -51,10 +52,10 @@ def project():
 
 
 def run_through(project, kind, recipe, **inputs):
-    run = launching.start_run(
+    run = launch.start_run(
         project=project, kind=kind, recipe=recipe, inputs=inputs, user=None
     )
-    outcome = supervising.supervise(run.pk, timing=TIMING)
+    outcome = supervise.supervise(run.pk, timing=TIMING)
     run.refresh_from_db()
     assert outcome is Outcome.FINISHED, f"{run.error}\n{run.log_tail}"
     return run
@@ -64,7 +65,7 @@ def test_sft_then_draw_then_evaluate(project):
     sft = run_through(project, "sft", MICRO)
     assert {4, 8, 12} <= {c.step for c in sft.checkpoints.all()}
     assert Metric.objects.filter(run=sft, name="loss").exists()
-    policy = launching.current_policy(project)
+    policy = launch.current_policy(project)
     assert policy == sft.checkpoints.get(is_final=True)
 
     draw = run_through(
@@ -169,7 +170,7 @@ def test_a_run_of_several_goes_on_after_one_of_them_was_killed(
         "threads": 1,
         "device": "cpu",
     }
-    run = launching.start_run(
+    run = launch.start_run(
         project=project,
         kind="policy",
         recipe=recipe,
@@ -182,7 +183,7 @@ def test_a_run_of_several_goes_on_after_one_of_them_was_killed(
         monkeypatch.setenv(name, value)
     for befalls, outcome in ((f"{what} 2", Outcome.QUEUED_AGAIN), ("nothing 0", None)):
         monkeypatch.setenv("BEFALLS", befalls)
-        ended = supervising.supervise(run.pk, timing=TIMING, command=command)
+        ended = supervise.supervise(run.pk, timing=TIMING, command=command)
         run.refresh_from_db()
         assert ended is (outcome or Outcome.FINISHED), f"{run.error}\n{run.log_tail}"
     told = list(run.notes.values_list("message", flat=True))
@@ -192,7 +193,7 @@ def test_a_run_of_several_goes_on_after_one_of_them_was_killed(
 
 
 def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
-    run = launching.start_run(
+    run = launch.start_run(
         project=project,
         kind="sft",
         recipe={**MICRO, "steps": 4000},
@@ -202,21 +203,21 @@ def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
 
     def work():
         try:
-            supervising.supervise(run.pk, timing=TIMING)
+            supervise.supervise(run.pk, timing=TIMING)
         finally:
             connection.close()
 
     worker = threading.Thread(target=work)
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 4, seconds=120)
-    launching.stop_run(project=run.project, run=run, user=None)
+    launch.stop_run(project=run.project, run=run, user=None)
     worker.join(60)
     run.refresh_from_db()
     assert run.state == "stopped", f"{run.error}\n{run.log_tail}"
     kept = run.checkpoints.order_by("-step").first().step
     Run.objects.filter(pk=run.pk).update(recipe={**run.recipe, "steps": kept + 1})
-    launching.resume_run(project=run.project, run=run, user=None)
-    assert supervising.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
+    launch.resume_run(project=run.project, run=run, user=None)
+    assert supervise.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
     run.refresh_from_db()
     assert run.step == kept + 1
     assert f"Resumed from checkpoint {kept}." in [n.message for n in run.notes.all()]
@@ -241,14 +242,14 @@ def test_a_run_that_changes_machines_ends_with_the_weights_of_one_that_did_not(
     recipe = {**MICRO, "steps": 80, "checkpoint_every": 20, "evaluate_every": 40}
     whole = run_through(project, "sft", recipe).checkpoints.get(is_final=True)
     expected = (whole.directory / "model.safetensors").read_bytes()
-    run = launching.start_run(
+    run = launch.start_run(
         project=project, kind="sft", recipe=recipe, inputs={}, user=None
     )
     stop = threading.Event()
 
     def work():
         try:
-            supervising.supervise(run.pk, timing=TIMING, shutdown=stop)
+            supervise.supervise(run.pk, timing=TIMING, shutdown=stop)
         finally:
             connection.close()
 
@@ -261,7 +262,7 @@ def test_a_run_that_changes_machines_ends_with_the_weights_of_one_that_did_not(
     assert run.state == "queued", f"{run.error}\n{run.log_tail}"
     settings.DATA_DIR = tmp_path / "b"
     settings.DATA_DIR.mkdir()
-    assert supervising.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
+    assert supervise.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
     final = run.checkpoints.get(is_final=True)
     assert final.directory.is_relative_to(settings.DATA_DIR)
     assert (final.directory / "model.safetensors").read_bytes() == expected
@@ -272,7 +273,7 @@ def test_a_whole_iteration_with_the_real_programs(project):
     Promotion.objects.create(project=project, checkpoint=start)
     small = {"threads": 1, "device": "cpu"}
     tiny_model = {"width": 16, "layers": 1, "heads": 1}
-    iteration = iterations.start_iteration(
+    iteration = deeds.start_iteration(
         project=project,
         user=make_user("tara"),
         recipes={
@@ -290,14 +291,14 @@ def test_a_whole_iteration_with_the_real_programs(project):
     )
     done = []
     for _ in range(15):
-        advancing.advance_all()
+        advance.advance_all()
         iteration.refresh_from_db()
         step = iteration.steps.select_related("run").get(name=iteration.step)
         if iteration.state == "done":
             break
         if step.state == "asking":
             # A model of two steps misses its gate, and noise may be worse: a person.
-            iterations.approve_step(
+            deeds.approve_step(
                 project=iteration.project,
                 iteration=iteration,
                 name=step.name,
@@ -305,7 +306,7 @@ def test_a_whole_iteration_with_the_real_programs(project):
                 reason="Only a test.",
             )
         elif step.state == "working" and step.run is not None:
-            outcome = supervising.supervise(step.run.pk, timing=TIMING)
+            outcome = supervise.supervise(step.run.pk, timing=TIMING)
             run = Run.objects.get(pk=step.run.pk)
             assert outcome is Outcome.FINISHED, (
                 f"{run.kind}: {run.error}\n{run.log_tail}"
@@ -319,12 +320,12 @@ def test_a_whole_iteration_with_the_real_programs(project):
             raise AssertionError(f"{step.name} {step.state}: {step.problem}")
     assert iteration.state == "done"
     assert done == ["draw", "reward", "policy", "evaluate"]
-    assert launching.current_policy(project).run.kind == "policy"
-    assert launching.current_policy(project).run_id != start.run_id
+    assert launch.current_policy(project).run.kind == "policy"
+    assert launch.current_policy(project).run_id != start.run_id
     policy = Run.objects.get(kind="policy")
     assert policy.recipe["gate_override"] == "Only a test."
     assert (policy.directory / "tensorboard").is_dir()
-    assert standing.comparison_of(iteration) is not None
+    assert status.comparison_of(iteration) is not None
 
 
 def better(run):

@@ -9,16 +9,17 @@ from django.db import connection
 
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_run
-from training import launching, promoting
+from training.iterations import promotion
 from training.manifests import file_sha256
 from training.models import Checkpoint, Promotion, Retention, RunInput
-from training.receiving import register_found
-from training.retention import (
+from training.policies.retention import (
     plan_removal,
     remove_files,
     remove_where_automatic,
     retention_of,
 )
+from training.runs import launch
+from training.runs.ingest import register_found
 
 pytestmark = pytest.mark.django_db
 
@@ -149,12 +150,12 @@ def test_strangers_get_404_and_labelers_403(client, project):
 def test_removed_files_are_no_input_and_no_policy(project):
     first, *_ = steps(make_run(project=project, state="finished"), 1, 2, 3)
     remove_files(policy_of(project, keep_last=1))
-    with pytest.raises(launching.LaunchRefusedError, match="not whole on disk"):
-        launching.start_run(
+    with pytest.raises(launch.LaunchRefusedError, match="not whole on disk"):
+        launch.start_run(
             project=project, kind="draw", recipe={}, inputs={"policy": first}, user=None
         )
-    with pytest.raises(promoting.PromotionRefusedError):
-        promoting.promote(project=first.project, checkpoint=first, user=None)
+    with pytest.raises(promotion.PromotionRefusedError):
+        promotion.promote(project=first.project, checkpoint=first, user=None)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -162,7 +163,7 @@ def test_a_run_that_starts_meanwhile_is_seen_or_refused(project, monkeypatch):
     """The run looks at the files, then retention removes them, then it names them."""
     first, *_ = steps(make_run(project=project, state="finished"), 1, 2, 3)
     policy = policy_of(project, keep_last=1)
-    build = launching.build_snapshot
+    build = launch.build_snapshot
 
     def meanwhile(**fields):
         def remove():
@@ -174,9 +175,9 @@ def test_a_run_that_starts_meanwhile_is_seen_or_refused(project, monkeypatch):
         other.join()
         return build(**fields)
 
-    monkeypatch.setattr(launching, "build_snapshot", meanwhile)
-    with pytest.raises(launching.LaunchRefusedError, match="removed to free space"):
-        launching.start_run(
+    monkeypatch.setattr(launch, "build_snapshot", meanwhile)
+    with pytest.raises(launch.LaunchRefusedError, match="removed to free space"):
+        launch.start_run(
             project=project, kind="draw", recipe={}, inputs={"policy": first}, user=None
         )
     assert not RunInput.objects.exists()

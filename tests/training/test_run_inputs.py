@@ -5,8 +5,9 @@ import pytest
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from tests.training.test_new_run_page import start
-from training import launching, promoting
+from training.iterations import promotion
 from training.models import Run
+from training.runs import launch
 
 pytestmark = pytest.mark.django_db
 
@@ -38,7 +39,7 @@ def make_reward_model(project, judges="consistency", **fields):
 def models(project, tara):
     """Return a promoted policy, three reward models and a preference model, by role."""
     policy = make_policy(project)
-    promoting.promote(project=policy.project, checkpoint=policy, user=tara)
+    promotion.promote(project=policy.project, checkpoint=policy, user=tara)
     third, second, first = (make_reward_model(project) for _ in range(3))
     return {
         "policy": policy,
@@ -143,8 +144,8 @@ def test_a_second_without_a_first_is_refused(client, project, models):
 
 def test_a_model_of_the_other_sort_is_refused_by_the_deed(project, models, tara):
     """The pickers do not offer it; who calls the deed is told why."""
-    with pytest.raises(launching.LaunchRefusedError) as caught:
-        launching.start_run(
+    with pytest.raises(launch.LaunchRefusedError) as caught:
+        launch.start_run(
             project=project,
             kind="policy",
             recipe={},

@@ -18,10 +18,10 @@ from tests.cast import (
     sign_in,
 )
 from tests.training.conftest import make_policy, make_run
-from training import figures
 from training.engine.recipes import recipe_from_json, recipe_to_json
 from training.models import Metric, Run, RunNote, RunSample, RunState
 from training.views import curves, run_samples
+from training.wording import figures
 
 pytestmark = pytest.mark.django_db
 

@@ -22,11 +22,13 @@ from tests.training.conftest import (
     make_run,
     tiny,
 )
-from training import hints, launching, promoting, supervising, tasks
-from training.figures import folded_figures
-from training.launching import LaunchRefusedError, RunStateError
+from training import tasks
+from training.iterations import promotion
 from training.models import Run
-from training.supervising import Outcome
+from training.runs import hints, launch, supervise
+from training.runs.launch import LaunchRefusedError, RunStateError
+from training.runs.supervise import Outcome
+from training.wording.figures import folded_figures
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def sent(monkeypatch):
 
 
 def start(project, kind="sft", recipe=None, **inputs):
-    return launching.start_run(
+    return launch.start_run(
         project=project,
         kind=kind,
         recipe=recipe or {},
@@ -138,33 +140,33 @@ def test_reinforcement_learning_needs_a_reward_model_or_the_oracle(project):
 
 
 def test_defaults_are_the_promoted_policy_and_the_newest_reward_model(project):
-    assert launching.default_inputs(project, "policy") == {}
+    assert launch.default_inputs(project, "policy") == {}
     first = make_policy(project)
-    promoting.promote(project=first.project, checkpoint=first, user=None)
+    promotion.promote(project=first.project, checkpoint=first, user=None)
     better = make_checkpoint(make_run(project=project, kind="policy", state="finished"))
-    promoting.promote(
+    promotion.promote(
         project=better.project, checkpoint=better, user=None, force=True, reason="newer"
     )
     reward = make_checkpoint(make_run(project=project, kind="reward", state="finished"))
-    assert launching.default_inputs(project, "policy") == {
+    assert launch.default_inputs(project, "policy") == {
         "policy": better,
         "initial": first,
         "reward": reward,
     }
-    assert launching.default_inputs(project, "reward") == {"policy": first}
-    assert launching.default_inputs(project, "sft") == {}
+    assert launch.default_inputs(project, "reward") == {"policy": first}
+    assert launch.default_inputs(project, "sft") == {}
 
 
 def test_stopping_an_ended_run_is_refused(project):
     run = make_run(project=project, state="finished")
     with pytest.raises(RunStateError, match="has ended already: Finished"):
-        launching.stop_run(project=run.project, run=run, user=None)
+        launch.stop_run(project=run.project, run=run, user=None)
     with pytest.raises(RunStateError, match="this one is finished"):
-        launching.resume_run(project=run.project, run=run, user=None)
+        launch.resume_run(project=run.project, run=run, user=None)
 
 
 def supervised(run, *arguments):
-    outcome = supervising.supervise(run.pk, command=tiny(*arguments), timing=QUICK)
+    outcome = supervise.supervise(run.pk, command=tiny(*arguments), timing=QUICK)
     run.refresh_from_db()
     return outcome
 
@@ -279,7 +281,7 @@ def test_a_draw_with_unusable_answers_fails_and_can_be_received_again(
     assert error in run.error
     assert not Pair.objects.exists()
     (run.directory / "outputs" / "responses.jsonl").write_text("")
-    launching.resume_run(project=run.project, run=run, user=None)
+    launch.resume_run(project=run.project, run=run, user=None)
     assert supervised(run, "--crash-at", 1) is Outcome.FINISHED
 
 
@@ -327,7 +329,7 @@ def test_a_worker_done_with_a_run_asks_for_the_one_that_waited_longest(
     outcomes = iter(
         [Outcome.QUEUED_AGAIN, Outcome.LEFT_FOR_LATER, Outcome.FINISHED, None]
     )
-    monkeypatch.setattr(supervising, "supervise", lambda pk: next(outcomes))
+    monkeypatch.setattr(supervise, "supervise", lambda pk: next(outcomes))
     for _ in range(4):
         tasks.run_hint(first.pk)
     assert [args for _, args, _ in sent] == [[first.pk], [second.pk], [first.pk]]
@@ -371,12 +373,12 @@ def finished_run(project, *, draw_next):
 
 def test_a_finished_run_that_asked_for_it_is_followed_by_one_draw(project, sent):
     run, checkpoint = finished_run(project, draw_next=True)
-    (draw,) = launching.start_asked_draws()
+    (draw,) = launch.start_asked_draws()
     assert draw.kind == "draw"
     assert {i.role: i.checkpoint for i in draw.run_inputs.all()} == {
         "policy": checkpoint
     }
-    assert launching.start_asked_draws() == []
+    assert launch.start_asked_draws() == []
     assert f"run {draw.pk}" in run.notes.get().message
 
 
@@ -384,10 +386,10 @@ def test_a_run_that_did_not_ask_or_did_not_finish_is_not_followed(project, sent)
     finished_run(project, draw_next=False)
     make_run(project=project, state="failed", draw_next=True)
     make_run(project=project, draw_next=True)
-    assert launching.start_asked_draws() == []
+    assert launch.start_asked_draws() == []
 
 
 def test_a_draw_that_cannot_start_is_told_on_the_run_that_asked(project, sent):
     run = make_run(project=project, state="finished", draw_next=True)
-    assert launching.start_asked_draws() == []
+    assert launch.start_asked_draws() == []
     assert "did not start" in run.notes.get().message

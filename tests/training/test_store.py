@@ -22,21 +22,17 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training import (
-    launching,
-    promoting,
-    receiving,
-    retention,
-    store,
-    supervising,
-    tasks,
-)
+from training import tasks
+from training.iterations import promotion
 from training.manifests import NotWholeError, read_whole
 from training.models import Checkpoint, Metric, Retention, Run, RunSample
-from training.programs import program_environment
-from training.retention import remove_files
-from training.store import StoreError
-from training.supervising import Outcome
+from training.policies import retention
+from training.policies.retention import remove_files
+from training.runs import ingest, launch, supervise
+from training.runs.command import program_environment
+from training.runs.supervise import Outcome
+from training.storage import store
+from training.storage.store import StoreError
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -64,13 +60,13 @@ def machines(settings, tmp_path, shared):
 
 def see_through(run, command, **kwargs):
     timing = {"timing": QUICK} | kwargs
-    outcome = supervising.supervise(run.pk, command=command, **timing)
+    outcome = supervise.supervise(run.pk, command=command, **timing)
     run.refresh_from_db()
     return outcome
 
 
 def start(project, kind="sft", **inputs):
-    return launching.start_run(
+    return launch.start_run(
         project=project, kind=kind, recipe={}, inputs=inputs, user=None
     )
 
@@ -138,7 +134,7 @@ def test_a_model_made_on_one_machine_starts_a_run_on_another(machines):
     document = json.loads((run.directory / "run.json").read_text())
     assert document["inputs"] == {"policy": str(policy.directory)}
     assert read_whole(policy.directory, digest=policy.digest)
-    promoting.promote(project=policy.project, checkpoint=policy, user=None)
+    promotion.promote(project=policy.project, checkpoint=policy, user=None)
 
 
 def test_a_snapshot_frozen_on_one_machine_is_read_on_another(machines):
@@ -340,7 +336,7 @@ def test_what_a_new_attempt_leaves_is_put_again(shared, tmp_path):
     first = run.outputs_stored_at
     assert first
     Run.objects.filter(pk=run.pk).update(state="failed", program_state="failed")
-    launching.resume_run(project=run.project, run=run, user=None)
+    launch.resume_run(project=run.project, run=run, user=None)
     gone = tiny("--state", "failed")
     shutil.rmtree(shared / "runs" / str(run.pk))
     (shared / "runs" / str(run.pk)).write_text("in the way")
@@ -350,9 +346,7 @@ def test_what_a_new_attempt_leaves_is_put_again(shared, tmp_path):
 
 def test_a_start_that_cannot_store_its_data_is_refused_with_the_reason(settings):
     settings.STORE = "s3://bucket/prefix"  # its library is not installed
-    with pytest.raises(
-        launching.LaunchRefusedError, match="the object store, snapshots"
-    ):
+    with pytest.raises(launch.LaunchRefusedError, match="the object store, snapshots"):
         start(make_project_with_samples())
     assert not Run.objects.exists()
 
@@ -367,10 +361,10 @@ def test_what_lies_on_a_machine_that_the_run_has_left_is_not_registered(machines
     again = tiny("--steps", 20, "--kill-at", 7, "--every-attempt")
     assert see_through(run, again) is Outcome.QUEUED_AGAIN
     machines("a")
-    receiving.register_found(run)
+    ingest.register_found(run)
     assert [c.path.rpartition("-")[2] for c in run.checkpoints.all()] == ["000005"]
     Run.objects.filter(pk=run.pk).update(home=store.home())
-    receiving.register_found(run)
+    ingest.register_found(run)
     assert run.checkpoints.count() == 2
 
 
@@ -415,9 +409,7 @@ def test_a_checkpoint_written_anew_is_put_anew(shared):
     manifest = checkpoint.directory / "manifest.json"
     document = json.loads(manifest.read_text()) | {"metrics": {"loss": 0.1}}
     manifest.write_text(json.dumps(document))
-    again = receiving.register_checkpoint(
-        checkpoint.run, read_whole(checkpoint.directory)
-    )
+    again = ingest.register_checkpoint(checkpoint.run, read_whole(checkpoint.directory))
     assert again.digest != before
     again.refresh_from_db()
     assert again.stored_at is None
@@ -455,7 +447,7 @@ def test_checkpoints_are_put_while_the_program_still_runs(shared):
 
     def work():
         try:
-            supervising.supervise(
+            supervise.supervise(
                 run.pk, command=tiny("--steps", 60, "--pause", 0.1), timing=QUICK
             )
         finally:
@@ -467,7 +459,7 @@ def test_checkpoints_are_put_while_the_program_still_runs(shared):
         wait_until(lambda: Checkpoint.objects.filter(stored_at__isnull=False).exists())
         assert Run.objects.get().state == "running"
     finally:
-        launching.stop_run(project=run.project, run=run, user=None)
+        launch.stop_run(project=run.project, run=run, user=None)
         worker.join()
 
 

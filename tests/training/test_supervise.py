@@ -22,17 +22,17 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training import claiming, launching, supervising
-from training.claiming import Timing
 from training.manifests import read_whole
 from training.models import Checkpoint, Metric, Promotion, Run, RunSample
-from training.supervising import Outcome
+from training.runs import claim, launch, supervise
+from training.runs.claim import Timing
+from training.runs.supervise import Outcome
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def see_through(run, command, **kwargs):
-    outcome = supervising.supervise(
+    outcome = supervise.supervise(
         run.pk, command=command, **({"timing": QUICK} | kwargs)
     )
     run.refresh_from_db()
@@ -71,8 +71,8 @@ def test_a_run_goes_from_queued_to_finished_and_everything_arrives():
 def test_the_first_sft_model_becomes_the_policy_of_the_project():
     run = make_run()
     see_through(run, tiny("--steps", 5))
-    assert launching.current_policy(run.project) == run.checkpoints.get(is_final=True)
-    assert launching.initial_policy(run.project) == run.checkpoints.get(is_final=True)
+    assert launch.current_policy(run.project) == run.checkpoints.get(is_final=True)
+    assert launch.initial_policy(run.project) == run.checkpoints.get(is_final=True)
     second = make_run(project=run.project)
     see_through(second, tiny("--steps", 5))
     assert Promotion.objects.filter(project=run.project).count() == 1
@@ -155,7 +155,7 @@ def test_last_words_are_words():
     run = make_run()
     run.directory.mkdir(parents=True)
     (run.directory / "log.txt").write_text("Signal 9 received by PID 7\n======\n")
-    assert supervising.run_last_words(run) == (
+    assert supervise.run_last_words(run) == (
         "Its last words: Signal 9 received by PID 7"
     )
 
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_at_the_end_is_told_and_the_run_ends(
     def full(run):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(supervising.store, "put_outputs", full)
+    monkeypatch.setattr(supervise.store, "put_outputs", full)
     run = make_run()
     assert see_through(run, tiny("--steps", 2)) is Outcome.FINISHED
     assert any("No space left on device" in note for note in notes(run))
@@ -203,21 +203,21 @@ def test_stop_writes_a_checkpoint_and_resume_goes_on_from_it():
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 7)
     tara = make_user("tara")
-    launching.stop_run(project=run.project, run=run, user=tara)
+    launch.stop_run(project=run.project, run=run, user=tara)
     assert Run.objects.get(pk=run.pk).state == "stopping"
     worker.join(20)
     run.refresh_from_db()
     assert (run.state, run.error) == ("stopped", "")
     stopped_at = run.result["steps"]
     assert run.checkpoints.filter(step=stopped_at).exists()
-    launching.resume_run(project=run.project, run=run, user=tara)
+    launch.resume_run(project=run.project, run=run, user=tara)
     assert see_through(run, tiny("--steps", stopped_at + 3)) is Outcome.FINISHED
     assert program_starts(run)[1][1] == f"attempt 1 from {stopped_at}"
 
 
 def supervise_in_thread(pk, steps, *extra):
     try:
-        supervising.supervise(pk, command=tiny("--steps", steps, *extra), timing=QUICK)
+        supervise.supervise(pk, command=tiny("--steps", steps, *extra), timing=QUICK)
     finally:
         connection.close()
 
@@ -229,7 +229,7 @@ def test_a_program_that_will_not_stop_is_killed_after_the_grace():
     )
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 7)
-    launching.stop_run(project=run.project, run=run, user=None)
+    launch.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     run.refresh_from_db()
     assert run.state == "stopped"
@@ -244,7 +244,7 @@ def test_a_stop_during_the_start_ends_the_run_before_its_first_step():
     )
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).state == "starting")
-    launching.stop_run(project=run.project, run=run, user=None)
+    launch.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     run.refresh_from_db()
     assert (run.state, run.step, run.error) == ("stopped", 0, "")
@@ -252,7 +252,7 @@ def test_a_stop_during_the_start_ends_the_run_before_its_first_step():
 
 def test_a_queued_run_stops_at_once_and_is_not_claimed_afterwards():
     run = make_run()
-    launching.stop_run(project=run.project, run=run, user=None)
+    launch.stop_run(project=run.project, run=run, user=None)
     assert see_through(run, tiny()) is None
     assert run.state == "stopped"
 
@@ -287,7 +287,7 @@ def test_when_the_worker_is_killed_its_program_ends_and_another_worker_goes_on()
     wait_until(
         lambda: Run.objects.filter(pk=run.pk, leased_until__lt=timezone.now()).exists()
     )
-    claiming.reconcile()
+    claim.reconcile()
     assert Run.objects.get(pk=run.pk).state == "queued"
     assert see_through(run, tiny("--steps", 60)) is Outcome.FINISHED
     (_, first), (_, second) = program_starts(run)
@@ -309,7 +309,7 @@ def test_a_worker_lost_at_its_last_attempt_fails_the_run(settings):
     wait_until(
         lambda: Run.objects.filter(pk=run.pk, leased_until__lt=timezone.now()).exists()
     )
-    claiming.reconcile()
+    claim.reconcile()
     run.refresh_from_db()
     assert run.state == "failed"
     assert "Its worker was lost at step" in run.error
@@ -377,7 +377,7 @@ def test_a_worker_that_slept_through_its_lease_never_makes_two_programs():
     out, _ = worker.communicate(timeout=20)
     assert out.split("\n")[1] == "lost"
     assert not is_alive(first)
-    assert claiming.claim_run(run.pk) is not None
+    assert claim.claim_run(run.pk) is not None
 
 
 def test_a_locked_run_directory_ends_the_program_with_75_and_the_run_waits():
@@ -452,8 +452,8 @@ def test_reconcile_hints_at_runs_that_no_worker_took(monkeypatch):
     Run.objects.filter(pk=fresh.pk).update(hinted_at=timezone.now())
     Run.objects.filter(pk=old.pk).update(hinted_at=long_ago)
     sent = []
-    monkeypatch.setattr(claiming, "send_hint", sent.append)
-    assert claiming.reconcile() == [forgotten.pk, old.pk]
+    monkeypatch.setattr(claim, "send_hint", sent.append)
+    assert claim.reconcile() == [forgotten.pk, old.pk]
     assert sent == [forgotten.pk, old.pk]
 
 
@@ -467,9 +467,9 @@ def test_runs_whose_files_cannot_be_read_are_given_back_all_the_same(monkeypatch
     def refuse(run):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(claiming, "register_found", refuse)
-    monkeypatch.setattr(claiming, "send_hint", lambda pk: None)
-    assert claiming.reconcile() == [run.pk for run in runs]
+    monkeypatch.setattr(claim, "register_found", refuse)
+    monkeypatch.setattr(claim, "send_hint", lambda pk: None)
+    assert claim.reconcile() == [run.pk for run in runs]
     assert set(Run.objects.values_list("state", flat=True)) == {"queued"}
 
 
@@ -481,7 +481,7 @@ def test_reconcile_stops_a_run_whose_worker_vanished_while_stopping():
         token=4,
         worker="gpu-1:7",
     )
-    claiming.reconcile()
+    claim.reconcile()
     run.refresh_from_db()
     assert run.state == "stopped"
     assert notes(run) == ["gpu-1:7 vanished while the run was stopping."]
@@ -553,7 +553,7 @@ def test_lost_workers_of_a_run_that_gets_on_do_not_end_it(settings):
                 pk=run.pk, leased_until__lt=timezone.now()
             ).exists()
         )
-        claiming.reconcile()
+        claim.reconcile()
         run.refresh_from_db()
         assert (run.state, run.attempts) == ("queued", 1)
 
@@ -566,7 +566,7 @@ def supervised(run, command, timing):
 
     def work():
         try:
-            supervising.supervise(run.pk, command=command, timing=timing)
+            supervise.supervise(run.pk, command=command, timing=timing)
         finally:
             connection.close()
 
@@ -608,7 +608,7 @@ def test_a_deaf_program_is_gone_soon_after_the_click(kind, tmp_path):
     wait_until(mark.exists)
     pid = int(wait_until(mark.read_text))
     assert group_of(pid)
-    launching.stop_run(project=run.project, run=run, user=None)
+    launch.stop_run(project=run.project, run=run, user=None)
     began = time.monotonic()
     worker.join(20)
     assert time.monotonic() - began < 5
@@ -647,7 +647,7 @@ def test_a_checkpoint_that_is_being_written_is_waited_for():
     timing = Timing(poll=0.02, beat=0.05, grace=0.5, pause=1.5)
     worker = supervised(run, [sys.executable, "-c", script], timing)
     wait_until((run.directory / "events.jsonl").exists)
-    launching.stop_run(project=run.project, run=run, user=None)
+    launch.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     assert (run.directory / "saved").exists()
 
@@ -658,7 +658,7 @@ def test_a_checkpoint_that_does_not_grow_is_not_waited_for():
     timing = Timing(poll=0.02, beat=0.05, grace=0.5, pause=0.5)
     worker = supervised(run, [sys.executable, "-c", script], timing)
     wait_until((run.directory / "events.jsonl").exists)
-    launching.stop_run(project=run.project, run=run, user=None)
+    launch.stop_run(project=run.project, run=run, user=None)
     began = time.monotonic()
     worker.join(20)
     assert time.monotonic() - began < 5

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import wait_until
-from training import hardware, warming
 from training.engine import start
-from training.programs import START
+from training.runs import hardware, warm
+from training.runs.command import START
 
 pytestmark = pytest.mark.slow  # all together, with the imports
 
@@ -51,7 +51,7 @@ def is_alive(number):
 @pytest.fixture
 def warmth():
     """Return the environment of a start from this process's warm process."""
-    return warming.warm_environment()
+    return warm.warm_environment()
 
 
 @pytest.fixture
@@ -106,14 +106,14 @@ def test_when_the_warm_process_dies_programs_go_on_and_the_next_begins_another(
     waiting, warmth
 ):
     program, number = waiting
-    process = warming._process
+    process = warm._process
     process.kill()
     process.wait()
     assert is_alive(number)
     with started("exit", "3", **warmth) as cold:  # its socket answers no more
         cold.communicate()
         assert cold.returncode == 3
-    begun = warming.warm_environment()
+    begun = warm.warm_environment()
     assert begun != warmth
     warmth.update(begun)
     with started("wait", "0", **warmth) as another:
@@ -145,17 +145,17 @@ def test_it_ends_with_its_keeper_and_leaves_no_socket():
 
 
 def test_there_is_none_where_it_is_not_wanted_or_a_gpu_is(settings, monkeypatch):
-    assert warming.warm_environment()
+    assert warm.warm_environment()
     settings.WARM_START = False
-    assert not warming.warm_environment()
+    assert not warm.warm_environment()
     settings.WARM_START = True
     monkeypatch.setattr(start, "GPUS", (Path("/dev/null"),))
-    assert not warming.warm_environment()
+    assert not warm.warm_environment()
 
 
 def test_where_it_cannot_begin_programs_start_from_nothing(monkeypatch, tmp_path):
-    warming.cool_down()
+    warm.cool_down()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    assert not warming.warm_environment()
+    assert not warm.warm_environment()
     monkeypatch.undo()
-    assert warming.warm_environment()
+    assert warm.warm_environment()

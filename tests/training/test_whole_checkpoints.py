@@ -6,10 +6,12 @@ import pytest
 
 from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import QUICK, make_policy, tiny
-from training import hints, launching, manifests, promoting, supervising
-from training.launching import LaunchRefusedError
+from training import manifests
+from training.iterations import promotion
+from training.iterations.promotion import PromotionRefusedError
 from training.models import Checkpoint, Promotion, Run
-from training.promoting import PromotionRefusedError
+from training.runs import hints, launch, supervise
+from training.runs.launch import LaunchRefusedError
 
 pytestmark = pytest.mark.django_db
 
@@ -41,13 +43,13 @@ def hashed(monkeypatch):
 
 
 def promote(checkpoint):
-    return promoting.promote(
+    return promotion.promote(
         project=checkpoint.project, checkpoint=checkpoint, user=make_user("tara")
     )
 
 
 def start(checkpoint):
-    return launching.start_run(
+    return launch.start_run(
         project=checkpoint.project,
         kind="sft",
         recipe={},
@@ -106,7 +108,7 @@ def test_a_file_that_rots_without_a_trace_stops_the_program_that_would_use_it(
     file.write_bytes(b"x" * before.st_size)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     run = start(checkpoint)
-    supervising.supervise(run.pk, command=tiny(), timing=QUICK)
+    supervise.supervise(run.pk, command=tiny(), timing=QUICK)
     run = Run.objects.get(pk=run.pk)
     assert run.state == "failed"
     assert "model.safetensors was changed after it was written" in run.error

@@ -2,7 +2,7 @@
 
     python -m training.engine.warm NUMBER
 
-NUMBER is the file descriptor of a Unix socket that listens (``training.warming``).
+NUMBER is the file descriptor of a Unix socket that listens (``training.runs.warm``).
 PyTorch and the libraries above it take seconds to import, each time a program starts.
 This process imports them once and forks a program whenever ``start`` asks at its socket.
 It computes nothing itself, touches no device and starts no thread; memory that nobody

@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
             field=models.JSONField(
                 blank=True,
                 default=dict,
-                help_text="What its program runs on and takes of it; see training.hardware.",
+                help_text="What its program runs on and takes of it; see training.runs.hardware.",
             ),
         ),
     ]

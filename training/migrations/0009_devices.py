@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
             name="device",
             field=models.CharField(
                 blank=True,
-                help_text="The GPU it was claimed for, host and device; see training.devices.",
+                help_text="The GPU it was claimed for, host and device; see training.runs.placement.",
                 max_length=200,
             ),
         ),

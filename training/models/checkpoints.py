@@ -117,7 +117,7 @@ class Checkpoint(models.Model):
 
 
 class Retention(models.Model):
-    """Which checkpoints of a project keep their files (:mod:`training.retention`)."""
+    """Which checkpoints of a project keep their files (:mod:`training.policies.retention`)."""
 
     project = models.OneToOneField(
         Project, on_delete=models.CASCADE, related_name="retention"

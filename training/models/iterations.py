@@ -63,7 +63,7 @@ class IterationQuerySet(models.QuerySet["Iteration"]):
 class Iteration(models.Model):
     """One turn of the cycle: draw, judge, reward, policy, evaluate, compare, promote.
 
-    Moved by the deeds of :mod:`training.iterations` and :mod:`training.advancing` only.
+    Moved by the deeds of :mod:`training.iterations.deeds` and :mod:`training.iterations.advance` only.
     """
 
     project = models.ForeignKey(

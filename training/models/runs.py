@@ -83,8 +83,8 @@ class RunQuerySet(models.QuerySet["Run"]):
 class Run(models.Model):
     """One training-side job. This row is the truth; the Celery message is a hint.
 
-    States move by locked or conditional updates in :mod:`training.launching`,
-    :mod:`training.claiming` and :mod:`training.supervising` only::
+    States move by locked or conditional updates in :mod:`training.runs.launch`,
+    :mod:`training.runs.claim` and :mod:`training.runs.supervise` only::
 
         queued → starting → running → finished
            │         │         │    → failed
@@ -123,7 +123,7 @@ class Run(models.Model):
     device = models.CharField(
         max_length=200,
         blank=True,
-        help_text="The GPU it was claimed for, host and device; see training.devices.",
+        help_text="The GPU it was claimed for, host and device; see training.runs.placement.",
     )
     worker = models.CharField(max_length=200, blank=True)
     home = models.CharField(
@@ -173,7 +173,7 @@ class Run(models.Model):
     hardware = models.JSONField(
         default=dict,
         blank=True,
-        help_text="What its program runs on and takes of it; see training.hardware.",
+        help_text="What its program runs on and takes of it; see training.runs.hardware.",
     )
     result = models.JSONField(default=dict, blank=True)
     error = models.TextField(blank=True)
@@ -305,7 +305,7 @@ class RunNote(models.Model):
 
 
 class Device(models.Model):
-    """Where a worker runs programs, as it announced it (:mod:`training.devices`)."""
+    """Where a worker runs programs, as it announced it (:mod:`training.runs.placement`)."""
 
     host = models.CharField(max_length=130)
     queue = models.CharField(max_length=60)

@@ -25,7 +25,7 @@ class Snapshot(models.Model):
 
     The rows are written to ``DATA_DIR/snapshots/<content_hash>/`` as the JSON lines the
     programs read; the link tables below say which rows of the database they were.
-    Made only by :func:`training.snapshots.build_snapshot`.
+    Made only by :func:`training.storage.snapshots.build_snapshot`.
     """
 
     project = models.ForeignKey(

@@ -30,21 +30,7 @@ from annotation.models import (
     SampledResponse,
 )
 from annotation.views.door import enter
-from training import store
-from training.archives import Archive
-from training.exporting import CARD, UNKNOWN_LICENCE, exported_files, model_card
-from training.figures import folded_figures, number_text
-from training.forms import (
-    CheckpointFilterForm,
-    ExportForm,
-    PromotionForm,
-    RetentionForm,
-)
-from training.launching import (
-    current_policy,
-    initial_policy,
-    policies_that_learned_from,
-)
+from training.iterations.promotion import PromotionRefusedError, promote, standing_of
 from training.manifests import NotWholeError
 from training.models import (
     JUDGES,
@@ -57,12 +43,25 @@ from training.models import (
     Snapshot,
     run_name,
 )
-from training.promoting import PromotionRefusedError, promote, standing_of
-from training.retention import (
+from training.policies.export import CARD, UNKNOWN_LICENCE, exported_files, model_card
+from training.policies.retention import (
     plan_removal,
     remove_files,
     retention_of,
     save_policy,
+)
+from training.runs.launch import (
+    current_policy,
+    initial_policy,
+    policies_that_learned_from,
+)
+from training.storage import store
+from training.storage.archive import Archive
+from training.views.forms import (
+    CheckpointFilterForm,
+    ExportForm,
+    PromotionForm,
+    RetentionForm,
 )
 from training.views.iteration_lines import comparison_facts
 from training.views.runs import (
@@ -72,6 +71,7 @@ from training.views.runs import (
     recipe_lines,
 )
 from training.wording import words
+from training.wording.figures import folded_figures, number_text
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

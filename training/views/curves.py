@@ -18,12 +18,12 @@ from django.views.decorators.http import require_safe
 
 from annotation.models import Role
 from annotation.views.door import enter
-from training import charts
 from training.engine.recipes import RECIPES
-from training.figures import headline_figures, setting_text
 from training.models import Metric, Run, run_name
+from training.views import charts
 from training.views.runs import line_of, run_of_project
 from training.wording import words
+from training.wording.figures import headline_figures, setting_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from training.cycle import (
+from training.engine.recipes import PolicyRecipe
+from training.iterations.deeds import NEVER_SKIPPED, changeable_recipes
+from training.iterations.forecast import Curve, Known
+from training.iterations.metrics import (
     Comparison,
     Forecast,
     JudgeProgress,
@@ -18,11 +21,12 @@ from training.cycle import (
     judging_pace,
     reward_forecasts,
 )
-from training.engine.recipes import PolicyRecipe
-from training.figures import capitalized, duration_text
-from training.forecasting import Curve, Known
-from training.forms import IterationForm
-from training.iterations import NEVER_SKIPPED, changeable_recipes
+from training.iterations.status import (
+    comparison_of,
+    is_unchanged,
+    judged_so_far,
+    what_speaks_against,
+)
 from training.models import (
     STEP_ORDER,
     Iteration,
@@ -35,13 +39,9 @@ from training.models import (
     StepState,
     run_name,
 )
-from training.standing import (
-    comparison_of,
-    is_unchanged,
-    judged_so_far,
-    what_speaks_against,
-)
+from training.views.forms import IterationForm
 from training.wording import words
+from training.wording.figures import capitalized, duration_text
 
 if TYPE_CHECKING:
     from annotation.models import Project

@@ -23,14 +23,13 @@ from django.views.decorators.http import (
 
 from annotation.models import Project, Role
 from annotation.views.door import enter
-from training import advancing
-from training import iterations as deeds
-from training.cycle import Comparison, Fresh, fresh_figures
-from training.forms import IterationForm, RecipeForm
-from training.iterations import IterationRefusedError
-from training.launching import current_policy
+from training.iterations import advance, deeds
+from training.iterations.deeds import IterationRefusedError
+from training.iterations.metrics import Comparison, Fresh, fresh_figures
+from training.iterations.status import STEPS, is_unchanged, run_of
 from training.models import RUN_STEPS, Checkpoint, Iteration, Run, StepName, run_name
-from training.standing import STEPS, is_unchanged, run_of
+from training.runs.launch import current_policy
+from training.views.forms import IterationForm, RecipeForm
 from training.views.iteration_lines import (
     changes,
     evaluated,
@@ -208,7 +207,7 @@ def iteration_new(request: HttpRequest, slug: str) -> HttpResponse:
             for name, problems in error.problems.items():
                 recipes[name].add_problems(problems)
         else:
-            advancing.advance(iteration_id=iteration.pk)
+            advance.advance(iteration_id=iteration.pk)
             return redirect("training:iteration", slug, iteration.number)
     wrong = bool(refusal or form.errors or any(f.errors for f in recipes.values()))
     facts = {
@@ -384,7 +383,7 @@ def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         of_iteration[deed]()
     except IterationRefusedError as error:
         return _page(request, _iteration(project, number), typed, str(error))
-    advancing.advance(iteration_id=found.pk)
+    advance.advance(iteration_id=found.pk)
     return redirect("training:iteration", slug, number)
 
 
@@ -411,7 +410,7 @@ def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpRespon
         except IterationRefusedError as error:
             refusal = str(error)
         else:
-            advancing.advance(iteration_id=found.pk)
+            advance.advance(iteration_id=found.pk)
             messages.success(request, _("The iteration waits for this now."))
             return redirect("training:iteration", slug, number)
     return _page(

@@ -24,7 +24,12 @@ from annotation.views.bodies import LONG_TEXT, takes
 from annotation.views.door import enter
 from annotation.views.write import show_conflict, version_of
 from training.models import Proposal, ProposalState
-from training.proposing import ProposalRefused, ask_proposal, is_overdue, take_over
+from training.policies.proposals import (
+    ProposalRefused,
+    ask_proposal,
+    is_overdue,
+    take_over,
+)
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse

@@ -13,9 +13,9 @@ from annotation.judging.pair_view import view_of_pair
 from annotation.models import Role
 from annotation.text.blocks import blocks_of_text
 from annotation.views.door import enter
-from training.figures import number_text
 from training.models import Run, RunSample, run_name
 from training.wording import words
+from training.wording.figures import number_text
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse

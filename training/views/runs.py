@@ -36,28 +36,7 @@ from annotation.counting import (
 )
 from annotation.models import Project, Role, Sample
 from annotation.views.door import enter
-from training import charts
-from training.devices import announced_queues, holders
 from training.engine.recipes import RECIPES
-from training.figures import (
-    capitalized,
-    duration_text,
-    evaluation_tables,
-    folded_figures,
-    hardware_figures,
-    number_text,
-    setting_text,
-)
-from training.forms import NewRunForm, PlaceForm, RunFilterForm, chosen_inputs
-from training.launching import (
-    LaunchRefusedError,
-    RunStateError,
-    change_place,
-    default_inputs,
-    resume_run,
-    start_run,
-    stop_run,
-)
 from training.models import (
     LEARNS_FROM_JUDGMENTS,
     Checkpoint,
@@ -72,8 +51,29 @@ from training.models import (
     RunState,
     run_name,
 )
+from training.runs.launch import (
+    LaunchRefusedError,
+    RunStateError,
+    change_place,
+    default_inputs,
+    resume_run,
+    start_run,
+    stop_run,
+)
+from training.runs.placement import announced_queues, holders
+from training.views import charts
+from training.views.forms import NewRunForm, PlaceForm, RunFilterForm, chosen_inputs
 from training.views.run_samples import shown
-from training.wording import about, words
+from training.wording.figures import (
+    capitalized,
+    duration_text,
+    evaluation_tables,
+    folded_figures,
+    hardware_figures,
+    number_text,
+    setting_text,
+)
+from training.wording.words import about, words
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -15,8 +15,8 @@ from django.db.migrations.executor import MigrationExecutor
 
 from annotation.management.commands.seed_demo import SLUG
 from annotation.models import Project, Role
-from training.launching import start_run
 from training.models import RunKind
+from training.runs.launch import start_run
 
 
 class Command(BaseCommand):

@@ -8,10 +8,10 @@ from pathlib import Path
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from training.exporting import UNKNOWN_LICENCE, ExportError, export_checkpoint
-from training.forms import licence_identifier
 from training.manifests import NotWholeError
 from training.models import Checkpoint
+from training.policies.export import UNKNOWN_LICENCE, ExportError, export_checkpoint
+from training.views.forms import licence_identifier
 
 
 class Command(BaseCommand):

@@ -2,7 +2,7 @@
 
 A person decides. What they decide on is what iterations judge by: the newest evaluation
 in which the checkpoint and the policy that it would replace answered the same held-out
-samples, and the interval of the gain (:mod:`training.cycle`).
+samples, and the interval of the gain (:mod:`training.iterations.metrics`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from training import store
 from training.access import require_trainer
-from training.cycle import Comparison, comparison, own_comparison, speaks_against
-from training.launching import current_policy
+from training.iterations.metrics import (
+    Comparison,
+    comparison,
+    own_comparison,
+    speaks_against,
+)
 from training.manifests import NotWholeError
 from training.models import (
     LEAVES_A_POLICY,
@@ -32,6 +35,8 @@ from training.models import (
     RunNote,
     RunState,
 )
+from training.runs.launch import current_policy
+from training.storage import store
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

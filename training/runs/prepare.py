@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from training import store
-from training.bases import BaseRefusedError, base_directory
-from training.claiming import note_once
 from training.manifests import NotWholeError, file_sha256, newest_to_resume
 from training.models import Metric, Run, RunSample
-from training.receiving import OutputError, update_held
+from training.runs.bases import BaseRefusedError, base_directory
+from training.runs.claim import note_once
+from training.runs.ingest import OutputError, update_held
+from training.storage import store
 
 if TYPE_CHECKING:
     from training.events import Json

@@ -18,10 +18,10 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from training.devices import Place, this_place
-from training.hints import send_hint
 from training.models import ACTIVE_STATES, Checkpoint, Run, RunNote, RunState
-from training.receiving import register_found
+from training.runs.hints import send_hint
+from training.runs.ingest import register_found
+from training.runs.placement import Place, this_place
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from django.utils import translation
 
-from training import store
-from training.figures import number_text, plain_figures
 from training.manifests import read_whole
 from training.models import Checkpoint, Run, RunInput
+from training.storage import store
 from training.wording import words
+from training.wording.figures import number_text, plain_figures
 
 CARD = "README.md"
 UNKNOWN_LICENCE = "unknown"

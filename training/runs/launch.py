@@ -16,12 +16,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Judgment, Project
-from training import store
 from training.access import require_trainer
-from training.bases import BaseRefusedError, base_name, own_checkpoint
-from training.devices import announced_queues
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
-from training.hints import send_hint_on_commit
 from training.manifests import NotWholeError
 from training.models import (
     ENSEMBLE,
@@ -37,7 +33,11 @@ from training.models import (
     RunNote,
     RunState,
 )
-from training.snapshots import NothingToTrainOnError, build_snapshot
+from training.runs.bases import BaseRefusedError, base_name, own_checkpoint
+from training.runs.hints import send_hint_on_commit
+from training.runs.placement import announced_queues
+from training.storage import store
+from training.storage.snapshots import NothingToTrainOnError, build_snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -16,22 +16,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation.judging.precedence import put_first
-from training.cycle import gate_of, pairs_of, speaks_against
-from training.launching import LaunchRefusedError, default_inputs, start_run
-from training.models import (
-    RUN_STEPS,
-    STEP_ORDER,
-    Checkpoint,
-    InputRole,
-    Iteration,
-    IterationState,
-    IterationStep,
-    RunState,
-    StepName,
-    StepState,
-)
-from training.promoting import PromotionRefusedError, promote
-from training.standing import (
+from training.iterations.metrics import gate_of, pairs_of, speaks_against
+from training.iterations.promotion import PromotionRefusedError, promote
+from training.iterations.status import (
     STEPS,
     against,
     candidate_of,
@@ -45,6 +32,19 @@ from training.standing import (
     step_of,
     was_accepted,
 )
+from training.models import (
+    RUN_STEPS,
+    STEP_ORDER,
+    Checkpoint,
+    InputRole,
+    Iteration,
+    IterationState,
+    IterationStep,
+    RunState,
+    StepName,
+    StepState,
+)
+from training.runs.launch import LaunchRefusedError, default_inputs, start_run
 
 if TYPE_CHECKING:
     from training.models import Run

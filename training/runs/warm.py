@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 
 from training.engine.start import SOCKET, bears_warm, begin_warm, end_warm
-from training.programs import program_environment
+from training.runs.command import program_environment
 
 if TYPE_CHECKING:
     import subprocess

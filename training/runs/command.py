@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from training.devices import visible_devices
+from training.runs.placement import visible_devices
 
 if TYPE_CHECKING:
     from training.events import Json

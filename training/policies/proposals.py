@@ -31,12 +31,12 @@ from annotation.access import WRITERS, require_role
 from annotation.authoring.contexts import context_to_json
 from annotation.authoring.drafts import Content, clean, document_of, existing_contexts
 from annotation.models import Draft, Project, ThinkingContext
-from training import store
-from training.launching import current_policy, newest_policy
 from training.manifests import NotWholeError, read_whole
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
-from training.programs import START, program_environment
-from training.warming import warm_environment
+from training.runs.command import START, program_environment
+from training.runs.launch import current_policy, newest_policy
+from training.runs.warm import warm_environment
+from training.storage import store
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -26,7 +26,7 @@ from annotation.models import (
 )
 from training.engine.recipes import PolicyRecipe
 from training.engine.verdicts import BAD_CAUGHT, gate_misses
-from training.forecasting import Curve, Known, learning_curve
+from training.iterations.forecast import Curve, Known, learning_curve
 from training.models import Checkpoint, RunState
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from training.claiming import Timing
+    from training.runs.claim import Timing
 
 Staged = tuple[str, int, int, int]  # a folder's name, files, bytes, newest change
 

@@ -17,14 +17,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from training.access import require_trainer
-from training.advancing import put_pairs_first, stop_because
 from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
-from training.launching import (
-    RunStateError,
-    current_policy,
-    resume_run,
-    stop_run,
-)
+from training.iterations.advance import put_pairs_first, stop_because
+from training.iterations.status import against, place_of
 from training.models import (
     RUN_STEPS,
     STEP_ORDER,
@@ -35,7 +30,12 @@ from training.models import (
     StepName,
     StepState,
 )
-from training.standing import against, place_of
+from training.runs.launch import (
+    RunStateError,
+    current_policy,
+    resume_run,
+    stop_run,
+)
 from training.wording import words
 
 if TYPE_CHECKING:

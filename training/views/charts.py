@@ -11,9 +11,9 @@ from django.db.models.functions import RowNumber
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from training.figures import capitalized
 from training.models import Metric, Run, RunKind
 from training.wording import words
+from training.wording.figures import capitalized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -27,7 +27,6 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Project
-from training import store
 from training.access import require_trainer
 from training.models import (
     Checkpoint,
@@ -38,6 +37,7 @@ from training.models import (
     RunKind,
     RunState,
 )
+from training.storage import store
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

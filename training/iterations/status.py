@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from django.db.models import Prefetch
 
-from training.cycle import (
+from training.iterations.metrics import (
     Comparison,
     Fresh,
     JudgeProgress,
@@ -18,7 +18,6 @@ from training.cycle import (
     own_comparison,
     speaks_against,
 )
-from training.launching import default_inputs
 from training.models import (
     STEP_ORDER,
     Checkpoint,
@@ -28,6 +27,7 @@ from training.models import (
     StepName,
     StepState,
 )
+from training.runs.launch import default_inputs
 
 if TYPE_CHECKING:
     from training.models import Run

@@ -25,17 +25,7 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from training import store
-from training.claiming import (
-    Timing,
-    attempts_in_vain,
-    attempts_made,
-    claim_run,
-    note_once,
-    what_is_kept,
-)
-from training.devices import Place, visible_devices
-from training.hardware import Meter
+from training.iterations.promotion import promote_the_first
 from training.manifests import NotWholeError
 from training.models import (
     ACTIVE_STATES,
@@ -43,11 +33,17 @@ from training.models import (
     RunKind,
     RunState,
 )
-from training.patience import Patience
-from training.preparing import lock_of, prepare_directory
-from training.programs import program_command, program_environment
-from training.promoting import promote_the_first
-from training.receiving import (
+from training.runs.claim import (
+    Timing,
+    attempts_in_vain,
+    attempts_made,
+    claim_run,
+    note_once,
+    what_is_kept,
+)
+from training.runs.command import program_command, program_environment
+from training.runs.hardware import Meter
+from training.runs.ingest import (
     LostRunError,
     OutputError,
     ingest_events,
@@ -56,7 +52,11 @@ from training.receiving import (
     register_found,
     update_held,
 )
-from training.warming import warm_environment
+from training.runs.placement import Place, visible_devices
+from training.runs.prepare import lock_of, prepare_directory
+from training.runs.timeouts import Patience
+from training.runs.warm import warm_environment
+from training.storage import store
 
 if TYPE_CHECKING:
     from training.events import Json

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
-from training import events, store
+from training import events
 from training.engine.finite import first_not_finite
 from training.manifests import (
     NotWholeError,
@@ -32,6 +32,7 @@ from training.models import (
     RunNote,
     RunSample,
 )
+from training.storage import store
 
 if TYPE_CHECKING:
     from training.events import Json

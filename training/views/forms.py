@@ -14,12 +14,7 @@ from django.core.validators import RegexValidator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from training.bases import BaseRefusedError, base_directory, own_checkpoint
-from training.devices import Queue, announced_queues
 from training.engine.recipes import RECIPES
-from training.exporting import UNKNOWN_LICENCE
-from training.figures import capitalized
-from training.launching import INPUTS, default_inputs
 from training.models import (
     ENSEMBLE,
     LEAVES_A_POLICY,
@@ -31,7 +26,12 @@ from training.models import (
     RunState,
     StepName,
 )
-from training.wording import When, help_of, only_with, words
+from training.policies.export import UNKNOWN_LICENCE
+from training.runs.bases import BaseRefusedError, base_directory, own_checkpoint
+from training.runs.launch import INPUTS, default_inputs
+from training.runs.placement import Queue, announced_queues
+from training.wording.figures import capitalized
+from training.wording.words import When, help_of, only_with, words
 
 if TYPE_CHECKING:
     from annotation.models import Project
@@ -201,7 +201,7 @@ class RecipeForm(forms.Form):
             )
 
     def recipe(self) -> dict[str, object]:
-        """Return the settings as :func:`training.launching.start_run` takes them."""
+        """Return the settings as :func:`training.runs.launch.start_run` takes them."""
         return {
             name.removeprefix("recipe_"): value
             for name, value in self.cleaned_data.items()
@@ -209,7 +209,7 @@ class RecipeForm(forms.Form):
         }
 
     def add_problems(self, problems: Mapping[str, str]) -> None:
-        """Show what :class:`training.launching.LaunchRefusedError` says, at its field."""
+        """Show what :class:`training.runs.launch.LaunchRefusedError` says, at its field."""
         for name, why in problems.items():
             field = f"recipe_{name}" if f"recipe_{name}" in self.fields else name
             self.add_error(field if field in self.fields else None, why)

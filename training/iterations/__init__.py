@@ -1,0 +1,1 @@
+"""The cycle draw, judge, reward, policy, evaluate, promote; imported by views and tasks."""
