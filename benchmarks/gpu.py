@@ -15,7 +15,7 @@ One JSON line for each figure, all from the product's own programs and functions
 The model is Qwen3-shaped with random weights (1.0 B parameters: width 2048, 18 layers);
 nothing is downloaded. Models are written to ``--folder`` (some 40 GB, removed at the end).
 Attention is flash-attn where it is installed and SDPA otherwise. MFU counts neither
-padding nor what gradient checkpointing computes again (``training.engine.speed``).
+padding nor what gradient checkpointing computes again (``training.engine.modeling.throughput``).
 
 ``--tiny`` goes the same way on a CPU with a model of a few thousand parameters: proof that
 everything runs, not a figure. A part that fails gets a line with its ``error``, the others
@@ -43,10 +43,10 @@ from transformers.utils import logging
 from actions.demo import generate
 from benchmarks import score_pairs
 from benchmarks.runs import START
-from training.engine.models import Place, prepare
+from training.engine.modeling.policies import Place, prepare
+from training.engine.modeling.throughput import Work, matrix_rate
 from training.engine.recipes import RewardRecipe
-from training.engine.scoring import RewardModel, save_reward_model
-from training.engine.speed import Work, matrix_rate
+from training.engine.reward_model.model import RewardModel, save_reward_model
 
 PARTS = ("matrix rate", "sft", "scoring", "rl step")
 SFT_GOAL, SCORING_GOAL = 0.45, 0.40

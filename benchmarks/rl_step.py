@@ -49,18 +49,18 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from actions.demo import generate
 from actions.format_check import check_text
 from training.engine import policy, sft
-from training.engine.conversations import Encoder, sample_from_json
-from training.engine.generation import Sampling
-from training.engine.loading import load_policy
-from training.engine.measuring import ask
-from training.engine.models import Place, build_small_model, prepare
-from training.engine.new_tokens import fit_vocabulary
-from training.engine.optimizing import muon_and_adamw, trapezoid
+from training.engine.data.conversations import Encoder, sample_from_json
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.new_tokens import fit_vocabulary
+from training.engine.modeling.optim import muon_and_adamw, trapezoid
+from training.engine.modeling.policies import Place, build_small_model, prepare
 from training.engine.recipes import PolicyRecipe, SftRecipe
-from training.engine.rewards import Rewards
-from training.engine.rollouts import Rollouts
-from training.engine.rundir import RunDirectory, run_program
-from training.engine.scoring import Packer, Pair, RewardModel, RewardSettings
+from training.engine.reward_model.model import Packer, Pair, RewardModel, RewardSettings
+from training.engine.rl.rewards import Rewards
+from training.engine.rl.rollouts import Rollouts
+from training.engine.run.directory import RunDirectory, run_program
+from training.engine.sampling.answers import ask
+from training.engine.sampling.sampler import Sampling
 
 SETTINGS = RewardSettings("interleaved", "unit")
 

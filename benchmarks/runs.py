@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.engine.start import SOCKET, bears_warm, begin_warm, end_warm
+from training.engine.run.start import SOCKET, bears_warm, begin_warm, end_warm
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
-START = (sys.executable, "-m", "training.engine.start")
+START = (sys.executable, "-m", "training.engine.run.start")
 
 
 def say(line: str = "") -> None:

@@ -32,10 +32,12 @@ from transformers.pipelines import pipeline
 from transformers.utils import logging
 
 from actions.demo import generate
-from training.engine.models import Place, build_small_model, prepare
-from training.engine.new_tokens import fit_vocabulary
+from training.engine.modeling.new_tokens import fit_vocabulary
+from training.engine.modeling.policies import Place, build_small_model, prepare
+from training.engine.modeling.throughput import Work, matrix_rate
+from training.engine.modeling.tokenizer import train_tokenizer
 from training.engine.recipes import RewardRecipe
-from training.engine.scoring import (
+from training.engine.reward_model.model import (
     LABEL,
     MATCH,
     SAMPLED,
@@ -45,8 +47,6 @@ from training.engine.scoring import (
     RewardSettings,
     units_of,
 )
-from training.engine.speed import Work, matrix_rate
-from training.engine.tokens import train_tokenizer
 
 SETTINGS = RewardSettings("sequential", "final")
 AGREE = 1e-4

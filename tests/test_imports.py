@@ -125,8 +125,8 @@ def test_the_engine_takes_nothing_from_the_rest_of_training(graph):
 SHARED = {
     "training.engine.finite",
     "training.engine.recipes",
-    "training.engine.start",
-    "training.engine.verdicts",
+    "training.engine.run.start",
+    "training.engine.reward_model.metrics",
 }
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from training.engine import policy, reward
 from training.engine.recipes import PolicyRecipe, RewardRecipe
-from training.engine.rundir import run_program
+from training.engine.run.directory import run_program
 
 what, at = os.environ["BEFALLS"].split()
 rank, last = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]) - 1

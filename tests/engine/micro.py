@@ -9,9 +9,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from actions.demo import generate
-from training.engine.conversations import sample_from_json
-from training.engine.models import build_small_model, save_policy
-from training.engine.tokens import train_tokenizer
+from training.engine.data.conversations import sample_from_json
+from training.engine.modeling.policies import build_small_model, save_policy
+from training.engine.modeling.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)
 

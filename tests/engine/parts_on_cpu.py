@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType
 
 from training.engine import sft
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import run_program
+from training.engine.run.directory import run_program
 
 build = PartialState.__init__
 

@@ -11,11 +11,11 @@ import pytest
 from tests.engine.micro import make_run, micro_tokenizer, save_micro_policy
 from tests.engine.test_policy import answer_with_labels, given, make_rollouts, result
 from training.engine import draw, evaluate
-from training.engine.conversations import Encoder, sample_from_json
-from training.engine.generation import PartOf
+from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.recipes import DrawRecipe, EvaluateRecipe
-from training.engine.rundir import run_program
-from training.engine.worlds import World
+from training.engine.rl.environment import World
+from training.engine.run.directory import run_program
+from training.engine.sampling.sampler import PartOf
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -107,7 +107,7 @@ def test_the_labels_own_calls_get_the_recorded_observations_in_a_whole_task(
 ):
     rollouts = make_rollouts([ROW], whole_tasks=True)
     said = answer_with_labels(rollouts.encoder)
-    monkeypatch.setattr("training.engine.rollouts.answer", said)
+    monkeypatch.setattr("training.engine.rl.rollouts.answer", said)
     first = rollouts.asked[0]
     episode = rollouts.respond(None, [first], PartOf(0, 0, 1))[0][0]
     encoded = rollouts.encoder.encode(sample_from_json(ROW))
@@ -117,7 +117,7 @@ def test_the_labels_own_calls_get_the_recorded_observations_in_a_whole_task(
 def test_following_actions_reads_the_local_context_that_the_labels_fetched(monkeypatch):
     rollouts = make_rollouts([ROW], follow_actions=True)
     said = answer_with_labels(rollouts.encoder)
-    monkeypatch.setattr("training.engine.rollouts.answer", said)
+    monkeypatch.setattr("training.engine.rl.rollouts.answer", said)
     asked = rollouts.asked[3]  # the turn that calls the local context's action
     episode = rollouts.respond(None, [asked], PartOf(0, 0, 1))[0][0]
     encoded = rollouts.encoder.encode(sample_from_json(ROW))

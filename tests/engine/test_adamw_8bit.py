@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.engine.micro import events, micro_policy, micro_tokenizer
 from tests.engine.test_sft import SMALL, run_sft
-from training.engine.optimizing import muon_and_adamw, save_optimizer
+from training.engine.modeling.optim import muon_and_adamw, save_optimizer
 
 RECIPE = {
     **SMALL,

@@ -16,7 +16,10 @@ from tests.engine.test_policy import (
     toy_rows,
 )
 from training.engine import policy
-from training.engine.algorithms import (
+from training.engine.data.conversations import Encoder, sample_from_json
+from training.engine.modeling.loading import load_policy
+from training.engine.recipes import PolicyRecipe
+from training.engine.rl.advantages import (
     ALGORITHMS,
     SMALL,
     Algorithm,
@@ -25,10 +28,7 @@ from training.engine.algorithms import (
     length_penalty,
     token_advantages,
 )
-from training.engine.conversations import Encoder, sample_from_json
-from training.engine.loading import load_policy
-from training.engine.recipes import PolicyRecipe
-from training.engine.rewards import Rewarded, Rewards
+from training.engine.rl.rewards import Rewarded, Rewards
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

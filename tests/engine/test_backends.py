@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
-from training.engine.backends import check_backend, logprobs_of, respond
-from training.engine.conversations import Encoder
-from training.engine.generation import Sampling
-from training.engine.measuring import ask
-from training.engine.models import Place
+from training.engine.data.conversations import Encoder
+from training.engine.modeling.policies import Place
 from training.engine.recipes import RecipeError
+from training.engine.sampling.answers import ask
+from training.engine.sampling.backends import check_backend, logprobs_of, respond
+from training.engine.sampling.sampler import Sampling
 
 CPU = Place(torch.device("cpu"), half=False)
 BACKENDS = ["own", "generate", "continuous"]
@@ -96,7 +96,7 @@ def test_log_probabilities_do_not_depend_on_how_rows_are_batched(setting, monkey
     model, prompts, _ = setting
     responses = [[7, 8, 9], [300], [11, 12]]
     together = logprobs_of(model, prompts, responses, 0.8, CPU)
-    monkeypatch.setattr("training.engine.backends.LOGITS", 1)
+    monkeypatch.setattr("training.engine.sampling.backends.LOGITS", 1)
     apart = logprobs_of(model, prompts, responses, 0.8, CPU)
     for one, other in zip(together, apart, strict=True):
         assert one == pytest.approx(other, abs=1e-5)

@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.engine.conversations import Encoder
-from training.engine.rundir import RunError
-from training.engine.tokens import add_tags
+from training.engine.data.conversations import Encoder
+from training.engine.modeling.tokenizer import add_tags
+from training.engine.run.directory import RunError
 
 USER, ANSWER, AGAIN = "How many cakes are left?", "There are 3 left.", "Thanks."
 WORDS = [f"{USER} {ANSWER} {AGAIN} user assistant system [INST] Answer this"] * 9

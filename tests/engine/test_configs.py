@@ -17,12 +17,12 @@ from tests.engine.micro import (
 )
 from tests.engine.test_policy import run_policy, toy_rows
 from training.engine import sft
-from training.engine.configs import restore, valid_generation
-from training.engine.generation import Sampling, sample_responses
-from training.engine.loading import load_policy
-from training.engine.models import Place, save_policy
+from training.engine.modeling.configs import restore, valid_generation
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.policies import Place, save_policy
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import RunDirectory, RunError, run_program
+from training.engine.run.directory import RunDirectory, RunError, run_program
+from training.engine.sampling.sampler import Sampling, sample_responses
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -8,15 +8,15 @@ from transformers import PreTrainedTokenizerBase
 from actions.tags import ACTION_CLOSE, OBSERVATION_CLOSE, OBSERVATION_OPEN
 from tests.engine.micro import demo_samples, micro_tokenizer
 from tests.engine.test_tokens import plain_tokenizer
-from training.engine.conversations import (
+from training.engine.data.conversations import (
     IGNORED,
     Encoder,
     read_samples,
     sample_from_json,
     windows,
 )
-from training.engine.rundir import RunError
-from training.engine.tokens import add_tags
+from training.engine.modeling.tokenizer import add_tags
+from training.engine.run.directory import RunError
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"

@@ -26,8 +26,10 @@ from tests.engine.test_policy import (
     save_judge,
     toy,  # noqa: F401
 )
-from training.engine.algorithms import SMALL
-from training.engine.critic import (
+from training.engine.modeling.loading import load_classifier
+from training.engine.recipes import PolicyRecipe
+from training.engine.rl.advantages import SMALL
+from training.engine.rl.critic import (
     Critic,
     Drawn,
     advantages_of,
@@ -37,11 +39,9 @@ from training.engine.critic import (
     standardized,
     value_loss,
 )
-from training.engine.generation import PartOf
-from training.engine.loading import load_classifier
-from training.engine.recipes import PolicyRecipe
-from training.engine.rewards import Rewarded
-from training.engine.rundir import RunDirectory, RunError
+from training.engine.rl.rewards import Rewarded
+from training.engine.run.directory import RunDirectory, RunError
+from training.engine.sampling.sampler import PartOf
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -195,7 +195,8 @@ OWN = [[1, 0, 0, 1], [1, 0, 0, 1], [1, 1]]
 def test_a_value_is_of_the_text_before_its_token(tmp_path, monkeypatch, shared):
     critic = micro_critic(tmp_path)
     monkeypatch.setattr(
-        "training.engine.prefixes.can_share", lambda model, longest: shared
+        "training.engine.modeling.shared_prompt.can_share",
+        lambda model, longest: shared,
     )
     drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
     values = critic.values(drawn)
@@ -238,7 +239,7 @@ def test_every_turn_is_paid_where_it_ends(monkeypatch):
     row = normal_row()
     rollouts = make_rollouts([row], algorithm="ppo", follow_actions=True)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
     turns = len(episode.answers)
@@ -261,7 +262,7 @@ def test_a_whole_task_is_paid_its_completion_at_the_end(monkeypatch):
     row = normal_row()
     rollouts = make_rollouts([row], algorithm="ppo", whole_tasks=True)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
     turns = len(row["turns"])

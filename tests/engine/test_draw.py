@@ -14,13 +14,14 @@ from tests.engine.micro import (
     save_micro_policy,
 )
 from tests.engine.test_scoring import micro_reward_model
-from training.engine import draw, generation
-from training.engine.conversations import sample_from_json
-from training.engine.generation import Sampled
-from training.engine.measuring import Answer
+from training.engine import draw
+from training.engine.data.conversations import sample_from_json
 from training.engine.recipes import DrawRecipe
-from training.engine.rundir import run_program
-from training.engine.scoring import RewardSettings, save_reward_model
+from training.engine.reward_model.model import RewardSettings, save_reward_model
+from training.engine.run.directory import run_program
+from training.engine.sampling import sampler
+from training.engine.sampling.answers import Answer
+from training.engine.sampling.sampler import Sampled
 
 SMALL = {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 8}
 
@@ -85,14 +86,14 @@ def test_without_room_for_a_batch_the_same_is_drawn_in_smaller_ones(
     policies, tmp_path, monkeypatch
 ):
     assert run_draw(tmp_path / "roomy", policies) == 0
-    compute = generation._sample_batch
+    compute = sampler._sample_batch
 
     def refuse(model, prompts, sampling, noise, place, per_prompt, cached):
         if len(prompts) * per_prompt > 1:
             raise torch.OutOfMemoryError("no more memory")
         return compute(model, prompts, sampling, noise, place, per_prompt, cached)
 
-    monkeypatch.setattr(generation, "_sample_batch", refuse)
+    monkeypatch.setattr(sampler, "_sample_batch", refuse)
     assert run_draw(tmp_path / "tight", policies) == 0
     roomy, tight = responses(tmp_path / "roomy"), responses(tmp_path / "tight")
     assert [row["text"] for row in tight] == [row["text"] for row in roomy]

@@ -7,7 +7,7 @@ import torch
 
 from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
 from training.engine import evaluate
-from training.engine.conversations import sample_from_json
+from training.engine.data.conversations import sample_from_json
 from training.engine.evaluate import (
     judged,
     paired_gain,
@@ -15,10 +15,10 @@ from training.engine.evaluate import (
     with_interval,
     write_samples,
 )
-from training.engine.generation import Sampled
-from training.engine.measuring import Answer, Asked, measure
 from training.engine.recipes import EvaluateRecipe
-from training.engine.rundir import RunDirectory, run_program
+from training.engine.run.directory import RunDirectory, run_program
+from training.engine.sampling.answers import Answer, Asked, measure
+from training.engine.sampling.sampler import Sampled
 
 RECIPE = EvaluateRecipe()
 

@@ -6,14 +6,14 @@ import torch
 from tests.engine.kinds import KINDS, small_model
 from tests.engine.micro import demo_samples, micro_tokenizer
 from training.engine import sft
-from training.engine.conversations import Encoded, Encoder
-from training.engine.course import Course, packed, padded
-from training.engine.decoding import caching
-from training.engine.exactness import packing, refuse_packed_rows
-from training.engine.generation import Sampling, sample_responses
-from training.engine.models import Place
-from training.engine.prefixes import can_share, shared_logprobs
+from training.engine.data.conversations import Encoded, Encoder
+from training.engine.data.sft_batches import Course, packed, padded
+from training.engine.modeling.exactness import packing, refuse_packed_rows
+from training.engine.modeling.policies import Place
+from training.engine.modeling.shared_prompt import can_share, shared_logprobs
 from training.engine.recipes import SftRecipe
+from training.engine.sampling.decoding import caching
+from training.engine.sampling.sampler import Sampling, sample_responses
 
 CPU = Place(torch.device("cpu"), half=False)
 NEAR = {"atol": 1e-3, "rtol": 0}

@@ -35,20 +35,20 @@ from training.engine.checkpoints import (
     read_manifest,
     verify_checkpoint,
 )
-from training.engine.conversations import IGNORED, Encoder, sample_from_json
+from training.engine.data.conversations import IGNORED, Encoder, sample_from_json
 from training.engine.finite import NotFiniteError, at, first_not_finite
 from training.engine.finite_files import files_must_be_finite
-from training.engine.finite_weights import weights_must_be_finite
-from training.engine.generation import Sampled
-from training.engine.models import save_policy
+from training.engine.modeling.finite_weights import weights_must_be_finite
+from training.engine.modeling.policies import save_policy
 from training.engine.recipes import (
     DrawRecipe,
     EvaluateRecipe,
     RewardRecipe,
     SftRecipe,
 )
-from training.engine.rewards import Rewarded
-from training.engine.rundir import Ending, RunDirectory, run_program
+from training.engine.rl.rewards import Rewarded
+from training.engine.run.directory import Ending, RunDirectory, run_program
+from training.engine.sampling.sampler import Sampled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
-from training.engine import generation
-from training.engine.conversations import Encoder
-from training.engine.generation import Sampling, sample_responses
-from training.engine.measuring import answer, ask
-from training.engine.memory import Parts
-from training.engine.models import Place
+from training.engine.data.conversations import Encoder
+from training.engine.modeling.micro_batch import Parts
+from training.engine.modeling.policies import Place
+from training.engine.sampling import sampler
+from training.engine.sampling.answers import answer, ask
+from training.engine.sampling.sampler import Sampling, sample_responses
 
 CPU = Place(torch.device("cpu"), half=False)
 
@@ -79,7 +79,7 @@ def test_when_memory_runs_out_smaller_batches_draw_the_same(
     warm = replace(sampling, temperature=temperature)
     expected = sample_responses(model, prompts, warm, **given)
     told, rows = [], []
-    compute = generation._sample_batch
+    compute = sampler._sample_batch
 
     def refuse(model, prompts, sampling, noise, place, per_prompt, cached):
         rows.append(len(prompts) * per_prompt)
@@ -87,7 +87,7 @@ def test_when_memory_runs_out_smaller_batches_draw_the_same(
             raise torch.OutOfMemoryError("no more memory")
         return compute(model, prompts, sampling, noise, place, per_prompt, cached)
 
-    monkeypatch.setattr(generation, "_sample_batch", refuse)
+    monkeypatch.setattr(sampler, "_sample_batch", refuse)
     parts = Parts(16384, lambda said, level: told.append(said), "token positions")
     tight = replace(warm, parts=parts)
     found = sample_responses(model, prompts, tight, **given)

@@ -9,12 +9,12 @@ from tests.engine.micro import demo_rows, events, make_run
 from tests.engine.test_configs import CPU, make_base
 from tests.engine.test_ranking import run_ranking
 from training.engine import reward
-from training.engine.heads import classifier_class
-from training.engine.loading import load_classifier, load_policy
-from training.engine.preferring import PreferenceModel
+from training.engine.modeling.heads import classifier_class
+from training.engine.modeling.loading import load_classifier, load_policy
 from training.engine.recipes import RewardRecipe
-from training.engine.rundir import run_program
-from training.engine.scoring import Pair, load_reward_model
+from training.engine.reward_model.model import Pair, load_reward_model
+from training.engine.reward_model.preference import PreferenceModel
+from training.engine.run.directory import run_program
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -19,12 +19,17 @@ from tests.engine.micro import (
     micro_tokenizer,
     save_micro_policy,
 )
-from training.engine import chat_template, sft
-from training.engine.conversations import ChatFrame
-from training.engine.loading import load_classifier, load_policy, load_tokenizer
-from training.engine.models import Place
+from training.engine import sft
+from training.engine.data.conversations import ChatFrame
+from training.engine.modeling import chat_template
+from training.engine.modeling.loading import (
+    load_classifier,
+    load_policy,
+    load_tokenizer,
+)
+from training.engine.modeling.policies import Place
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import RunError, run_program
+from training.engine.run.directory import RunError, run_program
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("actions", "annotation", "config", "training")
@@ -46,7 +51,7 @@ def test_one_module_loads_whatever_is_loaded():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
     }
-    assert callers == {"training/engine/loading.py"}
+    assert callers == {"training/engine/modeling/loading.py"}
 
 
 # Code in the directory
@@ -97,7 +102,7 @@ def test_a_program_reads_nothing_of_standard_input(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys; from training.engine.rundir import run_program\n"
+            "import sys; from training.engine.run.directory import run_program\n"
             "from training.engine.recipes import SftRecipe\n"
             "sys.argv[1:] = ['/nowhere']\n"
             "run_program('sft', SftRecipe, None)\n"

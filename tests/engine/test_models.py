@@ -3,7 +3,7 @@
 import torch
 
 from tests.engine.micro import micro_policy, micro_tokenizer
-from training.engine.models import EMBEDDING, build_small_model
+from training.engine.modeling.policies import EMBEDDING, build_small_model
 
 
 def test_what_a_head_reads_it_writes_back():

@@ -16,20 +16,20 @@ from tests.engine.test_preference import run_preference
 from tests.engine.test_reward import run_reward
 from tests.engine.test_tokens import plain_tokenizer
 from training.engine import sft
-from training.engine.classifiers import starting_classifier
-from training.engine.conversations import Encoder, sample_from_json
-from training.engine.loading import load_policy
-from training.engine.models import Place
-from training.engine.new_tokens import (
+from training.engine.data.conversations import Encoder, sample_from_json
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.new_tokens import (
     NewRows,
     RowsAdamW,
     fit_vocabulary,
     own_pieces,
 )
+from training.engine.modeling.policies import Place
+from training.engine.modeling.tokenizer import add_tags, tag_ids
 from training.engine.recipes import RewardRecipe, SftRecipe
-from training.engine.rundir import RunDirectory, read_manifest, run_program
-from training.engine.scoring import Packer, RewardSettings
-from training.engine.tokens import add_tags, tag_ids
+from training.engine.reward_model.classifier import starting_classifier
+from training.engine.reward_model.model import Packer, RewardSettings
+from training.engine.run.directory import RunDirectory, read_manifest, run_program
 
 # peft and trl ask for names that transformers is about to drop.
 pytestmark = [

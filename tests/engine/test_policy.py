@@ -23,21 +23,21 @@ from tests.engine.micro import (
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import policy
 from training.engine.checkpoints import read_manifest
-from training.engine.conversations import Encoder, read_samples, sample_from_json
-from training.engine.generation import PartOf, Sampled, Sampling
-from training.engine.held_out import HeldOut, Looked, gain
-from training.engine.measuring import Answer, ask
-from training.engine.models import Place, save_policy
+from training.engine.data.conversations import Encoder, read_samples, sample_from_json
+from training.engine.modeling.policies import Place, save_policy
 from training.engine.recipes import PolicyRecipe, RewardRecipe
-from training.engine.rewards import Rewarded, Rewards
-from training.engine.rollouts import Rollouts
-from training.engine.rundir import RunDirectory, run_program
-from training.engine.scoring import (
+from training.engine.reward_model.metrics import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
+from training.engine.reward_model.model import (
     Pair,
     RewardSettings,
     save_reward_model,
 )
-from training.engine.verdicts import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
+from training.engine.rl.rewards import Rewarded, Rewards
+from training.engine.rl.rollouts import Rollouts
+from training.engine.rl.validation import HeldOut, Looked, gain
+from training.engine.run.directory import RunDirectory, run_program
+from training.engine.sampling.answers import Answer, ask
+from training.engine.sampling.sampler import PartOf, Sampled, Sampling
 
 # transformers, TRL and torch warn about settings of their own that they are renaming.
 pytestmark = [
@@ -292,7 +292,7 @@ def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
     row = normal_row()
     rollouts = make_rollouts([row], follow_actions=True)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     first = rollouts.asked[0]
     episode = rollouts.respond(None, [first], PartOf(0, 0, 1))[0][0]
@@ -316,7 +316,7 @@ def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
 def test_a_group_told_to_another_process_is_the_same_there(monkeypatch):
     rollouts = make_rollouts([normal_row()], follow_actions=True)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     first = rollouts.asked[0]
     (group,) = rollouts.respond(None, [first], PartOf(0, 0, 1))
@@ -332,7 +332,7 @@ def test_a_group_told_to_another_process_is_the_same_there(monkeypatch):
 def test_without_following_an_episode_is_one_response(monkeypatch):
     rollouts = make_rollouts([normal_row()])
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
     assert len(episode.answers) == 1
@@ -342,7 +342,7 @@ def test_without_following_an_episode_is_one_response(monkeypatch):
 def test_groups_without_signal_are_dropped_first(monkeypatch):
     rollouts = make_rollouts(demo_rows()[:6], draw_more=4.0, least_spread=0.05)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
 
     def rewards(answers):
@@ -363,7 +363,7 @@ def test_groups_without_signal_are_dropped_first(monkeypatch):
 def test_a_group_without_signal_that_is_kept_is_marked_as_silent(monkeypatch):
     rollouts = make_rollouts(demo_rows()[:2], least_spread=0.05)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     rollouts.rewards = lambda answers: [Rewarded(1.0, 0.5)] * len(answers)
     rollouts.draw(None, 2, step=0)
@@ -374,7 +374,7 @@ def test_draws_go_on_while_groups_with_a_signal_are_missing(monkeypatch):
     """DAPO's dynamic sampling: here the third draw is the first with a signal."""
     rollouts = make_rollouts(demo_rows()[:2], algorithm="dapo", draw_rounds=10)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     draws = []
 
@@ -393,7 +393,7 @@ def test_draws_go_on_while_groups_with_a_signal_are_missing(monkeypatch):
 def test_published_grpo_keeps_every_group_it_drew(monkeypatch):
     rollouts = make_rollouts(demo_rows()[:2], algorithm="grpo", draw_more=4.0)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     rollouts.rewards = lambda answers: [Rewarded(1.0, 1.0)] * len(answers)
     rollouts.draw(None, 2, step=0)
@@ -404,7 +404,7 @@ def test_published_grpo_keeps_every_group_it_drew(monkeypatch):
 def test_the_turns_of_a_step_depend_on_its_number_only(monkeypatch):
     rollouts = make_rollouts(demo_rows())
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     rollouts.rewards = lambda answers: [Rewarded(1.0, 1.0)] * len(answers)
 
@@ -525,7 +525,7 @@ def test_observations_get_no_gradient_and_every_own_token_does(
     row = normal_row()
     tokenizer = micro_tokenizer()
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(Encoder(tokenizer))
+        "training.engine.rl.rollouts.answer", answer_with_labels(Encoder(tokenizer))
     )
     monkeypatch.setattr(
         Rewards,

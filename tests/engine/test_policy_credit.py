@@ -6,14 +6,14 @@ import pytest
 
 from actions.demo import oracle
 from tests.engine.micro import demo_rows, micro_tokenizer
-from training.engine.credit import (
+from training.engine.reward_model.model import Pair, units_of
+from training.engine.rl.unit_credit import (
     STRUCTURE,
     Piece,
     token_owners,
     unit_advantages,
     unit_spans,
 )
-from training.engine.scoring import Pair, units_of
 
 LABEL = (
     "<<think>>This is a new task.\nPlan:\n1. Get the price\n2. Find the shelf\n"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.engine.micro import micro_policy, micro_tokenizer
-from training.engine.prefixes import can_share, shared_logprobs
+from training.engine.modeling.shared_prompt import can_share, shared_logprobs
 
 
 def batch():

@@ -16,8 +16,10 @@ from tests.engine.micro import (
     micro_tokenizer,
 )
 from tests.engine.test_policy import CPU, result, toy, toy_rows  # noqa: F401
-from training.engine import preference, prefixes
-from training.engine.conversations import Encoder
+from training.engine import preference
+from training.engine.data.conversations import Encoder
+from training.engine.data.preference_pairs import Course, Question, read_questions
+from training.engine.modeling import shared_prompt
 from training.engine.preference import (
     Pupil,
     dpo_loss,
@@ -25,9 +27,8 @@ from training.engine.preference import (
     learn,
     logprobs,
 )
-from training.engine.questions import Course, Question, read_questions
 from training.engine.recipes import PreferenceRecipe
-from training.engine.rundir import RunDirectory, RunError, run_program
+from training.engine.run.directory import RunDirectory, RunError, run_program
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -143,7 +144,7 @@ def test_the_log_probability_of_an_answer_is_the_sum_over_its_tokens():
     in_parts = logprobs(model, rows, tokenizer.pad_token_id, CPU, chunk=2)
     assert in_parts.tolist() == pytest.approx(expected, abs=1e-4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefixes, "can_share", lambda model, longest: False)
+        patch.setattr(shared_prompt, "can_share", lambda model, longest: False)
         apart = logprobs(model, rows, tokenizer.pad_token_id, CPU)
     assert apart.tolist() == pytest.approx(expected, abs=1e-4)
 

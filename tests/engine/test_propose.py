@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.engine.micro import demo_rows, micro_policy, micro_tokenizer
-from training.engine.models import save_policy
+from training.engine.modeling.policies import save_policy
 from training.engine.propose import main
 
 

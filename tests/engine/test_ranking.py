@@ -10,14 +10,14 @@ from tests.engine.micro import events, make_run, save_micro_policy
 from tests.engine.test_policy import result, toy_rows
 from tests.engine.test_preference import toy_judgments
 from tests.engine.test_rewards import given
-from training.engine import ranking, reward
-from training.engine.conversations import Encoder, sample_from_json
-from training.engine.models import Place
-from training.engine.preferring import PreferenceModel, scores
-from training.engine.ranking import ranking_loss
+from training.engine import preference_model, reward
+from training.engine.data.conversations import Encoder, sample_from_json
+from training.engine.modeling.policies import Place
+from training.engine.preference_model import ranking_loss
 from training.engine.recipes import RewardRecipe
-from training.engine.rundir import run_program
-from training.engine.scoring import load_reward_model
+from training.engine.reward_model.model import load_reward_model
+from training.engine.reward_model.preference import PreferenceModel, scores
+from training.engine.run.directory import run_program
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -87,7 +87,7 @@ def test_a_step_without_room_is_learned_in_parts(tmp_path, backbone, monkeypatch
             raise torch.OutOfMemoryError("no more memory")
         return scores(model, rows, *others)
 
-    monkeypatch.setattr(ranking, "scores", short)
+    monkeypatch.setattr(preference_model, "scores", short)
     assert run_ranking(tmp_path / "tight", backbone) == 0
     assert asked[:3] == [4, 2, 2]
     end = "checkpoints/step-000012/model.safetensors"

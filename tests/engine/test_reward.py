@@ -23,14 +23,20 @@ from tests.engine.micro import (
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import reward
 from training.engine.checkpoints import read_manifest
-from training.engine.conversations import sample_from_json
-from training.engine.derived import UNKNOWN, PlainTurn, Source, change_text, example
-from training.engine.pair_loss import PairLoss, rivals, step_inputs
-from training.engine.pairs import Steps, read_judgments
+from training.engine.data.conversations import sample_from_json
 from training.engine.recipes import RewardRecipe
-from training.engine.rundir import RunError, run_program
-from training.engine.scoring import Pair, load_reward_model
-from training.engine.verdicts import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
+from training.engine.reward_model.augmentation import (
+    UNKNOWN,
+    PlainTurn,
+    Source,
+    change_text,
+    example,
+)
+from training.engine.reward_model.batches import Steps, read_judgments
+from training.engine.reward_model.loss import PairLoss, rivals, step_inputs
+from training.engine.reward_model.metrics import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
+from training.engine.reward_model.model import Pair, load_reward_model
+from training.engine.run.directory import RunError, run_program
 
 # transformers warns about settings of its own that it is renaming.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

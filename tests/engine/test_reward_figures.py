@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from training.engine.verdicts import (
+from training.engine.reward_model.metrics import (
     BAD_CAUGHT,
     SEEN_ORDERS,
     UNSEEN_ORDERS,

@@ -16,13 +16,13 @@ from tests.engine.micro import (
 )
 from tests.engine.test_policy import CPU, given, result, toy_rows
 from training.engine import policy
-from training.engine.conversations import Encoder, read_samples, sample_from_json
-from training.engine.measuring import measure
-from training.engine.models import save_policy
-from training.engine.preferring import PreferenceModel
+from training.engine.data.conversations import Encoder, read_samples, sample_from_json
+from training.engine.modeling.policies import save_policy
 from training.engine.recipes import PolicyRecipe
-from training.engine.rewards import Rewarded, Rewards
-from training.engine.rundir import RunError, run_program
+from training.engine.reward_model.preference import PreferenceModel
+from training.engine.rl.rewards import Rewarded, Rewards
+from training.engine.run.directory import RunError, run_program
+from training.engine.sampling.answers import measure
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

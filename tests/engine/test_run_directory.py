@@ -20,7 +20,7 @@ from training.engine.checkpoints import (
 )
 from training.engine.finite import NotFiniteError
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import (
+from training.engine.run.directory import (
     LOCKED,
     Ending,
     RunDirectory,
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 COUNTING = """
 import sys, time
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import Ending, run_program
+from training.engine.run.directory import Ending, run_program
 
 def count(run, recipe):
     for step in range(10_000):

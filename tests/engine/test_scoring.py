@@ -9,8 +9,8 @@ from transformers import AutoModelForSequenceClassification
 
 from actions.grammar import FormatError
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
-from training.engine.new_tokens import fit_vocabulary
-from training.engine.scoring import (
+from training.engine.modeling.new_tokens import fit_vocabulary
+from training.engine.reward_model.model import (
     MATCH,
     RULED_OUT,
     WHOLE,
@@ -26,7 +26,7 @@ from training.engine.scoring import (
     save_reward_model,
     units_of,
 )
-from training.engine.scoring import _batches as cut
+from training.engine.reward_model.model import _batches as cut
 
 LABEL = (
     "<<think>>This is a new task.\nPlan:\n1. Get the price\n2. Find the shelf\n"

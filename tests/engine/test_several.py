@@ -21,12 +21,9 @@ from tests.engine.test_reward import judged_rows
 from tests.engine.test_scoring import micro_reward_model
 from tests.engine.test_sft import SMALL, data, run_sft
 from training.engine import draw, evaluate, policy, reward, sft
-from training.engine.conversations import Encoder
-from training.engine.course import packed, padded, split
-from training.engine.derived import Source, example
-from training.engine.memory import Parts
-from training.engine.pair_loss import PairLoss, counted, step_inputs
-from training.engine.pairs import clusters, dealt, pieces_of
+from training.engine.data.conversations import Encoder
+from training.engine.data.sft_batches import packed, padded, split
+from training.engine.modeling.micro_batch import Parts
 from training.engine.recipes import (
     DrawRecipe,
     EvaluateRecipe,
@@ -34,8 +31,11 @@ from training.engine.recipes import (
     RewardRecipe,
     SftRecipe,
 )
-from training.engine.rundir import run_program
-from training.engine.scoring import MarkReader
+from training.engine.reward_model.augmentation import Source, example
+from training.engine.reward_model.batches import clusters, dealt, pieces_of
+from training.engine.reward_model.loss import PairLoss, counted, step_inputs
+from training.engine.reward_model.model import MarkReader
+from training.engine.run.directory import run_program
 from training.runs.command import START, accelerate_config, program_command
 from training.runs.warm import warm_environment
 

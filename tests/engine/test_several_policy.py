@@ -12,8 +12,9 @@ from tests.engine.test_policy import (
     toy_rows,
 )
 from tests.engine.test_several import apart, launch_both
-from training.engine import generation, grpo
-from training.engine.grpo import pieces_of
+from training.engine.rl import trainer
+from training.engine.rl.trainer import pieces_of
+from training.engine.sampling import sampler
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -97,7 +98,7 @@ def test_prompts_that_do_not_divide_among_processes_are_refused(
 def short_of_memory(monkeypatch, rows):
     """Let log-probabilities of more than so many responses at once not fit."""
     asked = []
-    compute = grpo.shared_logprobs
+    compute = trainer.shared_logprobs
 
     def refuse(model, input_ids, *others):
         asked.append(len(input_ids))
@@ -105,7 +106,7 @@ def short_of_memory(monkeypatch, rows):
             raise torch.OutOfMemoryError("no more memory")
         return compute(model, input_ids, *others)
 
-    monkeypatch.setattr(grpo, "shared_logprobs", refuse)
+    monkeypatch.setattr(trainer, "shared_logprobs", refuse)
     return asked
 
 
@@ -139,7 +140,7 @@ def test_drawing_without_room_draws_the_same_in_smaller_batches(
     recipe = {**RECIPE, "steps": 1, "evaluate_every": 1}
     assert run_policy(tmp_path / "roomy", toy, **recipe) == 0
     sizes = []
-    compute = generation._sample_batch
+    compute = sampler._sample_batch
 
     def refuse(model, prompts, sampling, noise, place, per_prompt, cached):
         sizes.append(len(prompts) * per_prompt)
@@ -147,7 +148,7 @@ def test_drawing_without_room_draws_the_same_in_smaller_batches(
             raise torch.OutOfMemoryError("no more memory")
         return compute(model, prompts, sampling, noise, place, per_prompt, cached)
 
-    monkeypatch.setattr(generation, "_sample_batch", refuse)
+    monkeypatch.setattr(sampler, "_sample_batch", refuse)
     assert run_policy(tmp_path / "tight", toy, **recipe) == 0
     assert max(sizes) > 4
     one, other = told(tmp_path / "roomy"), told(tmp_path / "tight")

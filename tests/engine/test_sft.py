@@ -19,18 +19,18 @@ from tests.engine.micro import (
 from tests.engine.test_tokens import plain_tokenizer
 from training.engine import sft
 from training.engine.checkpoints import verify_checkpoint
-from training.engine.conversations import (
+from training.engine.data.conversations import (
     IGNORED,
     Encoder,
     read_samples,
     sample_from_json,
 )
-from training.engine.course import Course, packed, padded
-from training.engine.loading import load_policy
-from training.engine.models import Place
+from training.engine.data.sft_batches import Course, packed, padded
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.policies import Place
+from training.engine.modeling.tokenizer import tag_ids
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import RunDirectory, run_program
-from training.engine.tokens import tag_ids
+from training.engine.run.directory import RunDirectory, run_program
 
 # peft asks for a name that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings(

@@ -5,9 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.engine.micro import micro_policy, micro_tokenizer
-from training.engine.models import Place
+from training.engine.modeling.policies import Place
+from training.engine.modeling.throughput import Work, check_kernels, matrix_rate
 from training.engine.recipes import RecipeError
-from training.engine.speed import Work, check_kernels, matrix_rate
 
 CPU = Place(torch.device("cpu"), half=False)
 

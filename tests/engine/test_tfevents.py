@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from training.engine.rundir import RunDirectory
+from training.engine.run.directory import RunDirectory
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

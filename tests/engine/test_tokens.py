@@ -14,11 +14,11 @@ from tests.engine.micro import (
     tokenizer_texts,
     trained_tokenizer,
 )
-from training.engine.chat_frame import ChatFrame
-from training.engine.loading import load_policy
-from training.engine.models import Place, save_policy
-from training.engine.new_tokens import fit_vocabulary
-from training.engine.tokens import add_tags, tag_ids, train_tokenizer
+from training.engine.modeling.chat_frame import ChatFrame
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.new_tokens import fit_vocabulary
+from training.engine.modeling.policies import Place, save_policy
+from training.engine.modeling.tokenizer import add_tags, tag_ids, train_tokenizer
 
 CPU = Place(torch.device("cpu"), half=False)
 

@@ -22,14 +22,14 @@ from tests.engine.test_policy import (
     result,
 )
 from training.engine import evaluate, policy
-from training.engine.conversations import Encoder, sample_from_json
-from training.engine.generation import PartOf
-from training.engine.models import save_policy
+from training.engine.data.conversations import Encoder, sample_from_json
+from training.engine.modeling.policies import save_policy
 from training.engine.recipes import EvaluateRecipe, PolicyRecipe
-from training.engine.rewards import Rewarded
-from training.engine.rollouts import Episode
-from training.engine.rundir import run_program
-from training.engine.worlds import World
+from training.engine.rl.environment import World
+from training.engine.rl.rewards import Rewarded
+from training.engine.rl.rollouts import Episode
+from training.engine.run.directory import run_program
+from training.engine.sampling.sampler import PartOf
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -92,7 +92,7 @@ def test_labels_as_answers_give_the_conversation_as_it_is_trained_on(monkeypatch
     )
     rollouts = make_rollouts([row], whole_tasks=True)
     monkeypatch.setattr(
-        "training.engine.rollouts.answer", answer_with_labels(rollouts.encoder)
+        "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     first = rollouts.asked[0]
     episode = rollouts.respond(None, [first], PartOf(0, 0, 1))[0][0]

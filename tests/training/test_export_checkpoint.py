@@ -14,7 +14,7 @@ from tests.engine import micro
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from training.engine import sft
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import run_program
+from training.engine.run.directory import run_program
 from training.models import Checkpoint, RunInput
 from training.runs.ingest import register_found
 from training.storage.snapshots import build_snapshot
@@ -94,8 +94,8 @@ def adapted_policy(project):
 def test_a_stranger_loads_the_export_and_gets_the_same_logits(project, tmp_path):
     import torch
 
-    from training.engine.loading import load_policy
-    from training.engine.models import Place
+    from training.engine.modeling.loading import load_policy
+    from training.engine.modeling.policies import Place
 
     checkpoint = adapted_policy(project)
     assert "trainer/weights.safetensors" in checkpoint.manifest["files"]

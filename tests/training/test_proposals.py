@@ -293,7 +293,7 @@ def test_it_reaches_no_draft_but_ones_own(client, draft, project):
 @pytest.mark.slow
 def test_a_real_policy_answers(project, draft):
     from tests.engine.micro import micro_policy, micro_tokenizer
-    from training.engine.models import save_policy
+    from training.engine.modeling.policies import save_policy
     from training.manifests import file_sha256, read_whole
 
     assert Sample.objects.filter(project=project).exists()

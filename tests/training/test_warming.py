@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import wait_until
-from training.engine import start
+from training.engine.run import start
 from training.runs import hardware, warm
 from training.runs.command import START
 

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from training.engine.recipes import RECIPES, Recipe, SftRecipe
-from training.engine.rundir import Ending, RunDirectory, run_program
+from training.engine.run.directory import Ending, RunDirectory, run_program
 
 
 def read_arguments() -> argparse.Namespace:

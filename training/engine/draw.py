@@ -46,17 +46,31 @@ from actions.demo import simulators
 from actions.executor import Executor, Limits
 from actions.grammar import ActionCall, parse
 from actions.json_values import json_equal
-from training.engine.conversations import (
+from training.engine.data.conversations import (
     Encoder,
     Sample,
     lengths_summary,
     read_samples,
 )
-from training.engine.decoding import WITHOUT_CACHE, caching
 from training.engine.finite import must_be_finite
-from training.engine.generation import Sampling, room
-from training.engine.loading import load_policy
-from training.engine.measuring import (
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.policies import Place, prepare
+from training.engine.recipes import DrawRecipe
+from training.engine.reward_model.model import (
+    Pair,
+    RewardModel,
+    load_reward_model,
+    score_of,
+)
+from training.engine.run.directory import (
+    Ending,
+    RunDirectory,
+    RunError,
+    run_program,
+    step_random,
+)
+from training.engine.run.distributed import any_process, divided, join, told_by_first
+from training.engine.sampling.answers import (
     Answer,
     Asked,
     answer_together,
@@ -66,17 +80,8 @@ from training.engine.measuring import (
     parsed_label,
     rule_verdict,
 )
-from training.engine.models import Place, prepare
-from training.engine.processes import any_process, divided, join, told_by_first
-from training.engine.recipes import DrawRecipe
-from training.engine.rundir import (
-    Ending,
-    RunDirectory,
-    RunError,
-    run_program,
-    step_random,
-)
-from training.engine.scoring import Pair, RewardModel, load_reward_model, score_of
+from training.engine.sampling.decoding import WITHOUT_CACHE, caching
+from training.engine.sampling.sampler import Sampling, room
 
 CHUNK = 64  # turns drawn between two looks at the wish to stop
 

@@ -43,11 +43,31 @@ from dataclasses import astuple, dataclass
 import torch
 from transformers import PreTrainedModel
 
-from training.engine.conversations import Encoder, Sample, lengths_summary, read_samples
-from training.engine.decoding import WITHOUT_CACHE, caching
-from training.engine.generation import Sampled, Sampling, room
-from training.engine.loading import load_policy
-from training.engine.measuring import (
+from training.engine.data.conversations import (
+    Encoder,
+    Sample,
+    lengths_summary,
+    read_samples,
+)
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.policies import Place, prepare
+from training.engine.recipes import EvaluateRecipe
+from training.engine.reward_model.model import (
+    Pair,
+    RewardModel,
+    load_reward_model,
+    score_of,
+)
+from training.engine.rl.environment import World, next_turn
+from training.engine.run.directory import (
+    Ending,
+    RunDirectory,
+    RunError,
+    run_program,
+    step_random,
+)
+from training.engine.run.distributed import any_process, divided, join, process_count
+from training.engine.sampling.answers import (
     Answer,
     Asked,
     Measured,
@@ -59,18 +79,8 @@ from training.engine.measuring import (
     measure,
     parsed_label,
 )
-from training.engine.models import Place, prepare
-from training.engine.processes import any_process, divided, join, process_count
-from training.engine.recipes import EvaluateRecipe
-from training.engine.rundir import (
-    Ending,
-    RunDirectory,
-    RunError,
-    run_program,
-    step_random,
-)
-from training.engine.scoring import Pair, RewardModel, load_reward_model, score_of
-from training.engine.worlds import World, next_turn
+from training.engine.sampling.decoding import WITHOUT_CACHE, caching
+from training.engine.sampling.sampler import Sampled, Sampling, room
 
 CHUNK = 256  # turns answered between two looks at the wish to stop
 

@@ -55,43 +55,43 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from training.engine.adapters import adapters, load_adapters, merged, save_adapters
-from training.engine.algorithms import TRL_LOSS, algorithm_of
-from training.engine.backends import check_backend
-from training.engine.configs import restore
-from training.engine.conversations import Encoder, read_samples
-from training.engine.critic import load_critic
-from training.engine.decoding import WITHOUT_CACHE, caching
-from training.engine.finite_weights import guard_steps
-from training.engine.generation import Sampling, room
-from training.engine.grpo import SharedPromptTrainer, given_reward
-from training.engine.held_out import (
-    HeldOut,
-    Looked,
-    best,
-    load_progress,
-    save_progress,
-)
-from training.engine.loading import load_policy
-from training.engine.measuring import ask, count_unreadable, longest_prompt
-from training.engine.memory import Parts
-from training.engine.models import Place, prepare, save_policy
-from training.engine.optimizing import (
+from training.engine.data.conversations import Encoder, read_samples
+from training.engine.modeling.configs import restore
+from training.engine.modeling.finite_weights import guard_steps
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.lora import adapters, load_adapters, merged, save_adapters
+from training.engine.modeling.micro_batch import Parts
+from training.engine.modeling.optim import (
     adamw_rate,
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
     trapezoid,
 )
-from training.engine.preferring import PreferenceModel
-from training.engine.prefixes import ROWS_OF_THEIR_OWN, sharing
-from training.engine.processes import any_process, process_count, share_of_step
+from training.engine.modeling.policies import Place, prepare, save_policy
+from training.engine.modeling.shared_prompt import ROWS_OF_THEIR_OWN, sharing
 from training.engine.recipes import PolicyRecipe
-from training.engine.rewards import KINDS, Rewards
-from training.engine.rollouts import Rollouts
-from training.engine.rundir import Ending, RunDirectory, RunError, run_program
-from training.engine.scoring import load_reward_models
-from training.engine.verdicts import GateError, Look, gate_misses, parted
+from training.engine.reward_model.metrics import GateError, Look, gate_misses, parted
+from training.engine.reward_model.model import load_reward_models
+from training.engine.reward_model.preference import PreferenceModel
+from training.engine.rl.advantages import TRL_LOSS, algorithm_of
+from training.engine.rl.critic import load_critic
+from training.engine.rl.rewards import KINDS, Rewards
+from training.engine.rl.rollouts import Rollouts
+from training.engine.rl.trainer import SharedPromptTrainer, given_reward
+from training.engine.rl.validation import (
+    HeldOut,
+    Looked,
+    best,
+    load_progress,
+    save_progress,
+)
+from training.engine.run.directory import Ending, RunDirectory, RunError, run_program
+from training.engine.run.distributed import any_process, process_count, share_of_step
+from training.engine.sampling.answers import ask, count_unreadable, longest_prompt
+from training.engine.sampling.backends import check_backend
+from training.engine.sampling.decoding import WITHOUT_CACHE, caching
+from training.engine.sampling.sampler import Sampling, room
 
 SHOWN_EVERY, SHOWN = 4, 2  # steps between sampled texts on the run's page; how many
 

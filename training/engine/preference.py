@@ -44,40 +44,50 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from training.engine.adapters import adapters, load_adapters, merged, save_adapters
-from training.engine.conversations import IGNORED, Encoder
-from training.engine.decoding import WITHOUT_CACHE, caching
-from training.engine.exactness import base_of
-from training.engine.finite import must_be_finite
-from training.engine.generation import Sampling, room
-from training.engine.held_out import (
-    HeldOut,
-    Looked,
-    best,
-    load_progress,
-    save_progress,
+from training.engine.data.conversations import IGNORED, Encoder
+from training.engine.data.preference_pairs import (
+    Course,
+    Row,
+    Step,
+    pair_rows,
+    read_questions,
 )
-from training.engine.loading import load_policy
-from training.engine.measuring import longest_prompt
-from training.engine.memory import Parts
-from training.engine.models import Place, longest_input, prepare, save_policy
-from training.engine.new_tokens import new_rows, new_tokens, start_at_pieces
-from training.engine.optimizing import (
+from training.engine.finite import must_be_finite
+from training.engine.modeling.exactness import base_of
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.lora import adapters, load_adapters, merged, save_adapters
+from training.engine.modeling.micro_batch import Parts
+from training.engine.modeling.new_tokens import new_rows, new_tokens, start_at_pieces
+from training.engine.modeling.optim import (
     adamw_rate,
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
     trapezoid,
 )
-from training.engine.prefixes import ROWS_OF_THEIR_OWN, shared_logprobs, sharing
-from training.engine.questions import Course, Row, Step, pair_rows, read_questions
+from training.engine.modeling.policies import Place, longest_input, prepare, save_policy
+from training.engine.modeling.shared_prompt import (
+    ROWS_OF_THEIR_OWN,
+    shared_logprobs,
+    sharing,
+)
 from training.engine.recipes import PreferenceRecipe
-from training.engine.rundir import (
+from training.engine.rl.validation import (
+    HeldOut,
+    Looked,
+    best,
+    load_progress,
+    save_progress,
+)
+from training.engine.run.directory import (
     Ending,
     RunDirectory,
     run_program,
     step_random,
 )
+from training.engine.sampling.answers import longest_prompt
+from training.engine.sampling.decoding import WITHOUT_CACHE, caching
+from training.engine.sampling.sampler import Sampling, room
 
 TELL_EVERY = 5  # steps between metric events
 MEASURED = 8  # answers that tell whether the policy knows the tags

@@ -21,12 +21,12 @@ from dataclasses import dataclass, fields
 from typing import TextIO
 
 from actions.tags import JSON
-from training.engine.conversations import Encoder, sample_from_json
-from training.engine.generation import Sampling
-from training.engine.loading import load_policy
-from training.engine.measuring import Asked, answer, longest_prompt
-from training.engine.models import prepare
-from training.engine.rundir import RunError, close_stdin
+from training.engine.data.conversations import Encoder, sample_from_json
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.policies import prepare
+from training.engine.run.directory import RunError, close_stdin
+from training.engine.sampling.answers import Asked, answer, longest_prompt
+from training.engine.sampling.sampler import Sampling
 
 
 @dataclass(frozen=True)

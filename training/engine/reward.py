@@ -40,31 +40,29 @@ from transformers import (
 )
 
 from training.engine.checkpoints import read_manifest
-from training.engine.classifiers import (
+from training.engine.data.conversations import lengths_summary, read_samples
+from training.engine.modeling.finite_weights import guard_steps
+from training.engine.modeling.micro_batch import Parts, summed
+from training.engine.modeling.new_tokens import fit_vocabulary
+from training.engine.modeling.optim import save_optimizer
+from training.engine.modeling.policies import Place, prepare
+from training.engine.modeling.throughput import Work, attend, check_kernels, matrix_rate
+from training.engine.preference_model import train_preference_model
+from training.engine.recipes import RewardRecipe
+from training.engine.reward_model.augmentation import Example, Source
+from training.engine.reward_model.batches import (
+    Judged,
+    Steps,
+    pieces_of,
+    read_judgments,
+)
+from training.engine.reward_model.classifier import (
     start_learning,
     starting_classifier,
 )
-from training.engine.conversations import lengths_summary, read_samples
-from training.engine.derived import Example, Source
-from training.engine.finite_weights import guard_steps
-from training.engine.memory import Parts, summed
-from training.engine.models import Place, prepare
-from training.engine.new_tokens import fit_vocabulary
-from training.engine.optimizing import save_optimizer
-from training.engine.pair_loss import PairLoss, step_inputs
-from training.engine.pairs import Judged, Steps, pieces_of, read_judgments
-from training.engine.processes import any_process, over_all, process_count
-from training.engine.ranking import train_preference_model
-from training.engine.recipes import RewardRecipe
-from training.engine.reward_figures import figures, held_out_tests
-from training.engine.rundir import (
-    Ending,
-    RunDirectory,
-    RunError,
-    run_program,
-    step_random,
-)
-from training.engine.scoring import (
+from training.engine.reward_model.evaluation import figures, held_out_tests
+from training.engine.reward_model.loss import PairLoss, step_inputs
+from training.engine.reward_model.model import (
     Labels,
     Layout,
     MarkReader,
@@ -73,7 +71,14 @@ from training.engine.scoring import (
     RewardSettings,
     save_reward_model,
 )
-from training.engine.speed import Work, attend, check_kernels, matrix_rate
+from training.engine.run.directory import (
+    Ending,
+    RunDirectory,
+    RunError,
+    run_program,
+    step_random,
+)
+from training.engine.run.distributed import any_process, over_all, process_count
 
 TELL_EVERY = 10  # steps between metric events
 

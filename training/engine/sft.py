@@ -50,9 +50,7 @@ from transformers import (
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from training.engine.adapters import adapters, load_adapters, merged, save_adapters
-from training.engine.configs import restore
-from training.engine.conversations import (
+from training.engine.data.conversations import (
     IGNORED,
     Encoded,
     Encoder,
@@ -60,23 +58,14 @@ from training.engine.conversations import (
     read_samples,
     windows,
 )
-from training.engine.course import Course, padded, report_lengths, split
-from training.engine.decoding import WITHOUT_CACHE, caching
-from training.engine.finite_weights import guard_steps
-from training.engine.generation import Sampling
-from training.engine.loading import load_policy
-from training.engine.measuring import answer, ask, longest_prompt, measure
-from training.engine.memory import Parts, summed
-from training.engine.models import (
-    Place,
-    build_small_model,
-    longest_input,
-    on_device,
-    prepare,
-    save_policy,
-)
-from training.engine.new_tokens import OURS, NewRows, new_rows, new_tokens
-from training.engine.optimizing import (
+from training.engine.data.sft_batches import Course, padded, report_lengths, split
+from training.engine.modeling.configs import restore
+from training.engine.modeling.finite_weights import guard_steps
+from training.engine.modeling.loading import load_policy
+from training.engine.modeling.lora import adapters, load_adapters, merged, save_adapters
+from training.engine.modeling.micro_batch import Parts, summed
+from training.engine.modeling.new_tokens import OURS, NewRows, new_rows, new_tokens
+from training.engine.modeling.optim import (
     Together,
     adamw_rate,
     load_optimizer,
@@ -84,14 +73,18 @@ from training.engine.optimizing import (
     save_optimizer,
     trapezoid,
 )
-from training.engine.processes import (
-    any_process,
-    over_all,
-    process_count,
-    share_of_step,
+from training.engine.modeling.policies import (
+    Place,
+    build_small_model,
+    longest_input,
+    on_device,
+    prepare,
+    save_policy,
 )
+from training.engine.modeling.throughput import Work, attend, check_kernels, matrix_rate
+from training.engine.modeling.tokenizer import train_tokenizer
 from training.engine.recipes import SftRecipe
-from training.engine.rundir import (
+from training.engine.run.directory import (
     Ending,
     RunDirectory,
     RunError,
@@ -99,8 +92,15 @@ from training.engine.rundir import (
     run_program,
     step_random,
 )
-from training.engine.speed import Work, attend, check_kernels, matrix_rate
-from training.engine.tokens import train_tokenizer
+from training.engine.run.distributed import (
+    any_process,
+    over_all,
+    process_count,
+    share_of_step,
+)
+from training.engine.sampling.answers import answer, ask, longest_prompt, measure
+from training.engine.sampling.decoding import WITHOUT_CACHE, caching
+from training.engine.sampling.sampler import Sampling
 
 LOG_EVERY = 10  # steps
 # Our names for the trainer's figures.

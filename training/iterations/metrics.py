@@ -25,7 +25,7 @@ from annotation.models import (
     Verdict,
 )
 from training.engine.recipes import PolicyRecipe
-from training.engine.verdicts import BAD_CAUGHT, gate_misses
+from training.engine.reward_model.metrics import BAD_CAUGHT, gate_misses
 from training.iterations.forecast import Curve, Known, learning_curve
 from training.models import Checkpoint, RunState
 

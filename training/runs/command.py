@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CONFIG = "accelerate.json"
 SECRETS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PGPASSWORD")
 STORE_SECRETS = ("AWS_", "AZURE_", "FSSPEC_", "GOOGLE_APPLICATION_", "CONCORD_STORE")
-START = (sys.executable, "-m", "training.engine.start")
+START = (sys.executable, "-m", "training.engine.run.start")
 
 
 def program_command(
@@ -39,7 +39,7 @@ def program_command(
         *(*START, "accelerate.commands.launch"),
         *("--config_file", str(directory / CONFIG)),
         *("--main_process_port", "0"),  # any free one
-        *("-m", "training.engine.start", f"training.engine.{kind}"),
+        *("-m", "training.engine.run.start", f"training.engine.{kind}"),
     ]
 
 

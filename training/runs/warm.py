@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from training.engine.start import SOCKET, bears_warm, begin_warm, end_warm
+from training.engine.run.start import SOCKET, bears_warm, begin_warm, end_warm
 from training.runs.command import program_environment
 
 if TYPE_CHECKING:

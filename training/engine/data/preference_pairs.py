@@ -1,0 +1,167 @@
+"""Turns with the answers that people judged, to learn which of them are better.
+
+For the ``preference`` program (DPO, KTO) and the preference model (``ranking``). A turn's
+answers are good (judged consistent) or bad; where none was good the label response may
+stand for one. A step takes pairs of a good and a bad answer to one turn, or answers by
+themselves. Every pass over them has an order of its own, and that depends on the seed and
+the step's number alone: a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from training.engine.data.conversations import Encoder, Sample, read_samples
+from training.engine.run.directory import RunDirectory, RunError, read_rows, step_random
+
+Row: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # a prompt and an answer
+
+
+@dataclass(frozen=True)
+class Question:
+    """A turn with its judged answers, as token ids."""
+
+    prompt: tuple[int, ...]
+    good: tuple[tuple[int, ...], ...]
+    bad: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one step: chosen and rejected in turn (DPO), or any answers (KTO)."""
+
+    rows: list[Row]
+    good: list[bool]
+
+
+def read_questions(
+    run: RunDirectory,
+    encoder: Encoder,
+    longest: int,
+    *,
+    label_as_good: str = "when none was consistent",
+    ill_formed: bool = True,
+) -> tuple[list[Question], list[Question]]:
+    """Return the judged turns to learn from and the held-out ones.
+
+    Where ``label_as_good`` says so the label is a good answer too; without ``ill_formed``
+    answers that broke the grammar are left out, as is what makes a prompt and its answer
+    longer than ``longest`` tokens. Raises ``RunError`` naming a line of
+    ``judgments.jsonl`` that is wrong.
+    """
+    samples: dict[str, Sample] = {}
+    for name in ("train", "held_out"):
+        if name in run.data:
+            samples |= {sample.id: sample for sample in read_samples(run.data[name])}
+    answers: dict[tuple[str, int, bool], tuple[list[str], list[str]]] = {}
+    counts: Counter[str] = Counter()
+    path = run.need_data("judgments")
+    for number, row in enumerate(read_rows(path), start=1):
+        try:
+            sample, turn = samples[str(row["sample"])], int(str(row["turn"]))
+            text, consistent = str(row["sampled"]), bool(row["consistent"])
+            label = sample.turns[turn].response
+        except (KeyError, IndexError, ValueError) as error:
+            place = f"{path.name}, line {number}"
+            expected = "a judged pair of a sample of this run"
+            raise RunError(place, expected, f"{error!r}") from error
+        if row.get("source") == "format" and not ill_formed:
+            counts["ill-formed"] += 1
+            continue
+        held_out = row.get("split") == "held-out"
+        key = (sample.id, turn, held_out)
+        good, bad = answers.setdefault(key, ([], []))
+        (good if consistent else bad).append(text)
+        counts["consistent" if consistent else "inconsistent"] += 1
+    found: dict[bool, list[Question]] = {False: [], True: []}
+    for (name, turn, held_out), (good, bad) in answers.items():
+        label = samples[name].turns[turn].response
+        if label_as_good == "always" or (
+            label_as_good == "when none was consistent" and not good
+        ):
+            good.append(label)
+        prompt = tuple(encoder.encode(samples[name]).prompt(turn))
+
+        def fitting(texts: list[str], room: int) -> tuple[tuple[int, ...], ...]:
+            ids = [encoder.response_ids(text) for text in dict.fromkeys(texts)]
+            counts["too long"] += sum(len(answer) > room for answer in ids)
+            return tuple(answer for answer in ids if len(answer) <= room)
+
+        room = longest - len(prompt)
+        question = Question(prompt, fitting(good, room), fitting(bad, room))
+        if question.good or question.bad:
+            found[held_out].append(question)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    run.log(f"judged answers: {told}", "warning" if counts["too long"] else "info")
+    return found[False], found[True]
+
+
+def pair_rows(questions: Sequence[Question]) -> list[Row]:
+    """Return every pair of the questions, the good answer and the bad one in turn."""
+    return [
+        row
+        for question in questions
+        for good in question.good
+        for bad in question.bad
+        for row in ((question.prompt, good), (question.prompt, bad))
+    ]
+
+
+class Course:
+    """Which examples a step learns; it depends on the ``seed`` and the step's number.
+
+    Of ``paired`` ones a step has ``count`` pairs, a bad answer beside a good one to its
+    turn; else ``count`` answers by themselves, half of each verdict.
+    """
+
+    def __init__(
+        self, questions: Sequence[Question], *, seed: int, count: int, paired: bool
+    ) -> None:
+        self.seed, self.count, self.paired = seed, count, paired
+        self.pairs = [(q, bad) for q in questions if q.good for bad in q.bad]
+        self.good = [(q.prompt, answer) for q in questions for answer in q.good]
+        self.bad = [(q.prompt, answer) for q in questions for answer in q.bad]
+        if paired and not self.pairs:
+            expected = "a turn with a consistent and an inconsistent answer"
+            raise RunError("data.judgments", expected, "none to learn from")
+        if not self.good and not self.bad:
+            raise RunError("data.judgments", "judged answers", "none to learn from")
+
+    def at(self, step: int) -> Step:
+        """Return the rows that ``step`` learns, each pass in an order of its own."""
+        count = self.count
+        if self.paired:
+            rows: list[Row] = []
+            for epoch, i in self._places("pairs", len(self.pairs), step, count):
+                question, bad = self.pairs[i]
+                rng = step_random(self.seed, "chosen", epoch, i)
+                rows += [
+                    (question.prompt, rng.choice(question.good)),
+                    (question.prompt, bad),
+                ]
+            return Step(rows, [True, False] * count)
+        pools = [(n, p) for n, p in (("good", self.good), ("bad", self.bad)) if p]
+        rows, good = [], []
+        for number, (name, pool) in enumerate(pools):
+            share = count // len(pools) + (number < count % len(pools))
+            for _, i in self._places(name, len(pool), step, share):
+                rows.append(pool[i])
+                good.append(name == "good")
+        return Step(rows, good)
+
+    def _places(
+        self, name: str, size: int, step: int, count: int
+    ) -> list[tuple[int, int]]:
+        """Return (pass, index) of the ``count`` items that ``step`` takes of a pool."""
+        orders: dict[int, list[int]] = {}
+        places: list[tuple[int, int]] = []
+        for place in range(step * count, (step + 1) * count):
+            epoch, position = divmod(place, size)
+            if epoch not in orders:
+                orders[epoch] = list(range(size))
+                step_random(self.seed, name, epoch).shuffle(orders[epoch])
+            places.append((epoch, orders[epoch][position]))
+        return places

@@ -1,0 +1,1 @@
+"""Models, tokenizers, adapters, optimisers; imported by all of the engine but `run`."""

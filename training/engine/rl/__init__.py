@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, rewards, advantages, loss; imported by the programs."""

@@ -1,0 +1,1 @@
+"""The run directory and the processes of a run; imported by all of the engine."""

@@ -1,0 +1,601 @@
+"""The run directory: how a program talks to whoever started it.
+
+A program gets one folder and nothing else. It reads ``run.json`` and ``data/``, appends
+events, leaves checkpoints and outputs, and watches for a wish to stop
+(``docs/run-directory.md`` describes every file). Plain Python, no torch.
+
+Three promises are kept here for all programs:
+
+* One process per run directory: the lock is held for life, a second process exits 75.
+* An event is one whole line: it is written with a single ``write`` to a file opened for
+  appending, so a reader never sees half an event except after a power cut.
+* A checkpoint is whole or absent: written aside, hashed, synced, renamed, and only then
+  announced. A whole checkpoint is never rewritten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal, TypeVar
+
+from actions.tags import JSON
+from training.engine.checkpoints import (
+    MANIFEST,
+    CheckpointError,
+    Manifest,
+    hash_and_sync,
+    read_manifest,
+    step_name,
+    sync_folder,
+    verify_checkpoint,
+)
+from training.engine.finite import NotFiniteError, figures_must_be_finite
+from training.engine.finite_files import files_must_be_finite
+from training.engine.recipes import (
+    Recipe,
+    RecipeError,
+    recipe_from_json,
+    recipe_to_json,
+)
+from training.engine.run.tensorboard import EventFile
+
+LOCKED = 75  # EX_TEMPFAIL: "try again later"
+GRACE_SECONDS = 5.0
+FAILED = "failed.txt"  # why a process failed that does not speak for the run
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+class RunError(Exception):
+    """Something in the run directory that the program cannot work with.
+
+    ``place`` names the file and field, ``expected`` and ``found`` say what was wrong.
+    """
+
+    def __init__(self, place: str, expected: str, found: str) -> None:
+        super().__init__(f"{place}: expected {expected}, found {found}")
+        self.place = place
+        self.expected = expected
+        self.found = found
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a program ended, and the figures it ends with."""
+
+    state: Literal["finished", "stopped"]
+    values: Mapping[str, object]
+
+
+class RunDirectory:
+    """One open run directory: what came in, and the ways to report.
+
+    Made by ``run_program``; tests may open one themselves. Raises ``RunError`` or
+    ``RecipeError`` when ``run.json`` cannot be used, ``BlockingIOError`` when another
+    process holds the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        if not self.path.is_dir():
+            raise RunError(str(path), "a run directory", "no such folder")
+        # Of several processes (accelerate launch) the first speaks for all.
+        self.speaks = os.environ.get("RANK", "0") == "0"
+        self._lock = (self.path / "lock").open("a")
+        try:
+            if self.speaks:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise
+        self._stop = threading.Event()
+        self._events = os.open(
+            self.path / "events.jsonl" if self.speaks else os.devnull,
+            os.O_CREAT | os.O_RDWR | os.O_APPEND,
+            0o644,
+        )
+        self._events_lock = threading.Lock()
+        self._mend_last_line()
+        self.checkpoints = self.path / "checkpoints"
+        self.outputs = self.path / "outputs"
+        self.checkpoints.mkdir(exist_ok=True)
+        self.outputs.mkdir(exist_ok=True)
+        if self.speaks:
+            (self.path / FAILED).unlink(missing_ok=True)
+            for leftover in self.checkpoints.glob(".staging-*"):
+                shutil.rmtree(leftover)
+        self._manifests: dict[str, Manifest] = {}
+        self.program = ""
+        self.settings: object = {}
+        self.inputs: dict[str, Path] = {}
+        self.data: dict[str, Path] = {}
+        self.resume: Path | None = None
+        self.last_kept: int | None = None  # the step of the newest whole checkpoint
+        # Tokens that a base lacked: whose rows this run trains, and others before it.
+        self.new_tokens: tuple[str, ...] = ()
+        self.trained_tokens: tuple[str, ...] = ()
+        self._curves: EventFile | None = None
+        self._draws_curves = True
+
+    def read(self) -> None:
+        """Read ``run.json``; raise ``RunError`` naming the field that is wrong."""
+        obj = _read_object(self.path / "run.json", "run.json")
+        program = obj.get("program")
+        if not isinstance(program, str):
+            raise RunError("run.json: `program`", "a program's name", _shown(program))
+        self.program = program
+        self.settings = obj.get("recipe", {})
+        self.inputs = {
+            role: self._existing(f"inputs.{role}", value, Path.exists)
+            for role, value in _texts(obj, "inputs").items()
+        }
+        self.data = {
+            name: self._existing(f"data.{name}", value, Path.is_file)
+            for name, value in _texts(obj, "data").items()
+        }
+        resume = obj.get("resume")
+        if resume is not None and not isinstance(resume, str):
+            raise RunError("run.json: `resume`", "a path or null", _shown(resume))
+        if resume:
+            self.resume = self._existing("resume", resume, Path.is_dir)
+            self._manifests["resume"] = verify_checkpoint(self.resume)
+            self.last_kept = self._manifests["resume"].step
+        for role, path in self.inputs.items():
+            # A plain Hugging Face directory has no manifest and is taken as it is.
+            if (path / MANIFEST).exists():
+                self._manifests[role] = verify_checkpoint(path)
+        if "policy" in self._manifests:
+            self.trained_tokens = self._manifests["policy"].trained_tokens
+
+    def _existing(self, name: str, value: str, test: Callable[[Path], bool]) -> Path:
+        path = self.path / value
+        if not test(path):
+            raise RunError(f"run.json: `{name}`", "an existing path", _shown(value))
+        return path
+
+    def recipe(self, recipe_type: type[RecipeT]) -> RecipeT:
+        """Return the checked settings; raise ``RecipeError`` or ``RunError``."""
+        recipe = recipe_from_json(self.program, self.settings)
+        if not isinstance(recipe, recipe_type):
+            wanted = f"the program of {recipe_type.__name__}"
+            raise RunError("run.json: `program`", wanted, _shown(self.program))
+        return recipe
+
+    def need_data(self, name: str) -> Path:
+        """Return the data file ``name``; raise ``RunError`` when it was not given."""
+        if name not in self.data:
+            raise RunError(f"run.json: `data.{name}`", "a file", "nothing")
+        return self.data[name]
+
+    def need_input(self, role: str) -> Path:
+        """Return the checkpoint of ``role``; raise ``RunError`` when not given."""
+        if role not in self.inputs:
+            raise RunError(f"run.json: `inputs.{role}`", "a checkpoint", "nothing")
+        return self.inputs[role]
+
+    def manifest(self, role: str) -> Manifest | None:
+        """Return the manifest of an input (or of ``resume``), if it has one."""
+        return self._manifests.get(role)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Digests of the checkpoints this run starts from, by role name."""
+        return tuple(
+            manifest.digest
+            for role, manifest in sorted(self._manifests.items())
+            if role != "resume"
+        )
+
+    # Stopping
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the starter wishes the program to checkpoint and end."""
+        return self._stop.is_set() or (self.path / "stop").exists()
+
+    def request_stop(self) -> None:
+        """Ask the program to end at the next step, as SIGTERM does."""
+        self._stop.set()
+
+    # Events
+
+    def progress(self, step: int, of: int) -> None:
+        """Say how far the run is."""
+        self._emit({"event": "progress", "step": step, "of": of})
+
+    def metrics(self, step: int, values: Mapping[str, object]) -> None:
+        """Report figures of one step; one without a value is None.
+
+        Raises ``NotFiniteError`` for NaN and infinities.
+        """
+        figures_must_be_finite(values, f"step {step}")
+        if self._draws_curves:
+            self._draw(step, values)
+        self._emit({"event": "metrics", "step": step, "values": dict(values)})
+
+    def _draw(self, step: int, values: Mapping[str, object]) -> None:
+        """Append the figures to the TensorBoard file; a run does not fail for it."""
+        try:
+            if self._curves is None:
+                resumed = self._manifests.get("resume")
+                first = resumed.step + 1 if resumed else 0
+                self._curves = EventFile(self.path / "tensorboard", first=first)
+            self._curves.add(step, values)
+        except OSError as error:
+            self._draws_curves = False
+            self.log(f"no curves for TensorBoard: {error}", "warning")
+
+    def sample(
+        self,
+        step: int,
+        *,
+        prompt: str,
+        text: str,
+        label: str,
+        scores: Mapping[str, object] | None = None,
+    ) -> None:
+        """Show one sampled text beside its label."""
+        scored = dict(scores or {})
+        figures_must_be_finite(scored, f"step {step}: sample")
+        event = {"event": "sample", "step": step, "prompt": prompt, "text": text}
+        self._emit({**event, "label": label, "scores": scored})
+
+    def log(self, message: str, level: str = "info") -> None:
+        """Say something to the person who reads the run's page, and to the log."""
+        if self.speaks:
+            print(f"{level}: {message}", flush=True)  # noqa: T201 - stdout is log.txt
+        self._emit({"event": "log", "level": level, "message": message})
+
+    def result(self, state: str, values: Mapping[str, object], error: str = "") -> None:
+        """Write the last event."""
+        if error and not self.speaks:
+            rank = os.environ.get("RANK", "")
+            (self.path / FAILED).write_text(f"process {rank}: {error}\n")
+        event = {"event": "result", "state": state, "values": dict(values)}
+        self._emit({**event, "error": error})
+
+    def _emit(self, event: Mapping[str, object]) -> None:
+        told = {**event, "time": round(time.time(), 3)}
+        line = json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n"
+        with self._events_lock:
+            rest = memoryview(line.encode())
+            while rest:
+                rest = rest[os.write(self._events, rest) :]
+
+    def _mend_last_line(self) -> None:
+        """End a line that a killed attempt left torn, so that the next one is whole."""
+        size = os.fstat(self._events).st_size
+        if size and os.pread(self._events, 1, size - 1) != b"\n":
+            os.write(self._events, b"\n")
+
+    # Checkpoints
+
+    def save_checkpoint(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        *,
+        kind: Literal["policy", "reward"],
+        recipe: Recipe,
+        metrics: Mapping[str, object] | None = None,
+        final: bool = False,
+        name: str = "",
+    ) -> Manifest | None:
+        """Write a checkpoint with ``write(folder)``, make it whole and announce it.
+
+        Stage, hash, sync, rename, announce: a crash at any point leaves either no
+        checkpoint or a whole one. Where a whole one of the same recipe and parents
+        already has the name (a crash came between rename and announcement), it is kept
+        and announced, since others may refer to its digest. Of several processes the
+        first writes; the others return None at once. Raises ``NotFiniteError`` if a
+        weight or a figure is not finite: such a checkpoint is not left.
+        """
+        if not self.speaks:
+            return None
+        place = f"checkpoint of step {step}"
+        figures_must_be_finite(metrics or {}, place)
+        name = name or step_name(step)
+        target = self.checkpoints / name
+        described = {
+            "step": step,
+            "program": self.program,
+            "kind": kind,
+            "recipe": recipe_to_json(recipe),
+            "parents": list(self.parents),
+            "new_tokens": list(self.new_tokens),
+            "trained_tokens": sorted(
+                {*self.trained_tokens, *(self.new_tokens if step else ())}
+            ),
+        }
+        manifest = self._kept(target, recipe)
+        if manifest is None:
+            staging = self._staged(name, write, place)
+            files = {
+                str(path.relative_to(staging)): hash_and_sync(path)
+                for path in sorted(staging.rglob("*"))
+                if path.is_file()
+            }
+            content = {**described, "files": files, "metrics": metrics or {}}
+            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+            (staging / MANIFEST).write_text(text + "\n")
+            hash_and_sync(staging / MANIFEST)
+            for folder in [*(p for p in staging.rglob("*") if p.is_dir()), staging]:
+                sync_folder(folder)
+            if target.exists():  # not whole, or of another recipe: see _kept
+                shutil.rmtree(target)
+            staging.rename(target)
+            sync_folder(self.checkpoints)
+            manifest = read_manifest(target)
+        event = {"event": "checkpoint", "step": step, "digest": manifest.digest}
+        relative = str(target.relative_to(self.path))
+        self._emit({**event, "path": relative, "final": final, "kind": kind})
+        self.last_kept = max(step, self.last_kept or 0)
+        return manifest
+
+    def rehearse_checkpoint(self, write: Callable[[Path], None]) -> None:
+        """Write a checkpoint aside and remove it, before the first step is learned.
+
+        What cannot be written (no room, a generation config that is not valid, tied
+        weights) ends the run now and not after hours: raises ``RunError``.
+        """
+        if not self.speaks:
+            return
+        place = "checkpoint before the first step"
+        try:
+            staging = self._staged("rehearsal", write, place)
+        except (NotFiniteError, RunError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            expected, found = "a model that can be saved", str(error)
+            if isinstance(error, OSError):  # without its path
+                found = error.strerror or found
+            raise RunError(place, expected, found) from error
+        shutil.rmtree(staging)
+
+    def _staged(self, name: str, write: Callable[[Path], None], place: str) -> Path:
+        """Return the folder that ``write`` filled; remove it if that fails."""
+        staging = self.checkpoints / f".staging-{name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            write(staging)
+            files_must_be_finite(staging, place)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        return staging
+
+    def has_checkpoint(self, step: int, recipe: Recipe) -> bool:
+        """Say whether a whole checkpoint of a step, made with ``recipe``, is there.
+
+        ``save_checkpoint`` announces that one; any other it writes anew.
+        """
+        return self._kept(self.checkpoints / step_name(step), recipe) is not None
+
+    def _kept(self, target: Path, recipe: Recipe) -> Manifest | None:
+        """Return the manifest of a whole checkpoint already at ``target``."""
+        if not target.exists():
+            return None
+        try:
+            manifest = verify_checkpoint(target)
+        except CheckpointError:
+            return None
+        same = (
+            manifest.recipe == recipe_to_json(recipe)
+            and manifest.parents == self.parents
+        )
+        return manifest if same else None
+
+    def close(self) -> None:
+        """Release the lock and the event file."""
+        if self._curves is not None:
+            self._curves.close()
+        os.close(self._events)
+        self._lock.close()
+
+
+def run_program(
+    program: str,
+    recipe_type: type[RecipeT],
+    body: Callable[[RunDirectory, RecipeT], Ending],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run ``body`` on the run directory named on the command line; return the status.
+
+    0: finished or stopped, 1: failed (the reason is in the result event and the
+    traceback in the log), 2: wrong usage, 75: another process has the run directory. One
+    of several processes ends here, with that status.
+    """
+    if arguments is None:
+        close_stdin()
+    status = _run_once(program, recipe_type, body, arguments)
+    if "WORLD_SIZE" in os.environ:
+        from training.engine.run.distributed import leave  # which takes this module
+
+        leave(status)
+    return status
+
+
+def _run_once(
+    program: str,
+    recipe_type: type[RecipeT],
+    body: Callable[[RunDirectory, RecipeT], Ending],
+    arguments: Sequence[str] | None,
+) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1:
+        print(f"usage: python -m training.engine.{program} RUN_DIR", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        run = RunDirectory(Path(given[0]))
+    except BlockingIOError:
+        print(f"{given[0]}: another process has this run directory", file=sys.stderr)  # noqa: T201
+        return LOCKED
+    except (RunError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    previous = _listen(run)
+    try:
+        run.read()
+        if run.program != program:
+            raise RunError("run.json: `program`", repr(program), _shown(run.program))
+        ending = body(run, run.recipe(recipe_type))
+        figures_must_be_finite(ending.values, "result")
+    except NotFiniteError as error:
+        why = f"{error}. {_what_is_kept(run)}"
+        print(why, file=sys.stderr)  # noqa: T201
+        run.result("failed", {}, why)
+        return 1
+    except (RunError, RecipeError, CheckpointError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        run.result("failed", {}, str(error))
+        return 1
+    except Exception as error:
+        # The last resort of a program: whatever it was, the run ends with a reason.
+        traceback.print_exc()
+        run.result(*_end_of(run, error))
+        return 1
+    else:
+        run.result(ending.state, ending.values)
+        return 0
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+        run.close()
+
+
+def _what_is_kept(run: RunDirectory) -> str:
+    if run.last_kept is None:
+        return "The run stopped before its first checkpoint."
+    return f"The run stopped; its last good checkpoint is step {run.last_kept}."
+
+
+def _end_of(run: RunDirectory, error: Exception) -> tuple[str, dict[str, object], str]:
+    """Return what to say of an error: another process may have ended before, by it."""
+    if "WORLD_SIZE" in os.environ and run.speaks:
+        from training.engine.run.distributed import has_lost_another
+
+        if has_lost_another(error):
+            try:
+                why = (run.path / FAILED).read_text().strip()
+            except OSError:
+                return "killed", {}, "another process of this run was killed"
+            return "failed", {}, f"another process of this run ended: {why}"
+    return "failed", {}, f"{type(error).__name__}: {error}"
+
+
+def _listen(
+    run: RunDirectory,
+) -> Callable[[int, FrameType | None], object] | int | None:
+    """Turn SIGTERM, and with ``CONCORD_LEASH=1`` the end of stdin, into a wish to stop.
+
+    The leash is a pipe that the starter holds open. When the starter dies, even by
+    SIGKILL, the kernel closes the pipe and the program ends itself after a grace, so it
+    can never outlive the one that reads its events.
+    """
+    if os.environ.get("CONCORD_LEASH") == "1":
+        threading.Thread(target=_watch_leash, args=(run,), daemon=True).start()
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, lambda *_: run.request_stop())
+
+
+def close_stdin() -> None:
+    """Let whatever asks a question on standard input read its end.
+
+    Nobody sits there, and what stands there is no answer. A leash stays readable.
+    """
+    null = os.open(os.devnull, os.O_RDONLY)
+    if os.environ.get("CONCORD_LEASH") != "1":
+        os.dup2(null, 0)
+    sys.stdin = os.fdopen(null)
+
+
+def _watch_leash(run: RunDirectory) -> None:
+    while os.read(0, 4096):
+        pass
+    run.request_stop()
+    time.sleep(GRACE_SECONDS)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)  # with the helpers it started
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Reading
+
+
+def read_rows(path: Path) -> list[dict[str, JSON]]:
+    """Return the objects of a JSONL file; raise ``RunError`` naming the bad line."""
+    rows: list[dict[str, JSON]] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                place = f"{path.name}, line {number}"
+                raise RunError(place, "one JSON object", str(error)) from error
+            if not isinstance(row, dict):
+                place = f"{path.name}, line {number}"
+                raise RunError(place, "one JSON object", _shown(row))
+            rows.append(row)
+    return rows
+
+
+def step_random(seed: int, *place: int | str) -> random.Random:
+    """Return a generator that depends on the seed and the place only.
+
+    Programs draw from one generator per step rather than from one that runs on, so a
+    resumed run needs no saved generator state to repeat an uninterrupted one.
+    """
+    return random.Random(":".join(str(part) for part in (seed, *place)))
+
+
+def _read_object(path: Path, name: str) -> dict[str, object]:
+    try:
+        obj = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(name, "a readable file", error.strerror or "nothing") from error
+    except ValueError as error:
+        raise RunError(name, "a JSON object", f"invalid JSON ({error})") from error
+    if not isinstance(obj, dict):
+        raise RunError(name, "a JSON object", _shown(obj))
+    return obj
+
+
+def _texts(obj: Mapping[str, object], name: str) -> dict[str, str]:
+    """Return the texts of an object of ``run.json``, leaving out nulls."""
+    part = obj.get(name, {})
+    if part is None:
+        return {}
+    if not isinstance(part, dict):
+        raise RunError(f"run.json: `{name}`", "an object", _shown(part))
+    texts: dict[str, str] = {}
+    for key, value in part.items():
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            place = f"run.json: `{name}.{key}`"
+            raise RunError(place, "a path or null", _shown(value))
+        texts[key] = value
+    return texts
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
