@@ -43,9 +43,9 @@ from transformers.utils import logging
 from actions.demo import generate
 from benchmarks import score_pairs
 from benchmarks.runs import START
+from records.recipes import RewardRecipe
 from training.engine.modeling.policies import Place, prepare
 from training.engine.modeling.throughput import Work, matrix_rate
-from training.engine.recipes import RewardRecipe
 from training.engine.reward_model.model import RewardModel, save_reward_model
 
 PARTS = ("matrix rate", "sft", "scoring", "rl step")

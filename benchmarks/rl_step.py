@@ -48,13 +48,13 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from actions.demo import generate
 from actions.format_check import check_text
+from records.recipes import PolicyRecipe, SftRecipe
 from training.engine import policy, sft
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.new_tokens import fit_vocabulary
 from training.engine.modeling.optim import muon_and_adamw, trapezoid
 from training.engine.modeling.policies import Place, build_small_model, prepare
-from training.engine.recipes import PolicyRecipe, SftRecipe
 from training.engine.reward_model.model import Packer, Pair, RewardModel, RewardSettings
 from training.engine.rl.rewards import Rewards
 from training.engine.rl.rollouts import Rollouts

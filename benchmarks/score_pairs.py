@@ -32,11 +32,11 @@ from transformers.pipelines import pipeline
 from transformers.utils import logging
 
 from actions.demo import generate
+from records.recipes import RewardRecipe
 from training.engine.modeling.new_tokens import fit_vocabulary
 from training.engine.modeling.policies import Place, build_small_model, prepare
 from training.engine.modeling.throughput import Work, matrix_rate
 from training.engine.modeling.tokenizer import train_tokenizer
-from training.engine.recipes import RewardRecipe
 from training.engine.reward_model.model import (
     LABEL,
     MATCH,

@@ -82,7 +82,7 @@ def test_the_recipes_import_without_torch():
     done = subprocess.run(
         [
             *(sys.executable, "-c"),
-            "import sys, training.engine.recipes; print(sorted(sys.modules))",
+            "import sys, records.recipes; print(sorted(sys.modules))",
         ],
         cwd=BASE_DIR,
         capture_output=True,
@@ -90,7 +90,7 @@ def test_the_recipes_import_without_torch():
         check=True,
     )
     assert "'torch'" not in done.stdout
-    assert "'training.engine.recipes'" in done.stdout
+    assert "'records.recipes'" in done.stdout
 
 
 def test_the_engine_imports_without_django():
@@ -123,8 +123,8 @@ def test_the_engine_takes_nothing_from_the_rest_of_training(graph):
 # Plain Python all: the settings of a run, the gate that a page and a program share, and
 # what both call a finite number.
 SHARED = {
-    "training.engine.finite",
-    "training.engine.recipes",
+    "records.finite",
+    "records.recipes",
     "training.engine.run.start",
     "training.engine.reward_model.metrics",
 }

@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 from actions.json_values import JSONError, load_json, quote
 from actions.tags import JSON
-from annotation.sample_format import SampleError
+from records.sample_format import SampleError
 
 MAX_DOCUMENT_BYTES: Final = 4 * 2**20
 HEAD_BYTES: Final = 2**16

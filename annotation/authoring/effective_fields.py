@@ -16,7 +16,7 @@ from actions.json_values import dump_json
 from actions.rules import RuleError, rule_of
 from actions.tags import JSON
 from annotation.authoring.drafts import Content, turns_of
-from annotation.chat_format import KEPT
+from records.openai_chat import KEPT
 
 # Fields of ``meta`` that code acts on, each with the values it acts on. What a chat's
 # import keeps under ``KEPT`` comes out again in its export, beside the turns people see.

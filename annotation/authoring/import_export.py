@@ -29,7 +29,6 @@ from annotation.authoring.documents import (
 )
 from annotation.authoring.import_report import ImportReport, Refusal
 from annotation.authoring.versions import record_change
-from annotation.chat_format import read_conversation, read_tools, write_conversation
 from annotation.models import (
     Project,
     ReferenceResponse,
@@ -39,7 +38,8 @@ from annotation.models import (
     ThinkingContext,
     Turn,
 )
-from annotation.sample_format import (
+from records.openai_chat import read_conversation, read_tools, write_conversation
+from records.sample_format import (
     DEFAULT_STATUS,
     STATUSES,
     ContextForm,

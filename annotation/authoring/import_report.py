@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from annotation.authoring.documents import WrongShape
-    from annotation.sample_format import SampleError
+    from records.sample_format import SampleError
 
 MOST_GROUPS: Final = 200
 PLACES: Final = 5

@@ -14,8 +14,8 @@ from django.utils.translation import gettext as _
 from actions.json_values import JSONError, dump_json, load_json, quote
 from actions.tags import ACTION_CLOSE, JSON, find_tag
 from annotation.authoring.drafts import MAX_TURNS, Content, clean, new_turn
-from annotation.chat_format import KEPT, read_conversation
-from annotation.sample_format import SampleError, SampleForm, check_sample
+from records.openai_chat import KEPT, read_conversation
+from records.sample_format import SampleError, SampleForm, check_sample
 
 MAX_CHARACTERS: Final = 1_000_000
 

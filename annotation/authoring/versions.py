@@ -17,8 +17,8 @@ from django.utils.translation import gettext
 from actions.json_values import dump_json
 from annotation.judging.pair_view import Piece
 from annotation.models import Sample, SampleVersion
-from annotation.sample_format import content_hash
 from annotation.text.changes import changes
+from records.sample_format import content_hash
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -43,10 +43,10 @@ from annotation.models import (
     Situation,
     Turn,
 )
-from annotation.sample_format import SampleError as InvalidSample
 from annotation.views.bodies import FILE, takes
 from annotation.views.door import enter, place_of
 from annotation.views.forms import ImportForm, ReturnForm, SampleFilterForm
+from records.sample_format import SampleError as InvalidSample
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

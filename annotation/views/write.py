@@ -60,9 +60,9 @@ from annotation.models import (
     Situation,
     ThinkingContext,
 )
-from annotation.sample_format import SampleError as InvalidSample
 from annotation.views.bodies import LONG_TEXT, takes
 from annotation.views.door import enter
+from records.sample_format import SampleError as InvalidSample
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -15,7 +15,7 @@ from annotation.authoring.documents import (
     WrongShape,
     read_documents,
 )
-from annotation.sample_format import SampleError
+from records.sample_format import SampleError
 
 CHATS = [
     {

@@ -18,9 +18,9 @@ from annotation.authoring.import_export import (
     read_forms,
     sample_to_json,
 )
-from annotation.chat_format import read_conversation, write_conversation
 from annotation.models import Sample
-from annotation.sample_format import check_sample
+from records.openai_chat import read_conversation, write_conversation
+from records.sample_format import check_sample
 from tests.annotation.test_import_chats import (
     ANSWER,
     SYSTEM,

@@ -8,8 +8,8 @@ import pytest
 
 from actions.grammar import parse
 from annotation.authoring.import_export import SampleError, import_file, load_tools
-from annotation.chat_format import KEPT, read_conversation, read_tools
 from annotation.models import Sample
+from records.openai_chat import KEPT, read_conversation, read_tools
 from tests.cast import make_project
 
 TOOL = {

@@ -77,7 +77,7 @@ def test_saving_the_same_again_is_no_version(sample):
 
 
 def test_a_change_that_fails_leaves_no_version(sample):
-    from annotation.sample_format import SampleError
+    from records.sample_format import SampleError
 
     with pytest.raises(SampleError):
         change(sample, "<<think>>never closed")

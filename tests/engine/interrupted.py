@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from records.recipes import PolicyRecipe, RewardRecipe
 from training.engine import policy, reward
-from training.engine.recipes import PolicyRecipe, RewardRecipe
 from training.engine.run.directory import run_program
 
 what, at = os.environ["BEFALLS"].split()

@@ -9,8 +9,8 @@ import sys
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
+from records.recipes import SftRecipe
 from training.engine import sft
-from training.engine.recipes import SftRecipe
 from training.engine.run.directory import run_program
 
 build = PartialState.__init__

@@ -8,11 +8,11 @@ import json
 
 import pytest
 
+from records.recipes import DrawRecipe, EvaluateRecipe
 from tests.engine.micro import make_run, micro_tokenizer, save_micro_policy
 from tests.engine.test_policy import answer_with_labels, given, make_rollouts, result
 from training.engine import draw, evaluate
 from training.engine.data.conversations import Encoder, sample_from_json
-from training.engine.recipes import DrawRecipe, EvaluateRecipe
 from training.engine.rl.environment import World
 from training.engine.run.directory import run_program
 from training.engine.sampling.sampler import PartOf

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from actions.demo import derive
+from records.recipes import PolicyRecipe
 from tests.engine.micro import events
 from tests.engine.test_policy import (
     CPU,
@@ -18,7 +19,6 @@ from tests.engine.test_policy import (
 from training.engine import policy
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
-from training.engine.recipes import PolicyRecipe
 from training.engine.rl.advantages import (
     ALGORITHMS,
     SMALL,

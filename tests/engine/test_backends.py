@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from records.recipes import RecipeError
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
 from training.engine.data.conversations import Encoder
 from training.engine.modeling.policies import Place
-from training.engine.recipes import RecipeError
 from training.engine.sampling.answers import ask
 from training.engine.sampling.backends import check_backend, logprobs_of, respond
 from training.engine.sampling.sampler import Sampling

@@ -8,6 +8,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from records.recipes import SftRecipe
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -20,7 +21,6 @@ from training.engine import sft
 from training.engine.modeling.configs import restore, valid_generation
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import Place, save_policy
-from training.engine.recipes import SftRecipe
 from training.engine.run.directory import RunDirectory, RunError, run_program
 from training.engine.sampling.sampler import Sampling, sample_responses
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from records.recipes import PolicyRecipe
 from tests.engine.micro import (
     events,
     make_run,
@@ -27,7 +28,6 @@ from tests.engine.test_policy import (
     toy,  # noqa: F401
 )
 from training.engine.modeling.loading import load_classifier
-from training.engine.recipes import PolicyRecipe
 from training.engine.rl.advantages import SMALL
 from training.engine.rl.critic import (
     Critic,

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from records.recipes import DrawRecipe
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -16,7 +17,6 @@ from tests.engine.micro import (
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import draw
 from training.engine.data.conversations import sample_from_json
-from training.engine.recipes import DrawRecipe
 from training.engine.reward_model.model import RewardSettings, save_reward_model
 from training.engine.run.directory import run_program
 from training.engine.sampling import sampler

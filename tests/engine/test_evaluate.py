@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from records.recipes import EvaluateRecipe
 from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
 from training.engine import evaluate
 from training.engine.data.conversations import sample_from_json
@@ -15,7 +16,6 @@ from training.engine.evaluate import (
     with_interval,
     write_samples,
 )
-from training.engine.recipes import EvaluateRecipe
 from training.engine.run.directory import RunDirectory, run_program
 from training.engine.sampling.answers import Answer, Asked, measure
 from training.engine.sampling.sampler import Sampled

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from records.recipes import SftRecipe
 from tests.engine.kinds import KINDS, small_model
 from tests.engine.micro import demo_samples, micro_tokenizer
 from training.engine import sft
@@ -11,7 +12,6 @@ from training.engine.data.sft_batches import Course, packed, padded
 from training.engine.modeling.exactness import packing, refuse_packed_rows
 from training.engine.modeling.policies import Place
 from training.engine.modeling.shared_prompt import can_share, shared_logprobs
-from training.engine.recipes import SftRecipe
 from training.engine.sampling.decoding import caching
 from training.engine.sampling.sampler import Sampling, sample_responses
 

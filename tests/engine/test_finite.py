@@ -12,6 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
 
+from records.checkpoints import (
+    CheckpointError,
+    read_manifest,
+    verify_checkpoint,
+)
+from records.finite import NotFiniteError, at, first_not_finite
+from records.finite_files import files_must_be_finite
+from records.recipes import (
+    DrawRecipe,
+    EvaluateRecipe,
+    RewardRecipe,
+    SftRecipe,
+)
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -30,22 +43,9 @@ from tests.engine.test_policy import (
 from tests.engine.test_preference import run_preference
 from tests.engine.test_ranking import run_ranking
 from training.engine import draw, evaluate, reward, sft
-from training.engine.checkpoints import (
-    CheckpointError,
-    read_manifest,
-    verify_checkpoint,
-)
 from training.engine.data.conversations import IGNORED, Encoder, sample_from_json
-from training.engine.finite import NotFiniteError, at, first_not_finite
-from training.engine.finite_files import files_must_be_finite
 from training.engine.modeling.finite_weights import weights_must_be_finite
 from training.engine.modeling.policies import save_policy
-from training.engine.recipes import (
-    DrawRecipe,
-    EvaluateRecipe,
-    RewardRecipe,
-    SftRecipe,
-)
 from training.engine.rl.rewards import Rewarded
 from training.engine.run.directory import Ending, RunDirectory, run_program
 from training.engine.sampling.sampler import Sampled

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
+from records.recipes import RewardRecipe
 from tests.engine.micro import demo_rows, events, make_run
 from tests.engine.test_configs import CPU, make_base
 from tests.engine.test_ranking import run_ranking
 from training.engine import reward
 from training.engine.modeling.heads import classifier_class
 from training.engine.modeling.loading import load_classifier, load_policy
-from training.engine.recipes import RewardRecipe
 from training.engine.reward_model.model import Pair, load_reward_model
 from training.engine.reward_model.preference import PreferenceModel
 from training.engine.run.directory import run_program

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from records.recipes import SftRecipe
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -28,7 +29,6 @@ from training.engine.modeling.loading import (
     load_tokenizer,
 )
 from training.engine.modeling.policies import Place
-from training.engine.recipes import SftRecipe
 from training.engine.run.directory import RunError, run_program
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_a_program_reads_nothing_of_standard_input(tmp_path):
             sys.executable,
             "-c",
             "import sys; from training.engine.run.directory import run_program\n"
-            "from training.engine.recipes import SftRecipe\n"
+            "from records.recipes import SftRecipe\n"
             "sys.argv[1:] = ['/nowhere']\n"
             "run_program('sft', SftRecipe, None)\n"
             "import os; print([sys.stdin.read(), os.read(0, 9)])",

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from actions.tags import TAGS
+from records.recipes import RewardRecipe, SftRecipe
 from tests.engine.micro import events, make_run
 from tests.engine.test_policy import run_policy, toy_rows
 from tests.engine.test_preference import run_preference
@@ -26,7 +27,6 @@ from training.engine.modeling.new_tokens import (
 )
 from training.engine.modeling.policies import Place
 from training.engine.modeling.tokenizer import add_tags, tag_ids
-from training.engine.recipes import RewardRecipe, SftRecipe
 from training.engine.reward_model.classifier import starting_classifier
 from training.engine.reward_model.model import Packer, RewardSettings
 from training.engine.run.directory import RunDirectory, read_manifest, run_program

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from actions.demo import derive
 from actions.tags import OBSERVATION_CLOSE, OBSERVATION_OPEN
+from records.checkpoints import read_manifest
+from records.recipes import PolicyRecipe, RewardRecipe
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -22,10 +24,8 @@ from tests.engine.micro import (
 )
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import policy
-from training.engine.checkpoints import read_manifest
 from training.engine.data.conversations import Encoder, read_samples, sample_from_json
 from training.engine.modeling.policies import Place, save_policy
-from training.engine.recipes import PolicyRecipe, RewardRecipe
 from training.engine.reward_model.metrics import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
 from training.engine.reward_model.model import (
     Pair,

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from actions.demo import derive
+from records.recipes import PreferenceRecipe
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -27,7 +28,6 @@ from training.engine.preference import (
     learn,
     logprobs,
 )
-from training.engine.recipes import PreferenceRecipe
 from training.engine.run.directory import RunDirectory, RunError, run_program
 
 pytestmark = [

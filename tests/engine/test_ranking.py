@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from records.recipes import RewardRecipe
 from tests.engine.micro import events, make_run, save_micro_policy
 from tests.engine.test_policy import result, toy_rows
 from tests.engine.test_preference import toy_judgments
@@ -14,7 +15,6 @@ from training.engine import preference_model, reward
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.policies import Place
 from training.engine.preference_model import ranking_loss
-from training.engine.recipes import RewardRecipe
 from training.engine.reward_model.model import load_reward_model
 from training.engine.reward_model.preference import PreferenceModel, scores
 from training.engine.run.directory import run_program

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.engine.recipes import (
+from records.recipes import (
     RECIPES,
     RecipeError,
     SftRecipe,

@@ -13,6 +13,8 @@ from actions.demo import oracle
 from actions.demo.facts import steps_by_wording
 from actions.demo.generator import is_reserved
 from actions.grammar import parse
+from records.checkpoints import read_manifest
+from records.recipes import RewardRecipe
 from tests.engine.micro import (
     demo_rows,
     demo_samples,
@@ -22,9 +24,7 @@ from tests.engine.micro import (
 )
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import reward
-from training.engine.checkpoints import read_manifest
 from training.engine.data.conversations import sample_from_json
-from training.engine.recipes import RewardRecipe
 from training.engine.reward_model.augmentation import (
     UNKNOWN,
     PlainTurn,

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from actions.demo import derive
+from records.recipes import PolicyRecipe
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -18,7 +19,6 @@ from tests.engine.test_policy import CPU, given, result, toy_rows
 from training.engine import policy
 from training.engine.data.conversations import Encoder, read_samples, sample_from_json
 from training.engine.modeling.policies import save_policy
-from training.engine.recipes import PolicyRecipe
 from training.engine.reward_model.preference import PreferenceModel
 from training.engine.rl.rewards import Rewarded, Rewards
 from training.engine.run.directory import RunError, run_program

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.micro import events, make_run
-from training.engine.checkpoints import (
+from records.checkpoints import (
     CheckpointError,
     last_checkpoint,
     verify_checkpoint,
 )
-from training.engine.finite import NotFiniteError
-from training.engine.recipes import SftRecipe
+from records.finite import NotFiniteError
+from records.recipes import SftRecipe
+from tests.engine.micro import events, make_run
 from training.engine.run.directory import (
     LOCKED,
     Ending,
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 # A program that counts steps until it is asked to stop, with the real start and end.
 COUNTING = """
 import sys, time
-from training.engine.recipes import SftRecipe
+from records.recipes import SftRecipe
 from training.engine.run.directory import Ending, run_program
 
 def count(run, recipe):

@@ -9,6 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from records.recipes import (
+    DrawRecipe,
+    EvaluateRecipe,
+    PolicyRecipe,
+    RewardRecipe,
+    SftRecipe,
+)
 from tests.engine.micro import (
     demo_rows,
     demo_samples,
@@ -24,13 +31,6 @@ from training.engine import draw, evaluate, policy, reward, sft
 from training.engine.data.conversations import Encoder
 from training.engine.data.sft_batches import packed, padded, split
 from training.engine.modeling.micro_batch import Parts
-from training.engine.recipes import (
-    DrawRecipe,
-    EvaluateRecipe,
-    PolicyRecipe,
-    RewardRecipe,
-    SftRecipe,
-)
 from training.engine.reward_model.augmentation import Source, example
 from training.engine.reward_model.batches import clusters, dealt, pieces_of
 from training.engine.reward_model.loss import PairLoss, counted, step_inputs

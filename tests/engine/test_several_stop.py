@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from records.checkpoints import verify_checkpoint
 from tests.engine.micro import events, make_run, save_micro_policy
 from tests.engine.test_policy import toy, toy_rows  # noqa: F401
 from tests.engine.test_several import REWARD, apart, launch, reward_data
 from tests.engine.test_several_policy import RECIPE as POLICY
-from training.engine.checkpoints import verify_checkpoint
 from training.runs.command import program_command
 from training.runs.warm import warm_environment
 

@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from records.checkpoints import verify_checkpoint
+from records.recipes import SftRecipe
 from tests.engine.micro import (
     demo_rows,
     demo_samples,
@@ -18,7 +20,6 @@ from tests.engine.micro import (
 )
 from tests.engine.test_tokens import plain_tokenizer
 from training.engine import sft
-from training.engine.checkpoints import verify_checkpoint
 from training.engine.data.conversations import (
     IGNORED,
     Encoder,
@@ -29,7 +30,6 @@ from training.engine.data.sft_batches import Course, packed, padded
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import Place
 from training.engine.modeling.tokenizer import tag_ids
-from training.engine.recipes import SftRecipe
 from training.engine.run.directory import RunDirectory, run_program
 
 # peft asks for a name that transformers is about to drop.

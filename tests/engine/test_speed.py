@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from records.recipes import RecipeError
 from tests.engine.micro import micro_policy, micro_tokenizer
 from training.engine.modeling.policies import Place
 from training.engine.modeling.throughput import Work, check_kernels, matrix_rate
-from training.engine.recipes import RecipeError
 
 CPU = Place(torch.device("cpu"), half=False)
 

@@ -49,7 +49,7 @@ def test_tensorboard_reads_the_metrics_as_they_were_reported(tmp_path):
 
 
 def test_a_resumed_run_supersedes_what_lies_beyond_its_checkpoint(tmp_path):
-    from training.engine.recipes import SftRecipe
+    from records.recipes import SftRecipe
 
     path = tmp_path / "run"
     run = open_run(path)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from actions.demo import derive
+from records.recipes import EvaluateRecipe, PolicyRecipe
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -24,7 +25,6 @@ from tests.engine.test_policy import (
 from training.engine import evaluate, policy
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.policies import save_policy
-from training.engine.recipes import EvaluateRecipe, PolicyRecipe
 from training.engine.rl.environment import World
 from training.engine.rl.rewards import Rewarded
 from training.engine.rl.rollouts import Episode

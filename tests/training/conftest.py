@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
+from records.manifests import read_whole
 from tests.cast import make_project, make_sample
-from training.manifests import read_whole
 from training.models import Run, RunKind
 from training.runs.claim import Timing
 from training.runs.ingest import register_checkpoint

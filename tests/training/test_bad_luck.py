@@ -6,11 +6,11 @@ import threading
 import pytest
 from django.db import connection
 
+from records.recipes import RECIPES, recipe_from_json
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_policy
 from tests.training.test_iterations import begin, fresh
 from tests.training.test_new_run_page import filled
-from training.engine.recipes import RECIPES, recipe_from_json
 from training.iterations import promotion
 from training.models import Iteration, Run, RunKind
 from training.runs import hints, launch

@@ -6,8 +6,8 @@ import pytest
 
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import Adjudication, Project, ReferenceResponse, Sample
+from records.manifests import file_sha256
 from tests.cast import LABEL, make_judgment, make_project, make_sample, make_user
-from training.manifests import file_sha256
 from training.models import Snapshot
 from training.storage.snapshots import (
     NothingToTrainOnError,

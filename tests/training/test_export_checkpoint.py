@@ -9,11 +9,11 @@ import tarfile
 import pytest
 from django.core.management import CommandError, call_command
 
+from records.recipes import SftRecipe
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.engine import micro
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from training.engine import sft
-from training.engine.recipes import SftRecipe
 from training.engine.run.directory import run_program
 from training.models import Checkpoint, RunInput
 from training.runs.ingest import register_found

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from records.manifests import NotWholeError, read_whole
 from tests.cast import make_user
 from tests.training.conftest import make_checkpoint, make_run
 from training.iterations.promotion import (
@@ -13,7 +14,6 @@ from training.iterations.promotion import (
     promote,
     promote_the_first,
 )
-from training.manifests import NotWholeError, read_whole
 from training.models import Promotion
 from training.runs import hints, ingest
 from training.runs.ingest import OutputError, ingest_events, receive_outputs

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from records.recipes import RECIPES
 from tests.cast import (
     make_judgment,
     make_pair,
@@ -13,7 +14,6 @@ from tests.cast import (
     sign_in,
 )
 from tests.training.conftest import make_policy
-from training.engine.recipes import RECIPES
 from training.iterations import promotion
 from training.models import Run
 

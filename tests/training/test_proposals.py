@@ -292,9 +292,9 @@ def test_it_reaches_no_draft_but_ones_own(client, draft, project):
 
 @pytest.mark.slow
 def test_a_real_policy_answers(project, draft):
+    from records.manifests import file_sha256, read_whole
     from tests.engine.micro import micro_policy, micro_tokenizer
     from training.engine.modeling.policies import save_policy
-    from training.manifests import file_sha256, read_whole
 
     assert Sample.objects.filter(project=project).exists()
     proposal = proposals.ask_proposal(

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from training import events
-from training.events import read_event
+from records import events
+from records.events import read_event
 
 
 def test_reads_each_kind_of_event():

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
+from records.manifests import file_sha256
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_run
 from training.iterations import promotion
-from training.manifests import file_sha256
 from training.models import Checkpoint, Promotion, Retention, RunInput
 from training.policies.retention import (
     plan_removal,

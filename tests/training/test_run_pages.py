@@ -9,6 +9,7 @@ import re
 import pytest
 from django.utils import timezone
 
+from records.recipes import recipe_from_json, recipe_to_json
 from tests.cast import (
     LABEL,
     SAMPLED,
@@ -18,7 +19,6 @@ from tests.cast import (
     sign_in,
 )
 from tests.training.conftest import make_policy, make_run
-from training.engine.recipes import recipe_from_json, recipe_to_json
 from training.models import Metric, Run, RunNote, RunSample, RunState
 from training.views import curves, run_samples
 from training.wording import figures

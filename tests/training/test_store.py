@@ -11,6 +11,7 @@ import pytest
 from django.db import connection
 from fsspec.implementations.local import LocalFileSystem
 
+from records.manifests import NotWholeError, read_whole
 from tests.cast import make_user, sign_in
 from tests.training.conftest import (
     QUICK,
@@ -24,7 +25,6 @@ from tests.training.conftest import (
 )
 from training import tasks
 from training.iterations import promotion
-from training.manifests import NotWholeError, read_whole
 from training.models import Checkpoint, Metric, Retention, Run, RunSample
 from training.policies import retention
 from training.policies.retention import remove_files

@@ -12,6 +12,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from records.manifests import read_whole
 from tests.cast import make_user
 from tests.training.conftest import (
     QUICK,
@@ -22,7 +23,6 @@ from tests.training.conftest import (
     tiny,
     wait_until,
 )
-from training.manifests import read_whole
 from training.models import Checkpoint, Metric, Promotion, Run, RunSample
 from training.runs import claim, launch, supervise
 from training.runs.claim import Timing

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from records import manifests
 from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import QUICK, make_policy, tiny
-from training import manifests
 from training.iterations import promotion
 from training.iterations.promotion import PromotionRefusedError
 from training.models import Checkpoint, Promotion, Run

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 from safetensors.numpy import save_file
 
-from training.engine.recipes import RECIPES, Recipe, SftRecipe
+from records.recipes import RECIPES, Recipe, SftRecipe
 from training.engine.run.directory import Ending, RunDirectory, run_program
 
 

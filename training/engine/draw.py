@@ -46,16 +46,16 @@ from actions.demo import simulators
 from actions.executor import Executor, Limits
 from actions.grammar import ActionCall, parse
 from actions.json_values import json_equal
+from records.finite import must_be_finite
+from records.recipes import DrawRecipe
 from training.engine.data.conversations import (
     Encoder,
     Sample,
     lengths_summary,
     read_samples,
 )
-from training.engine.finite import must_be_finite
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import Place, prepare
-from training.engine.recipes import DrawRecipe
 from training.engine.reward_model.model import (
     Pair,
     RewardModel,

@@ -43,6 +43,7 @@ from dataclasses import astuple, dataclass
 import torch
 from transformers import PreTrainedModel
 
+from records.recipes import EvaluateRecipe
 from training.engine.data.conversations import (
     Encoder,
     Sample,
@@ -51,7 +52,6 @@ from training.engine.data.conversations import (
 )
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import Place, prepare
-from training.engine.recipes import EvaluateRecipe
 from training.engine.reward_model.model import (
     Pair,
     RewardModel,

@@ -55,6 +55,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from records.recipes import PolicyRecipe
 from training.engine.data.conversations import Encoder, read_samples
 from training.engine.modeling.configs import restore
 from training.engine.modeling.finite_weights import guard_steps
@@ -70,7 +71,6 @@ from training.engine.modeling.optim import (
 )
 from training.engine.modeling.policies import Place, prepare, save_policy
 from training.engine.modeling.shared_prompt import ROWS_OF_THEIR_OWN, sharing
-from training.engine.recipes import PolicyRecipe
 from training.engine.reward_model.metrics import GateError, Look, gate_misses, parted
 from training.engine.reward_model.model import load_reward_models
 from training.engine.reward_model.preference import PreferenceModel

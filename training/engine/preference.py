@@ -44,6 +44,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from records.finite import must_be_finite
+from records.recipes import PreferenceRecipe
 from training.engine.data.conversations import IGNORED, Encoder
 from training.engine.data.preference_pairs import (
     Course,
@@ -52,7 +54,6 @@ from training.engine.data.preference_pairs import (
     pair_rows,
     read_questions,
 )
-from training.engine.finite import must_be_finite
 from training.engine.modeling.exactness import base_of
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.lora import adapters, load_adapters, merged, save_adapters
@@ -71,7 +72,6 @@ from training.engine.modeling.shared_prompt import (
     shared_logprobs,
     sharing,
 )
-from training.engine.recipes import PreferenceRecipe
 from training.engine.rl.validation import (
     HeldOut,
     Looked,

@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from records.finite import must_be_finite
+from records.recipes import RewardRecipe
 from training.engine.data.conversations import Encoder
 from training.engine.data.preference_pairs import Course, Row, pair_rows, read_questions
-from training.engine.finite import must_be_finite
 from training.engine.modeling.micro_batch import Parts
 from training.engine.modeling.optim import save_optimizer
 from training.engine.modeling.policies import longest_input, prepare, save_model
-from training.engine.recipes import RewardRecipe
 from training.engine.reward_model.classifier import (
     start_learning,
     starting_classifier,

@@ -39,7 +39,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from training.engine.checkpoints import read_manifest
+from records.checkpoints import read_manifest
+from records.recipes import RewardRecipe
 from training.engine.data.conversations import lengths_summary, read_samples
 from training.engine.modeling.finite_weights import guard_steps
 from training.engine.modeling.micro_batch import Parts, summed
@@ -48,7 +49,6 @@ from training.engine.modeling.optim import save_optimizer
 from training.engine.modeling.policies import Place, prepare
 from training.engine.modeling.throughput import Work, attend, check_kernels, matrix_rate
 from training.engine.preference_model import train_preference_model
-from training.engine.recipes import RewardRecipe
 from training.engine.reward_model.augmentation import Example, Source
 from training.engine.reward_model.batches import (
     Judged,

@@ -50,6 +50,7 @@ from transformers import (
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from records.recipes import SftRecipe
 from training.engine.data.conversations import (
     IGNORED,
     Encoded,
@@ -83,7 +84,6 @@ from training.engine.modeling.policies import (
 )
 from training.engine.modeling.throughput import Work, attend, check_kernels, matrix_rate
 from training.engine.modeling.tokenizer import train_tokenizer
-from training.engine.recipes import SftRecipe
 from training.engine.run.directory import (
     Ending,
     RunDirectory,

@@ -16,8 +16,8 @@ from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from records.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.access import require_trainer
-from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.iterations.advance import put_pairs_first, stop_because
 from training.iterations.status import against, place_of
 from training.models import (

@@ -24,14 +24,14 @@ from annotation.models import (
     Slot,
     Verdict,
 )
-from training.engine.recipes import PolicyRecipe
+from records.recipes import PolicyRecipe
 from training.engine.reward_model.metrics import BAD_CAUGHT, gate_misses
 from training.iterations.forecast import Curve, Known, learning_curve
 from training.models import Checkpoint, RunState
 
 if TYPE_CHECKING:
     from annotation.models import Project
-    from training.events import Json
+    from records.events import Json
     from training.models import Iteration, Run
 
 AUC = "judged/auc"

@@ -16,6 +16,7 @@ from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from records.manifests import NotWholeError
 from training.access import require_trainer
 from training.iterations.metrics import (
     Comparison,
@@ -23,7 +24,6 @@ from training.iterations.metrics import (
     own_comparison,
     speaks_against,
 )
-from training.manifests import NotWholeError
 from training.models import (
     LEAVES_A_POLICY,
     Checkpoint,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from django.utils import translation
 
-from training.manifests import read_whole
+from records.manifests import read_whole
 from training.models import Checkpoint, Run, RunInput
 from training.storage import store
 from training.wording import words

@@ -31,7 +31,7 @@ from annotation.access import WRITERS, require_role
 from annotation.authoring.contexts import context_to_json
 from annotation.authoring.drafts import Content, clean, document_of, existing_contexts
 from annotation.models import Draft, Project, ThinkingContext
-from training.manifests import NotWholeError, read_whole
+from records.manifests import NotWholeError, read_whole
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
 from training.runs.command import START, program_environment
 from training.runs.launch import current_policy, newest_policy

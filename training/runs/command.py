@@ -13,7 +13,7 @@ from django.conf import settings
 from training.runs.placement import visible_devices
 
 if TYPE_CHECKING:
-    from training.events import Json
+    from records.events import Json
 
 CONFIG = "accelerate.json"
 SECRETS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PGPASSWORD")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from training.events import Json
+    from records.events import Json
 
 EVERY = 5.0  # seconds between two looks
 PROC = Path("/proc")

@@ -15,9 +15,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
-from training import events
-from training.engine.finite import first_not_finite
-from training.manifests import (
+from records import events
+from records.finite import first_not_finite
+from records.manifests import (
     NotWholeError,
     WholeCheckpoint,
     file_sha256,
@@ -35,7 +35,7 @@ from training.models import (
 from training.storage import store
 
 if TYPE_CHECKING:
-    from training.events import Json
+    from records.events import Json
 
 READ_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20

@@ -16,9 +16,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Judgment, Project
+from records.manifests import NotWholeError
+from records.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.access import require_trainer
-from training.engine.recipes import RecipeError, recipe_from_json, recipe_to_json
-from training.manifests import NotWholeError
 from training.models import (
     ENSEMBLE,
     JUDGES,

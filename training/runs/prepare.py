@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from training.manifests import NotWholeError, file_sha256, newest_to_resume
+from records.manifests import NotWholeError, file_sha256, newest_to_resume
 from training.models import Metric, Run, RunSample
 from training.runs.bases import BaseRefusedError, base_directory
 from training.runs.claim import note_once
@@ -27,7 +27,7 @@ from training.runs.ingest import OutputError, update_held
 from training.storage import store
 
 if TYPE_CHECKING:
-    from training.events import Json
+    from records.events import Json
 
 
 def prepare_directory(run: Run) -> None:

@@ -25,8 +25,8 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
+from records.manifests import NotWholeError
 from training.iterations.promotion import promote_the_first
-from training.manifests import NotWholeError
 from training.models import (
     ACTIVE_STATES,
     Run,
@@ -59,7 +59,7 @@ from training.runs.warm import warm_environment
 from training.storage import store
 
 if TYPE_CHECKING:
-    from training.events import Json
+    from records.events import Json
 
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")

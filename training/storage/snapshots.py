@@ -29,7 +29,7 @@ from annotation.models import (
     Sample,
     Verdict,
 )
-from training.manifests import file_sha256
+from records.manifests import file_sha256
 from training.models import Snapshot
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ import fsspec
 from django.conf import settings
 from django.utils import timezone
 
-from training.manifests import NotWholeError, file_sha256, read_whole
+from records.manifests import NotWholeError, file_sha256, read_whole
 from training.models import FINAL_STATES, Checkpoint, Run, Snapshot
 
 if TYPE_CHECKING:

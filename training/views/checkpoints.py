@@ -30,8 +30,8 @@ from annotation.models import (
     SampledResponse,
 )
 from annotation.views.door import enter
+from records.manifests import NotWholeError
 from training.iterations.promotion import PromotionRefusedError, promote, standing_of
-from training.manifests import NotWholeError
 from training.models import (
     JUDGES,
     LEAVES_A_POLICY,

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_safe
 
 from annotation.models import Role
 from annotation.views.door import enter
-from training.engine.recipes import RECIPES
+from records.recipes import RECIPES
 from training.models import Metric, Run, run_name
 from training.views import charts
 from training.views.runs import line_of, run_of_project
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from training.events import Json
+    from records.events import Json
 
 # A page asks for the curves of each run by itself; more than this no eye tells apart.
 MOST_COMPARED = 100

@@ -14,7 +14,7 @@ from django.core.validators import RegexValidator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from training.engine.recipes import RECIPES
+from records.recipes import RECIPES
 from training.models import (
     ENSEMBLE,
     LEAVES_A_POLICY,

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from training.engine.recipes import PolicyRecipe
+from records.recipes import PolicyRecipe
 from training.iterations.deeds import NEVER_SKIPPED, changeable_recipes
 from training.iterations.forecast import Curve, Known
 from training.iterations.metrics import (

@@ -36,7 +36,7 @@ from annotation.counting import (
 )
 from annotation.models import Project, Role, Sample
 from annotation.views.door import enter
-from training.engine.recipes import RECIPES
+from records.recipes import RECIPES
 from training.models import (
     LEARNS_FROM_JUDGMENTS,
     Checkpoint,
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.http import HttpRequest
 
-    from training.events import Json
+    from records.events import Json
 
 PAGE = 40
 SAMPLES_SHOWN = 6

@@ -14,7 +14,7 @@ from training.wording import words
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from training.events import Json
+    from records.events import Json
 
 
 # jsonb keeps no order of keys, so the order of an evaluation's measures is told here.

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from django.utils.translation import gettext
 
-from training.engine.recipes import RECIPES
+from records.recipes import RECIPES
 
 SPELLED = {
     "kl": "KL",

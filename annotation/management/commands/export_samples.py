@@ -11,7 +11,7 @@ from django.db.models import Q
 
 from annotation.authoring.import_export import FORMATS, export_samples
 from annotation.models import Project, Sample
-from annotation.sample_format import STATUSES
+from records.sample_format import STATUSES
 
 
 class Command(BaseCommand):

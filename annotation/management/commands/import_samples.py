@@ -16,7 +16,7 @@ from annotation.authoring.import_export import (
     load_tools,
 )
 from annotation.models import Project
-from annotation.sample_format import STATUSES
+from records.sample_format import STATUSES
 
 
 class Command(BaseCommand):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from records.recipes import SftRecipe
 from training.engine.data.conversations import (
     IGNORED,
     Encoded,
@@ -22,7 +23,6 @@ from training.engine.data.conversations import (
 )
 from training.engine.modeling.exactness import packing
 from training.engine.modeling.throughput import Work
-from training.engine.recipes import SftRecipe
 from training.engine.run.directory import RunDirectory, RunError, step_random
 
 

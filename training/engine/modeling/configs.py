@@ -22,7 +22,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from training.engine.finite import first_not_finite
+from records.finite import first_not_finite
 from training.engine.run.directory import RunError
 
 # What a forward pass returns besides logits.

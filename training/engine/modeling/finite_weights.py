@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from training.engine.finite import NotFiniteError, at, must_be_finite
+from records.finite import NotFiniteError, at, must_be_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from actions.tags import TAGS
-from training.engine.checkpoints import MANIFEST, read_manifest
+from records.checkpoints import MANIFEST, read_manifest
 from training.engine.run.directory import RunDirectory
 
 NEW_TOKEN_RATE = 10.0  # times the rate of a run that has one rate for everything

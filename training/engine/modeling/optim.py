@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from records.recipes import RecipeError
 from training.engine.modeling.new_tokens import NewRows, RowsAdamW
-from training.engine.recipes import RecipeError
 
 
 class Together(Optimizer):

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from records.recipes import RecipeError
 from training.engine.modeling.policies import Place
-from training.engine.recipes import RecipeError
 
 
 def check_kernels(attention: str, liger: bool, place: Place) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import Dataset
 
 from actions.grammar import FormatError
-from training.engine.recipes import RewardRecipe
+from records.recipes import RewardRecipe
 from training.engine.reward_model.augmentation import UNKNOWN, Example, Source, example
 from training.engine.reward_model.loss import counted, rivals
 from training.engine.reward_model.model import Packer, Pair

@@ -10,6 +10,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from records.recipes import RewardRecipe
 from training.engine.modeling.loading import load_classifier, load_tokenizer
 from training.engine.modeling.new_tokens import (
     OURS,
@@ -25,7 +26,6 @@ from training.engine.modeling.optim import (
 )
 from training.engine.modeling.policies import Place, build_small_model, on_device
 from training.engine.modeling.tokenizer import add_tags
-from training.engine.recipes import RewardRecipe
 from training.engine.reward_model.model import HISTORY, REWARD_MARKS
 from training.engine.run.directory import RunDirectory
 

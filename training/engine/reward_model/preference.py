@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from records.finite import must_be_finite
 from training.engine.data.conversations import Encoder
 from training.engine.data.preference_pairs import Row
-from training.engine.finite import must_be_finite
 from training.engine.modeling.loading import load_classifier, load_tokenizer
 from training.engine.modeling.new_tokens import fit_vocabulary
 from training.engine.modeling.policies import Place

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.engine.recipes import AS_ALGORITHM, PolicyRecipe
+from records.recipes import AS_ALGORITHM, PolicyRecipe
 
 SMALL = 1e-4  # added to every standard deviation before dividing
 

@@ -34,7 +34,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.engine.finite import must_be_finite
+from records.finite import must_be_finite
+from records.recipes import PolicyRecipe
 from training.engine.modeling.loading import load_classifier, load_tokenizer
 from training.engine.modeling.new_tokens import NEW_TOKEN_RATE, fit_vocabulary, new_rows
 from training.engine.modeling.optim import (
@@ -44,7 +45,6 @@ from training.engine.modeling.optim import (
 )
 from training.engine.modeling.policies import Place, on_device, save_model
 from training.engine.modeling.shared_prompt import shared_states
-from training.engine.recipes import PolicyRecipe
 from training.engine.rl.advantages import SMALL
 from training.engine.rl.rewards import KINDS
 from training.engine.rl.rollouts import Episode, Rollouts

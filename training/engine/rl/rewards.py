@@ -24,8 +24,8 @@ from typing import cast
 from actions.demo import oracle
 from actions.grammar import parse
 from actions.units import unit_pairs_of_text
-from training.engine.finite import figures_must_be_finite
-from training.engine.recipes import PolicyRecipe
+from records.finite import figures_must_be_finite
+from records.recipes import PolicyRecipe
 from training.engine.reward_model.metrics import probability
 from training.engine.reward_model.model import (
     Over,

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from actions.units import UnitPair
+from records.recipes import PolicyRecipe
 from training.engine.data.conversations import Encoder
 from training.engine.modeling.policies import Place
-from training.engine.recipes import PolicyRecipe
 from training.engine.reward_model.model import Pair, units_of
 from training.engine.rl.advantages import algorithm_of, deviation, length_penalty
 from training.engine.rl.environment import World, next_turn, same_calls

@@ -32,7 +32,7 @@ from types import FrameType
 from typing import Literal, TypeVar
 
 from actions.tags import JSON
-from training.engine.checkpoints import (
+from records.checkpoints import (
     MANIFEST,
     CheckpointError,
     Manifest,
@@ -42,9 +42,9 @@ from training.engine.checkpoints import (
     sync_folder,
     verify_checkpoint,
 )
-from training.engine.finite import NotFiniteError, figures_must_be_finite
-from training.engine.finite_files import files_must_be_finite
-from training.engine.recipes import (
+from records.finite import NotFiniteError, figures_must_be_finite
+from records.finite_files import files_must_be_finite
+from records.recipes import (
     Recipe,
     RecipeError,
     recipe_from_json,

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from records.recipes import RecipeError
 from training.engine.modeling.policies import Place
-from training.engine.recipes import RecipeError
 from training.engine.sampling.sampler import (
     PartOf,
     Sampled,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.engine.finite import must_be_finite
+from records.finite import must_be_finite
 from training.engine.modeling.micro_batch import Parts
 from training.engine.modeling.policies import Place
 from training.engine.sampling.decoding import (

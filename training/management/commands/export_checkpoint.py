@@ -8,7 +8,7 @@ from pathlib import Path
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from training.manifests import NotWholeError
+from records.manifests import NotWholeError
 from training.models import Checkpoint
 from training.policies.export import UNKNOWN_LICENCE, ExportError, export_checkpoint
 from training.views.forms import licence_identifier

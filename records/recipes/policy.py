@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from training.engine.recipes.fields import (
+from records.recipes.fields import (
     ADAMW_8BIT,
     BATCH_TOKENS,
     DECAY_SHARE,

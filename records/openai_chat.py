@@ -24,7 +24,7 @@ from actions.definitions import (
 from actions.grammar import ActionCall, parse
 from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import ACTION_CLOSE, ACTION_OPEN, JSON, THINK_CLOSE, THINK_OPEN
-from annotation.sample_format import (
+from records.sample_format import (
     ContextForm,
     SampleError,
     SampleForm,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.engine.finite import NotFiniteError
+from records.finite import NotFiniteError
 
 # By type: its bits as an integer, and those of the exponent. Integers are always finite;
 # of the 8-bit floats e4m3 has no infinity and one NaN, all bits but the sign.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from training.engine.finite import first_not_finite
+from records.finite import first_not_finite
 
 if TYPE_CHECKING:
-    from training.events import Json
+    from records.events import Json
 
 CHUNK = 1 << 20
 # Per file its size and time of change (in nanoseconds), as they were when it was hashed.

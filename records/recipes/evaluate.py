@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from training.engine.recipes.fields import (
+from records.recipes.fields import (
     BACKEND,
     BATCH_TOKENS,
     DEVICE,

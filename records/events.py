@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from training.engine.finite import first_not_finite
+from records.finite import first_not_finite
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.engine.finite import first_not_finite
+from records.finite import first_not_finite
 
 MANIFEST = "manifest.json"
 

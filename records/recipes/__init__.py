@@ -14,13 +14,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TypeAlias, get_type_hints
 
-from training.engine.recipes.checking import RecipeError, Setting, checked, shown
-from training.engine.recipes.draw import DrawRecipe
-from training.engine.recipes.evaluate import EvaluateRecipe
-from training.engine.recipes.policy import AS_ALGORITHM, PolicyRecipe
-from training.engine.recipes.preference import PreferenceRecipe
-from training.engine.recipes.reward import RewardRecipe
-from training.engine.recipes.sft import SftRecipe
+from records.recipes.checking import RecipeError, Setting, checked, shown
+from records.recipes.draw import DrawRecipe
+from records.recipes.evaluate import EvaluateRecipe
+from records.recipes.policy import AS_ALGORITHM, PolicyRecipe
+from records.recipes.preference import PreferenceRecipe
+from records.recipes.reward import RewardRecipe
+from records.recipes.sft import SftRecipe
 
 __all__ = [
     "AS_ALGORITHM",
