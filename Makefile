@@ -11,13 +11,13 @@ help:  ## List these commands
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 setup:  ## Make .venv and install what is missing
-	@$(PYTHON) config/install.py
+	@$(PYTHON) local/install.py
 
 up: setup  ## Start everything here; PORT=8000, Ctrl-C stops it
-	@exec $(RUN) -m config.supervisor
+	@exec $(RUN) -m local.supervisor
 
 manage: setup  ## Run a management command: make manage ARGS="migrate"
-	@exec $(RUN) -m config.engines $(RUN) manage.py $(ARGS)
+	@exec $(RUN) -m local.servers $(RUN) manage.py $(ARGS)
 
 test: setup  ## Check and test everything that needs no GPU
 	@exec $(RUN) .ci/checks.py lint tests
@@ -30,13 +30,13 @@ format: setup  ## Format the code and the templates
 	@git ls-files -z 'templates/*.html' | xargs -0 -r .venv/bin/djade --target-version 5.2
 
 migrations: setup  ## Write migrations for changed models: NAME=add_colour
-	@exec $(RUN) -m config.engines $(RUN) manage.py makemigrations $(if $(NAME),--name $(NAME))
+	@exec $(RUN) -m local.servers $(RUN) manage.py makemigrations $(if $(NAME),--name $(NAME))
 
 translations: setup  ## Bring the catalogues in locale/ up to date with the texts
 	@exec $(RUN) -m tests.catalogue
 
 loop: setup  ## The whole loop without a browser; DATA=… SEED=…
-	@exec $(RUN) -m config.loop $(if $(DATA),--data $(DATA)) $(if $(SEED),--seed $(SEED))
+	@exec $(RUN) -m loop.run $(if $(DATA),--data $(DATA)) $(if $(SEED),--seed $(SEED))
 
 learn: setup  ## What judging adds to written samples: many runs, half an hour; SEEDS="1 2 3"
 	@exec $(RUN) -m benchmarks.learn $(if $(SEEDS),--seeds $(SEEDS))

@@ -17,7 +17,7 @@ from pathlib import Path
 BASE_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(BASE_DIR))
 
-from config import engines  # noqa: E402
+from local import servers  # noqa: E402
 
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
@@ -49,7 +49,7 @@ def tests() -> Iterator[tuple[str, list[str]]]:
 
 def main(parts: list[str]) -> int:
     home = Path(tempfile.mkdtemp(prefix="concord-checks-", dir="/tmp"))
-    state = engines.State(home, throwaway=True)
+    state = servers.State(home, throwaway=True)
     # The tests start servers of their own; the checks need them only for migrations.
     environment = {**os.environ, "SECRET_KEY": "for-checks-only"}
 
@@ -61,7 +61,7 @@ def main(parts: list[str]) -> int:
     begin = time.monotonic()
     results: list[tuple[str, bool, float]] = []
     try:
-        with engines.running(state) as addresses, ThreadPoolExecutor(1) as beside:
+        with servers.running(state) as addresses, ThreadPoolExecutor(1) as beside:
             environment.update(addresses)
             if "lint" in parts:
                 linted = beside.submit(run_all, lint())

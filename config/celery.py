@@ -10,7 +10,7 @@ import os
 
 from celery import Celery
 
-from config.messages import use_for_all_brokers
+from config.web.messages import use_for_all_brokers
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 use_for_all_brokers()

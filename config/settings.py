@@ -6,8 +6,8 @@ from pathlib import Path
 import csp.constants
 
 from config import env
-from config.engines import State
 from config.servers import broker_url, database_settings
+from local.servers import State
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE = State.from_environment()
@@ -68,20 +68,20 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
-    "config.errors.Utf8Forms",
+    "config.web.errors.Utf8Forms",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.gzip.GZipMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "config.bodies.BodyLimit",
+    "config.web.bodies.BodyLimit",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "config.throttle.SignInThrottle",
+    "config.web.throttle.SignInThrottle",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "config.patience.CutQueries",
+    "config.web.patience.CutQueries",
 ]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -109,7 +109,7 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-# What any form may send besides files; config/bodies.py has the limit of each route.
+# What any form may send besides files; config/web/bodies.py has the limit of each route.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 2**20
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
@@ -139,7 +139,7 @@ STORAGES = {
         "BACKEND": (
             "django.contrib.staticfiles.storage.StaticFilesStorage"
             if DEBUG
-            else "config.static.Storage"
+            else "config.web.static.Storage"
         )
     },
 }

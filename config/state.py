@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from config import accounts, env
-from config.processes import Account
-from config.roles import DATABASE, ROLE
+from config import env
+from local import accounts
+from local.processes import Account
+from local.roles import DATABASE, ROLE
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 SOCKET_PATH_BYTES = 107  # sun_path on Linux, without the closing zero byte

@@ -7,16 +7,16 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 from django.views.generic import TemplateView
 
-from config.health import healthz
-from config.words import words
+from config.web.health import healthz
+from config.web.words import words
 
 admin.site.site_header = admin.site.site_title = _("Concord: administration")
 admin.site.index_title = _("Tables")
 
-handler400 = "config.errors.bad_request"
-handler403 = "config.errors.permission_denied"
-handler404 = "config.errors.page_not_found"
-handler500 = "config.errors.server_error"
+handler400 = "config.web.errors.bad_request"
+handler403 = "config.web.errors.permission_denied"
+handler404 = "config.web.errors.page_not_found"
+handler500 = "config.web.errors.server_error"
 
 urlpatterns = [
     path("healthz", healthz, name="healthz"),

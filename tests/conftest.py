@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 from django.utils import translation
 
-from config import engines
+from local import servers
 
 SERVERS = pytest.StashKey[ExitStack]()
 
@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if state is not None:
         stack.callback(state.remove)
         state.make()
-        stack.enter_context(engines.running(state, settings.SESSION_ENGINES))
+        stack.enter_context(servers.running(state, settings.SESSION_ENGINES))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -4,19 +4,19 @@ import os
 import tempfile
 from pathlib import Path
 
-from config import engines
+from local import servers
 
 # Django reads its settings before any fixture runs, so the servers' addresses are fixed
 # here, and tests/conftest.py starts the servers behind them. Processes that this one
 # starts, such as the workers of pytest-xdist, find the variables set and start nothing.
-SESSION_STATE: engines.State | None = None
-SESSION_ENGINES: list[engines.Engine] = []
+SESSION_STATE: servers.State | None = None
+SESSION_ENGINES: list[servers.Engine] = []
 if "CONCORD_TEST_STATE" not in os.environ:
     home = tempfile.mkdtemp(prefix="concord-test-", dir="/tmp")
-    SESSION_STATE = engines.State(Path(home), throwaway=True)
-    SESSION_ENGINES = engines.embedded(SESSION_STATE)
+    SESSION_STATE = servers.State(Path(home), throwaway=True)
+    SESSION_ENGINES = servers.embedded(SESSION_STATE)
     os.environ["CONCORD_TEST_STATE"] = home
-    os.environ.update(engines.urls(SESSION_STATE, SESSION_ENGINES))
+    os.environ.update(servers.urls(SESSION_STATE, SESSION_ENGINES))
     os.environ.setdefault("SECRET_KEY", "for-tests-only")
 
 from config.settings import *  # noqa: E402, F403

@@ -19,8 +19,8 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from annotation.models import Comment, Membership, Pair, Role
-from config.errors import take_charset
-from config.throttle import Attempt
+from config.web.errors import take_charset
+from config.web.throttle import Attempt
 from tests.browser.places import PLACES, Stage, make_stage
 from tests.browser.stage import CAKE
 from tests.cast import make_user

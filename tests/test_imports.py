@@ -6,7 +6,7 @@ import sys
 import grimp
 import pytest
 
-from config.engines import BASE_DIR
+from local.servers import BASE_DIR
 
 TRAINING_LIBRARIES = [
     "torch",

@@ -1,4 +1,4 @@
-"""How large a request a view takes, where it takes more than a form (config/bodies.py)."""
+"""How large a request a view takes, where it takes more than a form (config/web/bodies.py)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from django import template
 
-from config.words import words_url
+from config.web.words import words_url
 
 register = template.Library()
 register.simple_tag(words_url)

@@ -1,4 +1,4 @@
-// The words of the page's language. Its catalogue (config/words.py) sets them up before any
+// The words of the page's language. Its catalogue (config/web/words.py) sets them up before any
 // module runs; English pages have none, and the words stay as they are in the code.
 
 const catalogue = () => globalThis.django ?? {};

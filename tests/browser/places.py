@@ -21,7 +21,7 @@ from annotation.authoring.samples import return_sample
 from annotation.judging import judgments
 from annotation.judging.guidelines import confirm_reading, publish_guideline
 from annotation.models import Draft, Membership, Project, Sample, Slot
-from config.throttle import Attempt
+from config.web.throttle import Attempt
 from tests.browser.cycle import make_iterations
 from tests.browser.stage import CAKE, CAKE_SAMPLED, fill
 from tests.cast import make_project, make_sample, make_user

@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from config import buffering
+from config.web import buffering
 
 
 def application(environ, start_response):

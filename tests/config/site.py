@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from config.engines import BASE_DIR, State
+from local.servers import BASE_DIR, State
 
 NOT_OURS = ("DATABASE_URL", "REDIS_URL", "CONCORD_TEST_STATE", "SECRET_KEY")
 
@@ -31,12 +31,12 @@ def clean_environment(state: State, **more: str) -> dict[str, str]:
 
 
 class Site:
-    """`python -m config.supervisor` on a state directory; a context manager."""
+    """`python -m local.supervisor` on a state directory; a context manager."""
 
     def __init__(self, state: State, **environment: str) -> None:
         self.state = state
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "config.supervisor"],
+            [sys.executable, "-m", "local.supervisor"],
             cwd=BASE_DIR,
             env=clean_environment(state, **environment),
             stdout=subprocess.PIPE,

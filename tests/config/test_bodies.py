@@ -6,7 +6,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from config.bodies import FORM_BYTES
+from config.web.bodies import FORM_BYTES
 from tests.cast import make_project, make_user, sign_in
 
 pytestmark = pytest.mark.django_db

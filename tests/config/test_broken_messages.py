@@ -14,9 +14,9 @@ from celery import Celery
 from django.conf import settings
 from django.db import connection
 
-from config.engines import BASE_DIR, State
 from config.servers import broker_url
-from config.supervisor import Supervisor
+from local.servers import BASE_DIR, State
+from local.supervisor import Supervisor
 
 # A worker process takes seconds to start.
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]

@@ -1,6 +1,6 @@
 """The scripted browser reads forms as a real one would."""
 
-from config.browsing import Page
+from loop.browser import Page
 
 PAGE = Page(
     200,

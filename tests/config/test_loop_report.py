@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from config.loop_report import Report, figure, gate_missed, verdict
+from loop.report import Report, figure, gate_missed, verdict
 
 PASSED = {
     "quads/seen/accuracy": 0.9,

@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from config import engines
-from config.engines import BASE_DIR, State
+from local import servers
+from local.servers import BASE_DIR, State
 from tests.config.site import clean_environment
 
 # Starts of the engines, and of Django.
@@ -33,7 +33,7 @@ def state():
 
 
 def manage(state, *arguments, with_engines=True):
-    around = [sys.executable, "-m", "config.engines"] if with_engines else []
+    around = [sys.executable, "-m", "local.servers"] if with_engines else []
     return subprocess.run(
         [*around, sys.executable, "manage.py", *arguments],
         cwd=BASE_DIR,
@@ -60,7 +60,7 @@ def test_the_first_command_of_all_finds_its_tables(state, tmp_path):
 
 def test_tables_of_another_version_are_left_alone_and_named(state):
     with (
-        engines.running(state, [engines.Postgres(state), engines.Valkey(state)]),
+        servers.running(state, [servers.Postgres(state), servers.Valkey(state)]),
         psycopg.connect(state.database_url) as connection,
     ):
         connection.execute("CREATE TABLE annotation_project (id int)")

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 import redis
 
-from config import accounts, engines
-from config.engines import POSTGRES_SOCKET, VALKEY_SOCKET, State
+from local import accounts, servers
+from local.servers import POSTGRES_SOCKET, VALKEY_SOCKET, State
 from tests.config.site import Site, family
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another")
@@ -172,7 +172,7 @@ def home():
 
 
 def up(state):
-    return engines.running(state, [engines.Postgres(state), engines.Valkey(state)])
+    return servers.running(state, [servers.Postgres(state), servers.Valkey(state)])
 
 
 def test_who_reaches_the_sockets_is_refused_by_the_servers(home):
@@ -232,7 +232,7 @@ def make_state_of_an_earlier_version(state):
     for path in (data, sockets):
         path.mkdir(mode=0o700)
         os.chown(path, STRANGER, STRANGER)
-    binaries = engines.Postgres(state).binaries
+    binaries = servers.Postgres(state).binaries
     subprocess.run(
         [
             *(binaries / "initdb", "--pgdata", data, "--username", "concord"),

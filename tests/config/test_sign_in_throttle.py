@@ -9,7 +9,7 @@ from django.core.cache import cache
 from django.db import connection
 from django.test import Client
 
-from config import throttle
+from config.web import throttle
 from tests.cast import PASSWORD, make_user
 
 pytestmark = pytest.mark.django_db

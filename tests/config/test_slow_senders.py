@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from config.engines import BASE_DIR, State
+from local.servers import BASE_DIR, State
 from tests.config.site import Site
 
 # Real servers, and senders that take their time.
@@ -83,7 +83,7 @@ def test_a_page_comes_while_two_hundred_send_slowly():
 
 
 @contextmanager
-def echo(worker="config.buffering.BufferingWorker", threads=2):
+def echo(worker="config.web.buffering.BufferingWorker", threads=2):
     """A server of one process that tells what it was sent; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         number = listener.fileno()

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 import redis
 
-from config.browsing import Browser
-from config.engines import State
+from local.servers import State
+from loop.browser import Browser
 from tests.config.site import Site, alive, family
 
 # One start is about two seconds; all of these together pass the ten of a quick test.

@@ -22,7 +22,7 @@ from gunicorn import http  # type: ignore[import-untyped]
 from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from config import processes
+from local import processes
 
 HEAD_BYTES = 64 * 2**10  # longer heads gunicorn refuses anyway
 IN_MEMORY = 2**20

@@ -33,11 +33,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import engines, processes
-from config.browsing import Browser, PageError
-from config.engines import BASE_DIR, State
-from config.loop_report import Report, conclude, gate_missed
-from config.processes import Command
+from local import processes, servers
+from local.processes import Command
+from local.servers import BASE_DIR, State
+from loop.browser import Browser, PageError
+from loop.report import Report, conclude, gate_missed
 
 if TYPE_CHECKING:
     from annotation.models import Project
@@ -133,7 +133,7 @@ def main() -> int:
     try:
         with site(state) as origin:
             return loop(origin, folder, options.seed)
-    except (StageFailedError, PageError, engines.EngineError) as error:
+    except (StageFailedError, PageError, servers.EngineError) as error:
         say(f"failed: {error}")
         return 1
 
@@ -153,7 +153,7 @@ def site(state: State) -> Iterator[str]:
     log = state.logs / "supervisor.log"
     command = Command(
         name="supervisor",
-        argv=[sys.executable, "-m", "config.supervisor"],
+        argv=[sys.executable, "-m", "local.supervisor"],
         environment=environment,
         death_signal=signal.SIGTERM,  # it stops its children in order
         grace=60,
@@ -171,7 +171,7 @@ def site(state: State) -> Iterator[str]:
             time.sleep(0.1)
         else:
             raise StageFailedError(f"the site did not start in time (log: {log})")
-        os.environ.update(engines.urls(state, engines.embedded(state)))
+        os.environ.update(servers.urls(state, servers.embedded(state)))
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
         import django
 

@@ -1,4 +1,4 @@
-"""Set up the virtual environment: `python3 config/install.py`, or `make setup`.
+"""Set up the virtual environment: `python3 local/install.py`, or `make setup`.
 
 Runs under any Python from 3.11 on before anything is installed, so it imports only the
 standard library. A stamp in the environment makes the next call return at once.

@@ -1,8 +1,8 @@
-"""One process that owns all others: `make up`, or `python -m config.supervisor`.
+"""One process that owns all others: `make up`, or `python -m local.supervisor`.
 
 It starts the engines that the environment leaves to it, prepares the database, then
 runs web, worker and scheduler; restarts what dies, with growing pauses; and stops all
-of them in order on Ctrl-C or SIGTERM. Nothing survives it (see config.processes).
+of them in order on Ctrl-C or SIGTERM. Nothing survives it (see local.processes).
 Everything a child says goes to a log file of its own; the console tells only of the
 start and of trouble.
 """
@@ -22,9 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import engines, env, processes
-from config.engines import BASE_DIR, EngineError, State
-from config.processes import Command
+from config import env
+from local import processes, servers
+from local.processes import Command
+from local.servers import BASE_DIR, EngineError, State
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HEALTHY_AFTER = 20.0  # seconds up, after which a death counts as the first again
@@ -81,7 +82,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until asked to stop; return the exit status."""
-        lock = engines.Lock(self.state)
+        lock = servers.Lock(self.state)
         if not self._take(lock):
             return 0
         self._listen_for_signals()
@@ -107,7 +108,7 @@ class Supervisor:
             lock.release()
         return 0
 
-    def _take(self, lock: engines.Lock) -> bool:
+    def _take(self, lock: servers.Lock) -> bool:
         """Take the lock; wait for a passing command, give way to a running site."""
         told = False
         while True:
@@ -153,8 +154,8 @@ class Supervisor:
     # --- starting --------------------------------------------------------------------
 
     def _start_engines(self) -> None:
-        mine = engines.embedded(self.state)
-        self.environment.update(engines.urls(self.state, mine))
+        mine = servers.embedded(self.state)
+        self.environment.update(servers.urls(self.state, mine))
         self._look_for_external_servers({engine.name for engine in mine})
         started = []
         for engine in mine:
@@ -165,14 +166,14 @@ class Supervisor:
             started.append((engine, child))
         for engine, child in started:
             assert child.process is not None
-            engines.wait_until_it_answers(engine, child.process, self._log(child.name))
+            servers.wait_until_it_answers(engine, child.process, self._log(child.name))
             self._stop_if_asked()
 
     def _look_for_external_servers(self, mine: set[str]) -> None:
         """Say at once that a given server is not there, rather than on every page."""
         if "postgres" not in mine:
             url = env.secret("DATABASE_URL")
-            if not engines.database_answers(url):
+            if not servers.database_answers(url):
                 raise StartError("the server of DATABASE_URL does not answer")
         if "valkey" not in mine:
             import redis
@@ -270,7 +271,7 @@ class Supervisor:
             argv=[
                 *(sys.executable, "-m", "gunicorn", "config.wsgi"),
                 *("--bind", f"fd://{number}"),
-                *("--worker-class", "config.buffering.BufferingWorker"),
+                *("--worker-class", "config.web.buffering.BufferingWorker"),
                 *("--worker-connections", "400"),  # below the usual 1024 open files
                 *("--workers", str(workers), "--threads", str(threads)),
                 *("--graceful-timeout", "5", "--timeout", "60", "--keep-alive", "15"),

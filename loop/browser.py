@@ -1,6 +1,6 @@
 """A small browser for scripted people: cookies, forms, redirects; no JavaScript.
 
-The scripted labelers and the scripted trainer of ``config.loop`` use the product through
+The scripted labelers and the scripted trainer of ``loop.run`` use the product through
 it, so that what they do passes the same pages, forms and checks as what a person does.
 """
 

@@ -4,7 +4,7 @@ Both are the real servers, from binaries inside two Python packages, on unix soc
 the state directory. Where DATABASE_URL or REDIS_URL is set, that server is used and no
 engine of its kind is started; everything after that is the same code path.
 
-`python -m config.engines COMMAND…` runs a command with the engines up, and takes part
+`python -m local.servers COMMAND…` runs a command with the engines up, and takes part
 in those of a running supervisor when there is one.
 """
 
@@ -25,13 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from config import accounts, env, processes, roles
-from config.processes import Account, Command
+from config import env
 from config.state import BASE_DIR as BASE_DIR
 from config.state import POSTGRES_SOCKET, VALKEY_SOCKET
 from config.state import SOCKET_PATH_BYTES as SOCKET_PATH_BYTES
 from config.state import EngineError as EngineError
 from config.state import State as State
+from local import accounts, processes, roles
+from local.processes import Account, Command
 
 LINUX = sys.platform == "linux"
 # Tests throw their cluster away, so they may skip every wait for the disk. Statistics of
@@ -80,7 +81,7 @@ class Postgres:
     def _account(self) -> Account | None:
         """Postgres refuses to run as root: take the data's owner, else a free number.
 
-        Earlier versions gave the data to nobody, who is no owner (config.accounts).
+        Earlier versions gave the data to nobody, who is no owner (local.accounts).
         """
         if os.geteuid() != 0:
             return None
@@ -165,7 +166,7 @@ class Postgres:
                 str(self.binaries / "initdb"),
                 *("--pgdata", str(staged)),
                 *("--username", roles.SUPERUSER),
-                *("--auth", "peer"),  # more in config.roles
+                *("--auth", "peer"),  # more in local.roles
                 *("--encoding", "UTF8"),
                 *("--locale-provider", "builtin"),
                 *("--builtin-locale", "C.UTF-8"),
@@ -423,7 +424,7 @@ def running(
 
     Starts and stops them (those the environment leaves to us, unless told which), or
     takes part in those that another process of this state directory runs. Must be
-    entered from the main thread (see config.processes).
+    entered from the main thread (see local.processes).
     """
     engines = embedded(state) if engines is None else engines
     if not engines:
@@ -468,7 +469,7 @@ def running(
 def main(argv: list[str]) -> int:
     """Run a command with the engines up; return its exit status."""
     if not argv:
-        sys.stderr.write("usage: python -m config.engines COMMAND…\n")
+        sys.stderr.write("usage: python -m local.servers COMMAND…\n")
         return 2
     try:
         with running(State.from_environment()) as variables:

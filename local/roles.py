@@ -10,12 +10,12 @@ import os
 import pwd
 from pathlib import Path
 
-from config import accounts
-from config.processes import Account
+from local import accounts
+from local.processes import Account
 
 DATABASE = ROLE = "concord"
 SUPERUSER = "postgres"
-WRITTEN_BY_US = "# Written by Concord at each start (config/roles.py).\n"
+WRITTEN_BY_US = "# Written by Concord at each start (local/roles.py).\n"
 
 # Of the tables, views, sequences and functions that the superuser owns. A sequence that
 # belongs to a column follows its table.

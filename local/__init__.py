@@ -1,0 +1,1 @@
+"""Embedded servers and the supervisor behind `make up`; imported by `loop` and the tests only."""

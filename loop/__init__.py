@@ -1,0 +1,1 @@
+"""The whole loop without a browser, and its scripted people; nothing imports it."""
