@@ -36,7 +36,7 @@ from training.runs.launch import (
     resume_run,
     stop_run,
 )
-from training.wording import words
+from training.wording.words import words
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

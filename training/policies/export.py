@@ -17,8 +17,8 @@ from django.utils import translation
 from records.manifests import read_whole
 from training.models import Checkpoint, Run, RunInput
 from training.storage import store
-from training.wording import words
 from training.wording.figures import number_text, plain_figures
+from training.wording.words import words
 
 CARD = "README.md"
 UNKNOWN_LICENCE = "unknown"

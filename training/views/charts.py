@@ -12,8 +12,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from training.models import Metric, Run, RunKind
-from training.wording import words
 from training.wording.figures import capitalized
+from training.wording.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

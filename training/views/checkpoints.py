@@ -70,8 +70,8 @@ from training.views.runs import (
     parents_of,
     recipe_lines,
 )
-from training.wording import words
 from training.wording.figures import folded_figures, number_text
+from training.wording.words import words
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

@@ -22,8 +22,8 @@ from records.recipes import RECIPES
 from training.models import Metric, Run, run_name
 from training.views import charts
 from training.views.runs import line_of, run_of_project
-from training.wording import words
 from training.wording.figures import headline_figures, setting_text
+from training.wording.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

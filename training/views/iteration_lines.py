@@ -40,8 +40,8 @@ from training.models import (
     run_name,
 )
 from training.views.forms import IterationForm
-from training.wording import words
 from training.wording.figures import capitalized, duration_text
+from training.wording.words import words
 
 if TYPE_CHECKING:
     from annotation.models import Project

@@ -14,8 +14,8 @@ from annotation.models import Role
 from annotation.text.blocks import blocks_of_text
 from annotation.views.door import enter
 from training.models import Run, RunSample, run_name
-from training.wording import words
 from training.wording.figures import number_text
+from training.wording.words import words
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse

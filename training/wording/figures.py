@@ -9,7 +9,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.formats import number_format
 from django.utils.translation import gettext
 
-from training.wording import words
+from training.wording.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
