@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from actions.json_values import json_equal
 from actions.tags import JSON
 from annotation.authoring.drafts import Content, keyed_turns, references_of, texts_of
-from annotation.judging.pair_view import Passage, compare_words
+from annotation.text.word_diff import Passage, compare_words
 
 HEAD = "about"
 

@@ -15,9 +15,9 @@ from django.db.models import Max
 from django.utils.translation import gettext
 
 from actions.json_values import dump_json
-from annotation.judging.pair_view import Piece
 from annotation.models import Sample, SampleVersion
 from annotation.text.changes import changes
+from annotation.text.word_diff import Piece
 from records.sample_format import content_hash
 
 if TYPE_CHECKING:

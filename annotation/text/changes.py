@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Final
 
-from annotation.judging.pair_view import ENOUGH_SHARED, Piece
+from annotation.text.word_diff import ENOUGH_SHARED, Piece
 
 LINES: Final = 2000
 TOKENS: Final = 1600

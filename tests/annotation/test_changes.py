@@ -2,8 +2,8 @@
 
 import pytest
 
-from annotation.judging.pair_view import Piece
 from annotation.text.changes import CUT, LINES, changes
+from annotation.text.word_diff import Piece
 
 
 def sides(pieces):
