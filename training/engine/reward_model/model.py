@@ -46,12 +46,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from actions.format_check import check_text
 from actions.grammar import parse
-from actions.units import UnitPair, align_units
+from actions.units import UnitPair, align_units, unit_spans
 from records.finite import figures_must_be_finite, must_be_finite
 from training.engine.modeling.loading import load_classifier, load_tokenizer
 from training.engine.modeling.policies import Place, save_model
 from training.engine.reward_model.metrics import log_odds
-from training.engine.rl.unit_credit import unit_spans
 
 Layout = Literal["sequential", "interleaved"]
 Labels = Literal["final", "unit"]

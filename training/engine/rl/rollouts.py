@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from actions.units import UnitPair
+from actions.units import UnitPair, unit_spans
 from records.recipes import PolicyRecipe
 from training.engine.data.conversations import Encoder
 from training.engine.modeling.policies import Place
@@ -33,7 +33,6 @@ from training.engine.rl.unit_credit import (
     Piece,
     token_owners,
     unit_advantages,
-    unit_spans,
 )
 from training.engine.run.directory import step_random
 from training.engine.run.distributed import (

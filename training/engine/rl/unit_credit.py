@@ -17,17 +17,13 @@ is the step-grained reward of the paper's section on rewards, with units as the 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from actions.tags import THINK_CLOSE
-from actions.units import UnitPair
+from actions.units import Span
 
 STRUCTURE = ""  # the key of tokens that belong to no unit
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -41,48 +37,6 @@ class Piece:
     turn: int
     owners: tuple[str, ...]
     matches: Mapping[str, float]
-
-
-def unit_spans(units: Sequence[UnitPair], text: str) -> dict[str, list[Span]]:
-    """Return where each unit of a well-formed sampled ``text`` stands in it.
-
-    A unit that the response lacks, or whose text is not found as it stands, has none.
-    """
-    spans: dict[str, list[Span]] = {}
-    place = 0
-    for unit in units:
-        if unit.sampled is None:
-            continue
-        found: list[Span] = []
-        if unit.kind == "answer":
-            start = text.find(THINK_CLOSE)
-            start = 0 if start < 0 else start + len(THINK_CLOSE)
-            found = [(start, len(text))]
-        elif unit.kind in ("thinking", "use of result"):
-            # May stand in parts, before and after the plan.
-            at = 0
-            for line in filter(None, unit.sampled.split("\n")):
-                start = text.find(line, at)
-                if start >= 0:
-                    at = start + len(line)
-                    found.append((start, at))
-        else:
-            written = unit.sampled
-            if unit.kind == "action name":
-                place = max(0, text.find('"name"', place))
-            elif unit.kind == "parameter":
-                name = json.dumps(
-                    unit.key.split("/parameters/", 1)[1], ensure_ascii=False
-                )
-                key = text.find(name, max(0, text.find('"parameters"')))
-                place = key + len(name) if key >= 0 else place
-            start = text.find(written, place)
-            if start >= 0:
-                place = start + len(written)
-                found = [(start, place)]
-        if found:
-            spans[unit.key] = found
-    return spans
 
 
 def token_owners(
