@@ -12,10 +12,10 @@ from tests.training.conftest import make_checkpoint, make_run
 from training.iterations.promotion import (
     PromotionRefusedError,
     promote,
-    promote_the_first,
 )
 from training.models import Promotion
 from training.runs import hints, ingest
+from training.runs.first_policy import promote_the_first
 from training.runs.ingest import OutputError, ingest_events, receive_outputs
 
 pytestmark = pytest.mark.django_db

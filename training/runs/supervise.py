@@ -26,7 +26,6 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from records.manifests import NotWholeError
-from training.iterations.promotion import promote_the_first
 from training.models import (
     ACTIVE_STATES,
     Run,
@@ -42,6 +41,7 @@ from training.runs.claim import (
     what_is_kept,
 )
 from training.runs.command import program_command, program_environment
+from training.runs.first_policy import promote_the_first
 from training.runs.hardware import Meter
 from training.runs.ingest import (
     LostRunError,
