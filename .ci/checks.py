@@ -17,6 +17,7 @@ from pathlib import Path
 BASE_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(BASE_DIR))
 
+from config.state import State  # noqa: E402
 from local import servers  # noqa: E402
 
 PYTHON = sys.executable
@@ -49,7 +50,7 @@ def tests() -> Iterator[tuple[str, list[str]]]:
 
 def main(parts: list[str]) -> int:
     home = Path(tempfile.mkdtemp(prefix="concord-checks-", dir="/tmp"))
-    state = servers.State(home, throwaway=True)
+    state = State(home, throwaway=True)
     # The tests start servers of their own; the checks need them only for migrations.
     environment = {**os.environ, "SECRET_KEY": "for-checks-only"}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import csp.constants
 
 from config import env
-from config.servers import broker_url, database_settings
-from local.servers import State
+from config.env import broker_url, database_settings
+from config.state import State
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE = State.from_environment()

@@ -8,19 +8,15 @@ import os
 import secrets
 import shutil
 import stat
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from config import env
-from local import accounts
-from local.processes import Account
-from local.roles import DATABASE, ROLE
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-SOCKET_PATH_BYTES = 107  # sun_path on Linux, without the closing zero byte
+DATABASE = ROLE = "concord"
 POSTGRES_SOCKET = ".s.PGSQL.5432"
 VALKEY_SOCKET = "valkey.sock"
 
@@ -67,7 +63,7 @@ class State:
         self.home.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
         mode = stat.S_IMODE(self.home.stat().st_mode)
-        # The group's right to pass through is that of Postgres (accounts.let_through).
+        # The group's right to pass through is that of Postgres (local/accounts.py).
         if mode & ~0o710:
             self._close(mode & 0o710)
 
@@ -78,49 +74,6 @@ class State:
                 if not path.is_symlink() and path.name not in ("run", "postgres"):
                     path.chmod(0o700 if path.is_dir() else 0o600)
             self.home.chmod(mode)
-
-    def private_place(self, account: Account) -> Path:
-        """Return a directory outside the checkout that Postgres' user may pass through.
-
-        Needed where Postgres' user cannot reach the checkout (a clone below a 0700
-        home). The link `private` remembers it. Not under /var/tmp for lasting state:
-        systemd deletes there what nobody has touched for 30 days.
-        """
-        link = self.home / "private"
-        if not link.is_symlink():
-            lasting = Path("/var/lib")
-            usable = not self.throwaway and os.access(lasting, os.W_OK)
-            place = tempfile.mkdtemp(
-                prefix="concord-", dir=lasting if usable else "/var/tmp"
-            )
-            link.symlink_to(place)
-        place_now = link.resolve()
-        if not place_now.is_dir():
-            raise EngineError(f"{link} points to {place_now}, which is gone")
-        accounts.let_through(place_now, account)
-        return place_now
-
-    def make_sockets(self, account: Account | None) -> None:
-        """Make the directory of the sockets, short enough and reachable by Postgres."""
-        link = self.home / "run"
-        longest = len(os.fsencode(self.home.resolve() / "run" / POSTGRES_SOCKET))
-        fits = longest <= SOCKET_PATH_BYTES
-        reachable = account is None or accounts.can_enter(account, self.home)
-        if link.is_symlink() and not link.exists():
-            link.unlink()  # a temporary directory that a reboot cleared
-        if fits and reachable:
-            if link.is_symlink():
-                link.unlink()
-            link.mkdir(exist_ok=True)
-        elif not link.is_symlink():
-            shutil.rmtree(link, ignore_errors=True)
-            if account is None or reachable:
-                link.symlink_to(tempfile.mkdtemp(prefix="concord-", dir="/tmp"))
-            else:
-                place = self.private_place(account) / "run"
-                place.mkdir(exist_ok=True)
-                link.symlink_to(place)
-        accounts.give(self.sockets, account)
 
     def secret_key(self) -> str:
         """Return the secret key of this installation."""

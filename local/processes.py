@@ -7,22 +7,20 @@ that forked, so a supervisor starts all its children from its main thread. Elsew
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+from config.web.parent_death import die_with
+
 LOG_BYTES = 10_000_000
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -70,17 +68,6 @@ def start(command: Command, *, log: Path, cwd: Path) -> subprocess.Popen[bytes]:
             extra_groups=[] if account else None,
             preexec_fn=_die_with(os.getpid(), command.death_signal),
         )
-
-
-def die_with(parent: int, death_signal: signal.Signals) -> None:
-    """Have this process sent a signal when the thread that forked it is gone.
-
-    The parent may have died before the request was made, hence the second look.
-    """
-    if _libc is not None:
-        _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _die_with(parent: int, death_signal: signal.Signals) -> Callable[[], None]:

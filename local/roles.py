@@ -10,10 +10,10 @@ import os
 import pwd
 from pathlib import Path
 
+from config.state import DATABASE, ROLE
 from local import accounts
 from local.processes import Account
 
-DATABASE = ROLE = "concord"
 SUPERUSER = "postgres"
 WRITTEN_BY_US = "# Written by Concord at each start (local/roles.py).\n"
 

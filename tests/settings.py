@@ -4,16 +4,17 @@ import os
 import tempfile
 from pathlib import Path
 
+from config.state import State
 from local import servers
 
 # Django reads its settings before any fixture runs, so the servers' addresses are fixed
 # here, and tests/conftest.py starts the servers behind them. Processes that this one
 # starts, such as the workers of pytest-xdist, find the variables set and start nothing.
-SESSION_STATE: servers.State | None = None
+SESSION_STATE: State | None = None
 SESSION_ENGINES: list[servers.Engine] = []
 if "CONCORD_TEST_STATE" not in os.environ:
     home = tempfile.mkdtemp(prefix="concord-test-", dir="/tmp")
-    SESSION_STATE = servers.State(Path(home), throwaway=True)
+    SESSION_STATE = State(Path(home), throwaway=True)
     SESSION_ENGINES = servers.embedded(SESSION_STATE)
     os.environ["CONCORD_TEST_STATE"] = home
     os.environ.update(servers.urls(SESSION_STATE, SESSION_ENGINES))

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from actions import builtins
+from config.state import BASE_DIR
 from config.version import VERSION, read_version
-from local.servers import BASE_DIR
 
 READERS = {"flag", "integer", "matching", "text", "words", "path", "secret", "given"}
 PACKAGES = ("actions", "annotation", "config", "training")

@@ -6,7 +6,7 @@ import sys
 import grimp
 import pytest
 
-from local.servers import BASE_DIR
+from config.state import BASE_DIR
 
 TRAINING_LIBRARIES = [
     "torch",

@@ -22,7 +22,7 @@ from gunicorn import http  # type: ignore[import-untyped]
 from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from local import processes
+from config.web.parent_death import die_with
 
 HEAD_BYTES = 64 * 2**10  # longer heads gunicorn refuses anyway
 IN_MEMORY = 2**20
@@ -158,7 +158,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         # gunicorn looks once a second whether its master lives, but waits for threads.
-        processes.die_with(self.ppid, signal.SIGKILL)
+        die_with(self.ppid, signal.SIGKILL)
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:

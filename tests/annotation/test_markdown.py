@@ -5,7 +5,7 @@ import re
 import pytest
 
 from annotation.text.markdown import render_markdown
-from local.servers import BASE_DIR
+from config.state import BASE_DIR
 
 PACKAGES = ("actions", "annotation", "config", "training")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from local.servers import BASE_DIR, State
+from config.state import BASE_DIR, State
 
 NOT_OURS = ("DATABASE_URL", "REDIS_URL", "CONCORD_TEST_STATE", "SECRET_KEY")
 

@@ -14,8 +14,8 @@ from celery import Celery
 from django.conf import settings
 from django.db import connection
 
-from config.servers import broker_url
-from local.servers import BASE_DIR, State
+from config.env import broker_url
+from config.state import BASE_DIR, State
 from local.supervisor import Supervisor
 
 # A worker process takes seconds to start.

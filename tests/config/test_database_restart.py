@@ -17,8 +17,8 @@ import pytest
 import redis
 from django.db import InterfaceError, OperationalError
 
+from config.state import State
 from config.web.errors import is_away
-from local.servers import State
 from tests.config.site import Site
 
 # The whole site, and a database that ends and begins under it.

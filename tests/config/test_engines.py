@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from config.state import BASE_DIR, POSTGRES_SOCKET, EngineError, State
 from local import processes, servers
-from local.servers import BASE_DIR, EngineError, State
+from local.sockets import SOCKET_PATH_BYTES
 from tests.config.site import clean_environment
 
 # Many starts of both engines: ten seconds and more on a busy machine.
@@ -104,8 +105,8 @@ def test_a_long_path_gets_its_sockets_in_a_short_one(tmp_path):
     state = State(tmp_path / ("long" * 30), throwaway=True)
     try:
         with up(state) as addresses:
-            path = state.sockets / servers.POSTGRES_SOCKET
-            assert len(os.fsencode(path)) <= servers.SOCKET_PATH_BYTES
+            path = state.sockets / POSTGRES_SOCKET
+            assert len(os.fsencode(path)) <= SOCKET_PATH_BYTES
             psycopg.connect(addresses["DATABASE_URL"]).close()
     finally:
         state.remove()

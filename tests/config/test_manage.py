@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from config.state import BASE_DIR, State
 from local import servers
-from local.servers import BASE_DIR, State
 from tests.config.site import clean_environment
 
 # Starts of the engines, and of Django.

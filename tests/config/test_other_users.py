@@ -13,8 +13,8 @@ import psycopg
 import pytest
 import redis
 
+from config.state import POSTGRES_SOCKET, VALKEY_SOCKET, State
 from local import accounts, servers
-from local.servers import POSTGRES_SOCKET, VALKEY_SOCKET, State
 from tests.config.site import Site, family
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another")

@@ -1,7 +1,6 @@
 import pytest
 
-from config.env import EnvironmentValueError
-from config.servers import broker_url, database_settings
+from config.env import EnvironmentValueError, broker_url, database_settings
 
 
 def test_an_ordinary_database_address():

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from local.servers import BASE_DIR, State
+from config.state import BASE_DIR, State
 from tests.config.site import Site
 
 # Real servers, and senders that take their time.

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import redis
 
-from local.servers import State
+from config.state import State
 from loop.browser import Browser
 from tests.config.site import Site, alive, family
 
