@@ -33,11 +33,10 @@ from annotation.models import (
     Skip,
     Slot,
 )
-from annotation.views.door import enter
+from annotation.views.door import enter, visitor
 from annotation.views.forms import DisputeForm, SettleForm
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest, HttpResponse
 
 
@@ -102,7 +101,7 @@ def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         adjudicate(
             project=found.project,
             pair=found,
-            curator=_user(request),
+            curator=visitor(request),
             verdict=data["verdict"],
             reasons=data["reasons"],
             units_that_differ=form.units(),
@@ -114,7 +113,7 @@ def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         pin_example(
             project=found.project,
             pair=found,
-            curator=_user(request),
+            curator=visitor(request),
             note=data["comment"],
         )
     messages.success(
@@ -249,8 +248,3 @@ def _vote(judgment: Judgment, view: PairView) -> Vote:
 
 def _query(kind: str, at: int | None) -> str:
     return urlencode({"kind": kind, "at": at}) if at else ""
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

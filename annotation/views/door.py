@@ -9,6 +9,7 @@ from annotation.access import Forbidden, project_for
 from annotation.models import Membership, Project, Role
 
 if TYPE_CHECKING:
+    from django.contrib.auth.models import User
     from django.http import HttpRequest
 
 
@@ -56,3 +57,9 @@ def place_of(request: HttpRequest, slug: str) -> Place:
         place = request.place  # type: ignore[attr-defined]
     assert place is not None
     return place
+
+
+def visitor(request: HttpRequest) -> User:
+    """Return who has come in; :func:`enter` lets nobody in who has not signed in."""
+    assert request.user.is_authenticated
+    return request.user

@@ -38,11 +38,10 @@ from annotation.authoring.writing import (
 )
 from annotation.models import Draft, Role, Sample, SampleStatus, Situation
 from annotation.views.bodies import LONG_TEXT, takes
-from annotation.views.door import enter, place_of
+from annotation.views.door import enter, place_of, visitor
 from annotation.views.write import left_out_in_words, tell_left_out
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest, HttpResponse
 
     from actions.tags import JSON
@@ -89,7 +88,7 @@ def _situation(content: Content) -> str:
 def new(request: HttpRequest, slug: str) -> HttpResponse:
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     draft, _left_out = start_draft(
-        project=project, user=_user(request), content=empty_content()
+        project=project, user=visitor(request), content=empty_content()
     )
     return redirect("annotation:draft", slug, draft.pk)
 
@@ -106,7 +105,7 @@ def revise(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         status__in=[SampleStatus.RETURNED, SampleStatus.DRAFT],
         pk=pk,
     )
-    draft = revise_sample(project=project, user=_user(request), sample=sample)
+    draft = revise_sample(project=project, user=visitor(request), sample=sample)
     return redirect("annotation:draft", slug, draft.pk)
 
 
@@ -128,7 +127,7 @@ def duplicate(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         messages.warning(request, str(problem))
         return redirect("annotation:sample", slug, pk)
     draft, left_out = derive_sample(
-        project=project, user=_user(request), sample=sample, content=derived.content
+        project=project, user=visitor(request), sample=sample, content=derived.content
     )
     tell_left_out(request, left_out)
     address = reverse("annotation:draft", args=[slug, draft.pk])
@@ -158,7 +157,7 @@ def paste(request: HttpRequest, slug: str) -> HttpResponse:
         return render(request, "annotation/paste.html", facts, status=422)
     if request.POST.get("do") == "make":
         draft, left_out = start_draft(
-            project=project, user=_user(request), content=content
+            project=project, user=visitor(request), content=content
         )
         tell_left_out(request, left_out)
         return redirect("annotation:draft", slug, draft.pk)
@@ -175,11 +174,6 @@ def paste(request: HttpRequest, slug: str) -> HttpResponse:
 def delete(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     draft = get_object_or_404(Draft, project=project, author_id=request.user.pk, pk=pk)
-    delete_draft(project=project, user=_user(request), draft=draft)
+    delete_draft(project=project, user=visitor(request), draft=draft)
     messages.info(request, _("The draft is deleted."))
     return redirect("annotation:write", slug)
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

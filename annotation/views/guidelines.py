@@ -37,11 +37,10 @@ from annotation.models import (
 from annotation.text.blocks import blocks_of_text
 from annotation.text.changes import changes
 from annotation.text.markdown import render_markdown
-from annotation.views.door import enter, place_of
+from annotation.views.door import enter, place_of, visitor
 from annotation.views.forms import ExampleForm, GuidelineForm, ReadingForm, VersionsForm
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest
 
 EXAMPLES = 30
@@ -107,7 +106,7 @@ def guideline_to_read(
     known = request.session.get(SESSION_KEY, {})
     if known.get(str(project.pk)) == project.guideline_version:
         return None
-    user = _user(request)
+    user = visitor(request)
     asked = unread_guideline(project=project, user=user)
     if asked is None:
         request.session[SESSION_KEY] = known | {
@@ -142,7 +141,7 @@ def read(request: HttpRequest, slug: str) -> HttpResponse:
         return redirect("annotation:judge", slug)
     try:
         confirm_reading(
-            project=project, user=_user(request), version=form.cleaned_data["version"]
+            project=project, user=visitor(request), version=form.cleaned_data["version"]
         )
     except GuidelineError as error:
         messages.error(request, str(error))
@@ -174,7 +173,7 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
         return _editor(request, project, form)
     try:
         published = publish_guideline(
-            project=project, author=_user(request), **form.cleaned_data
+            project=project, author=visitor(request), **form.cleaned_data
         )
     except GuidelineConflict as conflict:
         return _editor(request, conflict.project, form, conflict=conflict, status=409)
@@ -273,7 +272,7 @@ def pin(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         pin_example(
             project=project,
             pair=pair,
-            curator=_user(request),
+            curator=visitor(request),
             note=form.cleaned_data["note"],
         )
     except GuidelineError as error:
@@ -292,11 +291,6 @@ def unpin(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     example = get_object_or_404(
         GuidelineExample.objects.select_related("project"), project=project, pk=pk
     )
-    unpin_example(project=project, example=example, curator=_user(request))
+    unpin_example(project=project, example=example, curator=visitor(request))
     messages.info(request, gettext("The example is off the guideline."))
     return redirect("annotation:guideline", slug)
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

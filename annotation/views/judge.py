@@ -58,13 +58,12 @@ from annotation.models import (
     Turn,
 )
 from annotation.text.blocks import Block, blocks_of_text
-from annotation.views.door import enter, place_of
+from annotation.views.door import enter, place_of, visitor
 from annotation.views.forms import JudgmentForm, ShownForm, SkipForm, SlotForm
 from annotation.views.guidelines import guideline_to_read
 from annotation.views.session import closed_notices
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest
 
 # Kept as they are written here, shown in the person's language.
@@ -115,7 +114,7 @@ def _record(request: HttpRequest, project: Project) -> HttpResponse:
         return _refuse(request, project, _problem(form), _chosen(form))
     try:
         judgment = record_judgment(
-            project=project, user=_user(request), **form.judgment()
+            project=project, user=visitor(request), **form.judgment()
         )
     except OrderNotConfirmed:
         return _refuse(request, project, None, _chosen(form), asks_order=True)
@@ -145,7 +144,7 @@ def skip(request: HttpRequest, slug: str) -> HttpResponse:
             project=project,
             slot_id=data["slot"],
             token=data["token"],
-            user=_user(request),
+            user=visitor(request),
             reason=form.words(),
         )
     except JudgingError as error:
@@ -167,7 +166,7 @@ def later(request: HttpRequest, slug: str) -> HttpResponse:
             project=project,
             slot_id=data["slot"],
             token=data["token"],
-            user=_user(request),
+            user=visitor(request),
         )
     except LeaseLost as error:
         return _go_on(request, project, Notice(str(error)), status=409)
@@ -190,7 +189,7 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     try:
         undo_judgment(
             project=project,
-            user=_user(request),
+            user=visitor(request),
             judgment_id=int(named) if named else None,
         )
     except JudgingError as error:
@@ -217,7 +216,7 @@ def ahead(request: HttpRequest, slug: str) -> HttpResponse:
     try:
         following = claim_ahead(
             project=project,
-            user=_user(request),
+            user=visitor(request),
             shown=form.cleaned_data["slot"],
             token=form.cleaned_data["token"],
         )
@@ -242,7 +241,7 @@ def leave(request: HttpRequest, slug: str) -> HttpResponse:
     ][:LEASES_OF_A_PAGE]
     leave_slots(
         project=project,
-        user=_user(request),
+        user=visitor(request),
         leases=[form.lease() for form in forms if form.is_valid()],
     )
     return HttpResponse(status=204)
@@ -261,7 +260,7 @@ def extend(request: HttpRequest, slug: str) -> HttpResponse:
             project=project,
             slot_id=form.cleaned_data["slot"],
             token=form.cleaned_data["token"],
-            user=_user(request),
+            user=visitor(request),
         )
     except LeaseLost as error:
         return HttpResponse(str(error), status=409)
@@ -273,7 +272,7 @@ def extend(request: HttpRequest, slug: str) -> HttpResponse:
 def context(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Show the turns before a pair, and the thinking contexts, of a pair once met."""
     project = enter(request, slug, Role.LABELER)
-    met = Touch.objects.filter(user=_user(request)).values("pair_id")
+    met = Touch.objects.filter(user=visitor(request)).values("pair_id")
     pair = get_object_or_404(
         Pair.objects.visible_to(request.user).select_related("turn"),
         project=project,
@@ -308,11 +307,6 @@ def blocks_of_turn(turn: Turn) -> tuple[Block, ...]:
     return blocks_of_text(
         turn.response, inside_thinking=turn.input_kind == InputKind.OBSERVATION
     )
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user
 
 
 def _problem(form: SlotForm) -> Notice:
@@ -402,7 +396,7 @@ def _show(
         words = notice.text if notice else ""
         if page := guideline_to_read(request, project, words):
             return page
-    found = found or claim_slot(project=project, user=_user(request))
+    found = found or claim_slot(project=project, user=visitor(request))
     is_fragment = bool(request.htmx or template)  # type: ignore[attr-defined]
     facts: dict[str, Any] = {
         "is_fragment": is_fragment,
@@ -475,7 +469,7 @@ def _past(
     One query for all of it, whatever the page shows; one more where the project
     reveals what the pair before came from.
     """
-    here = {"found": expression(project=project, user=_user(request))}
+    here = {"found": expression(project=project, user=visitor(request))}
     row: dict[str, Any]
     if sample_id is None:
         row = dict(Project.objects.filter(pk=project.pk).values(**here).get())

@@ -46,7 +46,7 @@ from annotation.models import (
     SampleStatus,
     SampleVersion,
 )
-from annotation.views.door import enter, place_of
+from annotation.views.door import enter, place_of, visitor
 from annotation.views.forms import (
     CommentForm,
     KeysForm,
@@ -57,7 +57,6 @@ from annotation.views.forms import (
 from annotation.views.samples import READERS, sample_facts
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest
 
 LEFT_OUT_SHOWN = 200
@@ -144,7 +143,7 @@ def _desk(
 def approve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     found = _sample(request, slug, pk)
     try:
-        approve_sample(project=found.project, sample=found, user=_user(request))
+        approve_sample(project=found.project, sample=found, user=visitor(request))
     except (SampleError, Forbidden) as error:
         messages.error(request, str(error))
         return _to_desk(request, slug, pk)
@@ -170,7 +169,7 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return_sample(
             project=found.project,
             sample=found,
-            user=_user(request),
+            user=visitor(request),
             comment=form.cleaned_data["comment"],
         )
     except SampleError as error:
@@ -199,7 +198,7 @@ def comment(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
             left = comment_on(
                 project=found.project,
                 sample=found,
-                user=_user(request),
+                user=visitor(request),
                 text=form.cleaned_data["text"],
                 position=position,
                 anchor=anchor,
@@ -221,7 +220,7 @@ def fix(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Open the curator's own draft of a submitted sample."""
     found = _sample(request, slug, pk)
     try:
-        draft = start_fix(project=found.project, sample=found, user=_user(request))
+        draft = start_fix(project=found.project, sample=found, user=visitor(request))
     except SampleError as error:
         messages.error(request, str(error))
         return _to_desk(request, slug, pk)
@@ -241,7 +240,7 @@ def resolve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     changed = resolve_comment(
         project=project,
         comment=found,
-        user=_user(request),
+        user=visitor(request),
         resolved=request.POST.get("resolved") != "0",
     )
     if request.htmx:  # type: ignore[attr-defined]
@@ -274,7 +273,7 @@ def bulk(request: HttpRequest, slug: str) -> HttpResponse:
     confirmed = KeysForm(request.POST)
     if request.method == "POST" and confirmed.is_valid():
         result = approve_in_bulk(
-            project=project, user=_user(request), keys=confirmed.numbers()
+            project=project, user=visitor(request), keys=confirmed.numbers()
         )
         facts |= {
             "result": result,
@@ -292,7 +291,7 @@ def bulk(request: HttpRequest, slug: str) -> HttpResponse:
         rows = Sample.objects.filter(
             project=project, status=SampleStatus.SUBMITTED, **form.lookups()
         )
-        plan = plan_bulk(user=_user(request), samples=rows)
+        plan = plan_bulk(user=visitor(request), samples=rows)
         facts |= {
             "plan": plan,
             "keys": ",".join(map(str, plan.ready)),
@@ -355,8 +354,3 @@ def _to_desk(request: HttpRequest, slug: str, at: int) -> HttpResponse:
     )
     response.status_code = 303
     return response
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

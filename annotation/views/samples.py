@@ -44,12 +44,11 @@ from annotation.models import (
     Turn,
 )
 from annotation.views.bodies import FILE, takes
-from annotation.views.door import enter, place_of
+from annotation.views.door import enter, place_of, visitor
 from annotation.views.forms import ImportForm, ReturnForm, SampleFilterForm
 from records.sample_format import SampleError as InvalidSample
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest, HttpResponse
 
     from actions.tags import JSON
@@ -213,7 +212,7 @@ def _pairs_of(found: Sample) -> dict[int, tuple[list[int], int]]:
 def approve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     found = _for_curator(request, slug, pk)
     try:
-        approve_sample(project=found.project, sample=found, user=_user(request))
+        approve_sample(project=found.project, sample=found, user=visitor(request))
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
     messages.success(request, gettext("%(sample)s is approved.") % {"sample": found})
@@ -234,7 +233,7 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return_sample(
             project=found.project,
             sample=found,
-            user=_user(request),
+            user=visitor(request),
             comment=form.cleaned_data["comment"],
         )
     except SampleError as error:
@@ -254,7 +253,7 @@ def retire(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         problem = gettext("Tick the box to retire the sample.")
         return _sample_page(request, slug, pk, problem, status=422)
     try:
-        retire_sample(project=found.project, sample=found, user=_user(request))
+        retire_sample(project=found.project, sample=found, user=visitor(request))
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
     messages.success(request, gettext("%(sample)s is retired.") % {"sample": found})
@@ -333,7 +332,7 @@ def import_(request: HttpRequest, slug: str) -> HttpResponse:
                 file=form.cleaned_data["file"],
                 tools=_tools(form),
                 author=None,
-                user=_user(request),
+                user=visitor(request),
             )
         except InvalidSample as error:
             form.add_error("tools", str(error))
@@ -362,8 +361,3 @@ def _tools(form: ImportForm) -> JSON:
     except JSONError as error:
         place = f"tools: character {error.position}"
         raise InvalidSample(place, error.expected, error.found) from None
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

@@ -29,7 +29,7 @@ from annotation.judging.judgments import (
 from annotation.judging.queue import NothingToDo
 from annotation.judging.whole_task import TaskTurn, claim_task, task_of
 from annotation.models import Pair, Role
-from annotation.views.door import enter
+from annotation.views.door import enter, visitor
 from annotation.views.forms import BIGGEST, TaskJudgmentForm
 from annotation.views.guidelines import guideline_to_read
 
@@ -60,7 +60,7 @@ def task(request: HttpRequest, slug: str) -> HttpResponse:
     if page := guideline_to_read(request, project):
         return page
     answer = _number(request.GET.get("answer", ""))
-    found = claim_task(project=project, user=_user(request), answer=answer)
+    found = claim_task(project=project, user=visitor(request), answer=answer)
     if found is None and answer is not None:
         return redirect("annotation:judge-task", project.slug)
     if found is None or isinstance(found, NothingToDo):
@@ -70,7 +70,7 @@ def task(request: HttpRequest, slug: str) -> HttpResponse:
         return redirect(_address(project, found.answer))
     facts = {
         "task": found,
-        "turns": [_shown(project, _user(request), one) for one in found.turns],
+        "turns": [_shown(project, visitor(request), one) for one in found.turns],
     }
     return render(request, "annotation/task.html", facts)
 
@@ -83,7 +83,7 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     # 0 is nobody's judgment and stands for a key that was not understood.
     named = _number(request.POST.get("judgment", "")) or 0
     try:
-        claim = undo_judgment(project=project, user=_user(request), judgment_id=named)
+        claim = undo_judgment(project=project, user=visitor(request), judgment_id=named)
     except JudgingError as error:
         return _answer(request, project, problem=str(error))
     return _answer(request, project, pair=claim.pair.pk)
@@ -95,7 +95,7 @@ def _record(request: HttpRequest, project: Project) -> HttpResponse:
         return _again(request, project, form, _problem(form))
     try:
         judgment = record_judgment(
-            project=project, user=_user(request), **form.judgment()
+            project=project, user=visitor(request), **form.judgment()
         )
     except OrderNotConfirmed:
         return _again(request, project, form, asks_order=True)
@@ -152,7 +152,9 @@ def _answer(
     """Answer a deed with its turn's section, or the page, or the way back to it."""
     answer = _number(request.POST.get("answer", ""))
     found = (
-        task_of(project=project, user=_user(request), answer=answer) if answer else None
+        task_of(project=project, user=visitor(request), answer=answer)
+        if answer
+        else None
     )
     if found is None:
         if problem:
@@ -162,13 +164,13 @@ def _answer(
     facts: dict[str, Any] = {"task": found}
     status = 422 if chosen is not None else 200
     if one is not None and request.htmx:  # type: ignore[attr-defined]
-        facts["one"] = _shown(project, _user(request), one, chosen, problem)
+        facts["one"] = _shown(project, visitor(request), one, chosen, problem)
         return render(request, "annotation/_task_turn.html", facts, status=status)
     if chosen is not None and one is not None:
         facts["turns"] = [
             _shown(
                 project,
-                _user(request),
+                visitor(request),
                 other,
                 *((chosen, problem) if other is one else ()),
             )
@@ -236,8 +238,3 @@ def _number(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         return None
     return int(text) if 0 < int(text) <= BIGGEST else None
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

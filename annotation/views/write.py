@@ -61,11 +61,10 @@ from annotation.models import (
     ThinkingContext,
 )
 from annotation.views.bodies import LONG_TEXT, takes
-from annotation.views.door import enter
+from annotation.views.door import enter, visitor
 from records.sample_format import SampleError as InvalidSample
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest
 
 
@@ -99,7 +98,7 @@ def draft(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     try:
         draft = save_draft(
             project=project,
-            user=_user(request),
+            user=visitor(request),
             draft=draft,
             version=version,
             content=content,
@@ -191,7 +190,7 @@ def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     try:
         draft = save_draft(
             project=project,
-            user=_user(request),
+            user=visitor(request),
             draft=draft,
             version=version_of(request),
             content=content,
@@ -225,7 +224,7 @@ def _submit(request: HttpRequest, project: Project, draft: Draft) -> HttpRespons
     try:
         sample, left_out = submit_draft(
             project=project,
-            user=_user(request),
+            user=visitor(request),
             draft=draft,
             why=request.POST.get("why", ""),
         )
@@ -393,8 +392,3 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
 
 
 _BUILT_IN = tuple(one.name for one in BUILT_IN_ACTIONS)
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

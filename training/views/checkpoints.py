@@ -29,7 +29,7 @@ from annotation.models import (
     Role,
     SampledResponse,
 )
-from annotation.views.door import enter
+from annotation.views.door import enter, visitor
 from records.manifests import NotWholeError
 from training.iterations.promotion import PromotionRefusedError, promote, standing_of
 from training.models import (
@@ -74,7 +74,6 @@ from training.wording.figures import folded_figures, number_text
 from training.wording.words import words
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
 
@@ -294,7 +293,7 @@ def promote_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         promote(
             project=project,
             checkpoint=_checkpoint(project, pk),
-            user=_user(request),
+            user=visitor(request),
             reason=form.cleaned_data["reason"],
             force=form.cleaned_data["force"],
         )
@@ -347,7 +346,7 @@ def retention(request: HttpRequest, slug: str) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     policy = retention_of(project)
     if "remove" in request.POST:
-        gone = remove_files(policy, user=_user(request))
+        gone = remove_files(policy, user=visitor(request))
         messages.success(
             request,
             ngettext(
@@ -360,7 +359,7 @@ def retention(request: HttpRequest, slug: str) -> HttpResponse:
         return redirect("training:checkpoints-retention", slug)
     form = RetentionForm(request.POST or None, instance=policy)
     if form.is_valid():
-        save_policy(policy=policy, user=_user(request), **form.cleaned_data)
+        save_policy(policy=policy, user=visitor(request), **form.cleaned_data)
         return redirect("training:checkpoints-retention", slug)
     if form.is_bound:
         policy = retention_of(project)  # as saved: what was typed is not understood
@@ -401,8 +400,3 @@ def _checkpoint(project: Project, pk: int) -> Checkpoint:
         ),
         pk=pk,
     )
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

@@ -22,7 +22,7 @@ from django.views.decorators.http import (
 )
 
 from annotation.models import Project, Role
-from annotation.views.door import enter
+from annotation.views.door import enter, visitor
 from training.iterations import advance, deeds
 from training.iterations.deeds import IterationRefusedError
 from training.iterations.metrics import Comparison, Fresh, fresh_figures
@@ -39,7 +39,6 @@ from training.views.iteration_lines import (
 )
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.db.models import QuerySet
     from django.http import HttpRequest
 
@@ -195,7 +194,7 @@ def iteration_new(request: HttpRequest, slug: str) -> HttpResponse:
         try:
             iteration = deeds.start_iteration(
                 project=project,
-                user=_user(request),
+                user=visitor(request),
                 recipes={name: each.recipe() for name, each in recipes.items()},
                 wanted_judgments=form.cleaned_data["wanted_judgments"],
                 wanted_settled=form.cleaned_data["wanted_settled"],
@@ -344,7 +343,7 @@ def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     found = _iteration(project, number)
     deed, name = request.POST.get("deed", ""), request.POST.get("step", "")
-    reason, user = request.POST.get("reason", ""), _user(request)
+    reason, user = request.POST.get("reason", ""), visitor(request)
     reason = reason.replace("\r\n", "\n")  # a line's end counts once, as in the page
     of_iteration: dict[str, Callable[[], None]] = {
         "pause": lambda: deeds.pause_iteration(
@@ -400,7 +399,7 @@ def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpRespon
             deeds.change_iteration(
                 project=project,
                 iteration=found,
-                user=_user(request),
+                user=visitor(request),
                 wanted_judgments=form.cleaned_data["wanted_judgments"],
                 wanted_settled=form.cleaned_data["wanted_settled"],
                 margin=form.cleaned_data["margin"],
@@ -437,7 +436,7 @@ def recipe_edit(
                 project=project,
                 iteration=found,
                 name=step,
-                user=_user(request),
+                user=visitor(request),
                 recipe=recipe.recipe(),
                 seen=_seen(request),
             )
@@ -473,8 +472,3 @@ def _seen(request: HttpRequest) -> int | None:
 
 def _iteration(project: Project, number: int) -> Iteration:
     return get_object_or_404(_with_steps(project), number=number)
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user

@@ -35,7 +35,7 @@ from annotation.counting import (
     pairs_settled_by_rule,
 )
 from annotation.models import Project, Role, Sample
-from annotation.views.door import enter
+from annotation.views.door import enter, visitor
 from records.recipes import RECIPES
 from training.models import (
     LEARNS_FROM_JUDGMENTS,
@@ -76,7 +76,6 @@ from training.wording.figures import (
 from training.wording.words import about, words
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
     from django.http import HttpRequest
 
     from records.events import Json
@@ -259,7 +258,7 @@ def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
                 kind=kind,
                 recipe=form.recipe(),
                 inputs=form.checkpoints(),
-                user=_user(request),
+                user=visitor(request),
                 draw_next=form.cleaned_data.get("draw_next", False),
                 queue=form.cleaned_data.get("queue", ""),
                 shares_device=form.cleaned_data.get("shares_device", False),
@@ -625,7 +624,9 @@ def _comparable(run: Run) -> list[tuple[int, str]]:
 def stop(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     try:
-        stop_run(project=project, run=run_of_project(project, pk), user=_user(request))
+        stop_run(
+            project=project, run=run_of_project(project, pk), user=visitor(request)
+        )
     except RunStateError as error:
         messages.warning(request, str(error))
     return redirect("training:run", slug, pk)
@@ -637,7 +638,7 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
     try:
         resume_run(
-            project=project, run=run_of_project(project, pk), user=_user(request)
+            project=project, run=run_of_project(project, pk), user=visitor(request)
         )
     except RunStateError as error:
         messages.warning(request, str(error))
@@ -654,7 +655,7 @@ def place(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     try:
         if form.is_valid():
             change_place(
-                project=project, run=found, user=_user(request), **form.cleaned_data
+                project=project, run=found, user=visitor(request), **form.cleaned_data
             )
         else:
             messages.error(
@@ -668,8 +669,3 @@ def place(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def run_of_project(project: Project, pk: int) -> Run:
     """Return a run of the project that :func:`enter` has let the visitor into."""
     return get_object_or_404(Run.objects.for_list().filter(Q(project=project)), pk=pk)
-
-
-def _user(request: HttpRequest) -> User:
-    assert request.user.is_authenticated
-    return request.user
