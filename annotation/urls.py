@@ -3,6 +3,7 @@
 from django.urls import path
 
 from annotation.views import (
+    context_drawer,
     disputes,
     drafts,
     guidelines,
@@ -35,7 +36,11 @@ urlpatterns = [
     path("p/<slug:slug>/judge/leave/", judge.leave, name="judge-leave"),
     path("p/<slug:slug>/judge/task/", task.task, name="judge-task"),
     path("p/<slug:slug>/judge/task/undo/", task.undo, name="judge-task-undo"),
-    path("p/<slug:slug>/judge/context/<int:pk>/", judge.context, name="judge-context"),
+    path(
+        "p/<slug:slug>/judge/context/<int:pk>/",
+        context_drawer.context,
+        name="judge-context",
+    ),
     path("p/<slug:slug>/guideline/", guidelines.guideline, name="guideline"),
     path("p/<slug:slug>/guideline/edit/", guidelines.edit, name="guideline-edit"),
     path(

@@ -27,7 +27,7 @@ from annotation.authoring.samples import (
     WrongStatus,
     close_queue,
 )
-from annotation.judging.queue import open_slots
+from annotation.judging.slots import open_slots
 from annotation.models import (
     Comment,
     Draft,

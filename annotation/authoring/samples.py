@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext, gettext_noop
 
 from annotation.access import CURATORS, WRITERS, Forbidden, require_role
-from annotation.judging.queue import close_slots, open_slots
+from annotation.judging.slots import close_slots, open_slots
 from annotation.models import Draft, Pair, Project, Role, Sample, SampleStatus, Slot
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Judging: what a labeler does with a pair, and a curator with one that stays split.
+"""Judging: what a labeler does with a pair.
 
 The deeds that hand out and give back slots live in :mod:`annotation.judging.queue`; they are
 named here too, so that a page finds all a labeler can do in one place.
@@ -6,8 +6,6 @@ named here too, so that a page finds all a labeler can do in one place.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +15,20 @@ from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Subquery
 from django.db.models.functions import JSONObject
-from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 
-from actions.grammar import FormatError, parse
-from actions.plans import Plan, align_plans, extract_plan
-from actions.units import unit_pairs_of_text
-from annotation.access import Forbidden, require_role
+from annotation.access import require_role
 from annotation.judging.calibration import reasons_from_sides, sides_swapped
+from annotation.judging.judgment_checks import (
+    UNIT_KEY,
+    UNITS_LIMIT,
+    InvalidJudgment,
+    OrderNotConfirmed,
+    check_seconds,
+    reasons_of_units,
+    steps_turned_round,
+)
 from annotation.judging.queue import (
-    NOT_HELD,
     Ahead,
     Claim,
     JudgingError,
@@ -35,10 +37,8 @@ from annotation.judging.queue import (
     NoSuchSlot,
     NothingToDo,
     QueueState,
-    add_slots,
     claim_ahead,
     claim_slot,
-    close_slots,
     extend_lease,
     held_claim,
     lease_again,
@@ -51,13 +51,12 @@ from annotation.judging.queue import (
     reopen,
     set_aside,
 )
+from annotation.judging.slots import NOT_HELD, add_slots
 from annotation.models import (
     Adjudication,
-    InputKind,
     Judgment,
     JudgmentQuerySet,
     Pair,
-    PairSource,
     Project,
     Reason,
     Role,
@@ -74,7 +73,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Ahead",
     "AlreadyJudged",
-    "AlreadySettled",
     "Claim",
     "InvalidJudgment",
     "JudgingError",
@@ -85,7 +83,6 @@ __all__ = [
     "NothingToUndo",
     "OrderNotConfirmed",
     "QueueState",
-    "adjudicate",
     "claim_ahead",
     "claim_slot",
     "extend_lease",
@@ -101,46 +98,6 @@ __all__ = [
 
 UNDO_DEPTH: Final = 10
 
-# A policy may give a parameter any name: none, a very long one, one of several lines.
-# Only a zero byte has no place in the database.
-_UNIT_KEY: Final = re.compile(
-    r"thinking|result|answer|format|plan/[1-9][0-9]{0,3}"
-    r"|action/[1-9][0-9]{0,3}/(name|parameters/[^\x00]*)"
-)
-UNITS_LIMIT: Final = 500
-
-
-class InvalidJudgment(JudgingError):
-    """A field of a decision is not what it must be."""
-
-    def __init__(self, field: str, expected: str, found: object) -> None:
-        self.field, self.expected, self.found = field, expected, found
-        super().__init__(
-            _("%(field)s: expected %(expected)s, found %(found)s.")
-            % {"field": field, "expected": expected, "found": repr(found)}
-        )
-
-
-class OrderNotConfirmed(JudgingError):
-    """'Consistent' was chosen though plan steps come in another order.
-
-    ``steps`` are the pairs of label steps, counted from 1, whose order is turned round.
-    """
-
-    def __init__(self, steps: tuple[tuple[int, int], ...]) -> None:
-        self.steps = steps
-        named = ", ".join(
-            _("%(first)s and %(second)s") % {"first": first, "second": second}
-            for first, second in steps[:5]
-        )
-        super().__init__(
-            _(
-                "The plan steps come in another order (steps %(steps)s), which makes a "
-                "pair inconsistent. Confirm that it is consistent all the same."
-            )
-            % {"steps": named}
-        )
-
 
 class AlreadyJudged(JudgingError):
     """The person has judged this pair otherwise; ``judgment`` is what counts."""
@@ -151,14 +108,6 @@ class AlreadyJudged(JudgingError):
             _("You have judged this pair already: %(verdict)s. Undo it to change it.")
             % {"verdict": judgment.get_verdict_display().lower()}
         )
-
-
-class AlreadySettled(JudgingError):
-    """The pair has its outcome: a curator's word or the labelers' majority."""
-
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
-        super().__init__(f"Pair {pair.pk} is settled already.")
 
 
 class NothingToUndo(JudgingError):
@@ -287,8 +236,8 @@ def _record(
         raise _NotHeld
     swapped = sides_swapped(project=pair.project, pair=pair, user_id=user.pk)
     reasons = reasons_from_sides(reasons, swapped=swapped)
-    decision = _decide(pair, verdict, reasons, units)
-    _check_seconds(seconds_spent)
+    decision = decide(pair, verdict, reasons, units)
+    check_seconds(seconds_spent)
     slot = _lock_slot_with_votes(slot_id, token, user)
     found = {slot.same_lease, slot.before} - {None}
     known = Judgment.objects.in_bulk(found) if found else {}
@@ -435,70 +384,6 @@ def undo_judgment(
         return held_claim(slot.pk)
 
 
-def adjudicate(
-    *,
-    project: Project,
-    pair: Pair,
-    curator: User,
-    verdict: int,
-    reasons: Iterable[str] = (),
-    units_that_differ: Iterable[str] = (),
-    comment: str = "",
-) -> Adjudication:
-    """Settle a pair the labelers did not: split to the end, or skipped by all.
-
-    Its waiting slots are closed; a judgment still under way is kept as an extra.
-    Raises Forbidden without the role curator or for one's own sample, InvalidJudgment,
-    and AlreadySettled.
-    """
-    with transaction.atomic():
-        require_role(project, curator, Role.CURATOR, deed="Settling a pair")
-        pair = get_object_or_404(
-            Pair.objects.select_for_update(no_key=True, of=["self"]).select_related(
-                "turn__sample"
-            ),
-            project=project,
-            pk=pair.pk,
-        )
-        if pair.turn.sample.author_id == curator.pk:
-            raise Forbidden("Nobody judges a sample they wrote.")
-        decision = _decide(pair, verdict, reasons, units_that_differ)
-        if (
-            pair.source != PairSource.PEOPLE
-            or Pair.objects.settled().filter(pk=pair.pk).exists()
-        ):
-            raise AlreadySettled(pair)
-        close_slots(Slot.objects.filter(pair=pair))
-        return Adjudication.objects.create(
-            pair=pair,
-            curator=curator,
-            verdict=decision.verdict,
-            reasons=decision.reasons,
-            units_that_differ=decision.units,
-            comment=comment.strip(),
-        )
-
-
-def steps_turned_round(pair: Pair) -> tuple[tuple[int, int], ...]:
-    """Return the label's plan steps, counted from 1, that the sample has in turn."""
-    is_inside = pair.turn.input_kind == InputKind.OBSERVATION
-    label = _plan_of(pair.label_text, is_inside)
-    sampled = _plan_of(pair.sampled_text, is_inside)
-    if label is None or sampled is None:
-        return ()
-    return tuple(
-        (first[0] + 1, second[0] + 1)
-        for first, second in align_plans(label, sampled).inversions
-    )
-
-
-def _plan_of(text: str, is_inside: bool) -> Plan | None:
-    try:
-        return parse(text, inside_thinking=is_inside).plan
-    except FormatError:
-        return extract_plan(text)
-
-
 def _lock_slot_with_votes(slot_id: int, token: int, user: User) -> Any:
     """Lock a slot and read, in one query, all that a decision on its pair depends on.
 
@@ -563,7 +448,7 @@ def _add_slots_when_split(pair: Pair, votes: list[_Vote]) -> None:
     )
 
 
-def _decide(
+def decide(
     pair: Pair, verdict: int, reasons: Iterable[str], units: Iterable[str]
 ) -> _Decision:
     """Check what a person chose, and fill in the reasons that the units imply."""
@@ -580,7 +465,7 @@ def _decide(
         expected = _("at most %(count)s units") % {"count": UNITS_LIMIT}
         raise InvalidJudgment("units", expected, len(units))
     for unit in units:
-        if not _UNIT_KEY.fullmatch(unit):
+        if not UNIT_KEY.fullmatch(unit):
             expected = _("a unit such as 'plan/2' or 'answer'")
             raise InvalidJudgment("units", expected, unit)
     if not reasons and not units:
@@ -588,38 +473,5 @@ def _decide(
             "reasons", _("a reason or a unit that differs"), _("none")
         )
     return _Decision(
-        Verdict.INCONSISTENT, reasons or _reasons_of_units(pair, units), units
+        Verdict.INCONSISTENT, reasons or reasons_of_units(pair, units), units
     )
-
-
-def _check_seconds(seconds: float) -> None:
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise InvalidJudgment("seconds", _("0 or more"), seconds)
-
-
-def _reasons_of_units(pair: Pair, units: Collection[str]) -> list[str]:
-    """Return the reasons the alignment gives for ``units``, else those of their kind."""
-    is_inside = pair.turn.input_kind == InputKind.OBSERVATION
-    try:
-        label = parse(pair.label_text, inside_thinking=is_inside)
-    except FormatError:
-        proposed = {}
-    else:
-        proposed = {
-            unit.key: unit.reason
-            for unit in unit_pairs_of_text(
-                label, pair.sampled_text, inside_thinking=is_inside
-            )
-        }
-    found = {proposed.get(unit) or _reason_of_kind(unit) for unit in units}
-    return [reason for reason in Reason.values if reason in found]
-
-
-def _reason_of_kind(unit: str) -> str:
-    kind, _, rest = unit.partition("/")
-    if kind == "action":
-        is_name = rest.endswith("/name") and rest.count("/") == 1
-        return Reason.ACTION_NAME if is_name else Reason.PARAMETER
-    if kind == "result":
-        return Reason.USE_OF_RESULT
-    return Reason.LOGIC if kind == "thinking" else Reason.CONTENT

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from actions.grammar import FormatError, Response, parse
 from actions.normal_form import same_in_normal_form
-from annotation.judging.queue import open_slots
+from annotation.judging.slots import open_slots
 from annotation.models import (
     CONSISTENT_BY_RULE,
     InputKind,

@@ -7,7 +7,7 @@ from typing import Final
 from django.db import transaction
 from django.db.models import Q
 
-from annotation.judging.queue import new_places
+from annotation.judging.slots import new_places
 from annotation.models import PairQuerySet, Project, Slot
 
 # Above new and once tied pairs and accepted answers; a tie among these stands higher still.

@@ -19,8 +19,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from annotation.access import Forbidden
+from annotation.judging.adjudication import adjudicate
 from annotation.judging.guidelines import pin_example
-from annotation.judging.judgments import JudgingError, adjudicate
+from annotation.judging.judgments import JudgingError
 from annotation.judging.pair_view import PairView, view_of_pair
 from annotation.models import (
     InputKind,

@@ -8,34 +8,29 @@ Nothing here tells where a response came from; the labeler judges blind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, OuterRef, Subquery, Value
-from django.db.models.functions import Coalesce
 from django.http import HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import (
     require_http_methods,
     require_POST,
-    require_safe,
 )
 
 from annotation.judging.calibration import reason_choices, view_for
+from annotation.judging.judgment_checks import InvalidJudgment, OrderNotConfirmed
 from annotation.judging.judgments import (
     AlreadyJudged,
     Claim,
-    InvalidJudgment,
     JudgingError,
     LeaseLost,
     NothingToDo,
-    OrderNotConfirmed,
     claim_ahead,
     claim_slot,
     extend_lease,
@@ -48,16 +43,13 @@ from annotation.judging.judgments import (
 from annotation.judging.queue import lease_length
 from annotation.judging.session import expression, reveal, session_from
 from annotation.models import (
-    InputKind,
-    Pair,
     Project,
     Role,
     Sample,
     SampleContext,
-    Touch,
     Turn,
 )
-from annotation.text.blocks import Block, blocks_of_text
+from annotation.views.context_drawer import row_count
 from annotation.views.door import enter, place_of, visitor
 from annotation.views.forms import JudgmentForm, ShownForm, SkipForm, SlotForm
 from annotation.views.guidelines import guideline_to_read
@@ -267,48 +259,6 @@ def extend(request: HttpRequest, slug: str) -> HttpResponse:
     return HttpResponse(status=204)
 
 
-@require_safe
-@login_required
-def context(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Show the turns before a pair, and the thinking contexts, of a pair once met."""
-    project = enter(request, slug, Role.LABELER)
-    met = Touch.objects.filter(user=visitor(request)).values("pair_id")
-    pair = get_object_or_404(
-        Pair.objects.visible_to(request.user).select_related("turn"),
-        project=project,
-        pk__in=met,
-        pk=pk,
-    )
-    turns = Turn.objects.filter(
-        sample_id=pair.turn.sample_id, position__lt=pair.turn.position
-    )
-    contexts = SampleContext.objects.filter(
-        sample_id=pair.turn.sample_id
-    ).select_related("context")
-    facts = {
-        "turns": [(turn, blocks_of_turn(turn)) for turn in turns],
-        "contexts": [link.context for link in contexts],
-        "title": _("Background of this pair"),
-    }
-    return _drawer(request, "annotation/judge_context.html", facts)
-
-
-def _drawer(
-    request: HttpRequest, template: str, given: Mapping[str, object]
-) -> HttpResponse:
-    """Answer with a drawer's content, or with a page of its own around it."""
-    is_fragment = bool(request.htmx)  # type: ignore[attr-defined]
-    frame = "annotation/_drawer.html" if is_fragment else "base.html"
-    facts = {**given, "is_fragment": is_fragment, "frame": frame}
-    return render(request, template, facts)
-
-
-def blocks_of_turn(turn: Turn) -> tuple[Block, ...]:
-    return blocks_of_text(
-        turn.response, inside_thinking=turn.input_kind == InputKind.OBSERVATION
-    )
-
-
 def _problem(form: SlotForm) -> Notice:
     if "verdict" in form.errors and len(form.errors) == 1:
         return Notice(_("Choose consistent or not consistent first."), "error")
@@ -478,8 +428,8 @@ def _past(
             Sample.objects.filter(pk=sample_id)
             .values(
                 **here,
-                turn_count=_count(Turn),
-                context_count=_count(SampleContext),
+                turn_count=row_count(Turn),
+                context_count=row_count(SampleContext),
             )
             .get()
         )
@@ -488,15 +438,3 @@ def _past(
     )
     revealed = reveal(project=project, session=session)
     return {**row, "session": session, "revealed": revealed}
-
-
-def _count(model: type[Turn] | type[SampleContext]) -> Coalesce:
-    """Count the rows of ``model`` that belong to the sample of the outer query."""
-    rows = (
-        model.objects.filter(sample=OuterRef("pk"))
-        .order_by()
-        .values("sample")
-        .annotate(n=Count("pk"))
-        .values("n")
-    )
-    return Coalesce(Subquery(rows), Value(0))

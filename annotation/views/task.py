@@ -19,13 +19,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation.judging.calibration import reason_choices, view_for
-from annotation.judging.judgments import (
-    InvalidJudgment,
-    JudgingError,
-    OrderNotConfirmed,
-    record_judgment,
-    undo_judgment,
-)
+from annotation.judging.judgment_checks import InvalidJudgment, OrderNotConfirmed
+from annotation.judging.judgments import JudgingError, record_judgment, undo_judgment
 from annotation.judging.queue import NothingToDo
 from annotation.judging.whole_task import TaskTurn, claim_task, task_of
 from annotation.models import Pair, Role

@@ -5,7 +5,7 @@ from django.apps import apps
 from django.contrib import admin
 from django.utils import timezone
 
-from annotation.judging import judgments
+from annotation.judging import adjudication, judgments
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import (
     Comment,
@@ -130,7 +130,7 @@ def make_one_of_everything():
         user=lena,
         reason="Torn.",
     )
-    judgments.adjudicate(project=pair.project, pair=pair, curator=rita, verdict=1)
+    adjudication.adjudicate(project=pair.project, pair=pair, curator=rita, verdict=1)
     GuidelineExample.objects.create(
         project=project, pair=pair, verdict=1, pinned_by=rita
     )

@@ -113,7 +113,7 @@ def make_pair_seen(swapped: bool, user, project, label: str, sampled: str) -> Pa
 
 
 def open_slot(pair: Pair) -> Pair:
-    from annotation.judging.queue import open_slots
+    from annotation.judging.slots import open_slots
 
     open_slots(project=pair.project, pairs=[pair.pk])
     return pair

@@ -11,7 +11,8 @@ from annotation.counting import (
     judgments_wanted,
     pairs_settled_by_rule,
 )
-from annotation.judging.judgments import adjudicate, undo_judgment
+from annotation.judging.adjudication import adjudicate
+from annotation.judging.judgments import undo_judgment
 from annotation.models import Pair
 from tests.cast import make_judgment, make_pair, make_project, make_user
 

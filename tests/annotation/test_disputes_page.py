@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from annotation.judging import judgments
+from annotation.judging import adjudication, judgments
 from annotation.models import Adjudication, Pair
 from tests.cast import (
     make_judgment,
@@ -211,7 +211,7 @@ class TestSettling:
 
     def test_a_pair_settled_meanwhile_says_so(self, client, project, rita):
         pair = split(project)
-        judgments.adjudicate(
+        adjudication.adjudicate(
             project=pair.project, pair=pair, curator=make_user("ada"), verdict=1
         )
         response = client.post(f"/p/cakes/pairs/{pair.pk}/settle/", {"verdict": "1"})
@@ -222,7 +222,7 @@ class TestSettling:
 class TestPairPage:
     def test_shows_the_outcome_and_pins(self, client, project, rita):
         pair = split(project)
-        judgments.adjudicate(
+        adjudication.adjudicate(
             project=pair.project,
             pair=pair,
             curator=make_user("ada"),

@@ -6,8 +6,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from annotation.judging.adjudication import adjudicate
 from annotation.judging.guidelines import pin_example, publish_guideline
-from annotation.judging.judgments import adjudicate
 from annotation.models import (
     GuidelineReading,
     GuidelineVersion,

@@ -4,7 +4,7 @@ import pytest
 
 from annotation.access import Forbidden, NotAMember
 from annotation.judging import guidelines
-from annotation.judging.judgments import adjudicate
+from annotation.judging.adjudication import adjudicate
 from annotation.models import GuidelineVersion, Project
 from tests.cast import make_judgment, make_pair, make_project, make_user
 

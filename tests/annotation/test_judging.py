@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from annotation.access import NotAMember
-from annotation.judging import judgments
+from annotation.judging import adjudication, judgment_checks, judgments
 from annotation.models import Judgment, Pair, Slot, SlotState, Touch, Verdict
 from tests.cast import (
     LABEL,
@@ -468,7 +468,7 @@ class TestRecord:
     def test_names_the_field_that_is_wrong(self, fields, message):
         pair = make_pair()
         found = claim(pair.project, "lena")
-        with pytest.raises(judgments.InvalidJudgment) as caught:
+        with pytest.raises(judgment_checks.InvalidJudgment) as caught:
             judge(found, "lena", **fields)
         assert str(caught.value) == message
         assert Slot.objects.get(pk=found.slot.pk).state == SlotState.LEASED
@@ -535,7 +535,7 @@ class TestStepOrder:
     def test_consistent_with_steps_turned_round_asks_once(self):
         pair = make_pair(sampled=self.TURNED)
         found = claim(pair.project, "lena")
-        with pytest.raises(judgments.OrderNotConfirmed) as caught:
+        with pytest.raises(judgment_checks.OrderNotConfirmed) as caught:
             judge(found, "lena", 1)
         assert caught.value.steps == ((1, 2),)
         assert str(caught.value) == (
@@ -552,7 +552,7 @@ class TestStepOrder:
         )
         sample = make_sample(turns=(("user", "Cake!", text),))
         pair = make_pair(turn=sample.turns.get(), sampled=turned)
-        with pytest.raises(judgments.OrderNotConfirmed):
+        with pytest.raises(judgment_checks.OrderNotConfirmed):
             judge(claim(pair.project, "lena"), "lena", 1)
 
     def test_not_consistent_asks_nothing(self):
@@ -575,7 +575,7 @@ class TestSkip:
             "token": found.token,
         }
         with pytest.raises(
-            judgments.InvalidJudgment, match="reason: expected 1 to 300"
+            judgment_checks.InvalidJudgment, match="reason: expected 1 to 300"
         ):
             judgments.skip_slot(**lease, user=make_user("lena"), reason="  ")
         judgments.skip_slot(**lease, user=make_user("lena"), reason="In Finnish.")
@@ -822,7 +822,7 @@ class TestOverlap:
         assert not Pair.objects.skipped_by_all().exists()
         make_judgment(pair, make_user("luis"), 0)
         assert list(Pair.objects.skipped_by_all()) == [pair]
-        judgments.adjudicate(
+        adjudication.adjudicate(
             project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
         )
         assert outcome(pair) == (1, "adjudication")
@@ -835,7 +835,7 @@ class TestOverlap:
         make_judgment(pair, make_user("luis"), 0)
         assert list(Pair.objects.disputed()) == [pair]
         assert pair in Pair.objects.unsettled()
-        judgments.adjudicate(
+        adjudication.adjudicate(
             project=pair.project,
             pair=pair,
             curator=make_user("rita"),
@@ -844,8 +844,8 @@ class TestOverlap:
         )
         assert outcome(pair) == (0, "adjudication")
         assert not Pair.objects.disputed().exists()
-        with pytest.raises(judgments.AlreadySettled):
-            judgments.adjudicate(
+        with pytest.raises(adjudication.AlreadySettled):
+            adjudication.adjudicate(
                 project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
             )
         with pytest.raises(judgments.NothingToUndo, match="curator has settled"):
@@ -863,17 +863,17 @@ class TestOverlap:
             ("sam", NotAMember),
         ):
             with pytest.raises(error):
-                judgments.adjudicate(
+                adjudication.adjudicate(
                     project=pair.project, pair=pair, curator=make_user(name), verdict=1
                 )
-        judgments.adjudicate(
+        adjudication.adjudicate(
             project=pair.project, pair=pair, curator=make_user("ada"), verdict=1
         )
 
     def test_a_curators_word_closes_what_is_still_open(self):
         pair = make_pair(slots=2)
         found = claim(pair.project, "lena")
-        judgments.adjudicate(
+        adjudication.adjudicate(
             project=pair.project, pair=pair, curator=make_user("rita"), verdict=1
         )
         assert not pair.slots.waiting().exists()
@@ -883,8 +883,8 @@ class TestOverlap:
     def test_a_settled_pair_is_not_the_curators(self):
         pair = make_pair(slots=1)
         make_judgment(pair, make_user("lena"), 1)
-        with pytest.raises(judgments.AlreadySettled):
-            judgments.adjudicate(
+        with pytest.raises(adjudication.AlreadySettled):
+            adjudication.adjudicate(
                 project=pair.project,
                 pair=pair,
                 curator=make_user("rita"),

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.db.models.functions import Now
 
-from annotation.judging import judgments
+from annotation.judging import judgment_checks, judgments
 from annotation.models import Judgment, Slot, Touch
 from tests.annotation.test_judging import claim, judge, leave, nothing, outcome, run_out
 from tests.cast import (
@@ -254,7 +254,7 @@ class TestLeave:
     def test_a_late_judgment_that_is_refused_leaves_no_trace(self):
         pair = make_pair(slots=1)
         shown = forgotten(pair)
-        with pytest.raises(judgments.InvalidJudgment):
+        with pytest.raises(judgment_checks.InvalidJudgment):
             judge(shown, "lena", 0, reasons=["mood"], proof=shown.slot.lease_proof)
         assert not Touch.objects.filter(user=make_user("lena"), pair=pair).exists()
 

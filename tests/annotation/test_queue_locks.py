@@ -12,7 +12,7 @@ from django.db import connection, transaction
 
 from annotation.judging import judgments
 from annotation.judging.judgments import Claim, claim_ahead, claim_slot
-from annotation.judging.queue import close_slots
+from annotation.judging.slots import close_slots
 from annotation.judging.whole_task import claim_task
 from annotation.models import Slot
 from tests.annotation.test_claim_task import make_task

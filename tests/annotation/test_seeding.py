@@ -10,7 +10,8 @@ from django.db import IntegrityError, transaction
 
 from actions.demo import oracle
 from annotation.authoring.import_export import turn_to_json
-from annotation.judging.judgments import adjudicate, record_judgment
+from annotation.judging.adjudication import adjudicate
+from annotation.judging.judgments import record_judgment
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.judging.progress import progress_of
 from annotation.judging.queue import claim_slot

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from annotation.authoring.samples import return_sample
-from annotation.judging.judgments import adjudicate
+from annotation.judging.adjudication import adjudicate
 from annotation.judging.progress import progress_of
 from annotation.models import Comment, Judgment, Membership, Project
 from tests.cast import (
