@@ -24,8 +24,8 @@ from django.utils import timezone
 
 from actions.demo import derive, oracle
 from actions.demo.generator import Sample as DemoSample
-from annotation.authoring.import_export import save_sample
 from annotation.authoring.review import comment_on
+from annotation.authoring.sample_rows import save_sample
 from annotation.judging.guidelines import (
     confirm_reading,
     pin_example,

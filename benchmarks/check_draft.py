@@ -40,7 +40,7 @@ def measure(sizes: list[int]) -> None:
     from django.test import Client
 
     from actions.demo import generate
-    from annotation.authoring.import_export import save_sample
+    from annotation.authoring.sample_rows import save_sample
     from annotation.models import Membership, Project, Role
 
     settings.ALLOWED_HOSTS = ["testserver"]

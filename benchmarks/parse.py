@@ -109,7 +109,8 @@ def measure_import(count: int = 2000) -> None:
     from django.db import transaction
 
     from actions.demo import generate
-    from annotation.authoring.import_export import export_samples, import_file
+    from annotation.authoring.export import export_samples
+    from annotation.authoring.import_files import import_file
     from annotation.models import Project
 
     lines = [json.dumps(sample) for sample in generate(seed=1, count=count)]

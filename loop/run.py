@@ -281,7 +281,7 @@ def set_up(folder: Path | None, seed: int) -> tuple[Project, dict[str, str]]:
 def import_demo(project: Project, seed: int) -> None:
     from actions.demo import generate
     from actions.demo.generator import Split
-    from annotation.authoring.import_export import import_file
+    from annotation.authoring.import_files import import_file
 
     splits: tuple[tuple[Split, int], ...] = (
         ("", 3000),
@@ -296,7 +296,7 @@ def import_demo(project: Project, seed: int) -> None:
 
 def import_folder(project: Project, folder: Path) -> None:
     """Import a folder of chats, every fifth conversation held out."""
-    from annotation.authoring.import_export import import_file
+    from annotation.authoring.import_files import import_file
 
     tools = folder / "tools.json"
     with (folder / "conversations.jsonl").open() as file:
@@ -478,7 +478,7 @@ class Labeler:
 def decide(slot: Any, proposed: list[str]) -> tuple[int, list[str]]:
     """Return the verdict and the units that differ: by the oracle, where there is one."""
     from actions.demo import oracle
-    from annotation.authoring.import_export import turn_to_json
+    from annotation.authoring.export import turn_to_json
 
     pair = slot.pair
     if pair.turn.facts is None:

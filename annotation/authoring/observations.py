@@ -28,7 +28,7 @@ from actions.executor import (
 from actions.grammar import ActionCall
 from actions.tags import JSON
 from annotation.authoring.contexts import find_local
-from annotation.authoring.import_export import for_export, sample_to_json
+from annotation.authoring.export import for_export, sample_to_json
 from annotation.models import Project, Sample, Turn
 
 SAMPLES: Final = 5

@@ -19,7 +19,8 @@ from actions.format_check import check_text
 from annotation.access import CURATORS, Forbidden, require_role, roles_held
 from annotation.authoring.anchors import Note, PlacedTurn, place_turn, put_notes
 from annotation.authoring.draft_checks import DraftTurn
-from annotation.authoring.import_export import sample_to_json, save_sample
+from annotation.authoring.export import sample_to_json
+from annotation.authoring.sample_rows import save_sample
 from annotation.authoring.samples import (
     COMMENT_LENGTH,
     CommentMissing,

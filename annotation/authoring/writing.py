@@ -15,8 +15,9 @@ from annotation.access import CURATORS, WRITERS, Forbidden, require_role
 from annotation.authoring.contexts import context_to_json
 from annotation.authoring.drafts import Content, document_of, existing_contexts
 from annotation.authoring.effective_fields import without_acting
-from annotation.authoring.import_export import sample_to_json, save_sample
+from annotation.authoring.export import sample_to_json
 from annotation.authoring.review import FIXES, finish_fix
+from annotation.authoring.sample_rows import save_sample
 from annotation.authoring.samples import submit_sample
 from annotation.models import (
     Draft,

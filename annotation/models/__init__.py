@@ -1,7 +1,6 @@
-"""The rows of the application, in five files.
+"""The rows of the application, in seven files, each importing only those before it:
 
-``projects`` imports no other; ``samples`` imports ``projects``; ``responses`` imports
-``samples``; ``pairs`` imports all three; ``guidelines`` imports ``projects`` and ``pairs``.
+``projects``, ``samples``, ``responses``, ``slots``, ``pairs``, ``judgments``, ``guidelines``.
 """
 
 from annotation.models.guidelines import (
@@ -9,22 +8,18 @@ from annotation.models.guidelines import (
     GuidelineReading,
     GuidelineVersion,
 )
-from annotation.models.pairs import (
-    CONSISTENT_BY_RULE,
+from annotation.models.judgments import (
     Adjudication,
     Judgment,
     JudgmentQuerySet,
+)
+from annotation.models.pairs import (
+    CONSISTENT_BY_RULE,
     Pair,
     PairOrigin,
     PairQuerySet,
     PairSource,
-    QueueCursor,
     Reason,
-    Skip,
-    Slot,
-    SlotQuerySet,
-    SlotState,
-    Touch,
     Verdict,
 )
 from annotation.models.projects import (
@@ -55,6 +50,14 @@ from annotation.models.samples import (
     Situation,
     ThinkingContext,
     Turn,
+)
+from annotation.models.slots import (
+    QueueCursor,
+    Skip,
+    Slot,
+    SlotQuerySet,
+    SlotState,
+    Touch,
 )
 
 __all__ = [

@@ -27,7 +27,7 @@ from annotation.authoring.drafts import (
     typed_contexts,
 )
 from annotation.authoring.effective_fields import without_acting
-from annotation.authoring.import_export import sample_to_json
+from annotation.authoring.export import sample_to_json
 from annotation.authoring.paste import PasteError, read_pasted
 from annotation.authoring.situations import NoPlace, derive
 from annotation.authoring.writing import (

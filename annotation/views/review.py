@@ -27,7 +27,7 @@ from django.views.decorators.http import (
 from annotation.access import Forbidden
 from annotation.authoring.anchors import Note
 from annotation.authoring.effective_fields import acting_parts
-from annotation.authoring.import_export import sample_to_json
+from annotation.authoring.export import sample_to_json
 from annotation.authoring.review import (
     BULK_LIMIT,
     approve_in_bulk,

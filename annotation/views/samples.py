@@ -25,7 +25,8 @@ from annotation.access import WRITERS, Forbidden
 from annotation.authoring.anchors import PlacedTurn, put_notes
 from annotation.authoring.documents import MAX_DOCUMENT_BYTES
 from annotation.authoring.effective_fields import acting_parts
-from annotation.authoring.import_export import FORMATS, export_samples, import_file
+from annotation.authoring.export import FORMATS, export_samples
+from annotation.authoring.import_files import import_file
 from annotation.authoring.review import placed
 from annotation.authoring.samples import (
     SampleError,

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actions.demo import generate
-from annotation.authoring.import_export import (
+from annotation.authoring.export import (
     export_samples,
     for_export,
-    import_file,
     read_forms,
     sample_to_json,
 )
+from annotation.authoring.import_files import import_file
 from annotation.models import Sample
 from records.openai_chat import read_conversation, write_conversation
 from records.sample_format import check_sample
@@ -207,7 +207,7 @@ def test_samples_read_as_forms_are_what_they_are_one_by_one(
     documents[0] = documents[0] | {"contexts": [], "meta": {"kept": [1, None]}}
     lines = [json.dumps(document) for document in documents]
     import_file(project=project, format="concord", lines=lines)
-    monkeypatch.setattr("annotation.authoring.import_export.BATCH", 3)
+    monkeypatch.setattr("annotation.authoring.export.BATCH", 3)
     with django_assert_num_queries(1 + 3 * 5):
         found = list(read_forms(Sample.objects.filter(project=project)))
     samples = list(for_export(Sample.objects.filter(project=project)))

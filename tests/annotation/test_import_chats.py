@@ -7,9 +7,10 @@ import json
 import pytest
 
 from actions.grammar import parse
-from annotation.authoring.import_export import SampleError, import_file, load_tools
+from annotation.authoring.import_files import import_file, load_tools
 from annotation.models import Sample
 from records.openai_chat import KEPT, read_conversation, read_tools
+from records.sample_format import SampleError
 from tests.cast import make_project
 
 TOOL = {

@@ -8,14 +8,11 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from annotation.authoring.import_export import (
-    MAX_LINE_BYTES,
-    SampleError,
-    import_file,
-    sample_to_json,
-    save_sample,
-)
+from annotation.authoring.export import sample_to_json
+from annotation.authoring.import_files import MAX_LINE_BYTES, import_file
+from annotation.authoring.sample_rows import save_sample
 from annotation.models import Project, Sample, ThinkingContext, Turn
+from records.sample_format import SampleError
 from tests.cast import make_pair, make_project, make_user
 
 pytestmark = pytest.mark.django_db

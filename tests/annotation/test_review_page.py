@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from annotation.authoring.import_export import save_sample
 from annotation.authoring.review import comment_on
+from annotation.authoring.sample_rows import save_sample
 from annotation.models import Comment, Draft, Sample, SampleVersion
 from tests.cast import make_project, make_sample, make_user, sign_in
 

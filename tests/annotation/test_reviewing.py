@@ -7,7 +7,8 @@ from annotation.access import Forbidden
 from annotation.authoring import review, samples
 from annotation.authoring.anchors import place_turn, put_notes
 from annotation.authoring.draft_checks import check_turns
-from annotation.authoring.import_export import sample_to_json, save_sample
+from annotation.authoring.export import sample_to_json
+from annotation.authoring.sample_rows import save_sample
 from annotation.models import Comment, Sample, SampleStatus, Slot
 from tests.cast import LABEL, make_pair, make_project, make_sample, make_user
 

@@ -9,7 +9,7 @@ from django.core.management import call_command
 from django.db import IntegrityError, transaction
 
 from actions.demo import oracle
-from annotation.authoring.import_export import turn_to_json
+from annotation.authoring.export import turn_to_json
 from annotation.judging.adjudication import adjudicate
 from annotation.judging.judgments import record_judgment
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses

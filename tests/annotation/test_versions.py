@@ -2,7 +2,9 @@
 
 import pytest
 
-from annotation.authoring.import_export import import_file, sample_to_json, save_sample
+from annotation.authoring.export import sample_to_json
+from annotation.authoring.import_files import import_file
+from annotation.authoring.sample_rows import save_sample
 from annotation.authoring.versions import compare_documents
 from annotation.models import Sample, SampleVersion
 from tests.cast import make_project, make_user

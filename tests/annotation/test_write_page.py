@@ -9,7 +9,8 @@ import re
 import pytest
 
 from annotation.authoring.drafts import empty_content
-from annotation.authoring.import_export import MAX_LINE_BYTES, save_sample
+from annotation.authoring.import_files import MAX_LINE_BYTES
+from annotation.authoring.sample_rows import save_sample
 from annotation.authoring.samples import approve_sample, return_sample
 from annotation.judging.judgments import claim_slot
 from annotation.judging.pairing import ResponseRow, receive_responses

@@ -12,7 +12,8 @@ from django.contrib.auth.models import User
 
 from actions.demo import derive, generate
 from actions.json_values import dump_json
-from annotation.authoring.import_export import import_file, save_sample
+from annotation.authoring.import_files import import_file
+from annotation.authoring.sample_rows import save_sample
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import Membership, Pair, Project, Role, Sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from annotation.authoring.import_export import save_sample
+from annotation.authoring.sample_rows import save_sample
 from annotation.judging.guidelines import publish_guideline
 from annotation.models import (
     Adjudication,

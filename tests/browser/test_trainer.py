@@ -17,7 +17,7 @@ from django.db import connection
 from playwright.sync_api import expect
 
 from actions.demo import generate
-from annotation.authoring.import_export import save_sample
+from annotation.authoring.sample_rows import save_sample
 from annotation.models import Pair, PairSource, Project
 from tests.cast import make_project, make_user
 from training.models import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from annotation.authoring.import_export import save_sample
+from annotation.authoring.sample_rows import save_sample
 from annotation.models import Draft, Sample
 from tests.browser.stage import CAKE
 from tests.cast import make_project, make_user

@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 
 from actions.demo import generate
-from annotation.authoring.import_export import save_sample
+from annotation.authoring.sample_rows import save_sample
 from annotation.models import Pair, Slot, Turn
 from tests.cast import make_judgment, make_pair, make_project, make_user
 from tests.training.conftest import make_real_policy, wait_until

@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from django.db.models import Prefetch, QuerySet
 from django.utils.translation import gettext
 
-from annotation.authoring.import_export import read_forms
+from annotation.authoring.export import read_forms
 from annotation.models import (
     Judgment,
     Pair,

@@ -9,7 +9,7 @@ from pathlib import Path
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 
-from annotation.authoring.import_export import FORMATS, export_samples
+from annotation.authoring.export import FORMATS, export_samples
 from annotation.models import Project, Sample
 from records.sample_format import STATUSES
 

@@ -8,15 +8,11 @@ from pathlib import Path
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.text import slugify
 
-from annotation.authoring.import_export import (
-    FORMATS,
-    ImportReport,
-    SampleError,
-    import_file,
-    load_tools,
-)
+from annotation.authoring.export import FORMATS
+from annotation.authoring.import_files import import_file, load_tools
+from annotation.authoring.import_report import ImportReport
 from annotation.models import Project
-from records.sample_format import STATUSES
+from records.sample_format import STATUSES, SampleError
 
 
 class Command(BaseCommand):

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from actions.demo import generate
 from actions.demo.generator import Split
-from annotation.authoring.import_export import import_file
+from annotation.authoring.import_files import import_file
 from annotation.models import Membership, Project, Role
 from annotation.seeding import Cast, furnish
 
