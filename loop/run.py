@@ -386,7 +386,7 @@ class Trainer:
 
         The few samples of the loop decide little: what is not lower may pass.
         """
-        from training.runs.launch import current_policy
+        from training.runs.starting_points import current_policy
 
         page = self.browser.get(f"/p/{self.project.slug}/checkpoints/{checkpoint.pk}/")
         for form in page.forms():

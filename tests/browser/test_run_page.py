@@ -13,8 +13,8 @@ from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from training.iterations.promotion import promote
 from training.models import Promotion, RunSample
-from training.runs.launch import current_policy
 from training.runs.placement import Place, announce
+from training.runs.starting_points import current_policy
 from training.runs.supervise import claim_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]

@@ -10,7 +10,7 @@ from tests.cast import make_judgment, make_project, make_sample, make_user, sign
 from tests.training.conftest import make_checkpoint, make_policy, make_run
 from training.iterations import deeds, promotion
 from training.models import Promotion, RunInput
-from training.runs import launch
+from training.runs import starting_points
 from training.storage.snapshots import build_snapshot
 
 pytestmark = pytest.mark.django_db
@@ -61,7 +61,7 @@ def test_lineage_is_shown_both_ways(client, project, tara):
         )
     )
 
-    learned = launch.policies_that_learned_from(judgment)
+    learned = starting_points.policies_that_learned_from(judgment)
     assert set(learned) == {policy, later, direct}
     assert other not in learned
 
@@ -97,7 +97,7 @@ def test_promote_names_the_current_policy(client, project, tara):
     )
     made = Promotion.objects.get()
     assert (made.promoted_by, made.reason) == (tara, "best yet")
-    assert launch.current_policy(project) == checkpoint
+    assert starting_points.current_policy(project) == checkpoint
     assert "current policy" in client.get("/p/cakes/checkpoints/").content.decode()
 
 
@@ -165,7 +165,7 @@ def test_the_verdict_is_that_of_an_iteration_with_its_interval_in_words(
     answer = client.post(f"/p/cakes/checkpoints/{new.pk}/promote/")
     is_free = chip == "good"
     assert answer.status_code == (302 if is_free else 409)
-    assert (launch.current_policy(project) == new) is is_free
+    assert (starting_points.current_policy(project) == new) is is_free
     assert ("Promote all the same" in page) is not is_free
 
 
@@ -200,7 +200,7 @@ def test_a_start_that_was_not_bettered_is_said_to_be_unchanged(
     answer = client.post(f"{address}promote/")
     assert answer.status_code == 409
     assert "Its run found nothing better" in answer.content.decode()
-    assert launch.current_policy(project) == current
+    assert starting_points.current_policy(project) == current
     written = make_run(project=project, kind="sft", state="finished")
     assert not make_checkpoint(written, step=0).is_unchanged
 

@@ -19,7 +19,7 @@ from tests.training.conftest import QUICK, is_alive, make_run, tiny, wait_until
 from tests.training.test_new_run_page import filled, start
 from training import tasks
 from training.models import Device, Run
-from training.runs import claim, hints, launch, placement, supervise
+from training.runs import claim, control, hints, launch, placement, supervise
 from training.runs.placement import Place, visible_devices
 from training.runs.supervise import Outcome
 
@@ -414,7 +414,7 @@ def test_a_queue_whose_workers_are_away_is_said(client, project, tara):
 
 def change(run, queue, **fields):
     deed = {"user": None, "shares_device": False} | fields
-    return launch.change_place(project=run.project, run=run, queue=queue, **deed)
+    return control.change_place(project=run.project, run=run, queue=queue, **deed)
 
 
 def test_a_trainer_changes_where_a_queued_run_will_run(
@@ -515,7 +515,7 @@ def test_of_a_claim_and_a_change_at_once_exactly_one_happens():
                 gate.wait()
                 time.sleep(wait)
                 done[name] = deed()
-            except launch.RunStateError:
+            except control.RunStateError:
                 done[name] = None
             finally:
                 connection.close()
@@ -551,7 +551,7 @@ def test_a_change_waits_for_a_claim_that_is_under_way_and_is_refused():
     def work():
         try:
             change(run, "cuda:0")
-        except launch.RunStateError as error:
+        except control.RunStateError as error:
             refused.append(str(error))
         finally:
             connection.close()

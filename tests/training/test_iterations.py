@@ -28,7 +28,7 @@ from training import tasks
 from training.iterations import advance, deeds, status
 from training.iterations.deeds import IterationRefusedError, ReasonNeededError
 from training.models import Iteration, IterationStep, Promotion, Run
-from training.runs import claim, hints, launch, supervise
+from training.runs import claim, control, hints, launch, starting_points, supervise
 
 pytestmark = pytest.mark.django_db
 
@@ -131,7 +131,7 @@ def see_through(iteration, command):
 def drawn(project):
     """Receive an answer to each sample, as a draw of the iteration's first step does."""
     run = Run.objects.get(kind="draw", state="queued")
-    checkpoint = launch.current_policy(project)
+    checkpoint = starting_points.current_policy(project)
     receive_responses(
         project=project,
         producer=ProducerFacts(run.pk, checkpoint.pk, "0" * 64, 1, "current"),
@@ -198,7 +198,7 @@ def test_the_cycle_goes_by_itself_to_the_promotion_that_asks_a_person(project, a
     evaluate = step(iteration).run
     roles = {each.role: each.checkpoint for each in evaluate.run_inputs.all()}
     assert roles["policy"].run == run
-    assert roles["initial"] == launch.current_policy(project)
+    assert roles["initial"] == starting_points.current_policy(project)
     see_through(iteration, tiny("--evaluation", json.dumps(evaluation())))
     assert (fresh(iteration).step, step(iteration).state) == ("promote", "asking")
     assert status.comparison_of(fresh(iteration)).gain == pytest.approx(0.1)
@@ -209,7 +209,7 @@ def test_the_cycle_goes_by_itself_to_the_promotion_that_asks_a_person(project, a
     )
     advance.advance_all()
     assert fresh(iteration).state == "done"
-    assert launch.current_policy(project).run == run
+    assert starting_points.current_policy(project).run == run
     assert Promotion.objects.first().promoted_by == ada
     assert Run.objects.exclude(kind="sft").count() == 4
 
@@ -380,7 +380,7 @@ def test_judging_is_enough_by_number_or_by_share(project):
     advance.advance_all()
     assert fresh(iteration).step == "reward"
 
-    launch.stop_run(
+    control.stop_run(
         project=step(iteration).run.project, run=step(iteration).run, user=None
     )
     deeds.go_back(
@@ -482,7 +482,7 @@ def test_the_alarm_of_the_policy_run_stops_the_iteration(project):
 
 def judged(project, number, *, rm_score, verdicts):
     """Begin an iteration whose draw people have judged so."""
-    checkpoint = launch.current_policy(project)
+    checkpoint = starting_points.current_policy(project)
     run = make_run(
         project=project,
         kind="draw",
@@ -578,7 +578,7 @@ def test_a_worse_policy_passes_with_a_reason_only(project):
 def test_a_policy_that_was_not_bettered_is_neither_measured_nor_promoted(
     project, state
 ):
-    before = launch.current_policy(project)
+    before = starting_points.current_policy(project)
     iteration = to_reward(project, automatic=(*deeds.RUN_STEPS, "promote"))
     ended(step(iteration).run, metrics=GOOD_RM)
     run = step(iteration, "policy").run
@@ -599,7 +599,7 @@ def test_a_policy_that_was_not_bettered_is_neither_measured_nor_promoted(
         passed = step(iteration, name)
         assert (passed.state, passed.run) == ("skipped", None)
         assert "Nothing better was found" in passed.reason
-    assert launch.current_policy(project) == before
+    assert starting_points.current_policy(project) == before
     assert Promotion.objects.count() == 1
 
 
@@ -689,7 +689,7 @@ def test_a_truth_without_an_interval_asks_a_person(project):
     iteration = to_reward(project, automatic=EVERY)
     ended(step(iteration).run, metrics=GOOD_RM)
     ended(step(iteration).run, result={"truth_at_start": 0.5, "truth": 0.9})
-    launch.stop_run(
+    control.stop_run(
         project=step(iteration).run.project, run=step(iteration).run, user=None
     )
     advance.advance_all()
@@ -768,7 +768,7 @@ def test_the_recipe_of_a_step_that_has_begun_or_is_past_stays(project):
 
 def test_a_step_done_again_takes_the_changed_recipe(project):
     iteration = to_reward(project)
-    launch.stop_run(
+    control.stop_run(
         project=step(iteration).run.project, run=step(iteration).run, user=None
     )
     advance.advance_all()

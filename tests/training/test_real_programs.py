@@ -12,7 +12,7 @@ from tests.cast import make_judgment, make_pair, make_project, make_user
 from tests.training.conftest import make_real_policy, wait_until
 from training.iterations import advance, deeds, status
 from training.models import Metric, Promotion, Run
-from training.runs import launch, supervise
+from training.runs import control, launch, starting_points, supervise
 from training.runs.claim import Timing
 from training.runs.command import program_command
 from training.runs.supervise import Outcome
@@ -65,7 +65,7 @@ def test_sft_then_draw_then_evaluate(project):
     sft = run_through(project, "sft", MICRO)
     assert {4, 8, 12} <= {c.step for c in sft.checkpoints.all()}
     assert Metric.objects.filter(run=sft, name="loss").exists()
-    policy = launch.current_policy(project)
+    policy = starting_points.current_policy(project)
     assert policy == sft.checkpoints.get(is_final=True)
 
     draw = run_through(
@@ -210,13 +210,13 @@ def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
     worker = threading.Thread(target=work)
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 4, seconds=120)
-    launch.stop_run(project=run.project, run=run, user=None)
+    control.stop_run(project=run.project, run=run, user=None)
     worker.join(60)
     run.refresh_from_db()
     assert run.state == "stopped", f"{run.error}\n{run.log_tail}"
     kept = run.checkpoints.order_by("-step").first().step
     Run.objects.filter(pk=run.pk).update(recipe={**run.recipe, "steps": kept + 1})
-    launch.resume_run(project=run.project, run=run, user=None)
+    control.resume_run(project=run.project, run=run, user=None)
     assert supervise.supervise(run.pk, timing=TIMING) is Outcome.FINISHED
     run.refresh_from_db()
     assert run.step == kept + 1
@@ -320,8 +320,8 @@ def test_a_whole_iteration_with_the_real_programs(project):
             raise AssertionError(f"{step.name} {step.state}: {step.problem}")
     assert iteration.state == "done"
     assert done == ["draw", "reward", "policy", "evaluate"]
-    assert launch.current_policy(project).run.kind == "policy"
-    assert launch.current_policy(project).run_id != start.run_id
+    assert starting_points.current_policy(project).run.kind == "policy"
+    assert starting_points.current_policy(project).run_id != start.run_id
     policy = Run.objects.get(kind="policy")
     assert policy.recipe["gate_override"] == "Only a test."
     assert (policy.directory / "tensorboard").is_dir()

@@ -25,8 +25,9 @@ from tests.training.conftest import (
 from training import tasks
 from training.iterations import promotion
 from training.models import Run
-from training.runs import hints, launch, supervise
-from training.runs.launch import LaunchRefusedError, RunStateError
+from training.runs import control, hints, launch, starting_points, supervise
+from training.runs.control import RunStateError
+from training.runs.launch import LaunchRefusedError
 from training.runs.supervise import Outcome
 from training.wording.figures import folded_figures
 
@@ -140,7 +141,7 @@ def test_reinforcement_learning_needs_a_reward_model_or_the_oracle(project):
 
 
 def test_defaults_are_the_promoted_policy_and_the_newest_reward_model(project):
-    assert launch.default_inputs(project, "policy") == {}
+    assert starting_points.default_inputs(project, "policy") == {}
     first = make_policy(project)
     promotion.promote(project=first.project, checkpoint=first, user=None)
     better = make_checkpoint(make_run(project=project, kind="policy", state="finished"))
@@ -148,21 +149,21 @@ def test_defaults_are_the_promoted_policy_and_the_newest_reward_model(project):
         project=better.project, checkpoint=better, user=None, force=True, reason="newer"
     )
     reward = make_checkpoint(make_run(project=project, kind="reward", state="finished"))
-    assert launch.default_inputs(project, "policy") == {
+    assert starting_points.default_inputs(project, "policy") == {
         "policy": better,
         "initial": first,
         "reward": reward,
     }
-    assert launch.default_inputs(project, "reward") == {"policy": first}
-    assert launch.default_inputs(project, "sft") == {}
+    assert starting_points.default_inputs(project, "reward") == {"policy": first}
+    assert starting_points.default_inputs(project, "sft") == {}
 
 
 def test_stopping_an_ended_run_is_refused(project):
     run = make_run(project=project, state="finished")
     with pytest.raises(RunStateError, match="has ended already: Finished"):
-        launch.stop_run(project=run.project, run=run, user=None)
+        control.stop_run(project=run.project, run=run, user=None)
     with pytest.raises(RunStateError, match="this one is finished"):
-        launch.resume_run(project=run.project, run=run, user=None)
+        control.resume_run(project=run.project, run=run, user=None)
 
 
 def supervised(run, *arguments):
@@ -281,7 +282,7 @@ def test_a_draw_with_unusable_answers_fails_and_can_be_received_again(
     assert error in run.error
     assert not Pair.objects.exists()
     (run.directory / "outputs" / "responses.jsonl").write_text("")
-    launch.resume_run(project=run.project, run=run, user=None)
+    control.resume_run(project=run.project, run=run, user=None)
     assert supervised(run, "--crash-at", 1) is Outcome.FINISHED
 
 

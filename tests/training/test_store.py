@@ -28,7 +28,7 @@ from training.iterations import promotion
 from training.models import Checkpoint, Metric, Retention, Run, RunSample
 from training.policies import retention
 from training.policies.retention import remove_files
-from training.runs import ingest, launch, supervise
+from training.runs import control, ingest, launch, supervise
 from training.runs.command import program_environment
 from training.runs.supervise import Outcome
 from training.storage import store
@@ -336,7 +336,7 @@ def test_what_a_new_attempt_leaves_is_put_again(shared, tmp_path):
     first = run.outputs_stored_at
     assert first
     Run.objects.filter(pk=run.pk).update(state="failed", program_state="failed")
-    launch.resume_run(project=run.project, run=run, user=None)
+    control.resume_run(project=run.project, run=run, user=None)
     gone = tiny("--state", "failed")
     shutil.rmtree(shared / "runs" / str(run.pk))
     (shared / "runs" / str(run.pk)).write_text("in the way")
@@ -459,7 +459,7 @@ def test_checkpoints_are_put_while_the_program_still_runs(shared):
         wait_until(lambda: Checkpoint.objects.filter(stored_at__isnull=False).exists())
         assert Run.objects.get().state == "running"
     finally:
-        launch.stop_run(project=run.project, run=run, user=None)
+        control.stop_run(project=run.project, run=run, user=None)
         worker.join()
 
 

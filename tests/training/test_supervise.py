@@ -24,7 +24,7 @@ from tests.training.conftest import (
     wait_until,
 )
 from training.models import Checkpoint, Metric, Promotion, Run, RunSample
-from training.runs import claim, launch, supervise
+from training.runs import claim, control, starting_points, supervise
 from training.runs.claim import Timing
 from training.runs.supervise import Outcome
 
@@ -71,8 +71,12 @@ def test_a_run_goes_from_queued_to_finished_and_everything_arrives():
 def test_the_first_sft_model_becomes_the_policy_of_the_project():
     run = make_run()
     see_through(run, tiny("--steps", 5))
-    assert launch.current_policy(run.project) == run.checkpoints.get(is_final=True)
-    assert launch.initial_policy(run.project) == run.checkpoints.get(is_final=True)
+    assert starting_points.current_policy(run.project) == run.checkpoints.get(
+        is_final=True
+    )
+    assert starting_points.initial_policy(run.project) == run.checkpoints.get(
+        is_final=True
+    )
     second = make_run(project=run.project)
     see_through(second, tiny("--steps", 5))
     assert Promotion.objects.filter(project=run.project).count() == 1
@@ -203,14 +207,14 @@ def test_stop_writes_a_checkpoint_and_resume_goes_on_from_it():
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 7)
     tara = make_user("tara")
-    launch.stop_run(project=run.project, run=run, user=tara)
+    control.stop_run(project=run.project, run=run, user=tara)
     assert Run.objects.get(pk=run.pk).state == "stopping"
     worker.join(20)
     run.refresh_from_db()
     assert (run.state, run.error) == ("stopped", "")
     stopped_at = run.result["steps"]
     assert run.checkpoints.filter(step=stopped_at).exists()
-    launch.resume_run(project=run.project, run=run, user=tara)
+    control.resume_run(project=run.project, run=run, user=tara)
     assert see_through(run, tiny("--steps", stopped_at + 3)) is Outcome.FINISHED
     assert program_starts(run)[1][1] == f"attempt 1 from {stopped_at}"
 
@@ -229,7 +233,7 @@ def test_a_program_that_will_not_stop_is_killed_after_the_grace():
     )
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).step >= 7)
-    launch.stop_run(project=run.project, run=run, user=None)
+    control.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     run.refresh_from_db()
     assert run.state == "stopped"
@@ -244,7 +248,7 @@ def test_a_stop_during_the_start_ends_the_run_before_its_first_step():
     )
     worker.start()
     wait_until(lambda: Run.objects.get(pk=run.pk).state == "starting")
-    launch.stop_run(project=run.project, run=run, user=None)
+    control.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     run.refresh_from_db()
     assert (run.state, run.step, run.error) == ("stopped", 0, "")
@@ -252,7 +256,7 @@ def test_a_stop_during_the_start_ends_the_run_before_its_first_step():
 
 def test_a_queued_run_stops_at_once_and_is_not_claimed_afterwards():
     run = make_run()
-    launch.stop_run(project=run.project, run=run, user=None)
+    control.stop_run(project=run.project, run=run, user=None)
     assert see_through(run, tiny()) is None
     assert run.state == "stopped"
 
@@ -608,7 +612,7 @@ def test_a_deaf_program_is_gone_soon_after_the_click(kind, tmp_path):
     wait_until(mark.exists)
     pid = int(wait_until(mark.read_text))
     assert group_of(pid)
-    launch.stop_run(project=run.project, run=run, user=None)
+    control.stop_run(project=run.project, run=run, user=None)
     began = time.monotonic()
     worker.join(20)
     assert time.monotonic() - began < 5
@@ -647,7 +651,7 @@ def test_a_checkpoint_that_is_being_written_is_waited_for():
     timing = Timing(poll=0.02, beat=0.05, grace=0.5, pause=1.5)
     worker = supervised(run, [sys.executable, "-c", script], timing)
     wait_until((run.directory / "events.jsonl").exists)
-    launch.stop_run(project=run.project, run=run, user=None)
+    control.stop_run(project=run.project, run=run, user=None)
     worker.join(20)
     assert (run.directory / "saved").exists()
 
@@ -658,7 +662,7 @@ def test_a_checkpoint_that_does_not_grow_is_not_waited_for():
     timing = Timing(poll=0.02, beat=0.05, grace=0.5, pause=0.5)
     worker = supervised(run, [sys.executable, "-c", script], timing)
     wait_until((run.directory / "events.jsonl").exists)
-    launch.stop_run(project=run.project, run=run, user=None)
+    control.stop_run(project=run.project, run=run, user=None)
     began = time.monotonic()
     worker.join(20)
     assert time.monotonic() - began < 5

@@ -44,7 +44,8 @@ from training.models import (
     StepName,
     StepState,
 )
-from training.runs.launch import LaunchRefusedError, default_inputs, start_run
+from training.runs.launch import LaunchRefusedError, start_run
+from training.runs.starting_points import default_inputs
 
 if TYPE_CHECKING:
     from training.models import Run

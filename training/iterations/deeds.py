@@ -30,12 +30,8 @@ from training.models import (
     StepName,
     StepState,
 )
-from training.runs.launch import (
-    RunStateError,
-    current_policy,
-    resume_run,
-    stop_run,
-)
+from training.runs.control import RunStateError, resume_run, stop_run
+from training.runs.starting_points import current_policy
 from training.wording.words import words
 
 if TYPE_CHECKING:

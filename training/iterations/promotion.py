@@ -34,7 +34,7 @@ from training.models import (
     RunState,
 )
 from training.runs.first_policy import broken_figures
-from training.runs.launch import current_policy
+from training.runs.starting_points import current_policy
 from training.storage import store
 
 if TYPE_CHECKING:

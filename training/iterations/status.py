@@ -27,7 +27,7 @@ from training.models import (
     StepName,
     StepState,
 )
-from training.runs.launch import default_inputs
+from training.runs.starting_points import default_inputs
 
 if TYPE_CHECKING:
     from training.models import Run

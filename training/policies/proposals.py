@@ -34,7 +34,7 @@ from annotation.models import Draft, Project, ThinkingContext
 from records.manifests import NotWholeError, read_whole
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
 from training.runs.command import START, program_environment
-from training.runs.launch import current_policy, newest_policy
+from training.runs.starting_points import current_policy, newest_policy
 from training.runs.warm import warm_environment
 from training.storage import store
 

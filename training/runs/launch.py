@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
-from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext
-from django.utils.translation import gettext_lazy as _
 
-from annotation.models import Judgment, Project
+from annotation.models import Project
 from records.manifests import NotWholeError
 from records.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.access import require_trainer
@@ -26,7 +22,6 @@ from training.models import (
     LEAVES_A_POLICY,
     Checkpoint,
     InputRole,
-    Promotion,
     Run,
     RunInput,
     RunKind,
@@ -35,89 +30,18 @@ from training.models import (
 )
 from training.runs.bases import BaseRefusedError, base_name, own_checkpoint
 from training.runs.hints import send_hint_on_commit
+from training.runs.input_rules import INPUTS
 from training.runs.placement import announced_queues
+from training.runs.starting_points import default_inputs
 from training.storage import store
 from training.storage.snapshots import NothingToTrainOnError, build_snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
-    from django.utils.functional import _StrPromise
 
 
 TWICE = timedelta(minutes=1)
 """Within this a form that is sent again asks for the same run."""
-
-
-@dataclass(frozen=True)
-class Takes:
-    """Which checkpoints a kind of run starts from; required or not."""
-
-    role: InputRole
-    required: bool
-    help: _StrPromise
-
-
-INPUTS: dict[str, tuple[Takes, ...]] = {
-    RunKind.SFT: (
-        Takes(
-            InputRole.POLICY, False, _("Go on from this one instead of from scratch.")
-        ),
-    ),
-    RunKind.DRAW: (
-        Takes(InputRole.POLICY, True, _("The policy whose answers people will judge.")),
-        Takes(InputRole.INITIAL, False, _("Also answers, for comparison.")),
-        Takes(
-            InputRole.REWARD,
-            False,
-            _("Scores the answers, to be compared with what people say of them."),
-        ),
-    ),
-    RunKind.REWARD: (
-        Takes(InputRole.POLICY, True, _("The language model that learns to judge.")),
-    ),
-    RunKind.POLICY: (
-        Takes(InputRole.POLICY, True, _("The policy to improve.")),
-        Takes(
-            InputRole.INITIAL,
-            False,
-            _("The reference of the KL term; without one, the policy as it starts."),
-        ),
-        Takes(
-            InputRole.REWARD,
-            False,
-            _(
-                "Scores the answers; needed where the consistency source is the reward "
-                "model."
-            ),
-        ),
-        Takes(
-            InputRole.REWARD_2,
-            False,
-            _("Judges beside the first: the lowest score of all counts."),
-        ),
-        Takes(InputRole.REWARD_3, False, _("Judges beside the first two.")),
-        Takes(
-            InputRole.PREFERENCE,
-            False,
-            _(
-                "Scores answers of tasks that are neither action nor reasoning tasks; "
-                "a reward run that judges “preference” makes one."
-            ),
-        ),
-    ),
-    RunKind.PREFERENCE: (
-        Takes(
-            InputRole.POLICY,
-            True,
-            _("The policy to improve; also what it is held to."),
-        ),
-    ),
-    RunKind.EVALUATE: (
-        Takes(InputRole.POLICY, True, _("The policy to measure.")),
-        Takes(InputRole.INITIAL, False, _("Measured beside it.")),
-        Takes(InputRole.REWARD, False, _("Scores consistency besides the oracle.")),
-    ),
-}
 
 
 class LaunchRefusedError(Exception):
@@ -133,10 +57,6 @@ class LaunchRefusedError(Exception):
                 f"{name}: {why}" if name else why for name, why in problems.items()
             )
         )
-
-
-class RunStateError(Exception):
-    """The run is not in a state in which this can be done."""
 
 
 def start_run(
@@ -199,7 +119,7 @@ def start_run(
             "This run needs one. Train a reward model first."
         )
     if queue and queue not in {each.name for each in announced_queues()}:
-        problems["queue"] = _no_such_queue(queue)
+        problems["queue"] = no_such_queue(queue)
     if problems:
         raise LaunchRefusedError(problems)
 
@@ -314,9 +234,9 @@ def start_asked_draws() -> list[Run]:
                 by_itself=True,
             )
         except LaunchRefusedError as error:
-            _note(run, f"The draw it asked for did not start: {error}", "warning")
+            add_note(run, f"The draw it asked for did not start: {error}", "warning")
         else:
-            _note(run, f"Started run {draw.pk} to draw its answers.")
+            add_note(run, f"Started run {draw.pk} to draw its answers.")
             draws.append(draw)
     return draws
 
@@ -385,205 +305,13 @@ def _problems_with_ensemble(inputs: Mapping[str, Checkpoint]) -> dict[str, str]:
     return problems
 
 
-def stop_run(*, project: Project, run: Run, user: User | None) -> Run:
-    """Ask a run to write a checkpoint and end; a queued one ends at once.
-
-    Asking twice changes nothing. Raises RunStateError when it has ended already.
-    """
-    with transaction.atomic():
-        require_trainer(project, user, deed="Stopping a run")
-        run = _locked(project, run)
-        if run.is_final:
-            raise RunStateError(
-                gettext("%(run)s has ended already: %(state)s.")
-                % {"run": run, "state": run.get_state_display()}
-            )
-        if run.stop_requested:
-            return run
-        run.stop_requested = True
-        if run.state == RunState.QUEUED:
-            run.state, run.ended_at = RunState.STOPPED, timezone.now()
-        else:
-            run.state = RunState.STOPPING
-        run.save(update_fields=["stop_requested", "state", "ended_at"])
-        _note(run, f"{user or 'Somebody'} asked the run to stop.")
-    return run
-
-
-def resume_run(*, project: Project, run: Run, user: User | None) -> Run:
-    """Queue a stopped or failed run again; it goes on from its last whole checkpoint.
-
-    Raises RunStateError when the run is not stopped or failed.
-    """
-    with transaction.atomic():
-        require_trainer(project, user, deed="Resuming a run")
-        run = _locked(project, run)
-        if run.state not in (RunState.STOPPED, RunState.FAILED):
-            state = run.get_state_display().lower()
-            raise RunStateError(
-                gettext(
-                    "Only a stopped or failed run can be resumed; this one is %(state)s."
-                )
-                % {"state": state}
-            )
-        run.state = RunState.QUEUED
-        run.stop_requested = False
-        run.attempts = 0
-        run.error = ""
-        run.ended_at = None
-        if run.program_state != "finished":
-            # A program that finished only has its outputs received again.
-            run.program_state, run.result = "", {}
-        run.save()
-        _note(run, f"{user or 'Somebody'} resumed the run.")
-        send_hint_on_commit(run.pk)
-    return run
-
-
-def change_place(
-    *,
-    project: Project,
-    run: Run,
-    user: User | None,
-    queue: str,
-    shares_device: bool,
-) -> Run:
-    """Change which workers a queued run waits for, and whether it shares their GPU.
-
-    A worker that claims it at the same time locks the same row: it gets the run as it
-    was, and this raises RunStateError; or it comes later and looks at the new wish.
-    Raises LaunchRefusedError for a queue that no worker has announced.
-    """
-    with transaction.atomic():
-        require_trainer(project, user, deed="Changing where a run runs")
-        run = _locked(project, run)
-        if run.state != RunState.QUEUED:
-            raise RunStateError(
-                gettext(
-                    "Where it runs can be changed only while it is queued; this one is "
-                    "%(state)s."
-                )
-                % {"state": run.get_state_display().lower()}
-            )
-        known = {"", run.queue, *(each.name for each in announced_queues())}
-        if queue not in known:
-            raise LaunchRefusedError({"queue": _no_such_queue(queue)})
-        before, run.queue = run.queue, queue
-        shared, run.shares_device = run.shares_device, shares_device
-        if (before, shared) == (queue, shares_device):
-            return run
-        run.save(update_fields=["queue", "shares_device"])
-        told = f"{user or 'Somebody'} changed what the run waits for: "
-        told += f"{_wish(before, shared)} → {_wish(queue, shares_device)}."
-        _note(run, told)
-        send_hint_on_commit(run.pk)
-    return run
-
-
-def _locked(project: Project, run: Run) -> Run:
-    """Lock the project's run and return it as it is now."""
-    return get_object_or_404(
-        Run.objects.select_for_update(), project=project, pk=run.pk
-    )
-
-
-def _wish(queue: str, shares_device: bool) -> str:
+def device_wish(queue: str, shares_device: bool) -> str:
     return f"{queue or 'any worker'}{', sharing its GPU' if shares_device else ''}"
 
 
-def _no_such_queue(queue: str) -> str:
+def no_such_queue(queue: str) -> str:
     return gettext("No worker has announced a queue “%(name)s”.") % {"name": queue}
 
 
-def _note(run: Run, message: str, level: str = "info") -> None:
+def add_note(run: Run, message: str, level: str = "info") -> None:
     RunNote.objects.create(run=run, message=message, level=level, at=timezone.now())
-
-
-def current_policy(project: Project) -> Checkpoint | None:
-    """Return the checkpoint the newest promotion names, if any."""
-    newest = (
-        Promotion.objects.filter(project=project)
-        .select_related("checkpoint__run")
-        .order_by("-pk")
-        .first()
-    )
-    return newest.checkpoint if newest else None
-
-
-def initial_policy(project: Project) -> Checkpoint | None:
-    """Return the newest promoted checkpoint of an SFT run, if any."""
-    newest = (
-        Promotion.objects.filter(project=project, checkpoint__run__kind=RunKind.SFT)
-        .select_related("checkpoint__run")
-        .order_by("-pk")
-        .first()
-    )
-    return newest.checkpoint if newest else None
-
-
-def newest_policy(project: Project) -> Checkpoint | None:
-    """Return the final checkpoint of the newest policy, promoted or not, if any."""
-    return (
-        Checkpoint.objects.filter(project=project, files_removed_at__isnull=True)
-        .policies()
-        .final()
-        .select_related("run")
-        .order_by("-pk")
-        .first()
-    )
-
-
-def newest_reward_model(project: Project) -> Checkpoint | None:
-    """Return the final checkpoint of the newest reward run for consistency, if any."""
-    every = Checkpoint.objects.filter(project=project).consistency_models()
-    return every.final().select_related("run").order_by("-pk").first()
-
-
-def newest_preference_model(project: Project) -> Checkpoint | None:
-    """Return the final checkpoint of the newest reward run for preference, if any."""
-    every = Checkpoint.objects.filter(project=project).preference_models()
-    return every.final().select_related("run").order_by("-pk").first()
-
-
-def default_inputs(project: Project, kind: str) -> dict[str, Checkpoint]:
-    """Return the checkpoints a new run of this kind would sensibly start from."""
-    initial = initial_policy(project)
-    policy = initial if kind == RunKind.REWARD else current_policy(project)
-    known = {
-        InputRole.POLICY: None if kind == RunKind.SFT else policy,
-        InputRole.INITIAL: initial,
-        InputRole.REWARD: newest_reward_model(project),
-        InputRole.PREFERENCE: newest_preference_model(project),
-    }
-    return {
-        takes.role.value: checkpoint
-        for takes in INPUTS[kind]
-        if (checkpoint := known.get(takes.role)) is not None
-    }
-
-
-def policies_that_learned_from(judgment: Judgment) -> QuerySet[Checkpoint]:
-    """Return the policies that learned from a judgment, by a reward model or directly.
-
-    The paths: judgment → snapshot → reward run → its checkpoints → policy run → its
-    checkpoints; and judgment → snapshot → preference run → its checkpoints. A policy
-    that started from such a policy counts as well.
-    """
-    taught = Checkpoint.objects.filter(run__snapshot__judgments=judgment)
-    learned = set(taught.policies().values_list("pk", flat=True))
-    newest = learned | set(taught.reward_models().values_list("pk", flat=True))
-    while newest:
-        children = set(
-            Checkpoint.objects.filter(
-                Exists(
-                    RunInput.objects.filter(
-                        run=OuterRef("run"), checkpoint_id__in=newest
-                    ).exclude(role=InputRole.INITIAL)
-                )
-            )
-            .policies()
-            .values_list("pk", flat=True)
-        )
-        newest = children - learned
-        learned |= children
-    return Checkpoint.objects.filter(pk__in=learned).for_list()

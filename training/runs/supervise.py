@@ -16,7 +16,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,7 +26,6 @@ from django.db.models.functions import Now
 
 from records.manifests import NotWholeError
 from training.models import (
-    ACTIVE_STATES,
     Run,
     RunKind,
     RunState,
@@ -43,6 +41,7 @@ from training.runs.claim import (
 from training.runs.command import program_command, program_environment
 from training.runs.first_policy import promote_the_first
 from training.runs.hardware import Meter
+from training.runs.heartbeat import Heart, Porter
 from training.runs.ingest import (
     LostRunError,
     OutputError,
@@ -108,84 +107,6 @@ def supervise(
         return supervision.see_through()
 
 
-class _Heart(threading.Thread):
-    """Renews the lease from a thread of its own, whatever the supervision does.
-
-    ``lost`` is set when the token no longer holds the run, ``stop`` when a person asked
-    it to stop. While the database is away the lease cannot be renewed, and nobody else
-    can claim either; so an outage alone never ends a run.
-    """
-
-    def __init__(self, run: Run, timing: Timing) -> None:
-        super().__init__(name=f"heart of run {run.pk}", daemon=True)
-        self.run_id, self.token, self.timing = run.pk, run.token, timing
-        self.lost = threading.Event()
-        self.stop = threading.Event()
-        self._done = threading.Event()
-
-    def __enter__(self) -> _Heart:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self.join()
-
-    def run(self) -> None:
-        try:
-            while not self._done.wait(self.timing.beat) and not self.lost.is_set():
-                try:
-                    self._beat()
-                except (OperationalError, InterfaceError) as error:
-                    logger.warning("Run %s: no database: %s", self.run_id, error)
-                finally:
-                    connection.close()
-        finally:
-            connection.close()
-
-    def _beat(self) -> None:
-        held = Run.objects.filter(
-            pk=self.run_id, token=self.token, state__in=ACTIVE_STATES
-        )
-        if not held.update(
-            leased_until=Now() + timedelta(seconds=self.timing.lease),
-            heartbeat_at=Now(),
-        ):
-            if not self._done.is_set():
-                self.lost.set()
-        elif held.filter(stop_requested=True).exists():
-            self.stop.set()
-
-
-class _Porter(threading.Thread):
-    """Puts the checkpoints of a run into the store as they come, in a thread of its own."""
-
-    def __init__(self, run: Run, every: float) -> None:
-        super().__init__(name=f"porter of run {run.pk}", daemon=True)
-        self.run_, self.every = run, every
-        self._done = threading.Event()
-
-    def run(self) -> None:
-        while not self._done.wait(self.every):
-            try:
-                store.put_checkpoints(self.run_)
-            except (
-                store.StoreError,
-                OSError,
-                OperationalError,
-                InterfaceError,
-            ) as error:
-                logger.warning("Run %s: %s", self.run_.pk, error)
-            finally:
-                connection.close()
-
-    def finish(self) -> None:
-        """End it; what it carries is brought to its place first."""
-        self._done.set()
-        if self.is_alive():
-            self.join()
-
-
 class _Supervision:
     """One hold of one run, from its claim to its end."""
 
@@ -202,8 +123,8 @@ class _Supervision:
         self.environment = environment
         self.timing = timing
         self.shutdown = shutdown
-        self.heart = _Heart(run, timing)
-        self.porter = _Porter(run, timing.beat)
+        self.heart = Heart(run, timing)
+        self.porter = Porter(run, timing.beat)
         self.child: subprocess.Popen[bytes] | None = None
         self.fell_silent = False
 

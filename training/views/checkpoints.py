@@ -50,7 +50,7 @@ from training.policies.retention import (
     retention_of,
     save_policy,
 )
-from training.runs.launch import (
+from training.runs.starting_points import (
     current_policy,
     initial_policy,
     policies_that_learned_from,

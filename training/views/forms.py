@@ -28,8 +28,9 @@ from training.models import (
 )
 from training.policies.export import UNKNOWN_LICENCE
 from training.runs.bases import BaseRefusedError, base_directory, own_checkpoint
-from training.runs.launch import INPUTS, default_inputs
+from training.runs.input_rules import INPUTS
 from training.runs.placement import Queue, announced_queues
+from training.runs.starting_points import default_inputs
 from training.wording.figures import capitalized
 from training.wording.words import When, help_of, only_with, words
 

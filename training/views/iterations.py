@@ -28,7 +28,7 @@ from training.iterations.deeds import IterationRefusedError
 from training.iterations.metrics import Comparison, Fresh, fresh_figures
 from training.iterations.status import STEPS, is_unchanged, run_of
 from training.models import RUN_STEPS, Checkpoint, Iteration, Run, StepName, run_name
-from training.runs.launch import current_policy
+from training.runs.starting_points import current_policy
 from training.views.forms import IterationForm, RecipeForm
 from training.views.iteration_lines import (
     changes,

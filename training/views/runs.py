@@ -51,16 +51,10 @@ from training.models import (
     RunState,
     run_name,
 )
-from training.runs.launch import (
-    LaunchRefusedError,
-    RunStateError,
-    change_place,
-    default_inputs,
-    resume_run,
-    start_run,
-    stop_run,
-)
+from training.runs.control import RunStateError, change_place, resume_run, stop_run
+from training.runs.launch import LaunchRefusedError, start_run
 from training.runs.placement import announced_queues, holders
+from training.runs.starting_points import default_inputs
 from training.views import charts
 from training.views.forms import NewRunForm, PlaceForm, RunFilterForm, chosen_inputs
 from training.views.run_samples import shown
