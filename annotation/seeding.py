@@ -23,7 +23,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from actions.demo import derive, oracle
-from actions.demo.generator import Sample as DemoSample
+from actions.demo.shapes import Sample as DemoSample
 from annotation.authoring.review import comment_on
 from annotation.authoring.sample_rows import save_sample
 from annotation.judging.guidelines import (

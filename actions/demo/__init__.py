@@ -5,6 +5,7 @@ for a turn, :mod:`~actions.demo.derive` makes consistent and inconsistent partne
 label response, :mod:`~actions.demo.simulators` answers the action calls.
 """
 
-from actions.demo.generator import DIFFICULTIES, Difficulty, generate
+from actions.demo.generator import generate
+from actions.demo.shapes import DIFFICULTIES, Difficulty
 
 __all__ = ["DIFFICULTIES", "Difficulty", "generate"]

@@ -10,7 +10,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from actions.demo.generator import DIFFICULTIES, SPLITS, Sample, generate
+from actions.demo.generator import SPLITS, generate
+from actions.demo.shapes import DIFFICULTIES, Sample
 from actions.grammar import parse
 
 _WORD = re.compile(r"\w+|[^\w\s]+")

@@ -27,8 +27,8 @@ from actions.demo.facts import (
     parse_facts,
     render,
 )
-from actions.demo.generator import is_reserved
 from actions.demo.oracle import judge_facts
+from actions.demo.orders import is_reserved
 from actions.demo.scenarios import NOISE, NUMBERS, SCENARIOS, Value
 
 T = TypeVar("T")

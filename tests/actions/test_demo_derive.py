@@ -16,8 +16,8 @@ from actions.demo.derive import (
     reworded,
 )
 from actions.demo.facts import steps_by_wording
-from actions.demo.generator import is_reserved
 from actions.demo.oracle import judge
+from actions.demo.orders import is_reserved
 from actions.grammar import parse
 
 SAMPLES = list(generate(seed=5, count=90)) + list(

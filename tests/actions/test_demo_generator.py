@@ -16,8 +16,9 @@ from actions.builtins import BUILT_IN_ACTIONS
 from actions.definitions import check_parameters, parse_definition
 from actions.demo import DIFFICULTIES, Difficulty, generate
 from actions.demo.facts import bank
-from actions.demo.generator import SPLITS, is_reserved, reserved_orders
+from actions.demo.generator import SPLITS
 from actions.demo.oracle import judge
+from actions.demo.orders import is_reserved, reserved_orders
 from actions.demo.scenarios import SCENARIOS, SITUATIONS
 from actions.grammar import parse, render
 

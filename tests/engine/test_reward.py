@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from actions.demo import oracle
 from actions.demo.facts import steps_by_wording
-from actions.demo.generator import is_reserved
+from actions.demo.orders import is_reserved
 from actions.grammar import parse
 from records.checkpoints import read_manifest
 from records.recipes import RewardRecipe

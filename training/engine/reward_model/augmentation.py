@@ -26,7 +26,7 @@ from actions.demo.derive import (
     reworded,
 )
 from actions.demo.facts import parse_facts, steps_by_wording
-from actions.demo.generator import is_reserved
+from actions.demo.orders import is_reserved
 from actions.grammar import ActionCall, Response, Text, parse, render
 from actions.plans import find_plan
 from actions.tags import JSON
