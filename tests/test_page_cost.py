@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from benchmarks import page_cost
+from benchmarks import many, page_cost
 from benchmarks.page_cost import LIMIT, Cost
 
 PAIRS = 100_000
@@ -34,10 +34,10 @@ def costs(django_db_setup, django_db_blocker) -> list[Cost]:
     with django_db_blocker.unblock(), patch.object(undefined, "fail", False):
         assert connection.settings_dict["NAME"].startswith("test_")
         try:
-            many = page_cost.fill(PAIRS)
-            visits = [page_cost.visit(page) for page in page_cost.pages_of(many)]
+            data = many.fill(PAIRS)
+            visits = [page_cost.visit(page) for page in page_cost.pages_of(data)]
         finally:
-            page_cost.clear()
+            many.clear()
     return [cost for cost in visits if cost is not None]
 
 

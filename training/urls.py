@@ -6,6 +6,7 @@ from training.views import (
     checkpoints,
     curves,
     iterations,
+    new_run,
     proposals,
     run_samples,
     runs,
@@ -14,7 +15,7 @@ from training.views import (
 app_name = "training"
 urlpatterns = [
     path("p/<slug:slug>/runs/", runs.runs, name="runs"),
-    path("p/<slug:slug>/runs/new/<slug:kind>/", runs.run_new, name="run-new"),
+    path("p/<slug:slug>/runs/new/<slug:kind>/", new_run.run_new, name="run-new"),
     path("p/<slug:slug>/runs/compare/", curves.compare, name="runs-compare"),
     path("p/<slug:slug>/runs/<int:pk>/", runs.run, name="run"),
     path("p/<slug:slug>/runs/<int:pk>/live/", runs.live, name="run-live"),

@@ -64,12 +64,7 @@ from training.views.forms import (
     RetentionForm,
 )
 from training.views.iteration_lines import comparison_facts
-from training.views.runs import (
-    all_of,
-    next_kinds,
-    parents_of,
-    recipe_lines,
-)
+from training.views.run_facts import all_of, next_kinds, parents_of, recipe_lines
 from training.wording.figures import folded_figures, number_text
 from training.wording.words import words
 
