@@ -1,7 +1,6 @@
-"""The rows of the trainer, in four files.
+"""The rows of the trainer, in four files; each imports only those before it:
 
-``snapshots`` imports no other; ``runs`` imports ``snapshots``; ``checkpoints`` and
-``iterations`` import ``runs``.
+``snapshots``, ``runs``, then ``checkpoints`` and ``iterations``.
 """
 
 from training.models.checkpoints import (

@@ -18,8 +18,6 @@ from training.models.snapshots import Snapshot
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 
-    from training.models.checkpoints import Checkpoint, RunInput
-
 
 class RunKind(models.TextChoices):
     SFT = "sft", _("Supervised fine-tuning")
@@ -98,9 +96,9 @@ class Run(models.Model):
     kind = models.CharField(max_length=16, choices=RunKind.choices)
     recipe = models.JSONField(help_text="The settings, as validated by the recipe.")
     snapshot = models.ForeignKey(Snapshot, null=True, on_delete=models.PROTECT)
-    inputs: models.ManyToManyField[Checkpoint, RunInput] = models.ManyToManyField(
-        "Checkpoint",
-        through="RunInput",
+    inputs = models.ManyToManyField(
+        "training.Checkpoint",
+        through="training.RunInput",
         related_name="used_by",
         help_text="The checkpoints this run starts from.",
     )
