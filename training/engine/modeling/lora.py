@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
@@ -18,6 +18,13 @@ def adapters(rank: int, alpha: int) -> LoraConfig:
     return LoraConfig(
         r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
+
+
+def with_adapters(model: PreTrainedModel, rank: int, alpha: int) -> PeftModel:
+    """Return fresh adapters around a model whose own weights stay as they are."""
+    learner = get_peft_model(model, adapters(rank, alpha))
+    assert isinstance(learner, PeftModel)
+    return learner
 
 
 def merged(learner: PreTrainedModel | PeftModel) -> PreTrainedModel:

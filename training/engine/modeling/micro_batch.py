@@ -1,9 +1,9 @@
-"""Out of memory: compute in smaller parts, and say so.
+"""Micro-batches: a step computed in parts, in smaller ones when memory runs out.
 
-A step's gradient is the sum of its parts', so fewer rows at once change the memory and
-nothing else. When a part does not fit, the gradients of the step begun are dropped, the
-parts are halved, the whole step is done again, and the later ones keep the smaller size.
-The same holds of responses drawn, whose noise does not depend on the batches.
+A step's gradient is the sum of its micro-batches', so fewer rows at once change the memory
+and nothing else. When a micro-batch does not fit, the gradients of the step begun are
+dropped, the size is halved, the whole step is done again, and later steps keep the smaller
+size. The same holds of sampled responses, whose noise does not depend on the batches.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from training.engine.run.distributed import process_count
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+Context = Callable[[], contextlib.AbstractContextManager[object]]
 
 
-class Parts:
+class MicroBatch:
     """How many rows are computed at once; ``size`` only ever falls.
 
-    ``of`` names what ``size`` counts. ``together`` says whether the processes of a run
-    wait for each other in what is computed: then none can try again alone.
+    ``of`` names what ``size`` counts, ``log`` takes a message and its level.
+    ``synchronized`` says whether the processes of a run wait for each other in what is
+    computed: then none can try again by itself.
     """
 
     def __init__(
         self,
         size: int,
-        tell: Callable[[str, str], None],
+        log: Callable[[str, str], None],
         of: str = "rows",
-        together: bool = True,
+        synchronized: bool = True,
     ) -> None:
         self.size = size
-        self.tell, self.of, self.together = tell, of, together
+        self.log, self.of, self.synchronized = log, of, synchronized
         self.fell = False
 
     def run(
@@ -45,17 +47,17 @@ class Parts:
         undo: Callable[[], None] = lambda: None,
         least: int = 1,
     ) -> Result:
-        """Return ``attempt(size)``, in ever smaller parts until it fits.
+        """Return ``attempt(size)``, with ever smaller sizes until it fits.
 
-        ``undo`` drops the gradients of a failed attempt. A part of the ``least`` size
-        that does not fit is the end; so is running out beside other processes, which
-        would wait for this one.
+        ``undo`` drops the gradients of a failed attempt. Running out at the ``least``
+        size is the end; so is running out beside other processes, which would wait for
+        this one.
         """
         while True:
             try:
                 return attempt(self.size)
             except torch.OutOfMemoryError:
-                if self.size <= least or (self.together and process_count() > 1):
+                if self.size <= least or (self.synchronized and process_count() > 1):
                     raise
             # Outside of the handler: the error holds the frames, and they the tensors.
             undo()
@@ -64,26 +66,47 @@ class Parts:
                 torch.cuda.empty_cache()
             before, self.size = self.size, max(least, (self.size + 1) // 2)
             self.fell = True
-            self.tell(
+            self.log(
                 f"out of memory with {before} {self.of} at once: going on with "
                 f"{self.size}, what is computed stays the same",
                 "warning",
             )
 
+    def accumulate(
+        self,
+        split: Callable[[int], Sequence[Piece]],
+        backward: Callable[[Piece], torch.Tensor],
+        zero_grad: Callable[[], None],
+        no_sync: Context = contextlib.nullcontext,
+    ) -> torch.Tensor:
+        """Leave the gradient of a whole step; return the sum of what ``backward`` gives.
 
-def summed(
-    pieces: Sequence[Piece],
-    learn: Callable[[Piece], torch.Tensor],
-    apart: Callable[[], contextlib.AbstractContextManager[object]],
+        ``split(size)`` cuts the step into micro-batches of at most ``size`` rows;
+        ``backward`` adds the gradient of one and returns its loss, or a vector of sums.
+        """
+
+        def attempt(size: int) -> torch.Tensor:
+            return accumulate_gradients(split(size), backward, no_sync)
+
+        return self.run(attempt, zero_grad)
+
+
+def accumulate_gradients(
+    micro_batches: Sequence[Piece],
+    backward: Callable[[Piece], torch.Tensor],
+    no_sync: Context = contextlib.nullcontext,
 ) -> torch.Tensor:
-    """Return the summed losses of the pieces of a step, each learned by ``learn``.
+    """Return the sum of what ``backward`` gives of the micro-batches of a step.
 
-    Several processes exchange their gradients once a step: all pieces but the last are
-    learned in the context of ``apart``.
+    Several processes exchange gradients once a step: all micro-batches but the last are
+    computed within ``no_sync()``.
     """
-    losses: list[torch.Tensor] = []
-    for number, piece in enumerate(pieces, start=1):
-        last = number == len(pieces)
-        with contextlib.nullcontext() if last else apart():
-            losses.append(learn(piece))
-    return torch.stack(losses).sum()
+    results: list[torch.Tensor] = []
+    for number, piece in enumerate(micro_batches, start=1):
+        last = number == len(micro_batches)
+        with contextlib.nullcontext() if last else no_sync():
+            results.append(backward(piece))
+    return torch.stack(results).sum(0)
+
+
+Parts, summed = MicroBatch, accumulate_gradients  # older names

@@ -6,15 +6,18 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim import AdamW, Muon, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from records.finite import must_be_finite
 from records.recipes import RecipeError
 from training.engine.modeling.new_tokens import NewRows, RowsAdamW
+
+ClipGradients: TypeAlias = Callable[..., torch.Tensor | None]
 
 
 class Together(Optimizer):
@@ -124,22 +127,68 @@ def _adamw_8bit() -> Callable[..., Optimizer]:
     return found
 
 
-def trapezoid(
-    optimizer: Optimizer, *, first: int, steps: int, warmup: int, decay_share: float
+def warmup_stable_decay(
+    optimizer: Optimizer, *, first: int, steps: int, warmup: int, decay_fraction: float
 ) -> LambdaLR:
     """Return a schedule: linear warm-up, flat, linear fall to zero at ``steps``.
 
-    It depends on the step alone; ``first`` is the number of steps already done.
+    Warmup-stable-decay (Hu et al. 2024, MiniCPM, section 4), the fall over the last
+    ``decay_fraction`` of the steps. It depends on the step alone; ``first`` is the number
+    of steps already done.
     """
-    decay = max(1, round(steps * decay_share))
+    decay = max(1, round(steps * decay_fraction))
 
-    def share(step: int) -> float:
+    def scale(step: int) -> float:
         done = first + step
         rising = (done + 1) / warmup if warmup else 1.0
         falling = (steps - done) / decay
         return max(0.0, min(1.0, rising, falling))
 
-    return LambdaLR(optimizer, share)
+    return LambdaLR(optimizer, scale)
+
+
+def trapezoid(
+    optimizer: Optimizer, *, first: int, steps: int, warmup: int, decay_share: float
+) -> LambdaLR:
+    """Return ``warmup_stable_decay``: its older name."""
+    return warmup_stable_decay(
+        optimizer, first=first, steps=steps, warmup=warmup, decay_fraction=decay_share
+    )
+
+
+def update(
+    optimizer: Optimizer,
+    schedule: LRScheduler | None,
+    parameters: Iterable[torch.Tensor],
+    *,
+    loss: float,
+    max_grad_norm: float,
+    step: int,
+    clip: ClipGradients = torch.nn.utils.clip_grad_norm_,
+) -> dict[str, float]:
+    """Take one optimizer step on the gradients in hand; return its figures.
+
+    Every program's weights move here and nowhere else, so here a run stops whose loss or
+    gradient norm is not finite: the weights have not moved yet and are still good.
+    ``loss`` and the norm are those of all processes, so all stop together. ``step`` counts
+    from 1 and is named in the error. A ``max_grad_norm`` of 0 does not clip. ``clip`` is
+    ``accelerator.clip_grad_norm_`` where several processes hold the gradients; DeepSpeed
+    has no norm before its first step. Raises ``NotFiniteError``.
+    """
+    place = f"step {step}"
+    must_be_finite(loss, "loss", place)
+    norm = clip(parameters, max_grad_norm or float("inf"))
+    figures = {"loss": loss}
+    if norm is not None:
+        figures["gradient_norm"] = must_be_finite(float(norm), "gradient norm", place)
+    rate = adamw_rate(optimizer, optimizer.param_groups[0]["lr"])
+    assert rate is not None
+    figures["learning_rate"] = rate
+    optimizer.step()
+    if schedule is not None:
+        schedule.step()
+    optimizer.zero_grad()
+    return figures
 
 
 def save_optimizer(optimizer: Together, folder: Path) -> None:

@@ -54,7 +54,7 @@ def room(batch_tokens: int, tell: Callable[[str, str], None]) -> Parts:
     For the own loop, whose noise does not depend on the batches; a process can begin a
     batch again without the others.
     """
-    return Parts(batch_tokens, tell, "token positions", together=False)
+    return Parts(batch_tokens, tell, "token positions", synchronized=False)
 
 
 @dataclass(frozen=True)
