@@ -14,7 +14,7 @@ from config.state import BASE_DIR
 from config.version import VERSION, read_version
 
 READERS = {"flag", "integer", "matching", "text", "words", "path", "secret", "given"}
-PACKAGES = ("actions", "annotation", "config", "training")
+PACKAGES = ["actions", "annotation", "config", "local", "loop", "records", "training"]
 
 
 def sources() -> list[Path]:
@@ -123,3 +123,39 @@ def test_compose_needs_no_variable_that_operations_does_not_name():
     used = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text()))
     documented = (BASE_DIR / "docs" / "operations.md").read_text()
     assert {name for name in used if f"`{name}`" not in documented} == set()
+
+
+WORKFLOW = BASE_DIR / ".github" / "workflows" / "ci.yml"
+
+
+def test_the_hosted_checks_run_what_a_change_has_to_pass():
+    job = yaml.safe_load(WORKFLOW.read_text())["jobs"]["test"]
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    local = (BASE_DIR / ".ci" / "run").read_text()
+    assert {"make test", ".venv/bin/pytest -m browser"} <= set(commands)
+    assert all(f"\n{command} " in local for command in (commands[0], commands[-1]))
+    project = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+
+
+def test_the_hosted_checks_pin_their_actions_and_get_no_secret():
+    text = WORKFLOW.read_text()
+    used = re.findall(r"uses: (\S+)", text)
+    assert used
+    assert [name for name in used if not re.search(r"@[0-9a-f]{40}$", name)] == []
+    assert "secrets" not in text
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+
+
+def test_every_vendored_file_is_named_with_its_version_and_licence():
+    vendor = BASE_DIR / "static" / "vendor"
+    versions = dict(
+        re.findall(r"^(\S+) (\d\S*), ", (vendor / "VERSIONS.txt").read_text(), re.M)
+    )
+    assert set(versions) == {"htmx.org", "uPlot"}
+    page = (BASE_DIR / "THIRD_PARTY.md").read_text(encoding="utf-8")
+    assert [v for v in versions.values() if f"| {v} |" not in page] == []
+    folders = {path for path in vendor.iterdir() if path.is_dir()}
+    assert [f for f in folders if not (f / "LICENSE").is_file()] == []
+    assert [f.name for f in folders if f"`static/vendor/{f.name}/`" not in page] == []
