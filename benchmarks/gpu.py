@@ -42,7 +42,6 @@ from transformers.utils import logging
 
 from actions.demo import generate
 from benchmarks import score_pairs
-from benchmarks.runs import START
 from records.recipes import RewardRecipe
 from training.engine.modeling.policies import Place, prepare
 from training.engine.modeling.throughput import Work, matrix_rate
@@ -100,7 +99,7 @@ def run(folder: Path, program: str, recipe: dict, **more: dict) -> list[dict]:
     told = {"program": program, "recipe": recipe, "data": data, **more}
     (folder / "run.json").write_text(json.dumps(told))
     ended = subprocess.run(
-        [*START, f"training.engine.{program}", str(folder)],
+        [sys.executable, "-m", f"training.engine.{program}", str(folder)],
         capture_output=True,
         text=True,
         check=False,

@@ -50,7 +50,6 @@ from benchmarks.runs import (
     Site,
     read,
     say,
-    warm_starts,
     write,
 )
 
@@ -446,7 +445,7 @@ def main() -> int:
     seeds = [Seed(site, number) for number in options.seeds]
     started = time.monotonic()
     try:
-        with warm_starts(), ThreadPoolExecutor(len(seeds)) as pool:
+        with ThreadPoolExecutor(len(seeds)) as pool:
             for done in [pool.submit(seed.learn) for seed in seeds]:
                 done.result()
     except (RunFailedError, KeyboardInterrupt) as error:

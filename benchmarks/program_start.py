@@ -1,9 +1,10 @@
-"""How long a program takes to start: by itself, and forked from a warm process.
+"""How long a program takes to start: almost all of it is its imports.
 
-    python -m benchmarks.program_start [--times 5]
+    python -m benchmarks.program_start [PROGRAM]… [--times 5]
 
-Each start runs ``training.engine.sft`` on a folder that is not there, so the program says
-so as soon as it has its imports. The warm process's own start is told beside.
+Each start runs a program of the engine on a folder that is not there, so it says so as
+soon as it has its imports. One line a program: the median of the wall clock, and of the
+processor's seconds.
 """
 
 from __future__ import annotations
@@ -15,40 +16,43 @@ import subprocess
 import sys
 import time
 
-from benchmarks.runs import START, say, warm_starts
+from benchmarks.runs import say
 
-PROGRAM = [*START, "training.engine.sft", "/nowhere"]
-
-
-def starts(times: int) -> list[float]:
-    """Return the seconds of so many starts."""
-    found = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        ended = subprocess.run(PROGRAM, stderr=subprocess.PIPE, text=True, check=False)
-        found.append(time.perf_counter() - begin)
-        if "expected a run directory" not in ended.stderr:
-            raise SystemExit(ended.stderr)
-    return found
+PROGRAMS = ("sft", "draw", "reward", "policy", "preference", "evaluate")
 
 
-def main() -> int:
-    """Print the medians and their ratio."""
+def start(program: str) -> tuple[float, float]:
+    """Return the seconds of one start: of the wall clock, of the processor."""
+    begin, before = time.perf_counter(), os.times()
+    ended = subprocess.run(
+        [sys.executable, "-m", f"training.engine.{program}", "/nowhere"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    seconds, after = time.perf_counter() - begin, os.times()
+    if "expected a run directory" not in ended.stderr:
+        raise SystemExit(ended.stderr)
+    return seconds, (
+        after.children_user
+        + after.children_system
+        - before.children_user
+        - before.children_system
+    )
+
+
+def main() -> None:
+    """Print the medians of each program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("programs", nargs="*", default=PROGRAMS, metavar="PROGRAM")
     parser.add_argument("--times", type=int, default=5)
-    times = parser.parse_args().times
-    starts(1)  # the files are in memory from here on
-    cold = statistics.median(starts(times))
-    with warm_starts():
-        if "CONCORD_WARM" not in os.environ:
-            say(f"cold {cold:.2f} s; a GPU is here, or this is not Linux: none is warm")
-            return 0
-        (first,) = starts(1)
-        warm = statistics.median(starts(times))
-    say(f"cold {cold:.2f} s, warm {warm:.2f} s: {cold / warm:.1f} times as fast")
-    say(f"the warm process was ready after {first:.2f} s")
-    return 0
+    options = parser.parse_args()
+    for program in options.programs:
+        start(program)  # the files are in memory from here on
+        starts = [start(program) for _ in range(options.times)]
+        wall, processor = map(statistics.median, zip(*starts, strict=True))
+        say(f"{program:<11}{wall:5.2f} s, of the processor {processor:5.2f} s")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

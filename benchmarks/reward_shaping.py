@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.learn import REWARD, Seed, agreement, tabulate
-from benchmarks.runs import BASE_DIR, Run, RunFailedError, Site, say, warm_starts
+from benchmarks.runs import BASE_DIR, Run, RunFailedError, Site, say
 
 FINAL = {**REWARD, "labels": "final"}
 VALUES = ("logit", "log-probability", "probability", "verdict")
@@ -65,7 +65,7 @@ def main() -> int:
     site = Site(Path(options.folder).resolve(), threading.Semaphore(options.slots))
     seeds = [Seed(site, number) for number in options.seeds]
     try:
-        with warm_starts(), ThreadPoolExecutor(len(seeds)) as pool:
+        with ThreadPoolExecutor(len(seeds)) as pool:
             list(pool.map(learn, seeds))
     except (RunFailedError, KeyboardInterrupt) as error:
         say(f"failed: {error}")

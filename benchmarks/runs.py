@@ -10,18 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.engine.run.start import SOCKET, bears_warm, begin_warm, end_warm
-
 BASE_DIR = Path(__file__).resolve().parent.parent
-
-
-START = (sys.executable, "-m", "training.engine.run.start")
 
 
 def say(line: str = "") -> None:
@@ -38,19 +32,6 @@ def write(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     path.write_text("".join(lines), encoding="utf-8")
     return path
-
-
-@contextmanager
-def warm_starts() -> Iterator[None]:
-    """Let programs fork from a process that has made their imports, where that can be."""
-    if not bears_warm():
-        yield
-        return
-    process, os.environ[SOCKET] = begin_warm(os.environ)
-    try:
-        yield
-    finally:
-        end_warm(process, os.environ.pop(SOCKET))
 
 
 class RunFailedError(Exception):
@@ -100,7 +81,7 @@ class Site:
         with self.slots, (run.path / "log.txt").open("wb") as log:
             started = time.monotonic()
             with subprocess.Popen(
-                [*START, f"training.engine.{program}", str(run.path)],
+                [sys.executable, "-m", f"training.engine.{program}", str(run.path)],
                 cwd=BASE_DIR,
                 env=environment,
                 stdin=subprocess.PIPE,

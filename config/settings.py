@@ -181,8 +181,6 @@ RUN_ATTEMPTS = env.integer("CONCORD_RUN_ATTEMPTS", 3, minimum=1)
 RUN_SILENCE = env.integer("CONCORD_RUN_SILENCE", 120, minimum=1)
 # How many programs one worker runs side by side; each may want a whole machine or GPU.
 RUNS_AT_ONCE = env.integer("CONCORD_RUNS_AT_ONCE", 1, minimum=1)
-# Programs start by a fork of a process that has made their imports (training/runs/warm.py).
-WARM_START = env.flag("CONCORD_WARM_START", default=True)
 # The GPU a worker keeps to, and the queue whose runs it takes (training/runs/placement.py).
 WORKER_DEVICE = env.matching(
     "CONCORD_DEVICE", r"cpu|cuda:\d{1,3}", allowed="cpu, or cuda:0, cuda:1, …"

@@ -1,7 +1,6 @@
 """Start the servers of a test session, unless the environment names some."""
 
 import gc
-import sys
 from contextlib import ExitStack
 
 import pytest
@@ -25,8 +24,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if "training.runs.warm" in sys.modules:
-        sys.modules["training.runs.warm"].cool_down()
     if SERVERS in config.stash:
         config.stash[SERVERS].close()
 

@@ -129,9 +129,8 @@ def test_the_engine_takes_nothing_from_the_rest_of_training(graph):
     assert taken == set()
 
 
-# Plain Python both: how a program starts, and the gate that a page and a program share.
+# Plain Python: the gate that a page and a program share.
 SHARED = {
-    "training.engine.run.start",
     "training.engine.reward_model.metrics",
 }
 

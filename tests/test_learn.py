@@ -12,7 +12,6 @@ from actions.demo.derive import reworded
 from benchmarks import learn, reward_ablation
 from benchmarks.learn import Outcome, Seed, interval
 from benchmarks.runs import Run, RunFailedError, Site, write
-from training.runs.warm import warm_environment
 
 
 @pytest.fixture
@@ -137,9 +136,7 @@ def test_the_report_says_whether_the_claims_hold(site, capsys, learned, holds):
     assert ("holds" in shown) is holds
 
 
-def test_a_program_that_fails_is_told_with_the_end_of_its_log(site, monkeypatch):
-    for name, value in warm_environment().items():
-        monkeypatch.setenv(name, value)
+def test_a_program_that_fails_is_told_with_the_end_of_its_log(site):
     with pytest.raises(RunFailedError, match=r"try: failed\n(?s:.*)data.train"):
         site.run("try", "sft", {"steps": 1}, {})
 

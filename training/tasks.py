@@ -22,7 +22,6 @@ from training.runs import claim, supervise
 from training.runs.hints import broker_queue, send_hint
 from training.runs.launch import start_asked_draws
 from training.runs.placement import keep_announcing, this_place
-from training.runs.warm import warm_environment
 from training.storage import store
 
 logger = logging.getLogger(__name__)
@@ -97,12 +96,6 @@ def announce_place(**_: object) -> None:
             name="announcing",
             daemon=True,
         ).start()
-
-
-@worker_ready.connect  # type: ignore[untyped-decorator]
-def warm_up(**_: object) -> None:
-    """Have the imports of programs made before the first one is asked for."""
-    warm_environment()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

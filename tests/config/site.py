@@ -27,7 +27,7 @@ def clean_environment(state: State, **more: str) -> dict[str, str]:
         if name not in NOT_OURS and name != "DJANGO_SETTINGS_MODULE"
     }
     ours = {"CONCORD_STATE_DIR": str(state.home), "PORT": "0"}
-    return {**kept, **ours, "CONCORD_WARM_START": "0", **more}
+    return {**kept, **ours, **more}
 
 
 class Site:

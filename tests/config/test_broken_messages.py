@@ -136,7 +136,6 @@ def worker(tmp_path):
         "DATABASE_URL": url.format(**database),
         "REDIS_URL": redis_url(),
         "CONCORD_DATA_DIR": str(tmp_path),
-        "CONCORD_WARM_START": "0",
         "DJANGO_SETTINGS_MODULE": "tests.settings",
     }
     supervisor = Supervisor(State(tmp_path / "state"), host="127.0.0.1", port=0)

@@ -1,24 +1,21 @@
 """The benchmark for GPUs goes its whole way on a CPU, with the real programs."""
 
 import json
-import os
 import subprocess
+import sys
 
 import pytest
 import torch
 
 from benchmarks import gpu
-from training.runs.command import START
-from training.runs.warm import warm_environment
 
 
 def lines(*arguments):
     ended = subprocess.run(
-        [*START, "benchmarks.gpu", *arguments],
+        [sys.executable, "-m", "benchmarks.gpu", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | warm_environment(),
     )
     return ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()]
 

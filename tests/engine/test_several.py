@@ -4,6 +4,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -36,8 +37,7 @@ from training.engine.reward_model.batches import clusters, dealt, pieces_of
 from training.engine.reward_model.loss import PairLoss, counted, step_inputs
 from training.engine.reward_model.model import MarkReader
 from training.engine.run.directory import run_program
-from training.runs.command import START, accelerate_config, program_command
-from training.runs.warm import warm_environment
+from training.runs.command import accelerate_config, program_command
 
 END = "checkpoints/step-000006/model.safetensors"
 RECIPE = {
@@ -79,7 +79,6 @@ def launch(command, folder):
         text=True,
         stdout=subprocess.PIPE,
         env=os.environ
-        | warm_environment()
         | {
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
@@ -127,7 +126,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path):
 
 def test_the_launch_is_plain_for_one_process_and_configured_for_more(tmp_path):
     plain = program_command("sft", {}, tmp_path)
-    assert plain == [*START, "training.engine.sft"]
+    assert plain == [sys.executable, "-m", "training.engine.sft"]
     assert not list(tmp_path.iterdir())
     command = program_command("sft", {"processes": 8, "strategy": "fsdp2"}, tmp_path)
     assert "accelerate.commands.launch" in command

@@ -14,7 +14,6 @@ from tests.engine.test_policy import toy, toy_rows  # noqa: F401
 from tests.engine.test_several import REWARD, apart, launch, reward_data
 from tests.engine.test_several_policy import RECIPE as POLICY
 from training.runs.command import program_command
-from training.runs.warm import warm_environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,7 +43,6 @@ def befallen(folder, program, recipe, what):
     """
     command = program_command(program, recipe, folder)[:-1]
     environment = os.environ | {
-        **warm_environment(),
         "BEFALLS": what,
         "CONCORD_LEASH": "1",
         "OMP_NUM_THREADS": "1",

@@ -267,7 +267,6 @@ def test_a_celery_worker_hears_of_its_queue_announces_it_and_leaves_others_alone
         "REDIS_URL": django_settings.REDIS_URL,
         "CONCORD_DATA_DIR": str(data_dir),
         "CONCORD_DEVICE": "cuda:1",
-        "CONCORD_WARM_START": "0",
         "CONCORD_QUEUE": "night",
         "DJANGO_SETTINGS_MODULE": "tests.settings",
     }

@@ -16,7 +16,6 @@ from training.runs import control, launch, starting_points, supervise
 from training.runs.claim import Timing
 from training.runs.command import program_command
 from training.runs.supervise import Outcome
-from training.runs.warm import warm_environment
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -179,8 +178,6 @@ def test_a_run_of_several_goes_on_after_one_of_them_was_killed(
     )
     command = [*program_command("policy", run.recipe, run.directory)[:-1]]
     command.append("tests.engine.interrupted")
-    for name, value in warm_environment().items():
-        monkeypatch.setenv(name, value)
     for befalls, outcome in ((f"{what} 2", Outcome.QUEUED_AGAIN), ("nothing 0", None)):
         monkeypatch.setenv("BEFALLS", befalls)
         ended = supervise.supervise(run.pk, timing=TIMING, command=command)
@@ -221,17 +218,6 @@ def test_a_stopped_sft_goes_on_from_its_checkpoint(project):
     run.refresh_from_db()
     assert run.step == kept + 1
     assert f"Resumed from checkpoint {kept}." in [n.message for n in run.notes.all()]
-
-
-def test_a_program_forked_from_the_warm_process_learns_what_one_by_itself_does(
-    project, settings
-):
-    weights = []
-    for settings.WARM_START in (True, False):
-        run = run_through(project, "sft", MICRO)
-        final = run.checkpoints.get(is_final=True)
-        weights.append((final.directory / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
 
 
 def test_a_run_that_changes_machines_ends_with_the_weights_of_one_that_did_not(

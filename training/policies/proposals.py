@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -33,9 +34,8 @@ from annotation.authoring.drafts import Content, clean, document_of, existing_co
 from annotation.models import Draft, Project, ThinkingContext
 from records.manifests import NotWholeError, read_whole
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
-from training.runs.command import START, program_environment
+from training.runs.command import program_environment
 from training.runs.starting_points import current_policy, newest_policy
-from training.runs.warm import warm_environment
 from training.storage import store
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
         return "", _("The policy's files are not whole: %(why)s.") % {"why": error.why}
     except store.StoreError as error:
         return "", _("The policy's files cannot be had: %(why)s.") % {"why": error}
-    program = command or [*START, "training.engine.propose"]
+    program = command or [sys.executable, "-m", "training.engine.propose"]
     # A run may be using the device for all it is worth; it must not run out of memory.
     is_busy = Run.objects.filter(state__in=ACTIVE_STATES).exists()
     wish = {"seed": proposal.pk, "device": "cpu" if is_busy else "auto"}
@@ -196,7 +196,7 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
             check=False,
             cwd=settings.BASE_DIR,
             encoding="utf-8",
-            env=program_environment(os.environ) | warm_environment(),
+            env=program_environment(os.environ),
             timeout=ANSWER_SECONDS,
         )
         if ended.returncode == 0:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 CONFIG = "accelerate.json"
 SECRETS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PGPASSWORD")
 STORE_SECRETS = ("AWS_", "AZURE_", "FSSPEC_", "GOOGLE_APPLICATION_", "CONCORD_STORE")
-START = (sys.executable, "-m", "training.engine.run.start")
 
 
 def program_command(
@@ -31,15 +30,15 @@ def program_command(
     """
     processes = recipe.get("processes", 1)
     if not isinstance(processes, int) or processes < 2:
-        return [*START, f"training.engine.{kind}"]
+        return [sys.executable, "-m", f"training.engine.{kind}"]
     config = accelerate_config(processes, str(recipe.get("strategy", "ddp")))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     return [
-        *(*START, "accelerate.commands.launch"),
+        *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(directory / CONFIG)),
         *("--main_process_port", "0"),  # any free one
-        *("-m", "training.engine.run.start", f"training.engine.{kind}"),
+        *("-m", f"training.engine.{kind}"),
     ]
 
 

@@ -72,7 +72,7 @@ def usage(program: subprocess.Popen[bytes]) -> tuple[int, float]:
     """Return the resident bytes and the processor seconds of a program.
 
     That is its process group, and the group of each process whose standard input is the
-    same pipe: the processes of a run that has several, and the fork of a warm process.
+    same pipe: the processes of a run that has several.
     """
     leash = ""
     if program.stdin and not program.stdin.closed:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -54,7 +54,6 @@ from training.runs.ingest import (
 from training.runs.placement import Place, visible_devices
 from training.runs.prepare import lock_of, prepare_directory
 from training.runs.timeouts import Patience
-from training.runs.warm import warm_environment
 from training.storage import store
 
 if TYPE_CHECKING:
@@ -101,8 +100,7 @@ def supervise(
     if run is None:
         return None
     program = command or program_command(run.kind, run.recipe, run.directory)
-    extra = {} if command else warm_environment()
-    supervision = _Supervision(run, list(program), extra, timing, shutdown or SHUTDOWN)
+    supervision = _Supervision(run, list(program), timing, shutdown or SHUTDOWN)
     with supervision.heart:
         return supervision.see_through()
 
@@ -114,13 +112,11 @@ class _Supervision:
         self,
         run: Run,
         command: list[str],
-        environment: Mapping[str, str],
         timing: Timing,
         shutdown: threading.Event,
     ) -> None:
         self.run = run
         self.command = command
-        self.environment = environment
         self.timing = timing
         self.shutdown = shutdown
         self.heart = Heart(run, timing)
@@ -237,7 +233,6 @@ class _Supervision:
         pipe ends and the program ends itself. It gets no secrets of the server.
         """
         environment = program_environment(os.environ) | {
-            **self.environment,
             "CONCORD_LEASH": "1",
             # The launcher of several processes kills them after half a minute else.
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(
