@@ -1,7 +1,7 @@
 """Pairs and what happens to them: slots, touches, judgments.
 
 The queue is described in docs/queue.md. These tables hold it up: a unique key or a check
-stands behind every promise, so that a mistake in ``judging`` fails instead of counting.
+stands behind every promise, so that a mistake in the deeds of ``judging`` fails instead of counting.
 """
 
 from __future__ import annotations

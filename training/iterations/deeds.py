@@ -1,7 +1,7 @@
 """Iterations: the cycle draw → judge → reward → policy → evaluate → compare → promote.
 
 An iteration is rows only: what it is at, which run works for it. Here is what people do
-with it; ``advancing`` moves it on by itself, ``standing`` says what it knows of itself.
+with it; ``advance`` moves it on by itself, ``status`` says what it knows of itself.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def remove_files(policy: Retention, *, user: User | None = None) -> Plan:
 
     The rows are locked before it is looked who reads them. A run that starts takes a
     lock on its inputs as it names them, so it either is seen here or sees that they are
-    gone (``launching.start_run``). Rows are marked first: what a crash leaves on disk is
+    gone (``launch.start_run``). Rows are marked first: what a crash leaves on disk is
     removed the next time. ``user`` is the trainer who asks; none where it is automatic.
     """
     project = policy.project

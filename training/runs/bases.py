@@ -3,7 +3,7 @@
 Whoever may start runs names one; a program then reads it. So a base is a directory below
 ``settings.MODELS_DIR`` and nothing else: no link leads out of it, and it never lies where
 Concord keeps its data, other projects' checkpoints among them. A checkpoint of the run's
-own project is an input of the run (``launching.INPUTS``), with its lineage.
+own project is an input of the run (``input_rules.INPUTS``), with its lineage.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Seeing a run through: claim it, prepare its directory, run its program, end it truthfully.
 
-The row in Postgres is the truth (``claiming``): a supervisor writes only while its fencing
+The row in Postgres is the truth (``claim``): a supervisor writes only while its fencing
 token holds the run.
 """
 
