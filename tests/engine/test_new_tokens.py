@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from actions.tags import TAGS
+from records.checkpoints import read_manifest
 from records.recipes import RewardRecipe, SftRecipe
 from tests.engine.micro import events, make_run
 from tests.engine.test_policy import run_policy, toy_rows
@@ -29,7 +30,7 @@ from training.engine.modeling.policies import Place
 from training.engine.modeling.tokenizer import add_tags, tag_ids
 from training.engine.reward_model.classifier import starting_classifier
 from training.engine.reward_model.model import Packer, RewardSettings
-from training.engine.run.directory import RunDirectory, read_manifest, run_program
+from training.engine.run.directory import RunDirectory, run_program
 
 # peft and trl ask for names that transformers is about to drop.
 pytestmark = [

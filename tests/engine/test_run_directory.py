@@ -14,7 +14,7 @@ import pytest
 
 from records.checkpoints import (
     CheckpointError,
-    last_checkpoint,
+    newest_to_resume,
     verify_checkpoint,
 )
 from records.finite import NotFiniteError
@@ -232,9 +232,9 @@ def test_a_checkpoint_is_whole_and_announced(run):
     assert event["final"] is True
     assert event["digest"] == manifest.digest
     found = verify_checkpoint(run.path / event["path"])
-    assert set(found.files) == {"weights", "trainer/state.json"}
-    assert found.metrics == {"loss": 2.0}
-    assert last_checkpoint(run.path).step == 3
+    assert set(found.manifest.files) == {"weights", "trainer/state.json"}
+    assert found.manifest.metrics == {"loss": 2.0}
+    assert newest_to_resume(run.path).step == 3
 
 
 def test_a_crash_while_writing_leaves_no_checkpoint(run):
@@ -244,7 +244,7 @@ def test_a_crash_while_writing_leaves_no_checkpoint(run):
 
     with pytest.raises(KeyboardInterrupt):
         run.save_checkpoint(3, crash, kind="policy", recipe=SftRecipe())
-    assert last_checkpoint(run.path) is None
+    assert newest_to_resume(run.path) is None
     assert not events(run.path, "checkpoint")
     run.close()
     reopened = RunDirectory(run.path)
@@ -274,7 +274,7 @@ def test_a_changed_checkpoint_is_noticed(run):
     (manifest.path / "weights").unlink()
     with pytest.raises(CheckpointError, match="weights is missing"):
         verify_checkpoint(manifest.path)
-    assert last_checkpoint(run.path) is None
+    assert newest_to_resume(run.path) is None
 
 
 def test_a_run_refuses_a_changed_checkpoint(run, tmp_path):
@@ -293,7 +293,7 @@ def test_parents_are_the_digests_of_the_inputs(run, tmp_path):
     opened.read()
     second = opened.save_checkpoint(1, write_one, kind="policy", recipe=SftRecipe())
     opened.close()
-    assert second.parents == (first.digest,)
+    assert second.manifest.parents == (first.digest,)
 
 
 def test_a_bad_data_line_is_named(tmp_path):

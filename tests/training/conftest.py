@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from records.manifests import read_whole
+from records.checkpoints import verify_checkpoint
 from tests.cast import make_project, make_sample
 from training.models import Run, RunKind
 from training.runs.claim import Timing
@@ -70,7 +70,7 @@ def register(run, directory, step, is_final=True):
         "metrics": {"loss": 0.5},
     }
     (directory / "manifest.json").write_text(json.dumps(manifest))
-    return register_checkpoint(run, read_whole(directory), is_final=is_final)
+    return register_checkpoint(run, verify_checkpoint(directory), is_final=is_final)
 
 
 def make_policy(project, **fields):

@@ -6,7 +6,7 @@ import pytest
 
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from annotation.models import Adjudication, Project, ReferenceResponse, Sample
-from records.manifests import file_sha256
+from records.checkpoints import file_sha256
 from tests.cast import LABEL, make_judgment, make_project, make_sample, make_user
 from training.models import Snapshot
 from training.storage.snapshots import (

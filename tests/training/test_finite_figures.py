@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from records.manifests import NotWholeError, read_whole
+from records.checkpoints import CheckpointError, verify_checkpoint
 from tests.cast import make_user
 from tests.training.conftest import make_checkpoint, make_run
 from training.iterations.promotion import (
@@ -43,8 +43,11 @@ def test_a_checkpoint_with_a_figure_that_is_no_number_is_not_taken_in(number):
     checkpoint = make_checkpoint(make_run())
     manifest = checkpoint.directory / "manifest.json"
     manifest.write_text(manifest.read_text().replace("0.5", number))
-    with pytest.raises(NotWholeError, match=r"its figure loss is -?(nan|inf)$"):
-        read_whole(checkpoint.directory)
+    with pytest.raises(
+        CheckpointError,
+        match=r"`metrics.loss`: expected a finite number, found -?(nan|inf)$",
+    ):
+        verify_checkpoint(checkpoint.directory)
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm", "held_out_loss"])

@@ -292,7 +292,7 @@ def test_it_reaches_no_draft_but_ones_own(client, draft, project):
 
 @pytest.mark.slow
 def test_a_real_policy_answers(project, draft):
-    from records.manifests import file_sha256, read_whole
+    from records.checkpoints import file_sha256, verify_checkpoint
     from tests.engine.micro import micro_policy, micro_tokenizer
     from training.engine.modeling.policies import save_policy
 
@@ -315,7 +315,7 @@ def test_a_real_policy_answers(project, draft):
         if path != place
     }
     place.write_text(json.dumps(manifest))
-    checkpoint.digest = read_whole(checkpoint.directory).digest
+    checkpoint.digest = verify_checkpoint(checkpoint.directory).digest
     checkpoint.save()
     answer = proposals.answer_proposal(proposal.pk)
     assert (answer.state, answer.error) == ("ready", "")

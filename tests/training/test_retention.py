@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from records.manifests import file_sha256
+from records.checkpoints import file_sha256
 from tests.cast import make_project, make_sample, make_user, sign_in
 from tests.training.conftest import make_checkpoint, make_run
 from training.iterations import promotion

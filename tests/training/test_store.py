@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 from fsspec.implementations.local import LocalFileSystem
 
-from records.manifests import NotWholeError, read_whole
+from records.checkpoints import CheckpointError, verify_checkpoint
 from tests.cast import make_user, sign_in
 from tests.training.conftest import (
     QUICK,
@@ -99,7 +99,7 @@ def test_a_run_begun_on_one_machine_goes_on_from_its_checkpoint_on_another(machi
     kept = set(RunSample.objects.values_list("event_offset", flat=True))
     assert kept - samples  # nothing of the second was taken for something of the first
     final = run.checkpoints.get(is_final=True)
-    assert read_whole(final.directory, digest=final.digest).step == 20
+    assert verify_checkpoint(final.directory, digest=final.digest).step == 20
     assert not run.checkpoints.filter(stored_at__isnull=True).exists()
 
 
@@ -133,7 +133,7 @@ def test_a_model_made_on_one_machine_starts_a_run_on_another(machines):
     assert see_through(run, tiny("--evaluation", "{}")) is Outcome.FINISHED
     document = json.loads((run.directory / "run.json").read_text())
     assert document["inputs"] == {"policy": str(policy.directory)}
-    assert read_whole(policy.directory, digest=policy.digest)
+    assert verify_checkpoint(policy.directory, digest=policy.digest)
     promotion.promote(project=policy.project, checkpoint=policy, user=None)
 
 
@@ -206,7 +206,7 @@ def test_a_file_that_changed_in_the_store_is_not_taken(machines, shared):
     (there / "model.safetensors").write_bytes(b"something else")
     machines("b")
     with pytest.raises(
-        NotWholeError, match=r"model\.safetensors has another hash in the store"
+        CheckpointError, match=r"model\.safetensors has another hash in the store"
     ):
         store.fetch(checkpoint)
     assert list(checkpoint.directory.parent.iterdir()) == []
@@ -216,7 +216,7 @@ def test_a_manifest_of_another_checkpoint_is_not_taken(machines, shared):
     checkpoint, there = make_stored(shared)
     (there / "manifest.json").write_text('{"files": {}}')
     machines("b")
-    with pytest.raises(NotWholeError, match="its manifest in the store has another"):
+    with pytest.raises(CheckpointError, match="its manifest in the store has another"):
         store.fetch(checkpoint)
     assert not checkpoint.directory.exists()
 
@@ -228,7 +228,7 @@ def test_a_manifest_cannot_write_outside_of_its_folder(machines, shared):
     (there / "manifest.json").write_text('{"files": {"../../evil": "00"}}')
     machines("b")
     run.directory.mkdir(parents=True)
-    with pytest.raises(NotWholeError, match="lies outside of it"):
+    with pytest.raises(CheckpointError, match="expected names inside the checkpoint"):
         store.take_over(run)
 
 
@@ -409,7 +409,9 @@ def test_a_checkpoint_written_anew_is_put_anew(shared):
     manifest = checkpoint.directory / "manifest.json"
     document = json.loads(manifest.read_text()) | {"metrics": {"loss": 0.1}}
     manifest.write_text(json.dumps(document))
-    again = ingest.register_checkpoint(checkpoint.run, read_whole(checkpoint.directory))
+    again = ingest.register_checkpoint(
+        checkpoint.run, verify_checkpoint(checkpoint.directory)
+    )
     assert again.digest != before
     again.refresh_from_db()
     assert again.stored_at is None
@@ -438,7 +440,7 @@ def test_two_that_fetch_the_same_at_once_both_have_it(machines, shared):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert read_whole(checkpoint.directory, digest=checkpoint.digest)
+    assert verify_checkpoint(checkpoint.directory, digest=checkpoint.digest)
     assert [p.name for p in checkpoint.directory.parent.iterdir()] == ["step-000100"]
 
 
@@ -507,7 +509,7 @@ def test_any_store_that_fsspec_knows_will_do(settings, tmp_path):
     checkpoint.refresh_from_db()
     settings.DATA_DIR = tmp_path / "elsewhere"
     store.fetch(checkpoint)
-    assert read_whole(checkpoint.directory, digest=checkpoint.digest)
+    assert verify_checkpoint(checkpoint.directory, digest=checkpoint.digest)
     store.remove(checkpoint)
     assert fsspec.filesystem("memory").find(f"/concord-{os.getpid()}") == []
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from records import manifests
+from records import checkpoints
 from tests.cast import make_project, make_sample, make_user
 from tests.training.conftest import QUICK, make_policy, tiny
 from training.iterations import promotion
@@ -32,13 +32,13 @@ def checkpoint():
 def hashed(monkeypatch):
     """Collect the files that are hashed."""
     hashed = []
-    real = manifests.file_sha256
+    real = checkpoints.file_sha256
 
     def watched(path):
         hashed.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(manifests, "file_sha256", watched)
+    monkeypatch.setattr(checkpoints, "file_sha256", watched)
     return hashed
 
 
@@ -81,8 +81,11 @@ def test_files_copied_to_another_disk_are_hashed_and_accepted(checkpoint, hashed
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
-        (lambda file: file.write_bytes(b"x" * file.stat().st_size), "has another hash"),
-        (lambda file: file.write_bytes(b"cut"), "has another hash"),
+        (
+            lambda file: file.write_bytes(b"x" * file.stat().st_size),
+            "was changed after",
+        ),
+        (lambda file: file.write_bytes(b"cut"), "was changed after"),
         (lambda file: file.unlink(), "is missing"),
         (lambda file: (file.parent / "manifest.json").write_text("{}"), "hash is"),
         (lambda file: (file.parent / "manifest.json").unlink(), "no manifest.json"),

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 
-from records.manifests import NotWholeError
+from records.checkpoints import CheckpointError
 from training.access import require_trainer
 from training.iterations.metrics import (
     Comparison,
@@ -143,7 +143,7 @@ def promote(
         )
     try:
         store.check(checkpoint)
-    except NotWholeError as error:
+    except CheckpointError as error:
         raise PromotionRefusedError(
             _("The checkpoint is not whole on disk: %(why)s.") % {"why": error.why},
             can_force=False,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from django.utils import translation
 
-from records.manifests import read_whole
+from records.checkpoints import verify_checkpoint
 from training.models import Checkpoint, Run, RunInput
 from training.storage import store
 from training.wording.figures import number_text, plain_figures
@@ -44,12 +44,12 @@ def export_checkpoint(
     """Write the model and its card to the new directory ``target``.
 
     Written aside, synced and renamed, so ``target`` is whole or absent. Raises
-    ExportError when ``target`` exists, NotWholeError for damaged files.
+    ExportError when ``target`` exists, CheckpointError for damaged files.
     """
     if target.exists():
         raise ExportError(f"{target} exists already")
     store.fetch(checkpoint)
-    source = read_whole(checkpoint.directory, digest=checkpoint.digest).directory
+    source = verify_checkpoint(checkpoint.directory, digest=checkpoint.digest).path
     staging = target.with_name(f".staging-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
     for name in exported_files(checkpoint):

@@ -32,7 +32,7 @@ from annotation.access import WRITERS, require_role
 from annotation.authoring.contexts import context_to_json
 from annotation.authoring.drafts import Content, clean, document_of, existing_contexts
 from annotation.models import Draft, Project, ThinkingContext
-from records.manifests import NotWholeError, read_whole
+from records.checkpoints import CheckpointError, verify_checkpoint
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
 from training.runs.command import program_environment
 from training.runs.starting_points import current_policy, newest_policy
@@ -178,8 +178,8 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
     checkpoint = proposal.checkpoint
     try:
         store.fetch(checkpoint)
-        read_whole(checkpoint.directory, digest=checkpoint.digest)
-    except NotWholeError as error:
+        verify_checkpoint(checkpoint.directory, digest=checkpoint.digest)
+    except CheckpointError as error:
         return "", _("The policy's files are not whole: %(why)s.") % {"why": error.why}
     except store.StoreError as error:
         return "", _("The policy's files cannot be had: %(why)s.") % {"why": error}

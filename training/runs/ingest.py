@@ -16,13 +16,13 @@ from django.utils import timezone
 
 from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
 from records import events
-from records.finite import first_not_finite
-from records.manifests import (
-    NotWholeError,
+from records.checkpoints import (
+    CheckpointError,
     WholeCheckpoint,
     file_sha256,
-    read_whole,
+    verify_checkpoint,
 )
+from records.finite import first_not_finite
 from training.models import (
     ACTIVE_STATES,
     Checkpoint,
@@ -174,7 +174,7 @@ def _take(run: Run, offset: int, line: bytes, batch: _Batch) -> None:
         case events.CheckpointWritten():
             try:
                 whole = _whole_of(run, event)
-            except NotWholeError as error:
+            except CheckpointError as error:
                 note("warning", f"Not registered: {error}.")
             else:
                 batch.checkpoints.append((whole, event.final))
@@ -189,8 +189,8 @@ def _take(run: Run, offset: int, line: bytes, batch: _Batch) -> None:
 def _whole_of(run: Run, event: events.CheckpointWritten) -> WholeCheckpoint:
     directory = run.directory / event.path
     if Path(event.path).is_absolute() or ".." in Path(event.path).parts:
-        raise NotWholeError(directory, "lies outside the run directory")
-    return read_whole(directory, digest=event.digest)
+        raise CheckpointError(directory, "lies outside the run directory")
+    return verify_checkpoint(directory, digest=event.digest)
 
 
 def register_checkpoint(
@@ -205,12 +205,12 @@ def register_checkpoint(
         "step": whole.step,
         "digest": whole.digest,
         "seen": whole.seen,
-        "manifest": events.storable(whole.manifest),
+        "manifest": events.storable(whole.manifest.to_json()),
         "files_removed_at": None,
     }
     if is_final:
         defaults["is_final"] = True
-    path = whole.directory.relative_to(settings.DATA_DIR)
+    path = whole.path.relative_to(settings.DATA_DIR)
     known = Checkpoint.objects.filter(run=run, path=str(path)).exclude(
         digest=whole.digest
     )
@@ -234,8 +234,8 @@ def register_found(run: Run) -> None:
         try:
             digest = file_sha256(directory / "manifest.json")
             if known.get(str(directory.relative_to(settings.DATA_DIR))) != digest:
-                register_checkpoint(run, read_whole(directory, digest=digest))
-        except (OSError, NotWholeError):
+                register_checkpoint(run, verify_checkpoint(directory, digest=digest))
+        except (OSError, CheckpointError):
             continue
 
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 
 from annotation.models import Project
-from records.manifests import NotWholeError
+from records.checkpoints import CheckpointError
 from records.recipes import RecipeError, recipe_from_json, recipe_to_json
 from training.access import require_trainer
 from training.models import (
@@ -279,7 +279,7 @@ def _problems_with_inputs(
         else:
             try:
                 store.check(checkpoint)
-            except NotWholeError as error:
+            except CheckpointError as error:
                 problems[role] = gettext("It is not whole on disk: %(why)s.") % {
                     "why": error.why
                 }

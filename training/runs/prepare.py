@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from records.manifests import NotWholeError, file_sha256, newest_to_resume
+from records.checkpoints import CheckpointError, file_sha256, newest_to_resume
 from training.models import Metric, Run, RunSample
 from training.runs.bases import BaseRefusedError, base_directory
 from training.runs.claim import note_once
@@ -41,11 +41,11 @@ def prepare_directory(run: Run) -> None:
     for name in ("data", "checkpoints", "outputs"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     data = _link_data(run)
-    broken: list[NotWholeError] = []
+    broken: list[CheckpointError] = []
     resumed_from = newest_to_resume(directory, broken)
     for error in broken:
         aside = directory / "checkpoints" / f".broken-{uuid.uuid4().hex[:8]}"
-        error.directory.rename(aside)
+        error.path.rename(aside)
         note_once(run, "warning", f"Set aside: {error}.")
     start = resumed_from.step if resumed_from else 0
     document: dict[str, Json] = {
@@ -57,7 +57,7 @@ def prepare_directory(run: Run) -> None:
         "token": run.token,
         "inputs": _fetch_inputs(run),
         "data": data,
-        "resume": str(resumed_from.directory.relative_to(directory))
+        "resume": str(resumed_from.path.relative_to(directory))
         if resumed_from
         else None,
     }

@@ -24,7 +24,7 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from records.manifests import NotWholeError
+from records.checkpoints import CheckpointError
 from training.models import (
     Run,
     RunKind,
@@ -142,7 +142,7 @@ class _Supervision:
                 if outcome is not None:
                     return outcome
             return self.complete()
-        except (OutputError, NotWholeError, store.StoreError) as error:
+        except (OutputError, CheckpointError, store.StoreError) as error:
             self.kill()
             return self.end(RunState.FAILED, str(error))
         except LostRunError as error:

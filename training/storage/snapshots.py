@@ -29,7 +29,7 @@ from annotation.models import (
     Sample,
     Verdict,
 )
-from records.manifests import file_sha256
+from records.checkpoints import file_sha256
 from training.models import Snapshot
 
 if TYPE_CHECKING:

@@ -25,19 +25,23 @@ import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 from django.conf import settings
 from django.utils import timezone
 
-from records.manifests import NotWholeError, file_sha256, read_whole
+from records.checkpoints import (
+    MANIFEST,
+    CheckpointError,
+    file_sha256,
+    files_from_json,
+    hash_and_sync,
+    verify_checkpoint,
+)
+from records.reading import RecordError, parse_object
 from training.models import FINAL_STATES, Checkpoint, Run, Snapshot
 
-if TYPE_CHECKING:
-    pass
-
-MANIFEST = "manifest.json"
 AT_ONCE = 3  # checkpoints, and outputs, that are put later, per look
 KEPT = ("lock", "accelerate.json")  # what the supervision has written already
 
@@ -116,12 +120,12 @@ def _fetch_folder(folder: Path, *, digest: str = "") -> None:
         get(MANIFEST)
         raw = (staging / MANIFEST).read_bytes()
         if digest and hashlib.sha256(raw).hexdigest() != digest:
-            raise NotWholeError(folder, "its manifest in the store has another hash")
-        for name, expected in _files_of(folder, raw).items():
+            raise CheckpointError(folder, "its manifest in the store has another hash")
+        for name, expected in _named_files(folder, raw).items():
             get(name)
-            if _synced_sha256(staging / name) != expected:
-                raise NotWholeError(folder, f"{name} has another hash in the store")
-        _synced_sha256(staging / MANIFEST)
+            if hash_and_sync(staging / name) != expected:
+                raise CheckpointError(folder, f"{name} has another hash in the store")
+        hash_and_sync(staging / MANIFEST)
         try:
             staging.rename(folder)
         except OSError:
@@ -131,21 +135,12 @@ def _fetch_folder(folder: Path, *, digest: str = "") -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _files_of(folder: Path, raw: bytes) -> dict[str, str]:
+def _named_files(folder: Path, raw: bytes) -> dict[str, str]:
+    """Return the files of a manifest in the store: a checkpoint's or the outputs'."""
     try:
-        files: dict[str, str] = dict(json.loads(raw)["files"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise NotWholeError(folder, "its manifest in the store is damaged") from error
-    for name in files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise NotWholeError(folder, f"{name} lies outside of it")
-    return files
-
-
-def _synced_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return file_sha256(path)
+        return files_from_json(parse_object(raw, MANIFEST))
+    except RecordError as error:
+        raise CheckpointError(folder, f"in the store: {error}") from error
 
 
 # Snapshots
@@ -165,7 +160,7 @@ def put_snapshot(snapshot: Snapshot) -> None:
 
 
 def fetch_snapshot(snapshot: Snapshot) -> None:
-    """Fetch the files of a snapshot that are not here; raise NotWholeError."""
+    """Fetch the files of a snapshot that are not here; raise CheckpointError."""
     snapshot.directory.mkdir(parents=True, exist_ok=True)
     for name, facts in snapshot.files.items():
         path = snapshot.directory / f"{name}.jsonl"
@@ -178,8 +173,8 @@ def fetch_snapshot(snapshot: Snapshot) -> None:
 
         try:
             _reach(path, deed)
-            if _synced_sha256(staged) != facts["sha256"]:
-                raise NotWholeError(path, "it has another hash in the store")
+            if hash_and_sync(staged) != facts["sha256"]:
+                raise CheckpointError(path, "it has another hash in the store")
             staged.replace(path)
         finally:
             staged.unlink(missing_ok=True)
@@ -202,16 +197,18 @@ def _is_stored(checkpoint: Checkpoint) -> bool:
 
 
 def check(checkpoint: Checkpoint) -> None:
-    """Raise NotWholeError unless the checkpoint is whole here, or lies in the store.
+    """Raise CheckpointError unless the checkpoint is whole here, or lies in the store.
 
     What lies in the store is hashed when it is fetched.
     """
     if _is_here(checkpoint) or not _is_stored(checkpoint):
-        read_whole(checkpoint.directory, digest=checkpoint.digest, seen=checkpoint.seen)
+        verify_checkpoint(
+            checkpoint.directory, digest=checkpoint.digest, seen=checkpoint.seen
+        )
 
 
 def fetch(checkpoint: Checkpoint) -> None:
-    """Bring a checkpoint here if it is not; raise NotWholeError, StoreError."""
+    """Bring a checkpoint here if it is not; raise CheckpointError, StoreError."""
     if not _is_here(checkpoint) and _is_stored(checkpoint):
         _fetch_folder(checkpoint.directory, digest=checkpoint.digest)
 

@@ -30,7 +30,7 @@ from annotation.models import (
     SampledResponse,
 )
 from annotation.views.door import enter, visitor
-from records.manifests import NotWholeError
+from records.checkpoints import CheckpointError
 from training.iterations.promotion import PromotionRefusedError, promote, standing_of
 from training.models import (
     JUDGES,
@@ -268,12 +268,13 @@ def _file(checkpoint: Checkpoint, name: str, digest: str) -> dict[str, object]:
 
 
 def _fetched(checkpoint: Checkpoint) -> None:
-    """Have the files of a checkpoint here, from the store if need be."""
+    """Have the files of a checkpoint here, whole, from the store if need be."""
     if not store.is_at_hand(checkpoint):
         raise Http404("the files of this checkpoint are gone")
     try:
         store.fetch(checkpoint)
-    except (NotWholeError, store.StoreError) as error:
+        store.check(checkpoint)
+    except (CheckpointError, store.StoreError) as error:
         raise Http404(str(error)) from error
 
 

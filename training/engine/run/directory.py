@@ -29,18 +29,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from actions.tags import JSON
 from records.checkpoints import (
     MANIFEST,
     CheckpointError,
     Manifest,
+    WholeCheckpoint,
+    file_sha256,
     hash_and_sync,
-    read_manifest,
     step_name,
     sync_folder,
     verify_checkpoint,
+    write_manifest,
 )
 from records.finite import NotFiniteError, figures_must_be_finite
 from records.finite_files import files_must_be_finite
@@ -117,7 +119,7 @@ class RunDirectory:
             (self.path / FAILED).unlink(missing_ok=True)
             for leftover in self.checkpoints.glob(".staging-*"):
                 shutil.rmtree(leftover)
-        self._manifests: dict[str, Manifest] = {}
+        self._checkpoints: dict[str, WholeCheckpoint] = {}
         self.program = ""
         self.settings: object = {}
         self.inputs: dict[str, Path] = {}
@@ -151,14 +153,16 @@ class RunDirectory:
             raise RunError("run.json: `resume`", "a path or null", _shown(resume))
         if resume:
             self.resume = self._existing("resume", resume, Path.is_dir)
-            self._manifests["resume"] = verify_checkpoint(self.resume)
-            self.last_kept = self._manifests["resume"].step
+            resumed = _whole("resume", self.resume)
+            self._checkpoints["resume"] = resumed
+            self.last_kept = resumed.step
         for role, path in self.inputs.items():
             # A plain Hugging Face directory has no manifest and is taken as it is.
             if (path / MANIFEST).exists():
-                self._manifests[role] = verify_checkpoint(path)
-        if "policy" in self._manifests:
-            self.trained_tokens = self._manifests["policy"].trained_tokens
+                self._checkpoints[role] = _whole(f"inputs.{role}", path)
+        policy = self.manifest("policy")
+        if policy is not None:
+            self.trained_tokens = policy.trained_tokens
 
     def _existing(self, name: str, value: str, test: Callable[[Path], bool]) -> Path:
         path = self.path / value
@@ -188,14 +192,15 @@ class RunDirectory:
 
     def manifest(self, role: str) -> Manifest | None:
         """Return the manifest of an input (or of ``resume``), if it has one."""
-        return self._manifests.get(role)
+        checkpoint = self._checkpoints.get(role)
+        return checkpoint.manifest if checkpoint else None
 
     @property
     def parents(self) -> tuple[str, ...]:
         """Digests of the checkpoints this run starts from, by role name."""
         return tuple(
-            manifest.digest
-            for role, manifest in sorted(self._manifests.items())
+            checkpoint.digest
+            for role, checkpoint in sorted(self._checkpoints.items())
             if role != "resume"
         )
 
@@ -230,7 +235,7 @@ class RunDirectory:
         """Append the figures to the TensorBoard file; a run does not fail for it."""
         try:
             if self._curves is None:
-                resumed = self._manifests.get("resume")
+                resumed = self.manifest("resume")
                 first = resumed.step + 1 if resumed else 0
                 self._curves = EventFile(self.path / "tensorboard", first=first)
             self._curves.add(step, values)
@@ -293,7 +298,7 @@ class RunDirectory:
         metrics: Mapping[str, object] | None = None,
         final: bool = False,
         name: str = "",
-    ) -> Manifest | None:
+    ) -> WholeCheckpoint | None:
         """Write a checkpoint with ``write(folder)``, make it whole and announce it.
 
         Stage, hash, sync, rename, announce: a crash at any point leaves either no
@@ -309,41 +314,40 @@ class RunDirectory:
         figures_must_be_finite(metrics or {}, place)
         name = name or step_name(step)
         target = self.checkpoints / name
-        described = {
-            "step": step,
-            "program": self.program,
-            "kind": kind,
-            "recipe": recipe_to_json(recipe),
-            "parents": list(self.parents),
-            "new_tokens": list(self.new_tokens),
-            "trained_tokens": sorted(
-                {*self.trained_tokens, *(self.new_tokens if step else ())}
-            ),
-        }
-        manifest = self._kept(target, recipe)
-        if manifest is None:
+        trained = {*self.trained_tokens, *(self.new_tokens if step else ())}
+        checkpoint = self._kept(target, recipe)
+        if checkpoint is None:
             staging = self._staged(name, write, place)
             files = {
                 str(path.relative_to(staging)): hash_and_sync(path)
                 for path in sorted(staging.rglob("*"))
                 if path.is_file()
             }
-            content = {**described, "files": files, "metrics": metrics or {}}
-            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-            (staging / MANIFEST).write_text(text + "\n")
-            hash_and_sync(staging / MANIFEST)
+            manifest = Manifest(
+                step=step,
+                program=self.program,
+                kind=kind,
+                files=files,
+                recipe=cast(dict[str, JSON], recipe_to_json(recipe)),
+                parents=self.parents,
+                metrics=cast(dict[str, JSON], dict(metrics or {})),
+                new_tokens=self.new_tokens,
+                trained_tokens=tuple(sorted(trained)),
+            )
+            write_manifest(staging, manifest)
             for folder in [*(p for p in staging.rglob("*") if p.is_dir()), staging]:
                 sync_folder(folder)
             if target.exists():  # not whole, or of another recipe: see _kept
                 shutil.rmtree(target)
             staging.rename(target)
             sync_folder(self.checkpoints)
-            manifest = read_manifest(target)
-        event = {"event": "checkpoint", "step": step, "digest": manifest.digest}
+            digest = file_sha256(target / MANIFEST)
+            checkpoint = WholeCheckpoint(target, digest, manifest, {})
+        event = {"event": "checkpoint", "step": step, "digest": checkpoint.digest}
         relative = str(target.relative_to(self.path))
         self._emit({**event, "path": relative, "final": final, "kind": kind})
         self.last_kept = max(step, self.last_kept or 0)
-        return manifest
+        return checkpoint
 
     def rehearse_checkpoint(self, write: Callable[[Path], None]) -> None:
         """Write a checkpoint aside and remove it, before the first step is learned.
@@ -386,19 +390,20 @@ class RunDirectory:
         """
         return self._kept(self.checkpoints / step_name(step), recipe) is not None
 
-    def _kept(self, target: Path, recipe: Recipe) -> Manifest | None:
-        """Return the manifest of a whole checkpoint already at ``target``."""
+    def _kept(self, target: Path, recipe: Recipe) -> WholeCheckpoint | None:
+        """Return the whole checkpoint of the same recipe and parents at ``target``."""
         if not target.exists():
             return None
         try:
-            manifest = verify_checkpoint(target)
+            checkpoint = verify_checkpoint(target)
         except CheckpointError:
             return None
+        manifest = checkpoint.manifest
         same = (
             manifest.recipe == recipe_to_json(recipe)
             and manifest.parents == self.parents
         )
-        return manifest if same else None
+        return checkpoint if same else None
 
     def close(self) -> None:
         """Release the lock and the event file."""
@@ -564,6 +569,15 @@ def step_random(seed: int, *place: int | str) -> random.Random:
     resumed run needs no saved generator state to repeat an uninterrupted one.
     """
     return random.Random(":".join(str(part) for part in (seed, *place)))
+
+
+def _whole(name: str, path: Path) -> WholeCheckpoint:
+    """Return a whole checkpoint that ``run.json`` names; raise ``RunError``."""
+    try:
+        return verify_checkpoint(path)
+    except CheckpointError as error:
+        found = f"{path}: {error.why}"
+        raise RunError(f"run.json: `{name}`", "a whole checkpoint", found) from error
 
 
 def _read_object(path: Path, name: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from records.manifests import NotWholeError
+from records.checkpoints import CheckpointError
 from training.models import Checkpoint
 from training.policies.export import UNKNOWN_LICENCE, ExportError, export_checkpoint
 from training.views.forms import licence_identifier
@@ -40,6 +40,6 @@ class Command(BaseCommand):
             export_checkpoint(checkpoint=found, target=target, licence=licence)
         except ValidationError as error:
             raise CommandError(f"--licence: {error.messages[0]}") from error
-        except (ExportError, NotWholeError, OSError) as error:
+        except (ExportError, CheckpointError, OSError) as error:
             raise CommandError(f"Nothing was written: {error}.") from error
         self.stdout.write(f"{found} is in {target}.")
