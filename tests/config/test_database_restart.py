@@ -19,7 +19,7 @@ from django.db import InterfaceError, OperationalError
 
 from config.state import State
 from config.web.errors import is_away
-from tests.config.site import Site
+from tests.local.site import Site
 
 # The whole site, and a database that ends and begins under it.
 pytestmark = pytest.mark.slow

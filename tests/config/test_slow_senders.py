@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from config.state import BASE_DIR, State
-from tests.config.site import Site
+from tests.local.site import Site
 
 # Real servers, and senders that take their time.
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import redis
 
 from config.state import State
 from loop.browser import Browser
-from tests.config.site import Site, alive, family
+from tests.local.site import Site, alive, family
 
 # One start is about two seconds; all of these together pass the ten of a quick test.
 pytestmark = pytest.mark.slow

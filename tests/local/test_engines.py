@@ -14,7 +14,7 @@ import pytest
 from config.state import BASE_DIR, POSTGRES_SOCKET, EngineError, State
 from local import processes, servers
 from local.sockets import SOCKET_PATH_BYTES
-from tests.config.site import clean_environment
+from tests.local.site import clean_environment
 
 # Many starts of both engines: ten seconds and more on a busy machine.
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import redis
 
 from config.state import POSTGRES_SOCKET, VALKEY_SOCKET, State
 from local import accounts, servers
-from tests.config.site import Site, family
+from tests.local.site import Site, family
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another")
 # A start of the whole site, and several of the engines.

@@ -11,7 +11,7 @@ import pytest
 
 from config.state import BASE_DIR, State
 from local import servers
-from tests.config.site import clean_environment
+from tests.local.site import clean_environment
 
 # Starts of the engines, and of Django.
 pytestmark = pytest.mark.slow
