@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actions.tags import TAGS
-from annotation.judging.pair_view import WORDS, compare_words, view_of_pair
+from annotation.judging.pair_view import view_of_pair
+from annotation.text.word_diff import WORDS, compare_words
 
 
 def plan(*steps: str, call: str = '{"name": "Go", "parameters": {}}') -> str:
