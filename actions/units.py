@@ -11,11 +11,10 @@ thinking, use of result and answer by their words and numbers.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from actions.grammar import FormatError, Observation, Response, Text, parse, render
 from actions.json_values import dump_json, json_equal
@@ -28,7 +27,7 @@ from actions.plans import (
     step_similarity,
     word_weights,
 )
-from actions.tags import JSON, THINK_CLOSE
+from actions.tags import JSON
 from actions.words import meaning_words, names, negated, numbers, similarity
 
 UnitKind = Literal[
@@ -50,9 +49,6 @@ RESULT_THRESHOLD: Final = 0.25
 
 # From this share on, thinking with words of its own on both sides says other things.
 SUBSTITUTION_THRESHOLD: Final = 0.8
-
-
-Span: TypeAlias = tuple[int, int]  # start and end of a piece of text, in characters
 
 
 @dataclass(frozen=True)
@@ -312,45 +308,3 @@ def _action_pairs(label: Response, sampled: Response) -> list[UnitPair]:
 
 def _shown(value: JSON) -> str:
     return value if isinstance(value, str) else dump_json(value)
-
-
-def unit_spans(units: Sequence[UnitPair], text: str) -> dict[str, list[Span]]:
-    """Return where each unit of a well-formed sampled ``text`` stands in it.
-
-    A unit that the response lacks, or whose text is not found as it stands, has none.
-    """
-    spans: dict[str, list[Span]] = {}
-    place = 0
-    for unit in units:
-        if unit.sampled is None:
-            continue
-        found: list[Span] = []
-        if unit.kind == "answer":
-            start = text.find(THINK_CLOSE)
-            start = 0 if start < 0 else start + len(THINK_CLOSE)
-            found = [(start, len(text))]
-        elif unit.kind in ("thinking", "use of result"):
-            # May stand in parts, before and after the plan.
-            at = 0
-            for line in filter(None, unit.sampled.split("\n")):
-                start = text.find(line, at)
-                if start >= 0:
-                    at = start + len(line)
-                    found.append((start, at))
-        else:
-            written = unit.sampled
-            if unit.kind == "action name":
-                place = max(0, text.find('"name"', place))
-            elif unit.kind == "parameter":
-                name = json.dumps(
-                    unit.key.split("/parameters/", 1)[1], ensure_ascii=False
-                )
-                key = text.find(name, max(0, text.find('"parameters"')))
-                place = key + len(name) if key >= 0 else place
-            start = text.find(written, place)
-            if start >= 0:
-                place = start + len(written)
-                found = [(start, place)]
-        if found:
-            spans[unit.key] = found
-    return spans

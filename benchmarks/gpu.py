@@ -28,6 +28,7 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 import shutil
 import statistics
 import subprocess
@@ -122,8 +123,9 @@ def metrics(events: list[dict], name: str) -> list[float]:
 def fine_tune(folder: Path, sizes: dict, common: dict) -> Path:
     """Tell the speed of ``sft`` in its variants; return the policy it left, a plain directory."""
     rows = list(generate(seed=1, count=sizes["conversations"]))
-    cuda = common["device"] == "cuda"
-    flash = cuda and importlib.util.find_spec("flash_attn") is not None
+    flash = (
+        torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    )
     policy = folder / "policy"
     # Without flash attention a packed row costs what its whole length squared does.
     variants = [(True, False), (True, True)]
@@ -136,12 +138,10 @@ def fine_tune(folder: Path, sizes: dict, common: dict) -> Path:
             "conversations_per_step": sizes["conversations_per_step"],
             "packing": packing,
             "gradient_checkpointing": checkpointing,
-            "attention": "flash" if flash else "sdpa",
-            "optimizer": "adamw",
+            "muon_learning_rate": 0.0,
             "learning_rate": 1e-4,
             "width": sizes["width"],
             "layers": sizes["layers"],
-            "heads": sizes["heads"],
             "evaluate_turns": 0,
         }
         events = run(folder / "sft", "sft", recipe, data={"train": rows})
@@ -149,7 +149,7 @@ def fine_tune(folder: Path, sizes: dict, common: dict) -> Path:
         tell(
             figure="sft",
             gradient_checkpointing=checkpointing,
-            attention=recipe["attention"],
+            attention="flash" if flash else "",
             packing=packing,
             precision=common["precision"],
             tokens_per_second=round(
@@ -205,11 +205,9 @@ def learn(folder: Path, policy: Path, rm: Path, sizes: dict, common: dict) -> No
         **common,
         "steps": sizes["rl_steps"],
         "prompts_per_step": sizes["prompts"],
-        "responses_per_prompt": sizes["responses"],
-        "draw_more": 1.0,
+        "num_generations": sizes["responses"],
+        "oversampling": 1.0,
         "max_new_tokens": sizes["new_tokens"],
-        "batch_tokens": sizes["batch_tokens"],
-        "optimizer": "adamw",
         "learning_rate": 1e-6,
         "evaluate_every": 1_000_000,
         "held_out_samples": 1,
@@ -256,11 +254,9 @@ def main() -> int:
         tell(figure="machine", error="torch finds no GPU here; --tiny runs on a CPU")
         return 1
     sizes = TINY if args.tiny else FULL
-    common = {
-        "device": "cpu" if args.tiny else "cuda",
-        "precision": "bf16",
-        "threads": 1 if args.tiny else 0,
-    }
+    common = {"precision": "bf16"}
+    if args.tiny:  # the programs as well
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     place = prepare(RewardRecipe(**common))
     tell(
         figure="machine",

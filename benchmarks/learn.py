@@ -59,22 +59,20 @@ NEW_TOKENS = {"max_new_tokens": 96}  # the longest label has 70
 SFT_STEPS = 360
 SFT = {
     "steps": SFT_STEPS,
-    "checkpoint_every": SFT_STEPS // 3,
+    "evaluate_every": SFT_STEPS // 3,
     "evaluate_turns": 0,
     # A choice of wordings is a guess to the policy, and hides the values it has to copy.
     "references": False,
-    "attention": "eager",  # on a CPU faster than SDPA for conversations this short
 }
 DRAW = {"turns": 240, "responses_per_turn": 2, **NEW_TOKENS}
 REWARD = {"steps": 120}
 REFRESHED = {"steps": 80}
 POLICY = {
     "steps": 10,
-    "optimizer": "muon",
     "muon_learning_rate": 2e-3,
     "learning_rate": 2e-4,
-    "kl_weight": 0.0,
-    "draw_more": 2.0,
+    "beta": 0.0,
+    "oversampling": 2.0,
     "prompts_per_step": 32,
     "temperature": 0.7,
     "evaluate_every": 5,
@@ -88,11 +86,10 @@ FURTHER = {
     "muon_learning_rate": 3e-3,
     "learning_rate": 1e-3,
     "evaluate_turns": 0,
-    "checkpoint_every": 100_000,
-    "attention": "eager",
+    "evaluate_every": 100_000,
 }
 ANSWERED = 120  # reviewed samples whose every turn is answered for rejection sampling
-ANSWERS = {"turns": 0, "responses_per_turn": 4, "initial_too": False, **NEW_TOKENS}
+ANSWERS = {"turns": 0, "responses_per_turn": 4, **NEW_TOKENS}
 BASE = {"samples": 40, **NEW_TOKENS}
 GOAL, GAP = 0.10, 0.05
 RESAMPLES = 2000
@@ -167,7 +164,7 @@ class Seed:
     ) -> Run:
         """Train a reward model, from the policy to start from, on what was judged."""
         policy = self.policies["SFT"].model
-        recipe = {**recipe, "attention": "eager", "evaluate_every": 1000}
+        recipe = {**recipe, "evaluate_every": 1000}
         return self._run(name, "reward", recipe, self.reviewed, judged, policy=policy)
 
     def _rivals(self, sft: Run, reward: Run, seconds: float) -> None:

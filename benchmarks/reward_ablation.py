@@ -40,13 +40,12 @@ from benchmarks.runs import BASE_DIR, Run, Site, read, say, write
 SAMPLES, HELD_OUT = 3000, 60
 SFT = {
     "steps": 450,
-    "checkpoint_every": 150,
+    "evaluate_every": 150,
     "evaluate_turns": 0,
-    "attention": "eager",
     "seed": 1,
 }
 DRAWN_AT = (300, 450)
-DRAW = {"responses_per_turn": 2, "initial_too": True, "max_new_tokens": 96, "seed": 1}
+DRAW = {"responses_per_turn": 2, "max_new_tokens": 96, "seed": 1}
 JUDGED_TURNS = {"train": 700, "held-out": 200}
 SCORES = {
     "quads/seen/accuracy": "quads, seen orders",
@@ -63,18 +62,18 @@ LAYOUTS = {
 }
 DATA: dict[str, dict[str, object]] = {
     "judged and derived": {},
-    "derived only": {"judgments": False},
-    "judged only": {"references": False, "quads": False, "changes": False},
-    "without quads": {"quads": False},
-    "without changes": {"changes": False},
-    "without references": {"references": False},
+    "derived only": {"judged_share": 0.0},
+    "judged only": {"judged_share": 1.0},
+    "without quads": {"derived": ["references", "changes"]},
+    "without changes": {"derived": ["references", "quads"]},
+    "without references": {"derived": ["quads", "changes"]},
 }
 HISTORY: dict[str, dict[str, object]] = {
     "pair": {},
     "pair + 64 tokens": {"history_tokens": 64},
     "pair + 400 tokens": {"history_tokens": 400},
 }
-STEPS = {"steps": 200, "checkpoint_every": 1000, "evaluate_every": 1000}
+STEPS = {"steps": 200, "evaluate_every": 1000}
 WIDTHS, COUNTS = (32, 64, 128), (100, 400, 1600)
 FROM_SCRATCH = {"backbone": "scratch", **DATA["judged only"]}
 

@@ -13,7 +13,6 @@ copied its writers' habit learns from one reward model, whose output becomes the
 and, from a second reward model that was shown one label for the whole pair only,
 
     final            the logit of the whole answer
-    prefixes         the lowest logit of the answer's beginnings, one after every unit
 
 All else is equal: start, prompts, steps, seeds. Intervals are paired bootstraps over tasks.
 """
@@ -32,7 +31,6 @@ from benchmarks.runs import BASE_DIR, Run, RunFailedError, Site, say
 
 FINAL = {**REWARD, "labels": "final"}
 VALUES = ("logit", "log-probability", "probability", "verdict")
-OVER = {"final": "whole", "prefixes": "prefixes"}
 
 
 def learn(seed: Seed) -> None:
@@ -41,7 +39,7 @@ def learn(seed: Seed) -> None:
     final = seed.reward_model("reward-final", FINAL, seed.judged)
     shapes: dict[str, tuple[dict[str, object], Run]] = {
         **{value: ({"consistency_value": value}, seed.reward) for value in VALUES},
-        **{name: ({"consistency_over": over}, final) for name, over in OVER.items()},
+        "final": ({}, final),
     }
     start = seed.policies["SFT"]
     with ThreadPoolExecutor(len(shapes)) as pool:

@@ -53,7 +53,7 @@ from training.engine import policy, sft
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.new_tokens import fit_vocabulary
-from training.engine.modeling.optim import muon_and_adamw, trapezoid
+from training.engine.modeling.optim import muon_and_adamw, warmup_stable_decay
 from training.engine.modeling.policies import Place, build_small_model, prepare
 from training.engine.reward_model.model import Packer, Pair, RewardModel, RewardSettings
 from training.engine.rl.rewards import Rewards
@@ -137,8 +137,6 @@ def fine_tuned(folder: Path, args: argparse.Namespace) -> Path:
         "width": args.width,
         "layers": args.layers,
         "evaluate_turns": 0,
-        "device": args.device,
-        "threads": args.threads,
     }
     told = {"program": "sft", "recipe": recipe, "data": {"train": "data/train.jsonl"}}
     (run / "run.json").write_text(json.dumps(told))
@@ -177,7 +175,6 @@ def ours(path, args, recipe, place, scorer, turns) -> tuple[Stopwatch, list[floa
         max_new_tokens=recipe.max_new_tokens,
         stop_ids=encoder.frame.stop_ids,
         pad_id=tokenizer.pad_token_id,
-        batch_tokens=recipe.batch_tokens,
     )
     rewards = Rewards(recipe, scorer)
     rollouts = Rollouts(recipe, turns, encoder, sampling, place, rewards, 0)
@@ -204,8 +201,8 @@ def ours(path, args, recipe, place, scorer, turns) -> tuple[Stopwatch, list[floa
         muon=False,
     )
     trainer.optimizer = optimizer
-    trainer.lr_scheduler = trapezoid(
-        optimizer, first=0, steps=recipe.steps, warmup=0, decay_share=0.0
+    trainer.lr_scheduler = warmup_stable_decay(
+        optimizer, first=0, steps=recipe.steps, warmup=0, decay_fraction=0.0
     )
     watch = Stopwatch(place)
     watch.around(rollouts, "respond", lambda: "generation")
@@ -256,7 +253,7 @@ def theirs(
             ]
 
     asked = turns[: recipe.prompts_per_step * recipe.steps]
-    per_step = recipe.prompts_per_step * recipe.responses_per_prompt
+    per_step = recipe.prompts_per_step * recipe.num_generations
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,
@@ -273,11 +270,11 @@ def theirs(
             max_steps=recipe.steps,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=per_step // batch,
-            num_generations=recipe.responses_per_prompt,
+            num_generations=recipe.num_generations,
             max_completion_length=recipe.max_new_tokens,
             generation_kwargs={"eos_token_id": list(encoder.frame.stop_ids)},
             temperature=recipe.temperature,
-            beta=recipe.kl_weight,
+            beta=recipe.beta,
             loss_type="grpo",
             learning_rate=recipe.learning_rate,
             shuffle_dataset=False,
@@ -329,10 +326,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4, help="timed ones")
     parser.add_argument("--peer-batch", type=int, nargs="+", default=[64, 16, 8])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--device", default="", choices=("", "cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -340,18 +338,16 @@ def main() -> int:
         algorithm="grpo",
         steps=args.steps + 1,
         prompts_per_step=args.prompts,
-        responses_per_prompt=args.responses,
-        draw_more=1.0,
+        num_generations=args.responses,
+        oversampling=1.0,
         temperature=1.0,
         max_new_tokens=args.new_tokens,
         learning_rate=1e-5,
-        device=args.device,
         precision=args.precision,
-        threads=args.threads,
     )
     with tempfile.TemporaryDirectory() as spare:
         path = fine_tuned(args.policy or Path(spare), args)
-        place = prepare(recipe)
+        place = prepare(recipe, args.device)
         scorer = reward_model(path, args, place)
         encoder = Encoder(load_policy(path, place)[1])
         turns = turns_of(encoder, 20 + recipe.steps * args.prompts)

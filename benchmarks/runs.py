@@ -62,7 +62,7 @@ class Site:
         run.path.mkdir(parents=True)
         document = {
             "program": program,
-            "recipe": {"threads": 1, **recipe},
+            "recipe": dict(recipe),
             "run_id": 0,
             "uuid": name,
             "attempt": 1,

@@ -128,7 +128,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--device", default="", choices=("", "cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch-tokens", type=int, default=0)
@@ -137,9 +137,8 @@ def main() -> int:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
-    place = prepare(
-        RewardRecipe(device=args.device, precision=args.precision, threads=args.threads)
-    )
+    torch.set_num_threads(args.threads)
+    place = prepare(RewardRecipe(precision=args.precision), args.device)
     pairs = mixed_pairs(args.pairs, args.spread, seed=1)
     model = build(args, pairs, place)
     classifier = model.reader.classifier

@@ -45,43 +45,37 @@ if TYPE_CHECKING:
 
 LABELERS = ("lena", "luis")
 # A model this small gains much from two processes of a thread, and little from two threads.
-SIDE_BY_SIDE: dict[str, object] = {"processes": 2, "threads": 1}
+SIDE_BY_SIDE: dict[str, object] = {"processes": 2}
 # What differs from the recipes' defaults, which are the demo's.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {
         "steps": 360,
-        "checkpoint_every": 90,
-        "evaluate_every": 360,
-        "attention": "eager",
+        "evaluate_every": 90,
         **SIDE_BY_SIDE,
     },
-    # The longest label response has 70 tokens; a cut one fails the format check. What
-    # runs beside something else takes one thread.
+    # The longest label response has 70 tokens; a cut one fails the format check.
     "draw": {
         "turns": 140,
         "responses_per_turn": 2,
         "max_new_tokens": 96,
-        "threads": 1,
     },
     "reward": {
         "steps": 120,
-        "checkpoint_every": 120,
         "evaluate_every": 120,
-        "attention": "eager",
         **SIDE_BY_SIDE,
     },
     "policy": {
         "max_new_tokens": 96,
         "steps": 6,
         "evaluate_every": 6,
-        "optimizer": "muon",
+        "muon_learning_rate": 1e-3,
         "learning_rate": 1e-4,
         **SIDE_BY_SIDE,
     },
     "evaluate": {"max_new_tokens": 96, **SIDE_BY_SIDE},
 }
 # The start has learned nothing and rambles: a part of the samples shows it.
-BASE: dict[str, object] = {"samples": 60, "threads": 1, "processes": 1}
+BASE: dict[str, object] = {"samples": 60, "processes": 1}
 # Real conversations: thousands of tokens each, and a model far too small for them. The
 # runs are short because what they show is that nothing is lost on the way.
 OTHER: dict[str, dict[str, object]] = {
@@ -90,7 +84,7 @@ OTHER: dict[str, dict[str, object]] = {
         "conversations_per_step": 2,
         "max_tokens": 16384,
         "evaluate_turns": 4,
-        "checkpoint_every": 6,
+        "evaluate_every": 6,
     },
     "draw": {
         "turns": 24,
@@ -102,7 +96,7 @@ OTHER: dict[str, dict[str, object]] = {
     "policy": {
         "steps": 2,
         "prompts_per_step": 2,
-        "responses_per_prompt": 4,
+        "num_generations": 4,
         "max_new_tokens": 48,
         "max_prompt_tokens": 16384,
         "held_out_samples": 1,
@@ -148,6 +142,7 @@ def site(state: State) -> Iterator[str]:
         "CONCORD_STATE_DIR": str(state.home),
         "CONCORD_DEMO": "0",
         "CONCORD_RUNS_AT_ONCE": "2",
+        "OMP_NUM_THREADS": "1",  # of each program: another runs beside it
         "PORT": "0",
     }
     log = state.logs / "supervisor.log"

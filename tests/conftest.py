@@ -1,6 +1,7 @@
 """Start the servers of a test session, unless the environment names some."""
 
 import gc
+import os
 from contextlib import ExitStack
 
 import pytest
@@ -13,6 +14,10 @@ SERVERS = pytest.StashKey[ExitStack]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start Postgres and Valkey once; in the controller, where xdist has workers."""
+    # What the programs of a test compute with: one thread, and no GPU but in its tests.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "not gpu" in config.getoption("markexpr"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from tests import settings
 
     stack = config.stash.setdefault(SERVERS, ExitStack())

@@ -1,5 +1,7 @@
 """The settings of every training program, one frozen dataclass each, in a module each.
 
+A recipe inherits the groups of settings that it shares with others (``groups``).
+
 Plain Python (no torch), so that the web application can import it: the page form of a
 new run is generated from the fields and their metadata (``fields``), and a run
 directory's ``run.json`` is checked against them before any model is loaded
@@ -17,14 +19,20 @@ from typing import TypeAlias, get_type_hints
 from records.recipes.checking import RecipeError, Setting, checked, shown
 from records.recipes.draw import DrawRecipe
 from records.recipes.evaluate import EvaluateRecipe
-from records.recipes.policy import AS_ALGORITHM, PolicyRecipe
+from records.recipes.policy import PolicyRecipe
 from records.recipes.preference import PreferenceRecipe
+from records.recipes.retired import (
+    RETIRED,
+    brought_up_to_date,
+    refuse_retired,
+    to_show,
+)
 from records.recipes.reward import RewardRecipe
 from records.recipes.sft import SftRecipe
 
 __all__ = [
-    "AS_ALGORITHM",
     "RECIPES",
+    "RETIRED",
     "DrawRecipe",
     "EvaluateRecipe",
     "PolicyRecipe",
@@ -34,8 +42,11 @@ __all__ = [
     "RewardRecipe",
     "Setting",
     "SftRecipe",
+    "brought_up_to_date",
+    "new_recipe",
     "recipe_from_json",
     "recipe_to_json",
+    "to_show",
 ]
 
 Recipe: TypeAlias = (
@@ -55,15 +66,14 @@ RECIPES: dict[str, type[Recipe]] = {
     "policy": PolicyRecipe,
     "evaluate": EvaluateRecipe,
 }
-RETIRED: dict[str, frozenset[str]] = {"sft": frozenset({"copying_steps"})}
 
 
 def recipe_from_json(program: str, obj: object) -> Recipe:
     """Return the recipe of ``program`` with the settings in ``obj``.
 
-    Settings that ``obj`` leaves out keep their defaults. Raises ``RecipeError`` for an
-    unknown program or setting, a wrong type, a value outside its range or choices.
-    Runs of earlier versions may name ``RETIRED`` settings, which do nothing any more.
+    Settings that ``obj`` leaves out keep their defaults. Recipes of earlier versions are
+    read as well (``retired``). Raises ``RecipeError`` for an unknown program or setting,
+    a wrong type, a value outside its range or choices.
     """
     if program not in RECIPES:
         raise RecipeError("program", f"one of {', '.join(RECIPES)}", repr(program))
@@ -73,14 +83,19 @@ def recipe_from_json(program: str, obj: object) -> Recipe:
     known = {item.name: item for item in dataclasses.fields(recipe_type)}
     types = get_type_hints(recipe_type)
     settings: dict[str, Setting] = {}
-    for name, value in obj.items():
-        if name in RETIRED.get(program, ()):
-            continue
+    today, _ = brought_up_to_date(program, obj)
+    for name, value in today.items():
         if name not in known:
             raise RecipeError(str(name), f"a setting of {program}", "an unknown name")
         settings[name] = checked(name, value, types[name], known[name].metadata)
     # The values were checked against the field types one by one just above.
     return recipe_type(**settings)  # type: ignore[arg-type]
+
+
+def new_recipe(program: str, obj: Mapping[str, object]) -> Recipe:
+    """Return the recipe of a new run; raise ``RecipeError`` for retired settings too."""
+    refuse_retired(program, obj)
+    return recipe_from_json(program, obj)
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, object]:

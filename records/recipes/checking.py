@@ -44,6 +44,9 @@ def checked(
         isinstance(item, str) for item in value
     ):
         raise RecipeError(name, "a list of texts", shown(value))
+    choices = about.get("choices")
+    if isinstance(choices, list) and not set(value).issubset(choices):
+        raise RecipeError(name, f"some of {', '.join(choices)}", shown(value))
     return tuple(value)
 
 

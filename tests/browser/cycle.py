@@ -134,7 +134,7 @@ def make_iterations(project: Project, user: User, policy: Run) -> None:
         iteration=last,
         name="policy",
         user=user,
-        recipe={**last.recipes["policy"], "steps": 80, "kl_weight": 0.02},
+        recipe={**last.recipes["policy"], "steps": 80, "beta": 0.02},
     )
     deeds.change_iteration(
         project=last.project,

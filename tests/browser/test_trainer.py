@@ -31,8 +31,6 @@ MICRO = {
     "conversations_per_step": "4",
     "width": "64",
     "layers": "2",
-    "heads": "2",
-    "checkpoint_every": "50",
     "evaluate_turns": "2",
     "evaluate_every": "50",
 }

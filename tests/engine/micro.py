@@ -85,7 +85,7 @@ def make_run(
         (folder / "data" / f"{name}.jsonl").write_text(lines)
     description = {
         "program": program,
-        "recipe": {"threads": 1, "device": "cpu", **(recipe or {})},
+        "recipe": recipe or {},
         "inputs": {role: str(path) for role, path in (inputs or {}).items()},
         "data": {name: f"data/{name}.jsonl" for name in data or {}},
         "resume": resume,

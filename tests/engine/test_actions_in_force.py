@@ -92,7 +92,7 @@ def test_the_labels_own_calls_get_the_recorded_observations_in_a_draw(
 
     monkeypatch.setattr(draw, "answer_together", say_labels)
     policy = save_micro_policy(tmp_path / "policy")
-    settings = {"responses_per_turn": 1, "initial_too": False}
+    settings = {"responses_per_turn": 1}
     folder = tmp_path / "run"
     make_run(folder, "draw", settings, {"policy": policy}, {"train": [ROW]})
     assert run_program("draw", DrawRecipe, draw.draw, [str(folder)]) == 0
@@ -114,16 +114,6 @@ def test_the_labels_own_calls_get_the_recorded_observations_in_a_whole_task(
     assert first.prompt + episode.ids == encoded.ids
 
 
-def test_following_actions_reads_the_local_context_that_the_labels_fetched(monkeypatch):
-    rollouts = make_rollouts([ROW], follow_actions=True)
-    said = answer_with_labels(rollouts.encoder)
-    monkeypatch.setattr("training.engine.rl.rollouts.answer", said)
-    asked = rollouts.asked[3]  # the turn that calls the local context's action
-    episode = rollouts.respond(None, [asked], PartOf(0, 0, 1))[0][0]
-    encoded = rollouts.encoder.encode(sample_from_json(ROW))
-    assert asked.prompt + episode.ids == encoded.ids
-
-
 def test_the_labels_own_calls_get_the_recorded_observations_in_own_history(
     tmp_path, monkeypatch
 ):
@@ -136,7 +126,7 @@ def test_the_labels_own_calls_get_the_recorded_observations_in_own_history(
 
     monkeypatch.setattr(evaluate, "answer", say_labels)
     start = save_micro_policy(tmp_path / "policy")
-    settings = {"history": "own", "resamples": 100}
+    settings = {"history": "own"}
     folder = tmp_path / "run"
     make_run(folder, "evaluate", settings, {"policy": start}, {"held_out": [ROW]})
     program = evaluate.evaluate

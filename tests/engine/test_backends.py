@@ -1,4 +1,4 @@
-"""Who draws does not matter: the same stops, the same log-probabilities."""
+"""What a backend returns: where it stops, whose log-probabilities, which seed."""
 
 import importlib.util
 from dataclasses import replace
@@ -15,7 +15,6 @@ from training.engine.sampling.backends import check_backend, logprobs_of, respon
 from training.engine.sampling.sampler import Sampling
 
 CPU = Place(torch.device("cpu"), half=False)
-BACKENDS = ["own", "generate", "continuous"]
 NEW = 12
 
 
@@ -33,19 +32,18 @@ def setting():
     return model, prompts, Sampling(1.0, 1.0, NEW, stops, tokenizer.pad_token_id)
 
 
-def draw(setting, backend, seed=5, per_prompt=3, **changes):
+def draw(setting, seed=5, per_prompt=3, **changes):
     model, prompts, sampling = setting
-    sampling = replace(sampling, backend=backend, **changes)
+    sampling = replace(sampling, **changes)
     return respond(
         model, prompts, sampling, place=CPU, seed=seed, per_prompt=per_prompt
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_log_probabilities_are_the_models_own(setting, backend):
+def test_log_probabilities_are_the_models_own(setting):
     model, prompts, _ = setting
     for temperature, top_p in ((1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (0.0, 1.0)):
-        groups = draw(setting, backend, temperature=temperature, top_p=top_p)
+        groups = draw(setting, temperature=temperature, top_p=top_p)
         assert [len(group) for group in groups] == [3, 3, 3]
         for prompt, group in zip(prompts, groups, strict=True):
             for sampled in group:
@@ -57,12 +55,9 @@ def test_log_probabilities_are_the_models_own(setting, backend):
                 assert sampled.logprobs == pytest.approx(own.tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_all_stop_at_the_same_ids_or_at_the_limit(setting, backend):
+def test_all_stop_at_the_same_ids_or_at_the_limit(setting):
     _, _, sampling = setting
-    drawn = [
-        s for seed in (1, 2) for group in draw(setting, backend, seed) for s in group
-    ]
+    drawn = [s for seed in (1, 2) for group in draw(setting, seed) for s in group]
     assert {s.ended for s in drawn} == {True, False}
     for s in drawn:
         assert not set(s.ids[:-1]) & set(sampling.stop_ids)
@@ -71,25 +66,15 @@ def test_all_stop_at_the_same_ids_or_at_the_limit(setting, backend):
         assert len(s.logprobs) == len(s.ids)
 
 
-@pytest.mark.parametrize("backend", BACKENDS[1:])
-def test_without_noise_all_say_the_same(setting, backend):
-    ours = draw(setting, "own", per_prompt=1, temperature=0.0)
-    theirs = draw(setting, backend, per_prompt=1, temperature=0.0)
-    assert [g[0].ids for g in theirs] == [g[0].ids for g in ours]
-    assert [g[0].ended for g in theirs] == [g[0].ended for g in ours]
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_seed_says_what_is_drawn(setting, backend):
+def test_a_seed_says_what_is_drawn(setting):
     def ids(seed):
-        return [s.ids for group in draw(setting, backend, seed) for s in group]
+        return [s.ids for group in draw(setting, seed) for s in group]
 
     state = torch.random.get_rng_state()
     once = ids(3)
     assert ids(3) == once
     assert ids(4) != once
-    if backend != "continuous":  # transformers seeds torch's generator itself there
-        assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_log_probabilities_do_not_depend_on_how_rows_are_batched(setting, monkeypatch):
@@ -107,4 +92,4 @@ def test_log_probabilities_do_not_depend_on_how_rows_are_batched(setting, monkey
 )
 def test_a_backend_that_is_not_installed_is_refused_by_name():
     with pytest.raises(RecipeError, match="`backend`: expected vllm to be installed"):
-        check_backend("vllm server")
+        check_backend("vllm")

@@ -74,9 +74,7 @@ def run_sft(folder, base, **recipe):
         "conversations_per_step": 2,
         "evaluate_turns": 2,
         "evaluate_every": 2,
-        "answer_tokens": 4,
-        "checkpoint_every": 2,
-        "optimizer": "adamw",
+        "muon_learning_rate": 0.0,
         "learning_rate": 1e-3,
         "precision": "fp32",
         **recipe,
@@ -128,7 +126,7 @@ def test_experts_are_trained_sampled_from_and_saved_as_they_came(
 def test_a_policy_of_experts_is_improved_and_saved_as_it_came(tmp_path):
     base = make_base(tmp_path / "base", "Qwen3Moe", output_router_logits=True)
     recipe = {"consistency_source": "oracle", "steps": 1, "evaluate_every": 1}
-    recipe |= {"max_new_tokens": 8, "method": "full", "optimizer": "adamw"}
+    recipe |= {"max_new_tokens": 8, "method": "full"}
     assert run_policy(tmp_path / "run", base, rows=toy_rows(), **recipe) == 0
     assert read(tmp_path / "run" / "checkpoints" / "step-000001") == read(base)
 

@@ -1,6 +1,5 @@
 """PPO's critic: advantages and losses against their definitions, and whole micro runs."""
 
-import json
 import math
 import random
 
@@ -11,20 +10,16 @@ from safetensors.torch import load_file
 from records.recipes import PolicyRecipe
 from tests.engine.micro import (
     events,
-    make_run,
-    micro_tokenizer,
     save_micro_policy,
 )
 from tests.engine.test_policy import (
     CPU,
-    GOOD,
     answer_with_labels,
     judge,  # noqa: F401
     make_rollouts,
     normal_row,
     result,
     run_policy,
-    save_judge,
     toy,  # noqa: F401
 )
 from training.engine.modeling.loading import load_classifier
@@ -34,13 +29,11 @@ from training.engine.rl.critic import (
     Drawn,
     advantages_of,
     explained_variance,
-    load_critic,
     payments,
     standardized,
     value_loss,
 )
 from training.engine.rl.rewards import Rewarded
-from training.engine.run.directory import RunDirectory, RunError
 from training.engine.sampling.sampler import PartOf
 
 pytestmark = [
@@ -209,21 +202,22 @@ def test_a_value_is_of_the_text_before_its_token(tmp_path, monkeypatch, shared):
             assert float(values[row, t]) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_parts_of_a_draw_give_the_gradient_of_the_whole(tmp_path):
+def test_parts_of_a_draw_give_the_gradient_of_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.engine.rl.critic.VALUE_CLIP_RANGE", 0)
     drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
     weights = []
     for size in (0, 1):
-        critic = micro_critic(
-            tmp_path / str(size), micro_batch=size, value_clip_range=0
-        )
+        critic = micro_critic(tmp_path / str(size), micro_batch=size)
         critic.learn(drawn, critic.values(drawn), torch.ones(drawn.own.shape))
         weights.append(critic.model.score.weight.detach())
     assert torch.allclose(*weights, atol=1e-5)
 
 
-def test_the_critic_comes_to_know_what_follows(tmp_path):
+def test_the_critic_comes_to_know_what_follows(tmp_path, monkeypatch):
     """Two prompts, one of which earns 1 and the other −1."""
-    critic = micro_critic(tmp_path, value_clip_range=0, critic_updates=60)
+    monkeypatch.setattr("training.engine.rl.critic.VALUE_CLIP_RANGE", 0)
+    monkeypatch.setattr("training.engine.rl.critic.UPDATES", 60)
+    critic = micro_critic(tmp_path)
     drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
     targets = torch.tensor([[1.0], [1.0], [-1.0]]).expand(drawn.own.shape)
     old = critic.values(drawn)
@@ -237,7 +231,7 @@ def test_the_critic_comes_to_know_what_follows(tmp_path):
 
 def test_every_turn_is_paid_where_it_ends(monkeypatch):
     row = normal_row()
-    rollouts = make_rollouts([row], algorithm="ppo", follow_actions=True)
+    rollouts = make_rollouts([row], algorithm="ppo", whole_tasks=True)
     monkeypatch.setattr(
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
@@ -282,7 +276,6 @@ SETTINGS = {
     "algorithm": "ppo",
     "consistency_source": "oracle",
     "learning_rate": 1e-3,
-    "critic_updates": 2,
 }
 
 
@@ -322,78 +315,3 @@ def test_the_figures_of_the_critic_are_told(tmp_path, toy):  # noqa: F811
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-4)
     assert all(values["seconds/critic"] > 0 for values in steps)
     assert result(tmp_path)["values"]["seconds/critic"] > 0
-
-
-def test_while_the_critic_warms_up_the_policy_stays(tmp_path, toy):  # noqa: F811
-    assert run_policy(tmp_path, toy, critic_warmup_steps=2, **SETTINGS) == 0
-    start, still, moved = (
-        tensors(tmp_path, f"step-00000{step}/model.safetensors") for step in (0, 2, 4)
-    )
-    assert all(torch.equal(start[name], still[name]) for name in start)
-    assert any(not torch.equal(start[name], moved[name]) for name in start)
-    before, after = (
-        tensors(tmp_path, f"step-00000{step}/trainer/critic/model.safetensors")
-        for step in (0, 2)
-    )
-    assert any(not torch.equal(before[name], after[name]) for name in before)
-
-
-def test_the_critic_starts_from_the_reward_model(tmp_path, toy):  # noqa: F811
-    settings = {**SETTINGS, "critic_start": "reward model", "steps": 1}
-    judged = save_judge(tmp_path / "judge", GOOD)
-    assert run_policy(tmp_path / "run", toy, judged, **settings) == 0, result(
-        tmp_path / "run"
-    )
-    theirs = load_file(judged / "model.safetensors")
-    critic = tensors(tmp_path / "run", "step-000000/trainer/critic/model.safetensors")
-    assert not critic.pop("score.weight").any()
-    assert all(torch.equal(critic[name], theirs[name]) for name in critic)
-
-
-def test_a_model_of_other_tokens_cannot_be_the_critic(tmp_path, toy):  # noqa: F811
-    other = save_micro_policy(tmp_path / "other")
-    path = other / "tokenizer.json"
-    told = json.loads(path.read_text())
-    vocabulary = told["model"]["vocab"]
-    one, two = sorted(vocabulary, key=vocabulary.get)[300:302]
-    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
-    path.write_text(json.dumps(told))
-    run = RunDirectory(
-        make_run(tmp_path / "run", "policy", {}, {"policy": toy, "reward": other})
-    )
-    run.read()
-    recipe = PolicyRecipe(algorithm="ppo", critic_start="reward model")
-    with pytest.raises(RunError, match="tokens have other numbers"):
-        load_critic(run, recipe, micro_tokenizer(), CPU)
-    run.close()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"algorithm": "ppo", "baseline": "group"},
-            "recipe: `baseline`: expected as algorithm: ppo has its critic, found group",
-        ),
-        (
-            {"algorithm": "ppo", "advantage_scale": "group"},
-            "recipe: `advantage_scale`: expected batch or none: the critic, not the "
-            "group, is what ppo compares with, found group",
-        ),
-        (
-            {"algorithm": "ppo", "normalize_each": True},
-            "recipe: `normalize_each`: expected off: the critic learns the rewards as "
-            "they are, found on",
-        ),
-        (
-            {"algorithm": "ppo", "credit": "unit"},
-            "recipe: `credit`: expected response: by unit, advantages are those of the "
-            "group, scaled by its deviation, the divergence in the loss, found unit "
-            "with ppo",
-        ),
-    ],
-)
-def test_settings_that_ppo_cannot_follow_are_refused(tmp_path, toy, settings, message):  # noqa: F811
-    settings = {"consistency_source": "oracle", **settings}
-    assert run_policy(tmp_path, toy, **settings) == 1
-    assert result(tmp_path)["error"] == message

@@ -222,7 +222,7 @@ def test_turns_too_long_are_counted_not_cut(policies, tmp_path):
 
 def test_hard_first_takes_the_turns_that_surprise_most(policies, tmp_path):
     for name, turns in (("few", 3), ("all", 0)):
-        recipe = {"choice": "hard first", "turns": turns, "initial_too": False}
+        recipe = {"choice": "hard first", "turns": turns}
         assert run_draw(tmp_path / name, policies, recipe) == 0
     few = {(r["sample"], r["turn"]) for r in responses(tmp_path / "few")}
     assert len(few) == 3
@@ -326,7 +326,8 @@ def test_no_more_turns_are_read_than_are_answered(policies, tmp_path, monkeypatc
         return encode(encoder, sample, **others)
 
     monkeypatch.setattr(draw.Encoder, "encode", watched)
-    assert run_draw(tmp_path, policies, {"initial_too": False}, demo_rows(40)) == 0
+    current = {"policy": policies["policy"]}
+    assert run_draw(tmp_path, current, {}, demo_rows(40)) == 0
     (result,) = events(tmp_path, "result")
     assert result["values"]["turns"] == 3
     assert len(looked_at) == 2 * 3  # once to choose, once to answer

@@ -60,9 +60,9 @@ SMALL = {
     "steps": 4,
     "conversations_per_step": 1,
     "evaluate_turns": 0,
-    "checkpoint_every": 1,
+    "evaluate_every": 1,
     "warmup_steps": 0,
-    "optimizer": "adamw",
+    "muon_learning_rate": 0.0,
     "learning_rate": 1e-3,
     "precision": "fp32",
 }
@@ -337,9 +337,9 @@ def test_the_reward_program_stops_at_a_gradient_that_overflows(tmp_path):
         "steps": 2,
         "pairs_per_step": 4,
         "precision": "fp32",
-        "optimizer": "adamw",
+        "muon_learning_rate": 0.0,
         "layout": "sequential",
-        "judgments": False,
+        "judged_share": 0.0,
     }
     data = {"train": demo_rows(4)}
     make_run(tmp_path / "run", "reward", recipe, {"policy": start}, data)
@@ -354,7 +354,11 @@ def test_the_reward_program_stops_at_a_gradient_that_overflows(tmp_path):
 def test_the_policy_program_stops_at_a_gradient_that_overflows(tmp_path, toy):  # noqa: F811
     start = copied(toy, tmp_path / "start")
     treacherous(start, token_in(start, toy_rows()))
-    recipe = {"consistency_source": "oracle", "optimizer": "adamw", "method": "full"}
+    recipe = {
+        "consistency_source": "oracle",
+        "muon_learning_rate": 0.0,
+        "method": "full",
+    }
     assert run_policy(tmp_path / "run", start, **recipe) == 1
     assert overflow(tmp_path / "run") == (
         "step 1: expected a finite gradient norm, found what overflowed. "

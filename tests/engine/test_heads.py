@@ -30,10 +30,10 @@ def test_a_reward_model_is_trained_on_what_has_no_classifier(tmp_path, kind):
         "steps": 2,
         "pairs_per_step": 4,
         "evaluate_turns": 2,
-        "checkpoint_every": 1,
-        "optimizer": "adamw",
-        "judgments": False,
-        "quads": False,
+        "evaluate_every": 1,
+        "muon_learning_rate": 0.0,
+        "judged_share": 0.0,
+        "derived": ["references", "changes"],
         "precision": "fp32",
     }
     data = {"train": demo_rows(4), "held_out": demo_rows(2, "held-out", 2)}

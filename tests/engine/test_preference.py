@@ -158,9 +158,7 @@ def test_small_batches_give_the_gradient_of_the_whole_step(objective):
     ]
     gradients = []
     for size in (4, 1):
-        recipe = PreferenceRecipe(
-            objective=objective, examples_per_step=4, nll_weight=0.1
-        )
+        recipe = PreferenceRecipe(objective=objective, examples_per_step=4)
         model = micro_policy(tokenizer, seed=1)
         reference = micro_policy(tokenizer, seed=2)
         pupil = Pupil(model, reference, tokenizer.pad_token_id, CPU)
@@ -220,13 +218,9 @@ def test_the_label_stands_in_where_no_answer_was_consistent(tmp_path):
         (encoder.response_ids("<<think>>yes<</think>>yes"),),
     ]
     assert held_out == []
-    _, train, _ = questions_of(tmp_path / "b", judgments, label_as_good="always")
-    assert [len(q.good) for q in train] == [1, 2]
-    _, train, _ = questions_of(tmp_path / "c", judgments, label_as_good="never")
-    assert [len(q.good) for q in train] == [0, 1]
 
 
-def test_ill_formed_answers_can_be_left_out_and_held_out_ones_are_apart(tmp_path):
+def test_ill_formed_answers_are_learned_and_held_out_ones_are_apart(tmp_path):
     one, two = demo_rows()[:2]
     judgments = [
         judged(one, "<<think>>", consistent=False, source="format"),
@@ -234,8 +228,6 @@ def test_ill_formed_answers_can_be_left_out_and_held_out_ones_are_apart(tmp_path
     ]
     _, train, held_out = questions_of(tmp_path / "a", judgments)
     assert (len(train), len(held_out)) == (1, 1)
-    _, train, held_out = questions_of(tmp_path / "b", judgments, ill_formed=False)
-    assert (len(train), len(held_out)) == (0, 1)
 
 
 def test_a_judgment_of_an_unknown_sample_is_named(tmp_path):

@@ -126,18 +126,6 @@ def test_alignment_says_nothing_beside_a_label_that_breaks_the_grammar():
     assert (found.format, found.consistency) == (1.0, None)
 
 
-def test_alignment_takes_the_best_of_label_and_references_when_asked():
-    turn = {
-        "input": {"kind": "user", "text": "When?"},
-        "response": "It leaves at 8.",
-        "references": ["It departs at eight: 08:00."],
-    }
-    row = {"id": "when", "turns": [turn]}
-    answer = given(row, "It departs at eight: 08:00.")
-    assert by_alignment(answer)[0].consistency == 0.0
-    assert by_alignment(answer, best_of_references=True)[0].consistency == 1.0
-
-
 # The preference model
 
 
@@ -206,11 +194,10 @@ def test_three_kinds_of_tasks_are_learned_in_one_run(tmp_path, mixed, monkeypatc
     rows = [toy_rows()[0], SUM, POEM]
     settings = {
         "consistency_source": "oracle",
-        "normalize_each": True,  # the preference is hundreds, the others are 0 or 1
         "steps": 24,
         "prompts_per_step": 3,
-        "responses_per_prompt": 16,
-        "draw_more": 1.0,
+        "num_generations": 16,
+        "oversampling": 1.0,
         "temperature": 0.7,
         "max_new_tokens": 90,
         "evaluate_every": 24,

@@ -19,7 +19,6 @@ from training.engine.reward_model.model import (
     Pair,
     RewardModel,
     RewardSettings,
-    beginning,
     collate,
     load_reward_model,
     load_reward_models,
@@ -283,62 +282,6 @@ def test_every_batch_size_gives_the_same_scores():
 
 
 # Beginnings
-
-
-def test_a_beginning_ends_where_the_next_unit_starts():
-    units = units_of(PAIR)
-    begun = [beginning(PAIR, units, count) for count in range(1, 6)]
-    assert [one.sampled for one in begun] == [
-        "<<think>>A new request.\nPlan:\n1. ",
-        "<<think>>A new request.\nPlan:\n1. See what it costs\n2. ",
-        SAMPLED[: SAMPLED.index("Get price")],
-        SAMPLED[: SAMPLED.index("coat")],
-        SAMPLED,
-    ]
-    assert begun[1].label == LABEL[: LABEL.index("Find")]
-    assert begun[4] == PAIR
-
-
-def test_a_unit_that_one_side_lacks_cuts_the_other_side_only():
-    short = SAMPLED.replace("\n2. Find the shelf", "")
-    pair = Pair(LABEL, short)
-    units = units_of(pair)
-    begun = beginning(pair, units, 2)
-    assert begun.label == LABEL[: LABEL.index("Find")]
-    assert begun.sampled == short[: short.index("Get price")]
-
-
-@pytest.mark.parametrize("layout", ["sequential", "interleaved"])
-def test_over_prefixes_a_final_model_takes_the_lowest_of_all_beginnings(layout):
-    model = micro_reward_model(layout, "final")
-    pairs = some_pairs()
-    lower = 0
-    for pair, found in zip(pairs, model.score(pairs, over="prefixes"), strict=True):
-        units = units_of(pair)
-        odds = []
-        for count in range(1, len(units) + 1):
-            prompt = model.packer.pack(beginning(pair, units, count), units[:count])
-            odds += model.read([prompt])[0]
-        assert found.logit == pytest.approx(min(odds), abs=1e-5)
-        assert list(found.units) == [unit.key for unit in units]
-        assert list(found.units.values()) == pytest.approx(
-            [min(odds[: count + 1]) for count in range(len(odds))], abs=1e-5
-        )
-        lower += found.logit < model.score([pair])[0].logit - 1e-3
-    assert lower  # somewhere a beginning is worse than the whole
-
-
-def test_over_prefixes_a_model_with_labels_by_unit_says_the_same():
-    model = micro_reward_model("interleaved", "unit")
-    pairs = some_pairs()
-    assert model.score(pairs, over="prefixes") == model.score(pairs)
-    # For it looks back only: its minimum over units is that over beginnings.
-    units = units_of(PAIR)
-    odds = []
-    for count in range(1, len(units) + 1):
-        prompt = model.packer.pack(beginning(PAIR, units, count), units[:count])
-        odds.append(min(model.read([prompt])[0]))
-    assert min(odds) == pytest.approx(model.score([PAIR])[0].logit, abs=1e-5)
 
 
 def test_over_prefixes_an_ill_formed_sample_stays_ruled_out():

@@ -44,10 +44,9 @@ RECIPE = {
     **SMALL,
     "conversations_per_step": 4,
     "precision": "fp32",
-    "optimizer": "adamw",
+    "muon_learning_rate": 0.0,
     "learning_rate": 1e-3,
     "micro_batch": 1,
-    "device": "cpu",
 }
 
 pytestmark = pytest.mark.filterwarnings(
@@ -215,10 +214,9 @@ REWARD = {
     "pairs_per_step": 6,
     "pairwise_weight": 0.5,
     "evaluate_turns": 4,
-    "checkpoint_every": 2,
-    "optimizer": "adamw",
+    "evaluate_every": 2,
+    "muon_learning_rate": 0.0,
     "precision": "fp32",
-    "device": "cpu",
     "learning_rate": 5e-4,
     "warmup_steps": 0,
 }
@@ -321,7 +319,7 @@ def test_the_losses_and_gradients_of_parts_add_up_to_the_steps():
 
     def learn(pieces, counts=None):
         classifier.zero_grad()
-        loss = PairLoss(model.reader, 0.5, by_unit=True, pairwise_weight=0.7)
+        loss = PairLoss(model.reader, by_unit=True, pairwise_weight=0.7)
         total = 0.0
         for piece in pieces:
             given = step_inputs(piece, model.packer, model.tokenizer.pad_token_id)

@@ -11,7 +11,7 @@ from training.runs.command import program_command
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {"max_new_tokens": 12, "precision": "fp32", "device": "cpu"}
+SETTINGS = {"max_new_tokens": 12, "precision": "fp32"}
 DRAW = {**SETTINGS, "turns": 5, "responses_per_turn": 3, "choice": "hard first"}
 
 

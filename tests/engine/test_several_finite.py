@@ -29,7 +29,7 @@ pytestmark = [
 
 def fail_together(folder, program, recipe, inputs, data):
     """Run a recipe in two processes; it fails, and within the time limit."""
-    settings = {**recipe, "processes": 2, "device": "cpu"}
+    settings = {**recipe, "processes": 2}
     make_run(folder, program, settings, inputs, data)
     with pytest.raises(subprocess.CalledProcessError):
         launch(program_command(program, settings, folder), folder)

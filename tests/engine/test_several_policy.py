@@ -27,22 +27,20 @@ RECIPE = {
     "consistency_source": "oracle",
     "steps": 3,
     "prompts_per_step": 4,
-    "responses_per_prompt": 4,
-    "draw_rounds": 2,
+    "num_generations": 4,
     "max_new_tokens": 90,
     "learning_rate": 3e-4,
     "warmup_steps": 0,
     "evaluate_every": 3,
     "precision": "fp32",
-    "device": "cpu",
 }
 WHOLE = {  # every token of a step counts for every other
     "algorithm": "reinforce++",
     "method": "lora",
     "learning_rate": 3e-3,
-    "kl_weight": 0.1,
+    "beta": 0.1,
     "micro_batch": 4,
-    "updates_per_draw": 3,
+    "num_iterations": 3,
 }
 
 

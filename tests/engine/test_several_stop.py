@@ -92,7 +92,7 @@ def make(request, tmp_path, toy):  # noqa: F811
     """Return what makes a run directory of two processes, and its recipe."""
     if request.param == "reward":
         policy = save_micro_policy(tmp_path / "policy")
-        settings, data = {**REWARD, "checkpoint_every": 100}, reward_data()
+        settings, data = {**REWARD, "evaluate_every": 100}, reward_data()
     else:
         policy = toy
         settings = {**POLICY, "evaluate_every": STEPS}

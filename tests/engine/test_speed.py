@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from records.recipes import RecipeError
 from tests.engine.micro import micro_policy, micro_tokenizer
 from training.engine.modeling.policies import Place
-from training.engine.modeling.throughput import Work, check_kernels, matrix_rate
+from training.engine.modeling.throughput import Work, attend, matrix_rate
 
 CPU = Place(torch.device("cpu"), half=False)
 
@@ -43,14 +42,11 @@ def test_training_counts_three_passes_and_sequences_apart():
     assert joined.flops > once.flops  # a longer sequence looks back further
 
 
-def test_kernels_that_are_not_there_are_refused_by_name():
-    for attention, liger, said in (
-        ("flash", False, "`attention`: expected"),
-        ("auto", True, "`liger`: expected liger-kernel installed"),
-    ):
-        with pytest.raises(RecipeError, match=said):
-            check_kernels(attention, liger, CPU)
-    check_kernels("sdpa", False, CPU)
+@pytest.mark.parametrize(("longest", "attention"), [(500, "eager"), (5000, "sdpa")])
+def test_on_a_cpu_attention_over_short_sequences_is_eager(longest, attention):
+    model = micro_policy(micro_tokenizer())
+    attend(model, CPU, longest)
+    assert model.config._attn_implementation == attention
 
 
 def test_the_machine_has_some_rate():

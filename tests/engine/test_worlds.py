@@ -134,7 +134,7 @@ def test_turns_that_nobody_can_judge_neither_spoil_a_task_nor_complete_it():
 
 def evaluated(folder, start, rows, monkeypatch, answer):
     monkeypatch.setattr(evaluate, "answer", answer)
-    settings = {"history": "own", "resamples": 100}
+    settings = {"history": "own"}
     make_run(folder, "evaluate", settings, {"policy": start}, {"held_out": rows})
     program = evaluate.evaluate
     assert run_program("evaluate", EvaluateRecipe, program, [str(folder)]) == 0
@@ -196,8 +196,8 @@ def test_whole_tasks_are_learned(tmp_path):
         "whole_tasks": True,
         "steps": 8,
         "prompts_per_step": 1,
-        "responses_per_prompt": 16,
-        "draw_more": 1.0,
+        "num_generations": 16,
+        "oversampling": 1.0,
         "temperature": 0.7,
         "max_new_tokens": 120,
         "evaluate_every": 8,
@@ -214,18 +214,3 @@ def test_whole_tasks_are_learned(tmp_path):
     assert max(reached) > 1
     assert 0 < complete[0] < 0.9
     assert sum(complete[-4:]) / 4 > complete[0] + 0.2  # the first was before any step
-
-
-def test_whole_tasks_and_following_actions_exclude_each_other(tmp_path):
-    start = save_micro_policy(tmp_path / "start")
-    settings = {
-        "consistency_source": "oracle",
-        "whole_tasks": True,
-        "follow_actions": True,
-    }
-    data = {"train": demo_rows(2)}
-    make_run(tmp_path / "run", "policy", settings, {"policy": start}, data)
-    run_program("policy", PolicyRecipe, policy.main, [str(tmp_path / "run")])
-    assert (
-        "a whole task follows its actions anyway" in (result(tmp_path / "run")["error"])
-    )

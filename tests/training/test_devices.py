@@ -80,12 +80,6 @@ def test_a_run_of_several_processes_needs_more_than_one_gpu():
     assert claim_at(make_run(recipe={"processes": 1}), GPU_0) is not None
 
 
-def test_a_run_that_insists_on_a_gpu_is_not_for_a_worker_of_the_processor():
-    processor = Place("box", "cpu", "cpu")
-    assert claim_at(make_run(recipe={"device": "cuda"}), processor) is None
-    assert claim_at(make_run(recipe={"device": "auto"}), processor) is not None
-
-
 def test_a_run_of_another_queue_is_not_taken_over_when_its_worker_vanished():
     run = make_run(queue="cuda:1")
     assert claim_at(run, GPU_1)

@@ -16,7 +16,7 @@ from training.runs.supervise import Outcome
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 RECIPE = {"turns": 4, "responses_per_turn": 2, "max_new_tokens": 40}
-RECIPE |= {"threads": 1, "device": "cpu", "precision": "fp32"}
+RECIPE |= {"precision": "fp32"}
 
 
 def outcome(run):

@@ -93,7 +93,7 @@ def test_an_unticked_box_turns_a_setting_off(client, project, tara):
         ("recipe_steps", "many", "Enter a whole number"),
         ("recipe_learning_rate", "2", "less than or equal to 1"),
         ("recipe_learning_rate", "nan", "Enter a number"),
-        ("recipe_optimizer", "sgd", "sgd is not one of the available choices"),
+        ("recipe_method", "sgd", "sgd is not one of the available choices"),
         ("policy", "999", "This project has no such checkpoint."),
     ],
 )
@@ -124,15 +124,10 @@ def test_settings_that_hang_on_a_choice_stand_together_under_what_they_need(
         if group.when
     }
     assert groups["Only with algorithm: ppo"] == [
-        "critic_start",
         "critic_learning_rate",
-        "critic_updates",
-        "critic_warmup_steps",
         "gae_lambda",
-        "discount",
-        "value_clip_range",
     ]
-    assert groups["Only with whole tasks"] == ["completion_weight"]
+    assert groups["Only with method: full"] == ["muon_learning_rate"]
     html = page.content.decode()
     assert "<legend>Only with algorithm: ppo</legend>" in html
     assert "{&quot;recipe_algorithm&quot;: [&quot;ppo&quot;]}" in html

@@ -24,14 +24,9 @@ MICRO = {
     "conversations_per_step": 2,
     "width": 16,
     "layers": 1,
-    "heads": 1,
-    "vocabulary": 512,
-    "checkpoint_every": 4,
-    "evaluate_every": 3,
+    "evaluate_every": 4,
     "evaluate_turns": 2,
-    "device": "cpu",
     "precision": "fp32",
-    "threads": 1,
 }
 TIMING = Timing(poll=0.1, beat=0.2, grace=30)
 
@@ -70,7 +65,7 @@ def test_sft_then_draw_then_evaluate(project):
     draw = run_through(
         project,
         "draw",
-        {"turns": 2, "responses_per_turn": 2, "max_new_tokens": 12, "threads": 1},
+        {"turns": 2, "responses_per_turn": 2, "max_new_tokens": 12},
         policy=policy,
     )
     assert draw.result["received"]["current"]["responses"] == 4
@@ -80,7 +75,7 @@ def test_sft_then_draw_then_evaluate(project):
     evaluate = run_through(
         project,
         "evaluate",
-        {"max_new_tokens": 12, "resamples": 100, "threads": 1},
+        {"max_new_tokens": 12},
         policy=policy,
     )
     assert 0 <= evaluate.result["policies"]["policy"]["format_valid"]["value"] <= 1
@@ -89,7 +84,7 @@ def test_sft_then_draw_then_evaluate(project):
 def test_preferences_are_learned_from_what_was_drawn(project):
     """Answers that break the grammar count too, once one pair was judged by a person."""
     policy = make_real_policy(project)
-    recipe = {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 6, "threads": 1}
+    recipe = {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 6}
     run_through(project, "draw", recipe, policy=policy)
     Slot.objects.all().delete()
     turn = project.samples.filter(split="").first().turns.first()
@@ -104,7 +99,6 @@ def test_preferences_are_learned_from_what_was_drawn(project):
                 "examples_per_step": 2,
                 "max_new_tokens": 6,
                 "held_out_samples": 1,
-                "threads": 1,
             },
             policy=policy,
         )
@@ -118,8 +112,8 @@ def test_a_policy_learns_from_two_reward_models_and_a_preference_model(project):
     lena = make_user("lena")
     for sample in project.samples.filter(split="")[:2]:
         make_judgment(make_pair(turn=sample.turns.first(), slots=1), lena, 0)
-    small = {"threads": 1, "device": "cpu", "steps": 2, "evaluate_turns": 2}
-    small |= {"backbone": "scratch", "width": 16, "layers": 1, "heads": 1}
+    small = {"steps": 2, "evaluate_turns": 2}
+    small |= {"backbone": "scratch", "width": 16, "layers": 1}
     first, second, preference = (
         run_through(
             project, "reward", {**small, **recipe}, policy=policy
@@ -132,13 +126,11 @@ def test_a_policy_learns_from_two_reward_models_and_a_preference_model(project):
         {
             "steps": 1,
             "prompts_per_step": 1,
-            "responses_per_prompt": 2,
+            "num_generations": 2,
             "max_new_tokens": 6,
             "evaluate_every": 1,
             "held_out_samples": 1,
             "gate_override": "Only a test.",
-            "threads": 1,
-            "device": "cpu",
         },
         **{
             "policy": policy,
@@ -162,12 +154,10 @@ def test_a_run_of_several_goes_on_after_one_of_them_was_killed(
         "processes": 2,
         "consistency_source": "oracle",
         "prompts_per_step": 2,
-        "responses_per_prompt": 2,
+        "num_generations": 2,
         "max_new_tokens": 6,
         "evaluate_every": 1,
         "held_out_samples": 2,
-        "threads": 1,
-        "device": "cpu",
     }
     run = launch.start_run(
         project=project,
@@ -225,7 +215,7 @@ def test_a_run_that_changes_machines_ends_with_the_weights_of_one_that_did_not(
 ):
     """Two data directories stand for the machines; a folder for the object store."""
     settings.STORE = (tmp_path / "store").as_uri()
-    recipe = {**MICRO, "steps": 80, "checkpoint_every": 20, "evaluate_every": 40}
+    recipe = {**MICRO, "steps": 80, "evaluate_every": 20}
     whole = run_through(project, "sft", recipe).checkpoints.get(is_final=True)
     expected = (whole.directory / "model.safetensors").read_bytes()
     run = launch.start_run(
@@ -257,21 +247,18 @@ def test_a_run_that_changes_machines_ends_with_the_weights_of_one_that_did_not(
 def test_a_whole_iteration_with_the_real_programs(project):
     start = make_real_policy(project)
     Promotion.objects.create(project=project, checkpoint=start)
-    small = {"threads": 1, "device": "cpu"}
-    tiny_model = {"width": 16, "layers": 1, "heads": 1}
+    tiny_model = {"width": 16, "layers": 1}
     iteration = deeds.start_iteration(
         project=project,
         user=make_user("tara"),
         recipes={
-            "draw": {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 8} | small,
+            "draw": {"turns": 3, "responses_per_turn": 2, "max_new_tokens": 8},
             "reward": {"steps": 2, "pairs_per_step": 4, "backbone": "scratch"}
             | {"evaluate_turns": 2}
-            | tiny_model
-            | small,
-            "policy": {"steps": 1, "prompts_per_step": 1, "responses_per_prompt": 2}
-            | {"max_new_tokens": 8, "evaluate_every": 1, "held_out_samples": 1}
-            | small,
-            "evaluate": {"max_new_tokens": 8, "resamples": 100, "samples": 1} | small,
+            | tiny_model,
+            "policy": {"steps": 1, "prompts_per_step": 1, "num_generations": 2}
+            | {"max_new_tokens": 8, "evaluate_every": 1, "held_out_samples": 1},
+            "evaluate": {"max_new_tokens": 8, "samples": 1},
         },
         automatic=("draw", "reward", "policy", "evaluate", "compare", "promote"),
     )

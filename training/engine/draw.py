@@ -84,6 +84,8 @@ from training.engine.sampling.decoding import WITHOUT_CACHE, caching
 from training.engine.sampling.sampler import Sampling, room
 
 CHUNK = 64  # turns drawn between two looks at the wish to stop
+ACTION_SECONDS = 10.0  # the longest that one action may take
+KEPT_AT_MOST = 2  # accepted answers of a policy to one turn that go to people
 
 
 def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
@@ -92,7 +94,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
     join(place.device)
     samples = read_samples(run.need_data("train"))
     models = {"current": load_policy(run.need_input("policy"), place)}
-    if recipe.initial_too and "initial" in run.inputs:
+    if "initial" in run.inputs:
         models["initial"] = load_policy(run.inputs["initial"], place)
     reward = None
     if "reward" in run.inputs:
@@ -138,13 +140,11 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
             assert isinstance(tokenizer.pad_token_id, int)
             sampling = Sampling(
                 recipe.temperature,
-                recipe.top_p,
+                1.0,
                 recipe.max_new_tokens,
                 encoder.frame.stop_ids,
                 tokenizer.pad_token_id,
-                recipe.batch_tokens,
-                recipe.backend,
-                parts=room(recipe.batch_tokens, run.log),
+                parts=room(place, run.log),
             )
             caching(model, longest + recipe.max_new_tokens).tell(run.log, WITHOUT_CACHE)
             for start in range(0, len(chosen), CHUNK):
@@ -170,12 +170,12 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                     ],
                     per_turn=recipe.responses_per_turn,
                 )
-                told = [[row_of(a, role, recipe) for a in group] for group in drawn]
+                told = [[row_of(a, role) for a in group] for group in drawn]
                 if reward is not None:
                     score_rows(told, drawn, reward)
                 for rows, group in zip(told, drawn, strict=True):
                     if reward is not None and recipe.keep == "accepted":
-                        mark_kept(rows, group, reward, recipe.keep_at_most)
+                        mark_kept(rows, group, reward)
                     file.writelines(
                         json.dumps(row, ensure_ascii=False) + "\n" for row in rows
                     )
@@ -269,10 +269,10 @@ def surprisal(
 # What comes of a response
 
 
-def row_of(given: Answer, role: str, recipe: DrawRecipe) -> dict[str, object]:
+def row_of(given: Answer, role: str) -> dict[str, object]:
     """Return the output row of one sampled response."""
     turn = given.sample.turns[given.turn]
-    observation, source = observe(given, recipe)
+    observation, source = observe(given)
     return {
         "sample": given.sample.id,
         "turn": given.turn,
@@ -286,7 +286,7 @@ def row_of(given: Answer, role: str, recipe: DrawRecipe) -> dict[str, object]:
     }
 
 
-def observe(given: Answer, recipe: DrawRecipe) -> tuple[str, str]:
+def observe(given: Answer) -> tuple[str, str]:
     """Return the observation of the response's action call, and where it is from."""
     call = last_call(given)
     if call is None:
@@ -310,7 +310,7 @@ def observe(given: Answer, recipe: DrawRecipe) -> tuple[str, str]:
     executor = Executor(
         definitions.values(),
         simulators.handlers(given.sample.document, turn=given.turn),
-        Limits(seconds=recipe.action_seconds),
+        Limits(seconds=ACTION_SECONDS),
     )
     return executor.execute(call).text, "simulator"
 
@@ -356,7 +356,7 @@ def mark_kept(
     rows: Sequence[dict[str, object]],
     group: Sequence[Answer],
     reward: RewardModel,
-    at_most: int,
+    at_most: int = KEPT_AT_MOST,
 ) -> None:
     """Say of each row of one turn whether it is worth a person's judgment.
 

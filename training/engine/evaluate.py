@@ -83,6 +83,7 @@ from training.engine.sampling.decoding import WITHOUT_CACHE, caching
 from training.engine.sampling.sampler import Sampled, Sampling, room
 
 CHUNK = 256  # turns answered between two looks at the wish to stop
+RESAMPLES, CONFIDENCE = 1000, 0.95  # of the bootstrap behind each interval
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
         "gains": gains(truth, recipe),
         "samples": len(samples),
         "history": "teacher-forced" if recipe.history == "labels" else "own",
-        "interval": f"{recipe.confidence:.0%} bootstrap over samples",
+        "interval": f"{CONFIDENCE:.0%} bootstrap over samples",
     }
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if run.speaks:
@@ -181,13 +182,11 @@ def answer_all(
     assert isinstance(tokenizer.pad_token_id, int)
     sampling = Sampling(
         recipe.temperature,
-        recipe.top_p,
+        1.0,
         recipe.max_new_tokens,
         encoder.frame.stop_ids,
         tokenizer.pad_token_id,
-        recipe.batch_tokens,
-        recipe.backend,
-        parts=room(recipe.batch_tokens, run.log),
+        parts=room(place, run.log),
     )
     caching(model, longest + recipe.max_new_tokens).tell(run.log, WITHOUT_CACHE)
     if recipe.history == "own":
@@ -394,9 +393,9 @@ def with_interval(verdicts: Verdicts, recipe: EvaluateRecipe) -> dict[str, float
     sums = torch.tensor([float(sum(v)) for v in verdicts.values()])
     counts = torch.tensor([float(len(v)) for v in verdicts.values()])
     generator = torch.Generator().manual_seed(recipe.seed)
-    drawn = torch.randint(len(sums), (recipe.resamples, len(sums)), generator=generator)
+    drawn = torch.randint(len(sums), (RESAMPLES, len(sums)), generator=generator)
     shares = sums[drawn].sum(1) / counts[drawn].sum(1)
-    tail = (1 - recipe.confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = torch.quantile(shares, torch.tensor([tail, 1 - tail])).tolist()
     return {
         "value": float(sums.sum() / counts.sum()),
@@ -441,10 +440,10 @@ def paired_gain(
 
     (old, old_n), (new, new_n) = tensors(before), tensors(after)
     generator = torch.Generator().manual_seed(recipe.seed)
-    drawn = torch.randint(len(both), (recipe.resamples, len(both)), generator=generator)
+    drawn = torch.randint(len(both), (RESAMPLES, len(both)), generator=generator)
     shares_old = old[drawn].sum(1) / old_n[drawn].sum(1)
     shares_new = new[drawn].sum(1) / new_n[drawn].sum(1)
-    tail = (1 - recipe.confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     bounds = torch.tensor([tail, 1 - tail])
     low, high = torch.quantile(shares_new - shares_old, bounds).tolist()
     return {

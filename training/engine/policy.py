@@ -4,9 +4,9 @@ Group relative policy optimisation (GRPO, Shao et al. 2024) and its kin, run by
 ``trl.GRPOTrainer``: for each prompt (a turn with its history) G responses are sampled,
 each gets a reward
 
-    r = format_weight × [the response is well formed] + consistency_weight × consistency
-        (or, by kind of task, rule_weight × [right by the rule], or preference_weight ×
-        the score of a preference model: ``rewards``)
+    r = format_weight × [the response is well formed] + consistency
+        (or, by kind of task, [right by the rule], or the score of a preference model:
+        ``rewards``)
 
 and an advantage: how much better it is than the others. The policy's tokens are pushed
 along their advantages, clipped as in PPO, and held near the initial policy. Baseline,
@@ -18,8 +18,8 @@ truth, the upper bound of any RM, or with "alignment" a rule without learning, i
 What is ours is the rollout: which turns are answered, how, and which groups are kept.
 More groups are drawn than needed and those whose rewards are (nearly) equal are dropped
 first: they would teach nothing, or, once their tiny spread is scaled up, only noise. With
-``follow_actions`` a response that calls the label's action goes on after the recorded
-observation; observation tokens are masked from the loss (``env_mask``).
+``whole_tasks`` a response goes on after the observation of its action call; observation
+tokens are masked from the loss (``env_mask``).
 
 A policy finds the faults of its RM. Three things stand against that: the run does not
 start unless the RM passed its gate; at every look at a fixed held-out set the RM's score
@@ -67,7 +67,7 @@ from training.engine.modeling.optim import (
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
-    trapezoid,
+    warmup_stable_decay,
 )
 from training.engine.modeling.policies import Place, prepare, save_policy
 from training.engine.modeling.shared_prompt import ROWS_OF_THEIR_OWN, sharing
@@ -94,6 +94,10 @@ from training.engine.sampling.decoding import WITHOUT_CACHE, caching
 from training.engine.sampling.sampler import Sampling, room
 
 SHOWN_EVERY, SHOWN = 4, 2  # steps between sampled texts on the run's page; how many
+VLLM_MEMORY = 0.3  # share of the GPU's memory that vLLM may take beside the trainer
+# How far the truth may fall while the reward model's score rises, and for how many tests
+# in a row, before the run stops itself.
+ALARM_TOLERANCE, ALARM_EVALUATIONS = 0.02, 2
 
 
 # The program
@@ -155,9 +159,8 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
             max_new_tokens=recipe.max_new_tokens,
             stop_ids=encoder.frame.stop_ids,
             pad_id=_pad(tokenizer),
-            batch_tokens=recipe.batch_tokens,
             backend=backend,
-            parts=room(recipe.batch_tokens, run.log),
+            parts=room(place, run.log),
         )
 
     held_out = HeldOut(
@@ -201,20 +204,19 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         muon_rate=recipe.muon_learning_rate,
         adamw_rate=recipe.learning_rate,
         weight_decay=0.0,
-        muon=recipe.optimizer == "muon" and recipe.method == "full",
-        eight_bit=recipe.adamw_8bit,
+        muon=bool(recipe.muon_learning_rate) and recipe.method == "full",
     )
     if run.resume:
         if isinstance(learner, PeftModel):
             load_adapters(learner, run.resume / "trainer")
         load_optimizer(optimizer, run.resume / "trainer")
     trainer.optimizer = optimizer
-    trainer.lr_scheduler = trapezoid(
+    trainer.lr_scheduler = warmup_stable_decay(
         optimizer,
         first=first,
         steps=recipe.steps,
         warmup=recipe.warmup_steps,
-        decay_share=recipe.decay_share,
+        decay_fraction=recipe.decay_fraction,
     )
 
     def look(step: int) -> None:
@@ -284,7 +286,7 @@ def make_trainer(
     """Return the trainer of the steps after ``first``, still without an optimiser."""
     algorithm = algorithm_of(recipe)
     prompts = share_of_step("prompts_per_step", recipe.prompts_per_step)
-    alone = prompts * recipe.responses_per_prompt
+    alone = prompts * recipe.num_generations
     return SharedPromptTrainer(
         parts=Parts(min(recipe.micro_batch or alone, alone), run.log, "responses"),
         model=model,
@@ -298,30 +300,28 @@ def make_trainer(
                 * (recipe.prompts_per_step * (recipe.steps - first or 1))
             }
         ),
-        peft_config=None
-        if recipe.method == "full"
-        else adapters(recipe.lora_rank, recipe.lora_alpha),
+        peft_config=None if recipe.method == "full" else adapters(recipe.lora_rank),
         args=GRPOConfig(
             output_dir=str(run.outputs),
             max_steps=max(1, recipe.steps - first),
             per_device_train_batch_size=alone,
             ddp_find_unused_parameters=False,
-            num_generations=recipe.responses_per_prompt,
-            num_iterations=recipe.updates_per_draw,
+            num_generations=recipe.num_generations,
+            num_iterations=recipe.num_iterations,
             max_completion_length=recipe.max_new_tokens,
             temperature=recipe.temperature,
             # Under full training the reference comes later: refer_to_initial.
             beta=0.0 if recipe.method == "full" else divergence_weight(recipe),
             use_bias_correction_kl=algorithm.divergence == "loss, corrected",
-            epsilon=recipe.clip_range,
+            epsilon=recipe.epsilon,
             epsilon_high=algorithm.clip_high,
             loss_type=TRL_LOSS[algorithm.loss],
-            max_grad_norm=recipe.clip_norm,
+            max_grad_norm=recipe.max_grad_norm,
             shuffle_dataset=False,
             **vllm_settings(recipe, rollouts.sampling.stop_ids),
             bf16=place.half,
             use_cpu=place.device.type == "cpu",
-            gradient_checkpointing=False,
+            gradient_checkpointing=recipe.gradient_checkpointing,
             seed=recipe.seed,
             logging_steps=1,
             logging_nan_inf_filter=False,
@@ -336,13 +336,13 @@ def make_trainer(
 
 def vllm_settings(recipe: PolicyRecipe, stop_ids: Sequence[int]) -> dict[str, Any]:
     """Return what TRL is told when vLLM draws; it then keeps vLLM's weights the newest."""
-    if not recipe.backend.startswith("vllm"):
+    if recipe.backend != "vllm":
         return {}
     return {
         "use_vllm": True,
-        "vllm_mode": "server" if recipe.backend == "vllm server" else "colocate",
+        "vllm_mode": "server" if recipe.vllm_server else "colocate",
         "vllm_server_base_url": recipe.vllm_server or None,
-        "vllm_gpu_memory_utilization": recipe.vllm_memory,
+        "vllm_gpu_memory_utilization": VLLM_MEMORY,
         "generation_kwargs": {"stop_token_ids": list(stop_ids)},
     }
 
@@ -413,14 +413,14 @@ class Watch(TrainerCallback):
     ) -> None:
         run, recipe = self.run, self.recipe
         step = self.step = self.first + state.global_step
-        self.drew = (state.global_step - 1) % recipe.updates_per_draw == 0
+        self.drew = (state.global_step - 1) % recipe.num_iterations == 0
         self._count_seconds(time.monotonic() - self.since)
         run.progress(step, recipe.steps)
         if step % SHOWN_EVERY == 0:
             self._show(step)
         # Within a draw the trainer holds responses that no checkpoint has: finish it.
         asked = any_process(run.stop_requested, self.rollouts.place.device)
-        stopping = asked and step % recipe.updates_per_draw == 0
+        stopping = asked and step % recipe.num_iterations == 0
         if step % recipe.evaluate_every == 0 or step >= recipe.steps or stopping:
             started = time.monotonic()
             self.look(step)
@@ -440,8 +440,8 @@ class Watch(TrainerCallback):
         ]
         reason = parted(
             known,
-            tolerance=self.recipe.alarm_tolerance,
-            evaluations=self.recipe.alarm_evaluations,
+            tolerance=ALARM_TOLERANCE,
+            evaluations=ALARM_EVALUATIONS,
         )
         return reason or ""
 
@@ -503,36 +503,13 @@ FIGURES = {
 def check_settings(recipe: PolicyRecipe) -> None:
     """Raise ``RunError`` for settings that do not go together."""
     share_of_step("prompts_per_step", recipe.prompts_per_step)
-    if process_count() > 1 and recipe.backend == "vllm server":
-        expected = "another with several processes"
-        raise RunError("recipe: `backend`", expected, repr(recipe.backend))
-    if recipe.whole_tasks and recipe.follow_actions:
-        expected = "off: a whole task follows its actions anyway"
-        raise RunError("recipe: `follow_actions`", expected, "on")
-    algorithm = algorithm_of(recipe)
-    if recipe.credit == "unit" and (
-        (algorithm.baseline, algorithm.scale) != ("group", "group")
-        or algorithm.divergence == "reward"
-    ):
-        raise RunError(
-            "recipe: `credit`",
-            "response: by unit, advantages are those of the group, scaled by its "
-            "deviation, the divergence in the loss",
-            f"unit with {recipe.algorithm}",
-        )
-    if (recipe.algorithm == "ppo") != (algorithm.baseline == "critic"):
-        expected = "as algorithm: ppo has its critic"
-        raise RunError("recipe: `baseline`", expected, recipe.baseline)
-    if recipe.algorithm == "ppo" and algorithm.scale == "group":
-        expected = "batch or none: the critic, not the group, is what ppo compares with"
-        raise RunError("recipe: `advantage_scale`", expected, "group")
-    if recipe.algorithm == "ppo" and recipe.normalize_each:
-        expected = "off: the critic learns the rewards as they are"
-        raise RunError("recipe: `normalize_each`", expected, "on")
-    if recipe.evaluate_every % recipe.updates_per_draw:
+    if process_count() > 1 and recipe.backend == "vllm" and recipe.vllm_server:
+        expected = "none with several processes"
+        raise RunError("recipe: `vllm_server`", expected, repr(recipe.vllm_server))
+    if recipe.evaluate_every % recipe.num_iterations:
         raise RunError(
             "recipe: `evaluate_every`",
-            f"a multiple of updates_per_draw = {recipe.updates_per_draw}",
+            f"a multiple of num_iterations = {recipe.num_iterations}",
             str(recipe.evaluate_every),
         )
 
@@ -590,7 +567,7 @@ def refer_to_initial(
 
 def divergence_weight(recipe: PolicyRecipe) -> float:
     """Return the weight of the divergence; 0 where the algorithm has none."""
-    return 0.0 if algorithm_of(recipe).divergence == "none" else recipe.kl_weight
+    return 0.0 if algorithm_of(recipe).divergence == "none" else recipe.beta
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase) -> int:

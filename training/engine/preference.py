@@ -6,17 +6,16 @@ No reward model: the judgments themselves say which answers should become likeli
 DPO (Rafailov et al. 2023, equation 7), for a consistent answer c and an inconsistent one
 b to the same turn x:
 
-    −log σ(β r(c) − β r(b))        [ + nll_weight × −log π(c|x)/|c| ]
+    −log σ(β r(c) − β r(b))
 
 KTO (Ethayarajh et al. 2024, equation 8), for every judged answer by itself:
 
-    good_weight × (1 − σ(β (r(y) − z)))   if it is consistent
-    bad_weight  × (1 − σ(β (z − r(y))))   if it is not
+    1 − σ(β (r(y) − z))   if it is consistent
+    1 − σ(β (z − r(y)))   if it is not
     z = max(0, mean over the step of log π(y′|x)/π_ref(y′|x)), y′ the answer to another
         turn of the step; z gets no gradient
 
-Where no answer to a turn was judged consistent the label response stands for one
-(``label_as_good``). A step of KTO has half good and half bad answers, within the range
+Where no answer to a turn was judged consistent the label response stands for one. A step of KTO has half good and half bad answers, within the range
 of balance that the paper asks for; equal weights are then its default.
 
 The reference is the start policy: under LoRA the model with its adapters off, else a
@@ -58,13 +57,18 @@ from training.engine.modeling.exactness import base_of
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.lora import adapters, load_adapters, merged, save_adapters
 from training.engine.modeling.micro_batch import Parts
-from training.engine.modeling.new_tokens import new_rows, new_tokens, start_at_pieces
+from training.engine.modeling.new_tokens import (
+    NEW_TOKEN_RATE,
+    new_rows,
+    new_tokens,
+    start_at_pieces,
+)
 from training.engine.modeling.optim import (
     adamw_rate,
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
-    trapezoid,
+    warmup_stable_decay,
 )
 from training.engine.modeling.policies import Place, longest_input, prepare, save_policy
 from training.engine.modeling.shared_prompt import (
@@ -104,21 +108,10 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return -functional.logsigmoid(beta * (chosen - rejected))
 
 
-def kto_loss(
-    ratio: Tensor,
-    good: Tensor,
-    divergence: Tensor,
-    beta: float,
-    good_weight: float = 1.0,
-    bad_weight: float = 1.0,
-) -> Tensor:
+def kto_loss(ratio: Tensor, good: Tensor, divergence: Tensor, beta: float) -> Tensor:
     """Return the loss of each answer, (B,), of its log-ratio and whether it is good."""
     gained = beta * (ratio - divergence)
-    return torch.where(
-        good,
-        good_weight * (1 - gained.sigmoid()),
-        bad_weight * (1 - (-gained).sigmoid()),
-    )
+    return torch.where(good, 1 - gained.sigmoid(), 1 - (-gained).sigmoid())
 
 
 # Log-ratios
@@ -200,14 +193,8 @@ def learn(
         ratio = new - pupil.reference_logprobs(rows)
         if paired:
             loss = dpo_loss(ratio[0::2], ratio[1::2], recipe.beta)
-            if recipe.nll_weight:
-                lengths = [len(answer) for _, answer in rows[0::2]]
-                loss = loss - recipe.nll_weight * new[0::2] / torch.tensor(
-                    lengths, device=new.device
-                )
         else:
-            weights = recipe.good_weight, recipe.bad_weight
-            loss = kto_loss(ratio, good, divergence, recipe.beta, *weights)
+            loss = kto_loss(ratio, good, divergence, recipe.beta)
         part = loss.sum() * per_example / len(step.rows)
         part.backward()  # type: ignore[no-untyped-call]
         total += float(part)
@@ -249,13 +236,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
 
     # Data: pairs and answers to learn from, held-out pairs, held-out turns to answer.
     longest = longest_input(model, recipe.max_tokens)
-    questions, held_out_questions = read_questions(
-        run,
-        encoder,
-        longest,
-        label_as_good=recipe.label_as_good,
-        ill_formed=recipe.ill_formed,
-    )
+    questions, held_out_questions = read_questions(run, encoder, longest)
     course = Course(
         questions,
         seed=recipe.seed,
@@ -276,8 +257,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
             recipe.max_new_tokens,
             encoder.frame.stop_ids,
             pad,
-            recipe.batch_tokens,
-            parts=room(recipe.batch_tokens, run.log),
+            parts=room(place, run.log),
         ),
         place,
         None,
@@ -303,8 +283,8 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         untrained = [token for name, token in named if name not in run.trained_tokens]
         start_at_pieces(reference, tokenizer, untrained)
     if not full:
-        learner = get_peft_model(model, adapters(recipe.lora_rank, recipe.lora_alpha))
-    rows = new_rows(model, new, recipe.new_token_rate, alone=not full)
+        learner = get_peft_model(model, adapters(recipe.lora_rank))
+    rows = new_rows(model, new, NEW_TOKEN_RATE, alone=not full)
     pupil = Pupil(learner, reference, pad, place)
     optimizer = muon_and_adamw(
         learner.named_parameters(),
@@ -320,12 +300,12 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         load_optimizer(optimizer, run.resume / "trainer")
         if isinstance(learner, PeftModel):
             load_adapters(learner, run.resume / "trainer")
-    schedule = trapezoid(
+    schedule = warmup_stable_decay(
         optimizer,
         first=first,
         steps=recipe.steps,
         warmup=recipe.warmup_steps,
-        decay_share=recipe.decay_share,
+        decay_fraction=recipe.decay_fraction,
     )
 
     def look(step: int) -> dict[str, object]:
@@ -382,7 +362,9 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         learn_step = functools.partial(learn, pupil, recipe, course.at(step))
         values: dict[str, object] = {**parts.run(learn_step, optimizer.zero_grad)}
         must_be_finite(cast(float, values["loss"]), "loss", f"step {step + 1}")
-        norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm or float("inf"))
+        norm = torch.nn.utils.clip_grad_norm_(
+            trained, recipe.max_grad_norm or float("inf")
+        )
         must_be_finite(float(norm), "gradient norm", f"step {step + 1}")
         rate = adamw_rate(optimizer, float(schedule.get_last_lr()[0]))
         optimizer.step()

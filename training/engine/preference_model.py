@@ -134,7 +134,7 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         loss = ranking_loss(found[0::2], found[1::2])
         must_be_finite(float(loss), "loss", f"step {step + 1}")
         norm = torch.nn.utils.clip_grad_norm_(
-            model.parameters(), recipe.clip_norm or float("inf")
+            model.parameters(), recipe.max_grad_norm or float("inf")
         )
         must_be_finite(float(norm), "gradient norm", f"step {step + 1}")
         optimizer.step()
@@ -151,10 +151,8 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
             }
             run.metrics(step, values)
             since, told_at = time.monotonic(), step
-        if step < recipe.steps and step % recipe.checkpoint_every == 0:
+        if step < recipe.steps and step % recipe.evaluate_every == 0:
             save(step)
-        elif step < recipe.steps and step % recipe.evaluate_every == 0:
-            test(step)
     done = step >= recipe.steps
     figures = {**save(step, final=done), "steps": step}
     figures["seconds"] = round(time.monotonic() - started, 1)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from typing import TextIO
 
 from actions.tags import JSON
+from records.recipes.groups import Compute
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import prepare
@@ -30,17 +31,15 @@ from training.engine.sampling.sampler import Sampling
 
 
 @dataclass(frozen=True)
-class ProposeSettings:
-    """How to answer; temperature 0 takes the likeliest token."""
+class ProposeSettings(Compute):
+    """How to answer; temperature 0 takes the likeliest token, ``device`` "" a GPU if any."""
 
     temperature: float = 0.7
     top_p: float = 0.95
     max_new_tokens: int = 512
     max_prompt_tokens: int = 16384
     seed: int = 0
-    device: str = "auto"
-    precision: str = "fp32"
-    threads: int = 0
+    device: str = ""
 
 
 class ProposeError(Exception):
@@ -58,7 +57,7 @@ def propose(checkpoint: str, request: Mapping[str, JSON]) -> dict[str, object]:
         sample = sample_from_json(document)
     except (KeyError, TypeError, ValueError) as error:
         raise ProposeError(f"request: expected a Concord sample, {error}") from error
-    place = prepare(settings)
+    place = prepare(settings, settings.device)
     model, tokenizer = load_policy(checkpoint, place)
     encoder = Encoder(tokenizer)
     last = len(sample.turns) - 1

@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +39,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from records.checkpoints import read_manifest
 from records.recipes import RewardRecipe
 from training.engine.data.conversations import lengths_summary, read_samples
 from training.engine.modeling.finite_weights import guard_steps
@@ -47,7 +46,7 @@ from training.engine.modeling.micro_batch import Parts, summed
 from training.engine.modeling.new_tokens import fit_vocabulary
 from training.engine.modeling.optim import save_optimizer
 from training.engine.modeling.policies import Place, prepare
-from training.engine.modeling.throughput import Work, attend, check_kernels, matrix_rate
+from training.engine.modeling.throughput import Work, attend, matrix_rate
 from training.engine.preference_model import train_preference_model
 from training.engine.reward_model.augmentation import Example, Source
 from training.engine.reward_model.batches import (
@@ -89,7 +88,6 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         return train_preference_model(run, recipe)
     started = time.monotonic()
     place = prepare(recipe)
-    check_kernels(recipe.attention, False, place)
 
     # Data: judgments, and whatever can be derived from the written samples.
     samples = read_samples(run.data["train"]) if "train" in run.data else []
@@ -102,14 +100,8 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
             for number, turn in enumerate(sample.turns)
         }
         judged = read_judgments(run.data["judgments"], histories)
-    trained_on = judged.train if recipe.judgments else []
-    derived = Source(
-        samples,
-        references=recipe.references,
-        quads=recipe.quads,
-        changes=recipe.changes,
-        several_changes=recipe.several_changes,
-    )
+    trained_on = judged.train if recipe.judged_share else []
+    derived = Source(samples, recipe.derived)
     if not trained_on and not derived.can_draw:
         raise RunError("run.json: `data`", "judgments or train samples", "no pair")
     if not trained_on:
@@ -120,19 +112,17 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     settings = RewardSettings(
         cast(Layout, recipe.layout),
         cast(Labels, recipe.labels),
-        recipe.differences,
-        recipe.history_tokens,
+        history_tokens=recipe.history_tokens,
     )
     classifier, tokenizer = starting_classifier(run, recipe, place, outputs=2)
     known = len(tokenizer)
     packer = Packer(tokenizer, settings)
     fit_vocabulary(classifier, tokenizer, known)
-    attend(classifier, recipe.attention)
+    attend(classifier, place, recipe.max_tokens)
     loss = PairLoss(
         MarkReader(classifier),
-        recipe.pair_weight,
-        recipe.labels == "unit",
-        recipe.pairwise_weight,
+        by_unit=recipe.labels == "unit",
+        pairwise_weight=recipe.pairwise_weight,
     )
     optimizer, schedule, first = start_learning(
         run, recipe, loss, classifier, tokenizer
@@ -145,44 +135,12 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         f"and {len(samples)} samples to derive pairs from"
     )
 
-    best: dict[str, object] = {}  # the values of the test with the best AUC
-    if recipe.early_stop and run.resume and run.resume.parent == run.checkpoints:
-        for folder in sorted(run.checkpoints.glob("step-*")):
-            earlier = read_manifest(folder)
-            if (
-                earlier.step <= first
-                and _auc(earlier.metrics) > _auc(best)
-                and run.has_checkpoint(earlier.step, recipe)
-            ):
-                best = {**earlier.metrics, "step": earlier.step}
-
-    def test(step: int) -> tuple[dict[str, object], RewardSettings]:
+    def save(step: int, final: bool = False) -> dict[str, object]:
+        """Test, and write a checkpoint with the figures."""
         model = RewardModel(classifier, tokenizer, settings)
-        values, chosen = figures(model, tests, recipe.threshold, recipe.calibrate)
+        values, chosen = figures(model, tests, recipe.calibrate)
         loss.train()
         run.metrics(step, {f"held_out/{name}": v for name, v in values.items()})
-        if recipe.early_stop and _auc(values) > _auc(best):
-            best.clear()
-            best.update({**values, "step": step})
-            write_checkpoint(step, values, chosen)
-        return values, chosen
-
-    def worsened(step: int) -> bool:
-        """Whether the best test is too long ago."""
-        return bool(best) and step - cast(int, best["step"]) >= (
-            recipe.early_stop * recipe.evaluate_every
-        )
-
-    def save(step: int, final: bool = False) -> dict[str, object]:
-        values, chosen = test(step)
-        return write_checkpoint(step, values, chosen, final)
-
-    def write_checkpoint(
-        step: int,
-        values: dict[str, object],
-        chosen: RewardSettings,
-        final: bool = False,
-    ) -> dict[str, object]:
         told = {**values, "parameters": size}
         write = functools.partial(write_model, chosen)
         run.save_checkpoint(
@@ -196,7 +154,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         save_optimizer(optimizer, folder / "trainer")
 
     # Loop: the Trainer's, told nothing but the inputs of every step.
-    watch = Watch(run, recipe, first, loss, steps, test, save, worsened, place)
+    watch = Watch(run, recipe, first, loss, steps, save, place)
     trainer = PartsTrainer(
         parts=Parts(recipe.micro_batch or recipe.pairs_per_step, run.log, "pairs"),
         model=loss,
@@ -206,7 +164,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
             per_device_train_batch_size=1,  # an item of the data set is a step's share
             ddp_find_unused_parameters=False,
             train_sampling_strategy="sequential",
-            max_grad_norm=recipe.clip_norm,
+            max_grad_norm=recipe.max_grad_norm,
             bf16=place.half,
             use_cpu=place.device.type == "cpu",
             seed=recipe.seed,
@@ -227,11 +185,8 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     if first < recipe.steps:
         run.rehearse_checkpoint(functools.partial(write_model, settings))
         trainer.train()
-    done = watch.step >= recipe.steps or watch.worsened
-    values = save(watch.step, final=done and not best)
-    if done and best:  # there already: announced again, as the one to take
-        values = write_checkpoint(cast(int, best["step"]), best, settings, final=True)
-        run.log(f"the checkpoint of the best held-out AUC: step {best['step']}")
+    done = watch.step >= recipe.steps
+    values = save(watch.step, final=done)
     report(run, judged, steps)
     told = {
         **values,
@@ -278,11 +233,6 @@ class PartsTrainer(Trainer):
         return self.parts.run(attempt, model.zero_grad)
 
 
-def _auc(values: Mapping[str, object]) -> float:
-    value = values.get("judged/auc")
-    return value if isinstance(value, float) else -1.0
-
-
 class Watch(TrainerCallback):
     """After every step: say where the run is, test, save, and hear a wish to stop."""
 
@@ -293,16 +243,13 @@ class Watch(TrainerCallback):
         first: int,
         loss: PairLoss,
         steps: Steps,
-        test: Callable[[int], object],
         save: Callable[[int], object],
-        has_worsened: Callable[[int], bool],
         place: Place,
     ) -> None:
         self.run, self.recipe, self.first = run, recipe, first
         self.loss, self.steps = loss, steps
-        self.test, self.save, self.has_worsened = test, save, has_worsened
+        self.save = save
         self.device = place.device
-        self.worsened = False
         self.step = first
         self.work = Work.of(loss.reader.classifier, passes=3)
         self.peak = matrix_rate(place) * process_count()
@@ -349,13 +296,8 @@ class Watch(TrainerCallback):
             run.progress(step, recipe.steps)
         if any_process(run.stop_requested, self.device):
             control.should_training_stop = True
-        elif not last and step % recipe.checkpoint_every == 0:
-            self.save(step)
         elif not last and step % recipe.evaluate_every == 0:
-            self.test(step)
-        if recipe.early_stop and not last and self.has_worsened(step):
-            run.log(f"step {step}: {recipe.early_stop} tests without a better AUC")
-            self.worsened = control.should_training_stop = True
+            self.save(step)
 
 
 def report(run: RunDirectory, judged: Judged, steps: Steps) -> None:

@@ -65,14 +65,20 @@ from training.engine.modeling.finite_weights import guard_steps
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.lora import adapters, load_adapters, merged, save_adapters
 from training.engine.modeling.micro_batch import Parts, summed
-from training.engine.modeling.new_tokens import OURS, NewRows, new_rows, new_tokens
+from training.engine.modeling.new_tokens import (
+    NEW_TOKEN_RATE,
+    OURS,
+    NewRows,
+    new_rows,
+    new_tokens,
+)
 from training.engine.modeling.optim import (
     Together,
     adamw_rate,
     load_optimizer,
     muon_and_adamw,
     save_optimizer,
-    trapezoid,
+    warmup_stable_decay,
 )
 from training.engine.modeling.policies import (
     Place,
@@ -82,7 +88,7 @@ from training.engine.modeling.policies import (
     prepare,
     save_policy,
 )
-from training.engine.modeling.throughput import Work, attend, check_kernels, matrix_rate
+from training.engine.modeling.throughput import Work, attend, matrix_rate
 from training.engine.modeling.tokenizer import train_tokenizer
 from training.engine.run.directory import (
     Ending,
@@ -103,6 +109,9 @@ from training.engine.sampling.decoding import WITHOUT_CACHE, caching
 from training.engine.sampling.sampler import Sampling
 
 LOG_EVERY = 10  # steps
+WEIGHT_DECAY = 0.01
+VOCABULARY = 4096  # the most tokens of a tokenizer that is trained on the data
+ANSWER_TOKENS = 256  # of the held-out turns answered at the end
 # Our names for the trainer's figures.
 FIGURES = {
     "loss": "loss",
@@ -127,12 +136,11 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     if not samples:
         raise RunError("data.train", "at least one sample", "an empty file")
 
-    check_kernels(recipe.attention, recipe.liger, place)
     model, tokenizer, scratch = starting_policy(run, recipe, samples, place)
-    attend(model, recipe.attention)
     encoder = Encoder(tokenizer)
     longest = longest_input(model, recipe.max_tokens)
     course = Course(encoder, samples, recipe, longest)
+    attend(model, place, max(course.lengths))
     learner, first = with_adapters(run, recipe, model)
     rows = None
     if not sharded:  # no process has whole rows
@@ -157,19 +165,18 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         muon_rate=recipe.muon_learning_rate,
         adamw_rate=recipe.learning_rate,
         # Decay would move the rows that get no gradient.
-        weight_decay=recipe.weight_decay if recipe.method == "full" else 0.0,
-        muon=recipe.optimizer == "muon" and recipe.method == "full",
-        eight_bit=recipe.adamw_8bit,
+        weight_decay=WEIGHT_DECAY if recipe.method == "full" else 0.0,
+        muon=bool(recipe.muon_learning_rate) and recipe.method == "full",
         rows=rows,
     )
     if run.resume:
         load_optimizer(optimizer, run.resume / "trainer")
-    schedule = trapezoid(
+    schedule = warmup_stable_decay(
         optimizer,
         first=first,
         steps=recipe.steps,
         warmup=recipe.warmup_steps,
-        decay_share=recipe.decay_share,
+        decay_fraction=recipe.decay_fraction,
     )
 
     pad = tokenizer.pad_token_id
@@ -219,7 +226,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
             time_before += time.monotonic() - started
         asked = any_process(run.stop_requested, place.device)
         stopped = asked and step < recipe.steps
-        if stopped or (step % recipe.checkpoint_every == 0 and step < recipe.steps):
+        if stopped or (step % recipe.evaluate_every == 0 and step < recipe.steps):
             save(step, values)
         return stopped
 
@@ -255,10 +262,8 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
                 max_steps=recipe.steps - first,
                 per_device_train_batch_size=alone,
                 ddp_find_unused_parameters=False,
-                max_grad_norm=recipe.clip_norm,
+                max_grad_norm=recipe.max_grad_norm,
                 **checkpointing(recipe.gradient_checkpointing),
-                torch_compile=recipe.compile,
-                use_liger_kernel=recipe.liger,
                 bf16=place.half,
                 use_cpu=place.device.type == "cpu",
                 seed=recipe.seed,
@@ -311,12 +316,13 @@ def check_sharding(recipe: SftRecipe, place: Place) -> None:
 
     On a CPU accelerate would go on without a word, every process holding all of them.
     """
-    if recipe.adamw_8bit:
-        expected = f"false with {recipe.strategy}"
-        raise RunError("recipe: `adamw_8bit`", expected, "true")
-    if (recipe.optimizer, recipe.method) != ("adamw", "full"):
-        found = f"{recipe.optimizer} and {recipe.method} with {recipe.strategy}"
-        raise RunError("recipe: `optimizer`", "adamw, and all weights", found)
+    if recipe.muon_learning_rate:
+        expected = f"0 (AdamW only) with {recipe.strategy}"
+        found = str(recipe.muon_learning_rate)
+        raise RunError("recipe: `muon_learning_rate`", expected, found)
+    if recipe.method != "full":
+        expected = f"full with {recipe.strategy}"
+        raise RunError("recipe: `method`", expected, recipe.method)
     if place.device.type == "cpu":
         raise RunError("recipe: `strategy`", "ddp on a CPU", repr(recipe.strategy))
 
@@ -361,7 +367,7 @@ class PartsTrainer(SFTTrainer):
         model's step; there the learned tokens alone are scored.
         """
         on_gpu = self.accelerator.device.type != "cpu"
-        if on_gpu or return_outputs or self.args.torch_compile:
+        if on_gpu or return_outputs:
             return super().compute_loss(  # type: ignore[no-untyped-call]
                 model, inputs, return_outputs, num_items_in_batch
             )
@@ -417,10 +423,8 @@ def starting_policy(
         model, tokenizer = load_policy(given, place)
         return model, tokenizer, False
     texts = [text for sample in samples for text in texts_of(sample)]
-    new_tokenizer = train_tokenizer(texts, recipe.vocabulary)
-    model = build_small_model(
-        new_tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads
-    )
+    new_tokenizer = train_tokenizer(texts, VOCABULARY)
+    model = build_small_model(new_tokenizer, width=recipe.width, layers=recipe.layers)
     return on_device(model, place), new_tokenizer, True
 
 
@@ -493,7 +497,7 @@ def with_adapters(
         state = json.loads((run.resume / "trainer" / "state.json").read_text())
     if recipe.method == "full":
         return model, state.get("step", 0)
-    learner = get_peft_model(model, adapters(recipe.lora_rank, recipe.lora_alpha))
+    learner = get_peft_model(model, adapters(recipe.lora_rank))
     return learner, state.get("step", 0)
 
 
@@ -519,9 +523,9 @@ def rows_to_learn(
     if new:
         run.log(f"{len(new)} tokens are new to the base: {', '.join(run.new_tokens)}")
     lora = recipe.method == "lora"
-    if not lora and recipe.optimizer == "muon":
+    if not lora and recipe.muon_learning_rate:
         return None
-    return new_rows(model, new, recipe.new_token_rate, alone=lora)
+    return new_rows(model, new, NEW_TOKEN_RATE, alone=lora)
 
 
 # While it trains
@@ -615,7 +619,7 @@ def first_look(
 
     A first look only: ``evaluate`` measures with intervals and by situation.
     """
-    longest = longest_prompt(model, recipe.max_tokens, recipe.answer_tokens)
+    longest = longest_prompt(model, recipe.max_tokens, ANSWER_TOKENS)
     fitting, left_out = ask(encoder, held_out, longest)
     chosen = step_random(recipe.seed, "first look").sample(
         fitting, min(recipe.evaluate_turns, len(fitting))
@@ -624,8 +628,8 @@ def first_look(
         return {}
     frame, pad = encoder.frame, encoder.tokenizer.pad_token_id
     assert isinstance(pad, int)
-    sampling = Sampling(0.0, 1.0, recipe.answer_tokens, frame.stop_ids, pad)
-    caching(model, longest + recipe.answer_tokens).tell(run.log, WITHOUT_CACHE)
+    sampling = Sampling(0.0, 1.0, ANSWER_TOKENS, frame.stop_ids, pad)
+    caching(model, longest + ANSWER_TOKENS).tell(run.log, WITHOUT_CACHE)
     answers = answer(
         model, encoder.tokenizer, chosen, sampling, place=place, seed=recipe.seed
     )

@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation.judging.precedence import put_first
+from records.recipes import brought_up_to_date
 from training.iterations.metrics import gate_of, pairs_of, speaks_against
 from training.iterations.promotion import PromotionRefusedError, promote
 from training.iterations.status import (
@@ -200,10 +201,13 @@ class _OvertakenError(Exception):
 
 def _start_run_of(iteration: Iteration, step: IterationStep) -> bool:
     """Start the run of a step and attach it; False when another caller did, or it failed."""
-    recipe = dict(iteration.recipes.get(step.name, {}))
+    # An iteration may have begun before a setting was retired.
+    recipe, _ = brought_up_to_date(step.name, iteration.recipes.get(step.name, {}))
     inputs = default_inputs(iteration.project, step.name)
     if step.name == StepName.DRAW and "seed" in recipe:
-        recipe["seed"] = int(recipe["seed"]) + iteration.number - 1  # fresh answers
+        recipe["seed"] = (
+            int(str(recipe["seed"])) + iteration.number - 1
+        )  # fresh answers
     if step.name == StepName.POLICY:
         if step.reason and gate_of(reward_model_of(iteration), recipe):
             recipe["gate_override"] = step.reason

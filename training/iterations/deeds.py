@@ -16,7 +16,7 @@ from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from records.recipes import RecipeError, recipe_from_json, recipe_to_json
+from records.recipes import RecipeError, new_recipe, recipe_to_json
 from training.access import require_trainer
 from training.iterations.advance import put_pairs_first, stop_because
 from training.iterations.status import against, place_of
@@ -130,7 +130,7 @@ def _checked_recipes(
 
 def _checked_recipe(name: str, settings: Mapping[str, object]) -> dict[str, object]:
     try:
-        return recipe_to_json(recipe_from_json(name, settings))
+        return recipe_to_json(new_recipe(name, settings))
     except RecipeError as error:
         why = _("Expected %(expected)s, found %(found)s.") % {
             "expected": error.expected,

@@ -186,7 +186,7 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
     program = command or [sys.executable, "-m", "training.engine.propose"]
     # A run may be using the device for all it is worth; it must not run out of memory.
     is_busy = Run.objects.filter(state__in=ACTIVE_STATES).exists()
-    wish = {"seed": proposal.pk, "device": "cpu" if is_busy else "auto"}
+    wish = {"seed": proposal.pk, "device": "cpu" if is_busy else ""}
     request = {"document": proposal.document, "settings": wish}
     try:
         ended = subprocess.run(

@@ -13,7 +13,7 @@ from django.utils.translation import gettext
 
 from annotation.models import Project
 from records.checkpoints import CheckpointError
-from records.recipes import RecipeError, recipe_from_json, recipe_to_json
+from records.recipes import RecipeError, new_recipe, recipe_to_json
 from training.access import require_trainer
 from training.models import (
     ENSEMBLE,
@@ -95,7 +95,7 @@ def start_run(
     problems: dict[str, str] = {}
     settings: dict[str, object] = {}
     try:
-        settings = recipe_to_json(recipe_from_json(kind, recipe))
+        settings = recipe_to_json(new_recipe(kind, recipe))
     except RecipeError as error:
         problems[error.field] = gettext("Expected %(expected)s, found %(found)s.") % {
             "expected": error.expected,

@@ -54,8 +54,6 @@ class Place:
         wish = Q(queue="") | Q(queue=self.queue)
         if self.gpu:  # one GPU is not enough for several processes
             return wish & ~Q(recipe__has_key="processes", recipe__processes__gt=1)
-        if self.device:
-            return wish & ~Q(recipe__has_key="device", recipe__device="cuda")
         return wish
 
     def has_room_for(self, run: Run) -> bool:

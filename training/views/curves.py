@@ -18,7 +18,7 @@ from django.views.decorators.http import require_safe
 
 from annotation.models import Role
 from annotation.views.door import enter
-from records.recipes import RECIPES
+from records.recipes import RECIPES, to_show
 from training.models import Metric, Run, run_name
 from training.views import charts
 from training.views.runs import line_of, run_of_project
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from records.events import Json
+
 
 # A page asks for the curves of each run by itself; more than this no eye tells apart.
 MOST_COMPARED = 100
@@ -164,7 +165,7 @@ def _recipe_differences(found: list[Run]) -> list[tuple[str, list[str]]]:
 
     A recipe of before a setting was there meant what is now its default.
     """
-    recipes = [_defaults(run.kind) | run.recipe for run in found]
+    recipes = [_defaults(run.kind) | to_show(run.kind, run.recipe) for run in found]
     settings = dict.fromkeys(name for recipe in recipes for name in recipe)
     return [
         (words(name), [setting_text(recipe.get(name)) for recipe in recipes])

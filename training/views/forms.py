@@ -14,7 +14,7 @@ from django.core.validators import RegexValidator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from records.recipes import RECIPES
+from records.recipes import RECIPES, brought_up_to_date
 from training.models import (
     ENSEMBLE,
     LEAVES_A_POLICY,
@@ -36,6 +36,7 @@ from training.wording.words import When, help_of, only_with, words
 
 if TYPE_CHECKING:
     from annotation.models import Project
+    from records.events import Json
     from training.models import Run
 
 FLOAT = forms.NumberInput(attrs={"step": "any"})
@@ -137,25 +138,26 @@ class RecipeForm(forms.Form):
 
     A field is named ``recipe_<name>`` and has the setting's help text, unit, range and
     choices. What a program cannot run with is said at the field. ``known`` replaces the
-    defaults.
+    defaults; it may be a recipe of an earlier version.
     """
 
     def __init__(
         self,
         *args: Any,
         kind: str,
-        known: Mapping[str, object] | None = None,
+        known: Mapping[str, Json] | None = None,
         **kw: Any,
     ) -> None:
         super().__init__(*args, **kw)
         self.kind = kind
         recipe = RECIPES[kind]
         types = get_type_hints(recipe)
+        today, _messages = brought_up_to_date(kind, dict(known or {}))
         for setting in dataclasses.fields(recipe):
             default = (
                 setting.default if setting.default is not dataclasses.MISSING else None
             )
-            value = (known or {}).get(setting.name, default)
+            value = today.get(setting.name, default)
             if isinstance(value, list):  # as JSON keeps a tuple
                 value = tuple(value)
             self.fields[f"recipe_{setting.name}"] = _field_of(

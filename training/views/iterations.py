@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
     from django.http import HttpRequest
 
+    from records.events import Json
+
 LISTED = 40
 REASON = 1000  # characters
 
@@ -238,10 +240,10 @@ def _settings_of(last: Iteration | None) -> dict[str, object]:
 
 def _known_recipes(
     project: Project, last: Iteration | None
-) -> Mapping[str, Mapping[str, object]]:
+) -> Mapping[str, Mapping[str, Json]]:
     """Return the recipes of the last iteration; before the first, those of past runs."""
     if last is not None:
-        recipes: dict[str, dict[str, object]] = last.recipes
+        recipes: dict[str, dict[str, Json]] = last.recipes
         return recipes
     rows = Run.objects.filter(project=project, kind__in=RUN_STEPS)
     newest = rows.order_by("kind", "-pk").distinct("kind")

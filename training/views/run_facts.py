@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext
 
-from records.recipes import RECIPES
+from records.recipes import RECIPES, to_show
 from training.models import (
     Checkpoint,
     InputRole,
@@ -66,12 +66,13 @@ class Setting:
     is_default: bool
 
 
-def recipe_lines(kind: str, recipe: dict[str, Json]) -> list[Setting]:
+def recipe_lines(kind: str, recipe: Mapping[str, Json]) -> list[Setting]:
     """Return the settings of a recipe in the order of its dataclass.
 
     Without those that do nothing beside the values of others (``when``), and with those
-    that only earlier versions had.
+    that only earlier versions had, where they were not left at their default.
     """
+    recipe = to_show(kind, recipe)
     fields = {field.name: field for field in dataclasses.fields(RECIPES[kind])}
 
     def is_used(name: str) -> bool:
@@ -87,10 +88,15 @@ def recipe_lines(kind: str, recipe: dict[str, Json]) -> list[Setting]:
             capitalized(words(name)),
             setting_text(recipe[name]),
             name in fields and bool(fields[name].metadata.get("advanced")),
-            name in fields and fields[name].default == recipe[name],
+            name in fields and _default(fields[name]) == recipe[name],
         )
         for name in [*known, *(name for name in recipe if name not in fields)]
     ]
+
+
+def _default(field: dataclasses.Field[object]) -> object:
+    """Return the default of a setting as JSON keeps it."""
+    return list(field.default) if isinstance(field.default, tuple) else field.default
 
 
 def heartbeat_of(run: Run) -> str:

@@ -41,15 +41,11 @@ def read_questions(
     run: RunDirectory,
     encoder: Encoder,
     longest: int,
-    *,
-    label_as_good: str = "when none was consistent",
-    ill_formed: bool = True,
 ) -> tuple[list[Question], list[Question]]:
     """Return the judged turns to learn from and the held-out ones.
 
-    Where ``label_as_good`` says so the label is a good answer too; without ``ill_formed``
-    answers that broke the grammar are left out, as is what makes a prompt and its answer
-    longer than ``longest`` tokens. Raises ``RunError`` naming a line of
+    Where no answer was judged consistent the label stands for one. What makes a prompt
+    and its answer longer than ``longest`` tokens is left out. Raises ``RunError`` naming a line of
     ``judgments.jsonl`` that is wrong.
     """
     samples: dict[str, Sample] = {}
@@ -68,9 +64,6 @@ def read_questions(
             place = f"{path.name}, line {number}"
             expected = "a judged pair of a sample of this run"
             raise RunError(place, expected, f"{error!r}") from error
-        if row.get("source") == "format" and not ill_formed:
-            counts["ill-formed"] += 1
-            continue
         held_out = row.get("split") == "held-out"
         key = (sample.id, turn, held_out)
         good, bad = answers.setdefault(key, ([], []))
@@ -79,9 +72,7 @@ def read_questions(
     found: dict[bool, list[Question]] = {False: [], True: []}
     for (name, turn, held_out), (good, bad) in answers.items():
         label = samples[name].turns[turn].response
-        if label_as_good == "always" or (
-            label_as_good == "when none was consistent" and not good
-        ):
+        if not good:
             good.append(label)
         prompt = tuple(encoder.encode(samples[name]).prompt(turn))
 

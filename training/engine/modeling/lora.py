@@ -13,10 +13,13 @@ from transformers import PreTrainedModel
 WEIGHTS = "weights.safetensors"
 
 
-def adapters(rank: int, alpha: int) -> LoraConfig:
-    """Return fresh adapters on all linear layers; they start as no change at all."""
+def adapters(rank: int) -> LoraConfig:
+    """Return fresh adapters on all linear layers; they start as no change at all.
+
+    Their alpha is twice the rank: they are scaled by 2, whatever the rank.
+    """
     return LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
 
 

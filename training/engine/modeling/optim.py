@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +13,6 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from records.finite import must_be_finite
-from records.recipes import RecipeError
 from training.engine.modeling.new_tokens import NewRows, RowsAdamW
 
 ClipGradients: TypeAlias = Callable[..., torch.Tensor | None]
@@ -71,16 +69,13 @@ def muon_and_adamw(
     adamw_rate: float,
     weight_decay: float,
     muon: bool = True,
-    eight_bit: bool = False,
     rows: NewRows | None = None,
 ) -> Together:
     """Return Muon for the hidden matrices and AdamW for embeddings, heads and norms.
 
     Muon (Jordan et al., 2024) makes each matrix update orthogonal, so it takes one
     large rate for all hidden matrices; rows of embeddings are looked up, not
-    multiplied, and keep AdamW. With ``muon=False`` everything gets AdamW. ``eight_bit``
-    keeps AdamW's moments in blocks of 8 bits (Dettmers et al., 2022; bitsandbytes) where
-    a parameter has 4096 numbers or more. Raises ``RecipeError`` if it is not installed.
+    multiplied, and keep AdamW. With ``muon=False`` everything gets AdamW.
     ``rows`` of new tokens are a group of their own, at a multiple of ``adamw_rate``.
     """
     apart = {id(weight) for weight in rows.weights} if rows and rows.alone else set()
@@ -111,20 +106,10 @@ def muon_and_adamw(
         parts.append(Muon(matrices, lr=muon_rate, weight_decay=weight_decay))
     if embeddings or vectors:
         kept = [group for group in groups if group["params"]]
-        adamw = _adamw_8bit() if eight_bit else AdamW
-        parts.append(adamw(kept, lr=adamw_rate, betas=(0.9, 0.95), eps=1e-8))
+        parts.append(AdamW(kept, lr=adamw_rate, betas=(0.9, 0.95), eps=1e-8))
     if rows is not None:
         parts.append(RowsAdamW(rows, adamw_rate * rows.rate))
     return Together(parts)
-
-
-def _adamw_8bit() -> Callable[..., Optimizer]:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError("adamw_8bit", "bitsandbytes to be installed", "true")
-    found: Callable[..., Optimizer] = importlib.import_module(
-        "bitsandbytes.optim"
-    ).AdamW8bit
-    return found
 
 
 def warmup_stable_decay(
@@ -145,15 +130,6 @@ def warmup_stable_decay(
         return max(0.0, min(1.0, rising, falling))
 
     return LambdaLR(optimizer, scale)
-
-
-def trapezoid(
-    optimizer: Optimizer, *, first: int, steps: int, warmup: int, decay_share: float
-) -> LambdaLR:
-    """Return ``warmup_stable_decay``: its older name."""
-    return warmup_stable_decay(
-        optimizer, first=first, steps=steps, warmup=warmup, decay_fraction=decay_share
-    )
 
 
 def update(
@@ -200,7 +176,7 @@ def save_optimizer(optimizer: Together, folder: Path) -> None:
     numbers: dict[str, float] = {}
     for part_number, part in enumerate(optimizer.parts):
         for index, state in part.state_dict()["state"].items():
-            for name, value in _flat(state):
+            for name, value in state.items():
                 key = f"{part_number}.{index}.{name}"
                 if isinstance(value, torch.Tensor):
                     # Copied: what several parameters share cannot be written.
@@ -209,17 +185,6 @@ def save_optimizer(optimizer: Together, folder: Path) -> None:
                     numbers[key] = value
     save_file(tensors, str(folder / "optimizer.safetensors"))
     (folder / "optimizer.json").write_text(json.dumps(numbers, indent=1) + "\n")
-
-
-def _flat(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the values of a state; bitsandbytes wraps some of its own, and unwraps none
-    that are not wrapped.
-    """
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value)
-        else:
-            yield name, value
 
 
 def load_optimizer(optimizer: Together, folder: Path) -> None:

@@ -5,23 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel, set_seed
 
-
-class PlaceSettings(Protocol):
-    """The settings every recipe has about where and how to compute."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def threads(self) -> int: ...
+from records.recipes.groups import Compute
 
 
 @dataclass(frozen=True)
@@ -38,21 +26,18 @@ class Place:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def prepare(settings: PlaceSettings) -> Place:
-    """Seed all generators, set the threads and pick the device."""
+def prepare(settings: Compute, device: str = "") -> Place:
+    """Seed all generators and pick the device: a GPU where one is visible.
+
+    ``device`` "cpu" leaves it alone. Threads are torch's to choose (OMP_NUM_THREADS).
+    """
     set_seed(settings.seed)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    name = settings.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("recipe: `device` is cuda, and torch finds no CUDA device")
-    device = torch.device(name)
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(name)
     if name == "cuda":  # each process of several has a GPU of its own
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    return Place(device, settings.precision == "bf16")
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
+    return Place(chosen, settings.precision == "bf16")
 
 
 def on_device(model: PreTrainedModel, place: Place) -> PreTrainedModel:

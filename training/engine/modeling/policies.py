@@ -23,7 +23,7 @@ EMBEDDING = 0.1  # standard deviation
 
 
 def build_small_model(
-    tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int, heads: int
+    tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int, heads: int = 0
 ) -> PreTrainedModel:
     """Return a Qwen3-shaped model (QK-norm, tied embeddings) with random weights.
 
@@ -37,7 +37,14 @@ def build_small_model(
     training would give is called mimetic (Trockman and Kolter, 2023, arXiv 2305.09828;
     theirs has −I where this has I). Embeddings start at ``EMBEDDING``, wide enough to
     outlast Muon's first steps.
+
+    ``heads`` 0 makes heads 32 wide, 128 from a width of 1024 on, or somewhat wider where
+    the width is no multiple of that.
     """
+    if not heads:
+        heads = max(1, width // (128 if width >= 1024 else 32))
+        while heads > 1 and width % (2 * heads):
+            heads -= 1
     if width % (2 * heads):
         raise ValueError(f"width {width} is not a multiple of twice the {heads} heads")
     config = Qwen3Config(

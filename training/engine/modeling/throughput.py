@@ -21,29 +21,25 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from records.recipes import RecipeError
 from training.engine.modeling.policies import Place
 
 
-def check_kernels(attention: str, liger: bool, place: Place) -> None:
-    """Raise ``RecipeError`` for kernels that are not installed or cannot run here."""
-    on_gpu = place.device.type == "cuda"
-    if attention == "flash":
-        if importlib.util.find_spec("flash_attn") is None:
-            raise RecipeError("attention", "flash-attn to be installed", "'flash'")
-        if not (on_gpu and place.half):
-            raise RecipeError("attention", "flash on a GPU and in bf16 only", "'flash'")
-    if liger and (importlib.util.find_spec("liger_kernel") is None or not on_gpu):
-        raise RecipeError("liger", "liger-kernel installed, and a GPU", "true")
+def attend(model: PreTrainedModel, place: Place, longest: int) -> None:
+    """Choose how the model computes attention over at most ``longest`` tokens.
+
+    flash-attn on a GPU in bf16 where it is installed. On a CPU, eager attention is faster
+    than SDPA for sequences of a few hundred tokens (docs/experiments.md). Otherwise the
+    model keeps what transformers chose: SDPA where it has that.
+    """
+    if place.device.type == "cuda":
+        installed = importlib.util.find_spec("flash_attn") is not None
+        if place.half and installed and model._supports_flash_attn:
+            model.set_attn_implementation("flash_attention_2")
+    elif longest <= EAGER_TOKENS:
+        model.set_attn_implementation("eager")
 
 
-def attend(model: PreTrainedModel, attention: str) -> None:
-    """Let the model compute attention as a recipe says; ``auto`` changes nothing."""
-    if attention != "auto":
-        kernels = {"flash": "flash_attention_2"}
-        model.set_attn_implementation(kernels.get(attention, attention))
-
-
+EAGER_TOKENS = 1024  # from longer sequences on, SDPA's memory counts more
 SIDE = {"cuda": 8192, "cpu": 1024}
 TRIES = 5
 

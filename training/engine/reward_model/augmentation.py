@@ -31,6 +31,7 @@ from actions.grammar import ActionCall, Response, Text, parse, render
 from actions.plans import find_plan
 from actions.tags import JSON
 from actions.units import UnitPair
+from records.recipes.reward import DERIVED
 from training.engine.data.conversations import Sample, Turn
 from training.engine.reward_model.model import Pair, units_of
 from training.engine.sampling.answers import is_well_formed
@@ -218,19 +219,13 @@ def changed_units(turn: PlainTurn, text: str) -> tuple[str, ...]:
 class Source:
     """Draws derived pairs from samples; each draw depends on its generator only.
 
-    Turns with facts and turns without are used alike, each in its own way. The
-    switches turn kinds of pairs off; ``can_draw`` says whether any are left. Plan
-    orders that the demo reserves for testing are never drawn.
+    Turns with facts and turns without are used alike, each in its own way. ``derived``
+    names the kinds of pairs (``RewardRecipe``); ``can_draw`` says whether the samples
+    give any. Plan orders that the demo reserves for testing are never drawn.
     """
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        *,
-        references: bool = True,
-        quads: bool = True,
-        changes: bool = True,
-        several_changes: bool = True,
+        self, samples: Sequence[Sample], derived: Sequence[str] = DERIVED
     ) -> None:
         turns = [turn for sample in samples for turn in sample.turns]
         self.demo = [
@@ -251,15 +246,14 @@ class Source:
         ]
         self.reworded = [turn for turn in self.plain if len(_wordings(turn)) > 1]
         self.values = sorted({v for turn in self.plain for v in turn.values()})
-        self.several_changes = several_changes
         # Shares found by trial on the demo (docs/reward-model.md); quads give four
         # pairs at once and need a turn with a plan.
         self.makers: list[tuple[float, Callable[[random.Random], list[Example]]]] = []
-        if quads and self.plans:
+        if "quads" in derived and self.plans:
             self.makers.append((0.25, self._quad))
-        if references and (self.demo or self.reworded):
+        if "references" in derived and (self.demo or self.reworded):
             self.makers.append((1.0, self._reference))
-        if changes and (self.demo or self.plain):
+        if "changes" in derived and (self.demo or self.plain):
             self.makers.append((2.0, self._change))
         # Texts may have no place for a change; then a draw would never come to its end.
         probe = random.Random(0)
@@ -300,7 +294,7 @@ class Source:
             kinds: Sequence[str] = PLAIN_KINDS
         else:
             kinds = [k for k in applicable_kinds(turn.document) if k != "several"]
-            if self.several_changes and rng.random() < 0.5:
+            if rng.random() < 0.5:  # two or three errors at once
                 kinds = ["several"]
         made = change_of(turn, rng.choice(kinds), self.values, rng)
         if not made or _is_reserved(turn, made.pair.sampled):

@@ -13,6 +13,7 @@ from transformers import (
 from records.recipes import RewardRecipe
 from training.engine.modeling.loading import load_classifier, load_tokenizer
 from training.engine.modeling.new_tokens import (
+    NEW_TOKEN_RATE,
     OURS,
     fit_vocabulary,
     new_rows,
@@ -22,12 +23,14 @@ from training.engine.modeling.optim import (
     Together,
     load_optimizer,
     muon_and_adamw,
-    trapezoid,
+    warmup_stable_decay,
 )
 from training.engine.modeling.policies import Place, build_small_model, on_device
 from training.engine.modeling.tokenizer import add_tags
 from training.engine.reward_model.model import HISTORY, REWARD_MARKS
 from training.engine.run.directory import RunDirectory
+
+WEIGHT_DECAY = 0.01
 
 
 def starting_classifier(
@@ -44,9 +47,7 @@ def starting_classifier(
     known = len(tokenizer)
     add_tags(tokenizer)
     if recipe.backbone == "scratch" and run.resume is None:
-        small = build_small_model(
-            tokenizer, width=recipe.width, layers=recipe.layers, heads=recipe.heads
-        )
+        small = build_small_model(tokenizer, width=recipe.width, layers=recipe.layers)
         small.config.num_labels = outputs
         build = AutoModelForSequenceClassification.from_config
         classifier = build(small.config)  # type: ignore[no-untyped-call]
@@ -73,15 +74,14 @@ def start_learning(
         names = (*OURS, *REWARD_MARKS, HISTORY)
         start = run.need_input("policy")
         new = new_tokens(run, classifier, tokenizer, start=start, names=names)
-        if recipe.optimizer != "muon":
-            rows = new_rows(classifier, new, recipe.new_token_rate)
+        if not recipe.muon_learning_rate:
+            rows = new_rows(classifier, new, NEW_TOKEN_RATE)
     optimizer = muon_and_adamw(
         module.named_parameters(),
         muon_rate=recipe.muon_learning_rate,
         adamw_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        muon=recipe.optimizer == "muon",
-        eight_bit=recipe.adamw_8bit,
+        weight_decay=WEIGHT_DECAY,
+        muon=bool(recipe.muon_learning_rate),
         rows=rows,
     )
     first = 0
@@ -89,11 +89,11 @@ def start_learning(
     if run.resume and resumed:
         first = resumed.step
         load_optimizer(optimizer, run.resume / "trainer")
-    schedule = trapezoid(
+    schedule = warmup_stable_decay(
         optimizer,
         first=first,
         steps=recipe.steps,
         warmup=recipe.warmup_steps,
-        decay_share=recipe.decay_share,
+        decay_fraction=recipe.decay_fraction,
     )
     return optimizer, schedule, first

@@ -63,13 +63,13 @@ def held_out_tests(judged: Judged, samples: Sequence[Sample], turns: int) -> Tes
 
 
 def figures(
-    model: RewardModel, tests: Tests, threshold: float, calibrate: bool
+    model: RewardModel, tests: Tests, calibrate: bool
 ) -> tuple[dict[str, object], RewardSettings]:
     """Return the held-out figures, and the settings they hold at.
 
-    With ``threshold`` 0 it is picked on one half of the judged pairs (cut by label, so
-    that no label is in both), as is the temperature with ``calibrate``, and the judged
-    figures come from the other half. ``model`` scores with a temperature of 1.
+    The threshold is picked on one half of the judged pairs (cut by label, so that no
+    label is in both), as is the temperature with ``calibrate``, and the judged figures
+    come from the other half. ``model`` scores with a temperature of 1.
     """
     temperature = 1.0
 
@@ -93,11 +93,11 @@ def figures(
         temperature = fitted
         judged = verdicts(tests.judged)
         picking = [v for v, h in zip(judged, half, strict=True) if h == 0]
-    picked = None if threshold else best_threshold(picking)
+    picked = best_threshold(picking)
     reported = list(zip(judged, tests.judged, strict=True))
     if picked is not None or fitted is not None:
         reported = [r for r, h in zip(reported, half, strict=True) if h == 1]
-    threshold = threshold or (0.5 if picked is None else picked)
+    threshold = 0.5 if picked is None else picked
     values["threshold/picked_on"] = len(judged) - len(reported)
     values["threshold"] = threshold
     values["temperature"] = temperature

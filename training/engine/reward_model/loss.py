@@ -3,7 +3,7 @@
 With o the log-odds of "consistent" at a read (``scoring`` says where that is):
 
     mean over units with a known label of  CE(o, label)
-    + pair_weight × mean over pairs of     CE(min over the pair's units of o, verdict)
+    + ½ × mean over pairs of               CE(min over the pair's units of o, verdict)
     + pairwise_weight × mean over rivals of  −log σ(min o of the consistent answer
                                                     − min o of the inconsistent one)
 
@@ -30,6 +30,7 @@ from torch.nn import functional
 from training.engine.reward_model.augmentation import UNKNOWN, Example
 from training.engine.reward_model.model import MarkReader, Packer, collate
 
+PAIR_WEIGHT = 0.5  # of the loss on a pair's minimum beside that on its units
 CHUNK_TOKENS = 8192  # positions computed at once: less padding, bounded memory
 
 
@@ -39,13 +40,12 @@ class PairLoss(nn.Module):
     def __init__(
         self,
         reader: MarkReader,
-        pair_weight: float,
+        *,
         by_unit: bool,
         pairwise_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.reader = reader
-        self.pair_weight = pair_weight
         self.pairwise_weight = pairwise_weight
         self.by_unit = by_unit
         self.parts: dict[str, Tensor] = {}  # summed until cleared, for the metrics
@@ -87,7 +87,7 @@ class PairLoss(nn.Module):
                 logits, targets, ignore_index=UNKNOWN, reduction="sum"
             )
             told = {"loss/unit": unit / units, "loss/pair": loss}
-            loss = unit / units + self.pair_weight * loss
+            loss = unit / units + PAIR_WEIGHT * loss
         if self.pairwise_weight:
             good, bad = worst[rivals].unbind(1)
             pairwise = functional.softplus(bad - good).sum() / rivalries

@@ -17,11 +17,6 @@ The two outputs are read at ``<<match>>`` marks. With labels ``final`` (the pape
 there is one mark at the very end; with labels ``unit`` every unit has one, and the score
 of the pair is the minimum over its units: a pair is as consistent as its worst unit.
 
-A model with a final label can be asked about the *beginnings* of a pair as well: both
-responses cut after each unit in turn, the minimum being the score, as process reward
-models do (Lightman et al. 2023, section 2). So what comes later cannot make good what
-was wrong before. With labels by unit the minimum over units is that already.
-
 A mark is a special token of the RM's own tokenizer, and responses are encoded without
 special tokens, so nothing that a policy writes can be taken for one. A sampled response that does not parse is not consistent by rule: there is
 nothing to lay beside the label, and no model is asked.
@@ -46,7 +41,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from actions.format_check import check_text
 from actions.grammar import parse
-from actions.units import UnitPair, align_units, unit_spans
+from actions.units import UnitPair, align_units
 from records.finite import figures_must_be_finite, must_be_finite
 from training.engine.modeling.loading import load_classifier, load_tokenizer
 from training.engine.modeling.policies import Place, save_model
@@ -54,7 +49,6 @@ from training.engine.reward_model.metrics import log_odds
 
 Layout = Literal["sequential", "interleaved"]
 Labels = Literal["final", "unit"]
-Over = Literal["whole", "prefixes"]
 
 LABEL, SAMPLED, MATCH = "<<label>>", "<<sampled>>", "<<match>>"
 SAME = "<<same>>"
@@ -148,19 +142,6 @@ def units_of(pair: Pair) -> tuple[UnitPair, ...] | None:
     if check_text(pair.sampled, inside, may_trail=True) is not None:
         return None
     return align_units(label, parse(pair.sampled, inside_thinking=inside))
-
-
-def beginning(pair: Pair, units: Sequence[UnitPair], count: int) -> Pair:
-    """Return both texts up to where the first unit after the first ``count`` starts."""
-    texts: list[str] = []
-    for text, own in (
-        (pair.label, [replace(unit, sampled=unit.label) for unit in units]),
-        (pair.sampled, units),
-    ):
-        spans = unit_spans(own, text)
-        later = [spans[unit.key][0][0] for unit in units[count:] if unit.key in spans]
-        texts.append(text[: min(later, default=len(text))])
-    return replace(pair, label=texts[0], sampled=texts[1])
 
 
 class Packer:
@@ -325,14 +306,10 @@ class RewardModel:
         self,
         pairs: Sequence[Pair],
         *,
-        over: Over = "whole",
         batch_tokens: int = 0,
         side: Literal["left", "right"] = "right",
     ) -> list[Score]:
         """Return the scores in the order of ``pairs``; equal pairs are scored once.
-
-        Over ``prefixes`` a model with a final label scores every beginning of a pair;
-        ``units`` then has, by the unit a beginning ends with, the lowest log-odds so far.
 
         Prompts are batched by length, at most ``batch_tokens`` positions a batch (0: what
         suits the device; one longer prompt makes a batch of its own: nothing is ever
@@ -341,40 +318,28 @@ class RewardModel:
         ``FormatError`` for a label that does not parse.
         """
         scores: dict[Pair, Score] = {}
-        prompts: dict[Pair, list[Packed]] = {}  # of each beginning, the whole last
+        prompts: dict[Pair, Packed] = {}
         for pair in dict.fromkeys(pairs):
             units = units_of(pair)
             if units is None:
                 scores[pair] = _score(RULED_OUT, {"format": RULED_OUT})
-            elif units and over == "prefixes" and self.settings.labels == "final":
-                prompts[pair] = self._beginnings(pair, units)
             else:
-                prompts[pair] = [self.packer.pack(pair, units)]
+                prompts[pair] = self.packer.pack(pair, units)
         if prompts and not batch_tokens:
             batch_tokens = BATCH_TOKENS[next(self.reader.parameters()).is_cuda]
-        different = dict.fromkeys(prompt for of in prompts.values() for prompt in of)
         logits: dict[Packed, list[float]] = {}
-        by_length = sorted(different, key=lambda prompt: len(prompt.ids))
+        by_length = sorted(
+            dict.fromkeys(prompts.values()), key=lambda prompt: len(prompt.ids)
+        )
         for chosen in _batches(by_length, batch_tokens):
             logits.update(zip(chosen, self.read(chosen, side), strict=True))
-        for pair, parts in prompts.items():
-            by_unit: dict[str, float] = {}
-            for part in parts:
-                lowest = min(by_unit.values(), default=math.inf)
-                for key, value in zip(part.keys, logits[part], strict=True):
-                    by_unit[key] = min(value / self.settings.temperature, lowest)
+        for pair, prompt in prompts.items():
+            by_unit = {
+                key: value / self.settings.temperature
+                for key, value in zip(prompt.keys, logits[prompt], strict=True)
+            }
             scores[pair] = _score(min(by_unit.values()), by_unit)
         return [scores[pair] for pair in pairs]
-
-    def _beginnings(self, pair: Pair, units: Sequence[UnitPair]) -> list[Packed]:
-        """Return the prompts of a pair cut after each unit, under that unit's key."""
-        return [
-            replace(
-                self.packer.pack(beginning(pair, units, count), units[:count]),
-                keys=(units[count - 1].key,),
-            )
-            for count in range(1, len(units) + 1)
-        ]
 
     def read(
         self, prompts: Sequence[Packed], side: Literal["left", "right"] = "right"
@@ -414,11 +379,11 @@ class RewardEnsemble:
         self.members = tuple(members)
         self.settings = replace(members[0].settings, threshold=0.5, temperature=1.0)
 
-    def score(self, pairs: Sequence[Pair], *, over: Over = "whole") -> list[Score]:
+    def score(self, pairs: Sequence[Pair]) -> list[Score]:
         """Return the lowest score of each pair, and of each unit any member reads."""
         lowest: list[Score] = []
         scored = [
-            (log_odds(member.settings.threshold), member.score(pairs, over=over))
+            (log_odds(member.settings.threshold), member.score(pairs))
             for member in self.members
         ]
         for number in range(len(pairs)):

@@ -1,8 +1,7 @@
 """Which published method a policy run follows: how rewards become advantages and a loss.
 
-One program, several methods. They differ in five places only, and each is a setting; a
-named algorithm fills in those that the recipe leaves "as algorithm". With r the weighted
-rewards of the G responses to one prompt:
+One program, several methods. They differ in five places only. With r the weighted rewards
+of the G responses to one prompt:
 
     baseline     critic   what a learned critic expects of each token (``critic``)
                  group    r − mean of the group
@@ -18,7 +17,7 @@ rewards of the G responses to one prompt:
                  loss, corrected   that times ρ, whose gradient is not biased
                  reward   −β log(π_old/π_ref) in the reward
                  none
-    overlong     nothing, masked, or punished
+    overlong     nothing, or punished
 
     ℓᵢₜ = −min(ρ Aᵢₜ, clip(ρ, 1 − ε, 1 + ε_high) Aᵢₜ),   ρ = π/π_old of the token
 
@@ -35,8 +34,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from records.recipes import AS_ALGORITHM, PolicyRecipe
+from records.recipes import PolicyRecipe
 
+OVERLONG_TOKENS = 64  # last tokens over which the punishment grows from 0 to 1
+LEAST_STD = 0.1  # of a group's rewards; below it the group is silent
 SMALL = 1e-4  # added to every standard deviation before dividing
 
 
@@ -45,8 +46,8 @@ class Algorithm:
     """What a method does; the words are those of the module's docstring.
 
     ``drops_silent``: groups whose rewards are nearly equal are dropped, others drawn in
-    their place (DAPO's dynamic sampling). ``clip_high`` 0 means the recipe's
-    ``clip_range`` on both sides.
+    their place, ``draw_rounds`` times at most (DAPO's dynamic sampling). ``clip_high`` 0
+    means the recipe's ``epsilon`` on both sides.
     """
 
     baseline: str
@@ -56,6 +57,7 @@ class Algorithm:
     overlong: str = "nothing"
     clip_high: float = 0.0
     drops_silent: bool = False
+    draw_rounds: int = 1
 
 
 ALGORITHMS: Mapping[str, Algorithm] = {
@@ -65,9 +67,17 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "grpo": Algorithm("group", "group", "response", "loss"),
     "dr_grpo": Algorithm("group", "none", "constant", "none"),
     "dapo": Algorithm(
-        "group", "group", "token", "none", "punished", clip_high=0.28, drops_silent=True
+        "group",
+        "group",
+        "token",
+        "none",
+        "punished",
+        clip_high=0.28,
+        drops_silent=True,
+        draw_rounds=10,
     ),
     "reinforce++": Algorithm("batch", "batch", "response", "reward"),
+    "reinforce++ baseline": Algorithm("group", "batch", "response", "loss"),
     "rloo": Algorithm("others", "none", "constant", "reward"),
     "ppo": Algorithm("critic", "batch", "token", "reward"),
 }
@@ -77,21 +87,13 @@ TRL_LOSS = {"response": "grpo", "constant": "dr_grpo", "token": "dapo"}
 
 
 def algorithm_of(recipe: PolicyRecipe) -> Algorithm:
-    """Return the algorithm that a recipe names, with what the recipe says otherwise."""
+    """Return the algorithm that a recipe names, without a divergence of weight 0."""
     named = ALGORITHMS[recipe.algorithm]
-    own = {
-        "baseline": recipe.baseline,
-        "scale": recipe.advantage_scale,
-        "loss": recipe.loss,
-        "divergence": recipe.divergence,
-        "overlong": recipe.overlong,
-    }
-    said = {name: value for name, value in own.items() if value != AS_ALGORITHM}
-    high = recipe.clip_range_high or named.clip_high or recipe.clip_range
-    found = dataclasses.replace(named, **said, clip_high=high)  # type: ignore[arg-type]
-    if found.divergence != "none" and not recipe.kl_weight:
-        found = dataclasses.replace(found, divergence="none")
-    return found
+    return dataclasses.replace(
+        named,
+        clip_high=named.clip_high or recipe.epsilon,
+        divergence=named.divergence if recipe.beta else "none",
+    )
 
 
 # Advantages

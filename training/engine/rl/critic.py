@@ -13,14 +13,13 @@ to states and are never steps. The critic V is a model of its own with one outpu
     target      R_k = A_k + V_old(s_k)
     critic's loss  ½ mean of max((V − R)², (V_old + clip(V − V_old, ±ε_v) − R)²)
 
-The policy's loss is the clipped one of ``algorithms``, over A standardised on all own
-tokens of the step. Every turn is paid where it ends, so with ``follow_actions`` and
-``whole_tasks`` a token is pushed by what came after it, not by turns before.
+The policy's loss is the clipped one of ``advantages``, over A standardised on all own
+tokens of the step. Every turn is paid where it ends, so with ``whole_tasks`` a token is
+pushed by what came after it, not by turns before.
 
-The critic starts from the weights of the policy or of the reward model, its output at
-zero. It has AdamW and a rate of its own, takes ``critic_updates`` steps over each draw
-after its advantages are made, and in the first ``critic_warmup_steps`` steps it learns
-alone. The reward is paid for a whole response: γ counts tokens, hence 1 by default.
+The critic starts from the weights of the policy, its output at zero. It has AdamW and a
+rate of its own, and takes ``UPDATES`` steps over each draw after its advantages are made.
+The reward is paid for a whole response: γ counts tokens, hence 1.
 """
 
 from __future__ import annotations
@@ -48,9 +47,12 @@ from training.engine.modeling.shared_prompt import shared_states
 from training.engine.rl.advantages import SMALL
 from training.engine.rl.rewards import KINDS
 from training.engine.rl.rollouts import Episode, Rollouts
-from training.engine.run.directory import RunDirectory, RunError
+from training.engine.run.directory import RunDirectory
 
 FOLDER = "critic"  # within a checkpoint's trainer folder
+UPDATES = 2  # optimizer steps on one set of sampled responses
+GAMMA = 1.0
+VALUE_CLIP_RANGE = 0.2  # ε_v
 
 
 # Advantages
@@ -175,12 +177,12 @@ class Critic:
         return torch.cat([self(part) for part in self._parts(drawn)])
 
     def learn(self, drawn: Drawn, old: Tensor, targets: Tensor) -> float:
-        """Take ``critic_updates`` steps towards ``targets`` (B, T); return the first
+        """Take ``UPDATES`` steps towards ``targets`` (B, T); return the first
         loss: that of the critic as it was.
         """
         losses: list[float] = []
         count = drawn.own.sum().clamp(min=1)
-        for _ in range(self.recipe.critic_updates):
+        for _ in range(UPDATES):
             total, start = 0.0, 0
             for part in self._parts(drawn):
                 here = slice(start, start + len(part.ids))
@@ -190,12 +192,12 @@ class Critic:
                     old[here],
                     targets[here],
                     part.own,
-                    self.recipe.value_clip_range,
+                    VALUE_CLIP_RANGE,
                 )
                 (loss / count).backward()  # type: ignore[no-untyped-call]
                 total += float(loss / count)
             must_be_finite(total, "loss of the critic")
-            limit = self.recipe.clip_norm or float("inf")
+            limit = self.recipe.max_grad_norm or float("inf")
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
             must_be_finite(float(norm), "gradient norm of the critic")
             self.optimizer.step()
@@ -218,10 +220,10 @@ class Critic:
         recipe, own = self.recipe, drawn.own
         old = self.values(drawn)
         found = advantages_of(
-            (paid - recipe.kl_weight * away) * own,
+            (paid - recipe.beta * away) * own,
             old,
             own,
-            recipe.discount,
+            GAMMA,
             recipe.gae_lambda,
         )
         targets = found + old
@@ -255,13 +257,10 @@ def load_critic(
 ) -> Critic:
     """Return the critic of a run: as it was left, or new.
 
-    A new one has the weights of the input that ``critic_start`` names and an output of
-    zeros. Raises ``RunError`` if that input reads other token ids than the policy.
+    A new one has the weights of the policy and an output of zeros.
     """
-    learned_from = "reward" if recipe.critic_start == "reward model" else "policy"
-    start = run.need_input(learned_from)
-    theirs = load_tokenizer(start)
-    known = len(theirs)
+    start = run.need_input("policy")
+    known = len(load_tokenizer(start))
     new = [i for i in range(known, len(tokenizer)) if i != tokenizer.pad_token_id]
     if run.resume:
         folder = run.resume / "trainer" / FOLDER
@@ -270,15 +269,6 @@ def load_critic(
         critic = Critic(recipe, model, place, new)
         load_optimizer(critic.optimizer, folder)
         return critic
-    if recipe.critic_start == "reward model":
-        theirs_by_name = theirs.get_vocab()
-        ours = tokenizer.get_vocab()
-        if any(theirs_by_name.get(token) != number for token, number in ours.items()):
-            raise RunError(
-                "recipe: `critic_start`",
-                "a reward model with the policy's vocabulary",
-                "one whose tokens have other numbers",
-            )
     model = load_classifier(start, place, outputs=1)
     fit_vocabulary(model, tokenizer, known)
     for parameter in cast(nn.Module, model.score).parameters():

@@ -15,11 +15,9 @@ nothing. A response that is not well formed gets 0 for everything.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 
 from actions.demo import oracle
 from actions.grammar import parse
@@ -28,7 +26,6 @@ from records.finite import figures_must_be_finite
 from records.recipes import PolicyRecipe
 from training.engine.reward_model.metrics import probability
 from training.engine.reward_model.model import (
-    Over,
     Pair,
     RewardEnsemble,
     RewardModel,
@@ -39,20 +36,17 @@ from training.engine.run.distributed import divided
 from training.engine.sampling.answers import Answer, is_well_formed, rule_verdict
 
 KINDS = ("format", "consistency", "rule", "preference")
+LOGIT_LIMIT = 4.0  # logits are clipped to plus and minus this and scaled to 0..1
 
 Preference = Callable[[Sequence[Answer]], list[float]]
 
 
 @dataclass(frozen=True)
 class Rewarded:
-    """What one answer earned; None where a reward does not apply to its turn.
-
-    ``units`` says how well each unit matches, 0 to 1, where that is known.
-    """
+    """What one answer earned; None where a reward does not apply to its turn."""
 
     format: float
     consistency: float | None
-    units: Mapping[str, float] = field(default_factory=dict)
     rule: float | None = None
     preference: float | None = None
 
@@ -104,8 +98,7 @@ class Rewards:
             if score is None:
                 found.append(Rewarded(well_formed(given), None))
             elif given.format_error is None:
-                earned = self.value(score.logit), self._units(score)
-                found.append(Rewarded(1.0, *earned))
+                found.append(Rewarded(1.0, self.value(score.logit)))
             else:
                 found.append(Rewarded(0.0, 0.0))
         return found
@@ -140,63 +133,43 @@ class Rewards:
         if not well_formed(given):
             return Rewarded(0.0, 0.0)
         verdict = oracle.judge(turn.document, given.text)
-        units = {key: float(matches) for key, matches in verdict.units.items()}
-        return Rewarded(1.0, float(verdict.consistent), units)
+        return Rewarded(1.0, float(verdict.consistent))
 
     def _by_alignment(self, given: Answer) -> Rewarded:
         """Return the rewards by ``actions.units``: 1 where no unit is proposed to differ.
 
-        The best of label and references counts with ``best_of_references``, as for a
-        reward model; None where these break the grammar.
+        None where the label breaks the grammar.
         """
         turn = given.sample.turns[given.turn]
-        texts = [turn.response]
-        if self.recipe.best_of_references:
-            texts += turn.references
-        labels = [text for text in texts if is_well_formed(text, turn)]
-        if not labels or not well_formed(given):
-            return Rewarded(well_formed(given), None if not labels else 0.0)
+        if not is_well_formed(turn.response, turn):
+            return Rewarded(well_formed(given), None)
+        if not well_formed(given):
+            return Rewarded(0.0, 0.0)
         inside = turn.inside_thinking
-        found: list[Rewarded] = []
-        for label in labels:
-            pairs = unit_pairs_of_text(
-                parse(label, inside_thinking=inside), given.text, inside_thinking=inside
-            )
-            units = {pair.key: float(not pair.differs) for pair in pairs}
-            found.append(Rewarded(1.0, min(units.values(), default=1.0), units))
-        return max(found, key=_consistency)
-
-    def _units(self, score: Score) -> dict[str, float]:
-        return {key: self.value(logit) for key, logit in score.units.items()}
+        pairs = unit_pairs_of_text(
+            parse(turn.response, inside_thinking=inside),
+            given.text,
+            inside_thinking=inside,
+        )
+        return Rewarded(1.0, float(not any(pair.differs for pair in pairs)))
 
     def scores(self, answers: Sequence[Answer]) -> list[Score | None]:
-        """Return what the RM says of each answer: beside its label, or beside the best
-        of label and references. None where these break the grammar: there is nothing
-        to compare with.
+        """Return what the RM says of each answer beside its label. None where the label
+        breaks the grammar: there is nothing to compare with.
         """
         if self.model is None:
             raise RuntimeError("no reward model was given")
-        pairs: list[list[Pair]] = []
-        for given in answers:
-            turn = given.sample.turns[given.turn]
-            labels = [turn.response]
-            if self.recipe.best_of_references:
-                labels += turn.references
-            pairs.append(
-                [
-                    Pair(label, given.text, turn.kind, turn.history)
-                    for label in labels
-                    if is_well_formed(label, turn)
-                ]
+        turns = [given.sample.turns[given.turn] for given in answers]
+        comparable = [is_well_formed(turn.response, turn) for turn in turns]
+        pairs = [
+            Pair(turn.response, given.text, turn.kind, turn.history)
+            for given, turn, is_comparable in zip(
+                answers, turns, comparable, strict=True
             )
-        over = cast(Over, self.recipe.consistency_over)
-        flat = [pair for of_answer in pairs for pair in of_answer]
-        score = functools.partial(self.model.score, over=over)
-        scored = iter(divided(flat, score, astuple, score_of))
-        return [
-            max((next(scored) for _ in of_answer), key=_logit, default=None)
-            for of_answer in pairs
+            if is_comparable
         ]
+        scores = iter(divided(pairs, self.model.score, astuple, score_of))
+        return [next(scores) if is_comparable else None for is_comparable in comparable]
 
     def value(self, logit: float) -> float:
         """Return the consistency reward of a logit, 0 to 1."""
@@ -207,20 +180,12 @@ class Rewards:
             return float(above >= 0)
         if self.recipe.consistency_value == "probability":
             return probability(logit)
-        limit = self.recipe.logit_limit
+        limit = LOGIT_LIMIT
         if self.recipe.consistency_value == "log-probability":
             # −log(1 + e^−x), computed so that no power overflows.
             log_probability = min(logit, 0.0) - math.log1p(math.exp(-abs(logit)))
             return 1 + max(-limit, log_probability) / limit
         return (max(-limit, min(limit, above)) + limit) / (2 * limit)
-
-
-def _logit(score: Score) -> float:
-    return score.logit
-
-
-def _consistency(rewarded: Rewarded) -> float:
-    return rewarded.consistency or 0.0
 
 
 def well_formed(given: Answer) -> float:

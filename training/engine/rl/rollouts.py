@@ -1,9 +1,8 @@
 """Rollouts: which turns a step answers, how, and which groups of answers it keeps.
 
-A completion is one response; with ``follow_actions`` it goes on after the recorded
-observation of an action call equal to the label's; with ``whole_tasks`` a simulated user
-and environment (``worlds``) lead the policy from the first turn to the last. What others
-say is masked. Each turn has its own rewards, and a completion their means; a whole task
+A completion is one response; with ``whole_tasks`` a simulated user and environment
+(``environment``) lead the policy from the first turn to the last. What others say is
+masked. Each turn has its own rewards, and a completion their means; a whole task
 has one more, for its completion: the lowest consistency of its turns.
 """
 
@@ -20,20 +19,18 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from actions.units import UnitPair, unit_spans
 from records.recipes import PolicyRecipe
 from training.engine.data.conversations import Encoder
 from training.engine.modeling.policies import Place
-from training.engine.reward_model.model import Pair, units_of
-from training.engine.rl.advantages import algorithm_of, deviation, length_penalty
-from training.engine.rl.environment import World, next_turn, same_calls
-from training.engine.rl.rewards import KINDS, Rewarded, Rewards
-from training.engine.rl.unit_credit import (
-    STRUCTURE,
-    Piece,
-    token_owners,
-    unit_advantages,
+from training.engine.rl.advantages import (
+    LEAST_STD,
+    OVERLONG_TOKENS,
+    algorithm_of,
+    deviation,
+    length_penalty,
 )
+from training.engine.rl.environment import World, next_turn
+from training.engine.rl.rewards import KINDS, Rewarded, Rewards
 from training.engine.run.directory import step_random
 from training.engine.run.distributed import (
     divided,
@@ -46,14 +43,13 @@ from training.engine.sampling.answers import (
     Asked,
     answer,
     check_of,
-    is_well_formed,
 )
 from training.engine.sampling.sampler import PartOf, Sampled, Sampling, Seed
 
 
 @dataclass
 class Episode:
-    """One sampled completion: a response, or with ``follow_actions`` several.
+    """One sampled completion: a response, or those of a whole task.
 
     ``mask`` is 1 for the policy's own tokens and 0 for observations; ``logprobs`` are 0
     there.
@@ -151,15 +147,9 @@ class Rollouts:
         self.first = first
         self.figures: dict[str, float] = {}
         self.algorithm = algorithm_of(recipe)
-        # Of the kinds of reward, and of the punishment of what is too long.
-        self.weights = (
-            recipe.format_weight,
-            recipe.consistency_weight,
-            recipe.rule_weight,
-            recipe.preference_weight,
-            recipe.completion_weight,
-            1.0,
-        )
+        # Of format, consistency, rule, preference, completion, and of the punishment of
+        # what is too long.
+        self.weights = (recipe.format_weight, 1.0, 1.0, 1.0, 1.0, 1.0)
         self.groups: list[Group] = []
         self.silent: list[bool] = []  # the groups that must push nothing
         self.pushed: torch.Tensor | None = None  # mean advantage of each completion
@@ -173,9 +163,9 @@ class Rollouts:
         rank = process_rank()
         # All that follows in this step (TRL shuffles, dropout) hangs on the step too.
         torch.manual_seed(step_random(recipe.seed, "torch", step, rank).getrandbits(62))
-        wanted = process_count() * len(prompts) // recipe.responses_per_prompt
+        wanted = process_count() * len(prompts) // recipe.num_generations
         model = trainer.accelerator.unwrap_model(trainer.model)
-        if self.sampling.backend.startswith("vllm"):
+        if self.sampling.backend == "vllm":
             engine = trainer.vllm_generation
             self.sampling = replace(self.sampling, engine=engine)
         self.groups = self.draw(model, wanted, step)
@@ -184,7 +174,7 @@ class Rollouts:
             "prompt_ids": [episode.asked.prompt for episode in episodes],
             "completion_ids": [episode.ids for episode in episodes],
             "logprobs": [episode.logprobs for episode in episodes],
-            "env_mask": [self.learned(episode) for episode in episodes],
+            "env_mask": [episode.mask for episode in episodes],
             "reward": [self.reward(episode) for episode in episodes],
         }
 
@@ -200,12 +190,12 @@ class Rollouts:
         groups: list[Group] = []
         silent: list[bool] = []
         generation = scoring = 0.0
-        for _ in range(recipe.draw_rounds if drops else 1):
+        for _ in range(self.algorithm.draw_rounds):
             missing = wanted - silent.count(False)
             if missing <= 0:
                 break
             started = time.monotonic()
-            more = recipe.draw_more if drops else 1.0
+            more = recipe.oversampling if drops else 1.0
             chosen = self.choose(rng, math.ceil(missing * more), at_least=missing)
             new = self.divided(model, chosen, rng.getrandbits(62))
             drawn = time.monotonic()
@@ -213,7 +203,7 @@ class Rollouts:
             generation += drawn - started
             scoring += time.monotonic() - drawn
             groups += new
-            silent += [self.spread(group) < recipe.least_spread for group in new]
+            silent += [self.spread(group) < LEAST_STD for group in new]
         order = sorted(range(len(groups)), key=lambda i: drops and silent[i])
         kept = order[:wanted]
         everything = [episode for group in groups for episode in group]
@@ -295,7 +285,7 @@ class Rollouts:
             punished = length_penalty(
                 len(episode.answers[-1].sampled.ids),
                 recipe.max_new_tokens,
-                min(recipe.overlong_tokens, recipe.max_new_tokens),
+                min(OVERLONG_TOKENS, recipe.max_new_tokens),
             )
         kinds = (episode.earned(kind) for kind in KINDS)
         return (*kinds, episode.completion, punished)
@@ -315,53 +305,6 @@ class Rollouts:
             ]
         )
 
-    def learned(self, episode: Episode) -> list[int]:
-        """Return the mask of the tokens that are learned from."""
-        if self.algorithm.overlong == "masked" and episode.cut_off:
-            return [0] * len(episode.mask)
-        return episode.mask
-
-    def credit(self, group: Group) -> list[list[float]]:
-        """Return the advantage of each token of each completion of a group."""
-        pieces = [[self._piece(e, i) for i in range(len(e.answers))] for e in group]
-        found = unit_advantages(pieces, least_spread=self.recipe.least_spread)
-        rows: list[list[float]] = []
-        for episode, of_answers in zip(group, found, strict=True):
-            row = [0.0] * len(episode.ids)
-            for start, values in zip(episode.starts, of_answers, strict=True):
-                row[start : start + len(values)] = values
-            rows.append(row)
-        return rows
-
-    def _piece(self, episode: Episode, number: int) -> Piece:
-        """Return whose tokens an answer's are. What has no place in it, a unit that is
-        missing, counts with the structure.
-        """
-        given, rewarded = episode.answers[number], episode.rewarded[number]
-        ids = given.sampled.ids
-        units: Sequence[UnitPair] | None = None
-        turn = given.sample.turns[given.turn]
-        if rewarded.format and is_well_formed(turn.response, turn):
-            units = units_of(Pair(turn.response, given.text, turn.kind))
-        if units is None:
-            owners = (STRUCTURE,) * len(ids)
-            return Piece(given.turn, owners, {STRUCTURE: 0.0})
-        if given.sample.task != "action":  # one verdict for the whole answer
-            owners = (STRUCTURE,) * len(ids)
-            whole = rewarded.preference if rewarded.rule is None else rewarded.rule
-            return Piece(given.turn, owners, {STRUCTURE: whole or 0.0})
-        spans = unit_spans(units, given.text)
-        matches = {key: m for key, m in rewarded.units.items() if key in spans}
-        placeless = [m for key, m in rewarded.units.items() if key not in spans]
-        matches[STRUCTURE] = min(placeless, default=1.0)
-        owners = token_owners(ids, self._decode, spans)
-        return Piece(given.turn, owners, matches)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text = self.encoder.tokenizer.decode(list(ids), skip_special_tokens=False)
-        assert isinstance(text, str)
-        return text
-
     def respond(
         self, model: PreTrainedModel, chosen: Sequence[Asked], part: PartOf
     ) -> list[Group]:
@@ -379,7 +322,7 @@ class Rollouts:
             )
             for episode, given in zip(groups[-1], answers, strict=True):
                 episode.add(given)
-        if self.recipe.follow_actions or self.recipe.whole_tasks:
+        if self.recipe.whole_tasks:
             going = [
                 (episode, step_random(part.seed, place, number))
                 for place, group in enumerate(groups, start=part.first)
@@ -398,7 +341,7 @@ class Rollouts:
 
     @property
     def _size(self) -> int:
-        return self.recipe.responses_per_prompt
+        return self.recipe.num_generations
 
     def _answer(
         self,
@@ -420,17 +363,10 @@ class Rollouts:
     def _go_on(self, episode: Episode) -> Asked | None:
         """Append the next turn's input and return the turn, or None at the end."""
         given = episode.answers[-1]
-        turns = given.sample.turns
-        following = given.turn + 1
-        if episode.world is None and (
-            following == len(turns)
-            or turns[following].kind != "observation"
-            or not same_calls(given)
-        ):
-            return None
+        assert episode.world is not None
         found = next_turn(
             self.encoder,
-            episode.world or World(given.sample, given.turn),
+            episode.world,
             given,
             episode.asked.prompt + episode.ids,
             self.recipe.max_prompt_tokens,

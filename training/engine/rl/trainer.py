@@ -98,7 +98,7 @@ class SharedPromptTrainer(GRPOTrainer):
         figures["seconds/reference"] = time.monotonic() - started - drawing
         found = self._advantages(rollouts, output)
         silent = torch.tensor(rollouts.silent, device=found.device)
-        found[silent.repeat_interleave(rollouts.recipe.responses_per_prompt)] = 0.0
+        found[silent.repeat_interleave(rollouts.recipe.num_generations)] = 0.0
         output["advantages"] = found
         rollouts.pushed = found if found.dim() == 1 else found.mean(1)
         return output
@@ -109,10 +109,6 @@ class SharedPromptTrainer(GRPOTrainer):
         completions, device = output["completion_ids"], self.accelerator.device
         assert isinstance(completions, Tensor)
         count, width = completions.shape
-        if recipe.credit == "unit":
-            rows = [row for group in rollouts.groups for row in rollouts.credit(group)]
-            padded = [row + [0.0] * (width - len(row)) for row in rows]
-            return torch.tensor(padded, device=device)
         if self.critic is not None:
             return self._by_critic(self.critic, rollouts, output)
         first = self.accelerator.process_index * count
@@ -124,17 +120,18 @@ class SharedPromptTrainer(GRPOTrainer):
             rollouts.figures["kl"] = float(away.sum() / mask.sum().clamp(min=1))
             if algorithm.baseline == "batch":
                 total = weighted(rewards, weights)
-                found = token_advantages(total, away, mask, recipe.kl_weight)
+                found = token_advantages(total, away, mask, recipe.beta)
                 return found[first : first + count, :width]
             # A whole response has one more kind of reward: its divergence, held against it.
             rewards = torch.cat([rewards, away.sum(1, keepdim=True)], 1)
-            weights = (*weights, -recipe.kl_weight)
+            weights = (*weights, -recipe.beta)
         found = advantages(
             rewards,
             weights,
-            recipe.responses_per_prompt,
+            recipe.num_generations,
             algorithm,
-            each_normalized=recipe.normalize_each,
+            # The scores of a preference model have no unit.
+            each_normalized=rollouts.rewards.preference is not None,
         )
         return found[first : first + count]
 
@@ -143,7 +140,7 @@ class SharedPromptTrainer(GRPOTrainer):
     ) -> Tensor:
         """Return the advantage of each token, (B, T); the critic learns from the draw."""
         started = time.monotonic()
-        figures, step = rollouts.figures, rollouts.first + self.state.global_step
+        figures = rollouts.figures
         ids, mask = (
             torch.cat([cast(Tensor, output[f"{part}_{name}"]) for part in SIDES], 1)
             for name in ("ids", "mask")
@@ -160,9 +157,7 @@ class SharedPromptTrainer(GRPOTrainer):
         for row, episode in enumerate(episodes):
             paid[row, : len(episode.ids)] = torch.tensor(payments(rollouts, episode))
         found = critic.advantages(Drawn(ids, mask, own), paid, away, figures)
-        if step < rollouts.recipe.critic_warmup_steps:
-            found = torch.zeros_like(found)
-        elif rollouts.algorithm.scale == "batch":
+        if rollouts.algorithm.scale == "batch":
             found = standardized(found, own)
         figures["seconds/critic"] = time.monotonic() - started
         return found

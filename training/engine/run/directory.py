@@ -49,6 +49,7 @@ from records.finite_files import files_must_be_finite
 from records.recipes import (
     Recipe,
     RecipeError,
+    brought_up_to_date,
     recipe_from_json,
     recipe_to_json,
 )
@@ -171,8 +172,15 @@ class RunDirectory:
         return path
 
     def recipe(self, recipe_type: type[RecipeT]) -> RecipeT:
-        """Return the checked settings; raise ``RecipeError`` or ``RunError``."""
+        """Return the checked settings; raise ``RecipeError`` or ``RunError``.
+
+        What became of settings of earlier versions is said in the log.
+        """
         recipe = recipe_from_json(self.program, self.settings)
+        if isinstance(self.settings, dict):
+            _, messages = brought_up_to_date(self.program, self.settings)
+            for message in messages:
+                self.log(message, "warning")
         if not isinstance(recipe, recipe_type):
             wanted = f"the program of {recipe_type.__name__}"
             raise RunError("run.json: `program`", wanted, _shown(self.program))
@@ -399,10 +407,11 @@ class RunDirectory:
         except CheckpointError:
             return None
         manifest = checkpoint.manifest
-        same = (
-            manifest.recipe == recipe_to_json(recipe)
-            and manifest.parents == self.parents
-        )
+        try:
+            made_with = recipe_from_json(self.program, manifest.recipe)
+        except RecipeError:
+            return None
+        same = made_with == recipe and manifest.parents == self.parents
         return checkpoint if same else None
 
     def close(self) -> None:

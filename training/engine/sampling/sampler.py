@@ -28,6 +28,9 @@ from training.engine.sampling.decoding import (
     caching,
 )
 
+# Token positions of one batch of sampling.
+BATCH_TOKENS, GPU_BATCH_TOKENS = 16384, 131072
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -42,18 +45,21 @@ class Sampling:
     max_new_tokens: int
     stop_ids: tuple[int, ...]
     pad_id: int
-    batch_tokens: int = 16384
+    batch_tokens: int = BATCH_TOKENS
     backend: str = "own"
     engine: Engine | None = None
     parts: Parts | None = None
 
 
-def room(batch_tokens: int, tell: Callable[[str, str], None]) -> Parts:
+def room(place: Place, tell: Callable[[str, str], None]) -> Parts:
     """Return what ``Sampling.parts`` takes: batches shrink when memory runs out.
+
+    They begin at what suits the device: a CPU has caches, a GPU wants many rows.
 
     For the own loop, whose noise does not depend on the batches; a process can begin a
     batch again without the others.
     """
+    batch_tokens = BATCH_TOKENS if place.device.type == "cpu" else GPU_BATCH_TOKENS
     return Parts(batch_tokens, tell, "token positions", synchronized=False)
 
 
