@@ -341,7 +341,7 @@ def test_a_difficulty_out_of_range_is_refused():
 
 
 def test_a_thousand_samples_take_less_than_a_second():
-    started = time.perf_counter()
+    started = time.process_time()
     samples(1000)
     # About 0.2 s on an idle core; the machine may be busy with other tests.
-    assert time.perf_counter() - started < 1.0 * 3
+    assert time.process_time() - started < 1.0 * 3

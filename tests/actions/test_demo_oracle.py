@@ -264,18 +264,18 @@ HUGE = {
 
 @pytest.mark.parametrize("text", HUGE.values(), ids=HUGE)
 def test_a_megabyte_is_judged_within_seconds(text):
-    started = time.perf_counter()
+    started = time.process_time()
     assert not judge(PLAN_TURN, text).consistent
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
 
 
 def test_two_thousand_judgments_take_less_than_a_second():
     texts = [turn["references"][0] for turn in TURNS]
-    started = time.perf_counter()
+    started = time.process_time()
     for number in range(2000):
         judge(TURNS[number % len(TURNS)], texts[number % len(TURNS)])
     # About 0.08 s on an idle core.
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_labels_are_responses():

@@ -146,9 +146,9 @@ def test_any_two_texts_give_a_view_whose_units_are_distinct(label, sampled, insi
     ],
 )
 def test_100_kb_takes_well_under_a_second(sampled):
-    start = time.perf_counter()
+    start = time.process_time()
     view = view_of_pair(plan("Check the price"), sampled, inside_thinking=False)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert len(view.units) <= 120
 
 

@@ -243,11 +243,11 @@ def test_byte_order_mark_and_windows_line_ends_are_fine(tmp_path):
 
 
 def test_batch_that_the_database_refuses_is_written_line_by_line(monkeypatch):
-    from annotation.authoring import import_export
+    from annotation.authoring import import_files
 
     project = make_project()
     lookups = []
-    real = import_export._known
+    real = import_files._known
 
     def blind_at_first(project, lines):
         lookups.append(lines)
@@ -255,7 +255,7 @@ def test_batch_that_the_database_refuses_is_written_line_by_line(monkeypatch):
 
     # As if another import had written cake-1 just after the batch was looked up.
     run(project, make_document(1))
-    monkeypatch.setattr(import_export, "_known", blind_at_first)
+    monkeypatch.setattr(import_files, "_known", blind_at_first)
     report = run(project, make_document(1), make_document(2))
     assert (report.new, report.unchanged) == (1, 1)
     assert Sample.objects.count() == 2

@@ -7,7 +7,7 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
-from annotation.access import NotAMember
+from annotation.access import Forbidden, NotAMember
 from annotation.judging import adjudication, judgment_checks, judgments
 from annotation.models import Judgment, Pair, Slot, SlotState, Touch, Verdict
 from tests.cast import (
@@ -858,8 +858,8 @@ class TestOverlap:
         make_judgment(pair, make_user("lena"), 1)
         make_judgment(pair, make_user("luis"), 0)
         for name, error in (
-            ("lena", judgments.Forbidden),
-            ("rita", judgments.Forbidden),
+            ("lena", Forbidden),
+            ("rita", Forbidden),
             ("sam", NotAMember),
         ):
             with pytest.raises(error):

@@ -416,7 +416,7 @@ def test_a_trainer_changes_where_a_queued_run_will_run(
     announce(GPU_0)
     announce(GPU_1)
     hinted = []
-    monkeypatch.setattr(launch, "send_hint_on_commit", hinted.append)
+    monkeypatch.setattr(control, "send_hint_on_commit", hinted.append)
     run = make_run(project=project, queue="cuda:1")
     page = client.get(run.get_absolute_url())
     form = page.context["place_form"]

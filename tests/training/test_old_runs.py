@@ -5,9 +5,9 @@ import shutil
 from datetime import timedelta
 
 import pytest
-from annotation.authoring.import_export import save_sample
 from django.utils import timezone
 
+from annotation.authoring.sample_rows import save_sample
 from tests.cast import make_project
 from tests.old_run import OLD_RUN
 from tests.training.conftest import make_run
