@@ -160,3 +160,104 @@ def test_every_vendored_file_is_named_with_its_version_and_licence():
     folders = {path for path in vendor.iterdir() if path.is_dir()}
     assert [f for f in folders if not (f / "LICENSE").is_file()] == []
     assert [f.name for f in folders if f"`static/vendor/{f.name}/`" not in page] == []
+
+
+PAGES = sorted(
+    [
+        *(BASE_DIR / "docs").rglob("*.md"),
+        *(BASE_DIR / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+        *(BASE_DIR / f"{name}.md" for name in ("SECURITY", "THIRD_PARTY")),
+    ]
+)
+# Written once and kept: their commands and paths are those of their day.
+RECORDS = {BASE_DIR / "docs" / f"experiments{part}.md" for part in ("", "-archive")}
+FOLDERS = {
+    *(*PACKAGES, "benchmarks", "docker", "docs", "locale", "static", "templates"),
+    *("tests", ".ci", ".github"),
+}
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
+
+
+def links_of(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(
+        r'(?:src|href)="([^"]+)"', text
+    )
+
+
+def is_broken(page: Path, link: str) -> bool:
+    if re.match(r"https?://", link):
+        return False
+    name, _, anchor = link.partition("#")
+    target = (page.parent / name).resolve() if name else page
+    return not target.exists() or (bool(anchor) and anchor not in anchors_of(target))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page):
+    assert [link for link in links_of(page) if is_broken(page, link)] == []
+
+
+def test_a_link_that_leads_nowhere_is_noticed():
+    page = BASE_DIR / "docs" / "index.md"
+    assert is_broken(page, "no-such-page.md")
+    assert is_broken(page, "glossary.md#no-such-heading")
+    assert not is_broken(page, "glossary.md#action-tasks")
+
+
+def paths_named(text: str) -> set[str]:
+    """Return what in backticks, or in a command, reads as a path of the repository.
+
+    A file may be named without its folder.
+    """
+    words = re.findall(r"`([\w./*<>-]+)`", text)
+    modules = re.findall(r"python -m ([\w.]+)", text)
+    return {
+        *(word for word in words if word.partition("/")[0] in FOLDERS and "/" in word),
+        *(f"**/{word}" for word in words if re.fullmatch(r"\w+\.(py|js)", word)),
+        *(module.replace(".", "/") for module in modules),
+    }
+
+
+def is_there(path: str) -> bool:
+    if path.startswith("**/"):
+        return any(any((BASE_DIR / folder).glob(path)) for folder in FOLDERS)
+    if re.search(r"[*<>]", path):
+        return any(BASE_DIR.glob(re.sub(r"<\w+>", "*", path)))
+    return (BASE_DIR / path).exists() or (BASE_DIR / f"{path}.py").exists()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page not in RECORDS], ids=lambda page: page.name
+)
+def test_every_path_and_module_that_a_page_names_is_there(page):
+    named = paths_named(page.read_text(encoding="utf-8"))
+    assert sorted(path for path in named if not is_there(path)) == []
+
+
+def test_a_path_that_is_not_there_is_noticed():
+    named = paths_named(
+        "`training/no_such.py`, `python -m training.engine.no_such DIR`"
+    )
+    assert named == {"training/no_such.py", "training/engine/no_such"}
+    assert not any(map(is_there, named))
+
+
+def test_the_index_lists_every_page_of_docs():
+    index = BASE_DIR / "docs" / "index.md"
+    linked = {
+        (index.parent / link.partition("#")[0]).resolve() for link in links_of(index)
+    }
+    pages = {page for page in PAGES if page.is_relative_to(index.parent)}
+    assert sorted(page.name for page in pages - linked - {index}) == []
