@@ -104,10 +104,10 @@ def built_in_handlers(search: Search | None = None) -> dict[str, Handler]:
     if search is not None:
 
         def get_thinking_context(parameters: dict[str, JSON]) -> str:
-            found = search(str(parameters["query"]))
-            if not found:
+            contexts = search(str(parameters["query"]))
+            if not contexts:
                 raise ActionFailed("Nothing found", "no thinking context fits")
-            return "\n\n".join(map(show_context, found))
+            return "\n\n".join(map(show_context, contexts))
 
         handlers[GET_THINKING_CONTEXT.name] = get_thinking_context
     return handlers

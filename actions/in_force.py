@@ -31,15 +31,15 @@ class Contexts:
         global_actions: list[ActionDefinition] = []
         local: list[LocalContext] = []
         for document in documents:
-            found = tuple(_definitions(document.get("actions")))
+            definitions = tuple(_definitions(document.get("actions")))
             if document.get("scope", "global") == "global":
-                global_actions += found
+                global_actions += definitions
                 continue
             title, background, guideline = (
                 str(document.get(key) or "")
                 for key in ("title", "background", "guideline")
             )
-            local.append(LocalContext(title, background, guideline, found))
+            local.append(LocalContext(title, background, guideline, definitions))
         return cls(tuple(global_actions), tuple(local))
 
     def every_action(self) -> dict[str, ActionDefinition]:

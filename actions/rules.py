@@ -77,8 +77,8 @@ class Rule:
     def accepts(self, answer: str) -> bool:
         """Whether ``answer``, the part of a response after its thinking, is right."""
         if self.after:
-            _, found, answer = answer.rpartition(self.after)
-            if not found:
+            _, separator, answer = answer.rpartition(self.after)
+            if not separator:
                 return False
         if self.match == "numeric":
             numbers = _NUMBER.findall(answer)

@@ -124,16 +124,16 @@ def meaning_words(text: str) -> list[str]:
 def numbers(text: str) -> Counter[str]:
     """Count the numbers in ``text``; ``1,200`` and ``1200`` and ``1200.0`` are one, so are ``8``
     and ``eight`` (not ``one``, which is mostly a pronoun)."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for word in raw_words(text):
         if word.casefold() in _NUMBER_WORDS:
-            found[_NUMBER_WORDS[word.casefold()]] += 1
+            counts[_NUMBER_WORDS[word.casefold()]] += 1
         elif word[0].isdigit() and not any(character.isalpha() for character in word):
             plain = re.sub(r",(?=\d{3}(?:\D|$))", "", word)
             if re.fullmatch(r"\d+\.\d+", plain):
                 plain = plain.rstrip("0").rstrip(".")
-            found[plain] += 1
-    return found
+            counts[plain] += 1
+    return counts
 
 
 def with_plain_numbers(text: str) -> str:
@@ -156,7 +156,7 @@ def with_plain_numbers(text: str) -> str:
 def names(text: str) -> frozenset[str]:
     """Return names and codes: words with a digit or capitals inside, capitalised ones
     that do not begin a sentence, days and months."""
-    found = set()
+    result = set()
     for match in _WORD.finditer(text):
         word = match.group()
         number = word[0].isdigit() and not re.search(r"[^\W\d_]", word)
@@ -168,8 +168,8 @@ def names(text: str) -> frozenset[str]:
         before = text[max(0, match.start() - 8) : match.start()].rstrip(" \t\"'“‘(*")
         begins = not before or before[-1] in ".!?:;\n-•"
         if inner or (word[0].isupper() and not begins):
-            found.add(word.casefold().removesuffix("'s"))
-    return frozenset(found)
+            result.add(word.casefold().removesuffix("'s"))
+    return frozenset(result)
 
 
 def negated(text: str) -> bool:

@@ -52,13 +52,13 @@ def place(request: HttpRequest) -> dict[str, object]:
     if slug is None or user is None or not user.is_authenticated:
         return empty
     try:
-        found = place_of(request, slug)
+        visit = place_of(request, slug)
     except Http404:
         return empty
     nav: list[NavItem] = []
     last_role: str | None = None
     for name, label, role in PAGES:
-        if not found.allows(role):
+        if not visit.allows(role):
             continue
         url = reverse(name, args=[slug])
         home = reverse("annotation:project", args=[slug])
@@ -74,5 +74,5 @@ def place(request: HttpRequest) -> dict[str, object]:
         last_role = role
     if user.is_staff:
         nav.append(NavItem(reverse("admin:index"), gettext("Admin"), False, bool(nav)))
-    roles = [str(label) for role, label in Role.choices if role in found.roles]
-    return {"project": found.project, "roles": roles, "nav": nav}
+    roles = [str(label) for role, label in Role.choices if role in visit.roles]
+    return {"project": visit.project, "roles": roles, "nav": nav}

@@ -40,8 +40,8 @@ class Count:
 
 def count_up_to(rows: QuerySet[Any, Any], most: int = MOST) -> Count:
     """Count ``rows`` as far as ``most``."""
-    found = rows[: most + 1].count()
-    return Count(min(found, most), found > most)
+    count = rows[: most + 1].count()
+    return Count(min(count, most), count > most)
 
 
 def judgments_that_count(project: Project) -> Count:

@@ -9,10 +9,10 @@ HEADING = re.compile(r"^## (\d+\.\d+\.\d+)\b", re.MULTILINE)
 
 def read_version(text: str) -> str:
     """Return the version of the first heading like `## 0.1.0 (date)`."""
-    found = HEADING.search(text)
-    if found is None:
+    heading = HEADING.search(text)
+    if heading is None:
         raise ValueError("CHANGELOG.md has no heading of the form '## 1.2.3'")
-    return found[1]
+    return heading[1]
 
 
 VERSION = read_version(CHANGELOG.read_text(encoding="utf-8"))

@@ -21,10 +21,10 @@ NOBODY = 65534
 
 def nobody() -> Account:
     try:
-        found = pwd.getpwnam("nobody")
+        entry = pwd.getpwnam("nobody")
     except KeyError:
         return Account(NOBODY, NOBODY)
-    return Account(found.pw_uid, found.pw_gid)
+    return Account(entry.pw_uid, entry.pw_gid)
 
 
 def of_its_own(checkout: Path) -> Account:

@@ -46,8 +46,8 @@ def use_supported_python() -> None:
     if OLDEST <= sys.version_info[:2] < FIRST_UNSUPPORTED:
         return
     for minor in range(FIRST_UNSUPPORTED[1] - 1, OLDEST[1] - 1, -1):
-        if found := shutil.which(f"python3.{minor}"):
-            os.execv(found, [found, __file__, *sys.argv[1:]])
+        if python := shutil.which(f"python3.{minor}"):
+            os.execv(python, [python, __file__, *sys.argv[1:]])
     sys.exit(
         f"set-up: this is Python {sys.version.split()[0]}; Concord needs 3.11, 3.12 or"
         " 3.13 (make PYTHON=/path/to/python3.12 …)"

@@ -132,13 +132,13 @@ def started_at(pid: int) -> str | None:
             return None
         state, *fields = stat.rpartition(")")[2].split()
         return None if state == "Z" else fields[18]
-    found = subprocess.run(
+    result = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)],
         capture_output=True,
         text=True,
         check=False,
     )
-    return found.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 class Record:

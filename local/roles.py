@@ -79,12 +79,12 @@ def are_ready(sockets: Path) -> bool:
 
     def application_owns_database() -> bool:
         with connect(ROLE, DATABASE) as connection:
-            found = connection.execute(
+            row = connection.execute(
                 "SELECT NOT rolsuper AND datdba = pg_roles.oid FROM pg_roles,"
                 " pg_database WHERE rolname = current_user"
                 " AND datname = current_database()"
             ).fetchone()
-        return found == (True,)
+        return row == (True,)
 
     def rename_superuser() -> None:
         """Give the first superuser its name: it was the application's role once."""

@@ -160,8 +160,8 @@ def site(state: State) -> Iterator[str]:
             told = log.read_text(encoding="utf-8")
             if process.poll() is not None:
                 raise StageFailedError(f"the site did not start:\n{told}")
-            if found := re.search(r"running at (http\S+)", told):
-                origin = found[1]
+            if match := re.search(r"running at (http\S+)", told):
+                origin = match[1]
                 break
             time.sleep(0.1)
         else:
@@ -399,8 +399,8 @@ def is_lower(evaluation: Run) -> bool:
     """Tell whether a policy completed fewer held-out tasks than the one before it."""
     from training.iterations.metrics import comparison
 
-    found = comparison(evaluation.result)
-    return found is not None and found.gain < 0
+    compared = comparison(evaluation.result)
+    return compared is not None and compared.gain < 0
 
 
 def last_checkpoint(run: Run) -> Checkpoint:
@@ -478,9 +478,9 @@ def decide(slot: Any, proposed: list[str]) -> tuple[int, list[str]]:
     pair = slot.pair
     if pair.turn.facts is None:
         return (0, proposed) if proposed else (1, [])
-    found = oracle.judge(turn_to_json(pair.turn), pair.sampled_text)
-    return int(found.consistent), [] if found.consistent else [
-        key for key, matches in found.units.items() if not matches
+    judged = oracle.judge(turn_to_json(pair.turn), pair.sampled_text)
+    return int(judged.consistent), [] if judged.consistent else [
+        key for key, matches in judged.units.items() if not matches
     ]
 
 

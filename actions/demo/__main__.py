@@ -99,9 +99,9 @@ def _statistics(samples: Iterable[Sample]) -> Iterator[str]:
             inside = turn["input"]["kind"] == "observation"
             plan = parse(turn["response"], inside_thinking=inside).plan
             plans += [plan.steps] if plan else []
-        found = _WORD.findall(" ".join(texts))
-        words.update(found)
-        lengths.append(len(found))
+        tokens = _WORD.findall(" ".join(texts))
+        words.update(tokens)
+        lengths.append(len(tokens))
         turns.append(len(sample["turns"]))
         situations[sample["situation"]] += 1
         with_plan += len(plans)

@@ -123,14 +123,14 @@ def _fetch(
 
     def get_thinking_context(parameters: dict[str, JSON]) -> str:
         words = set(meaning_words(str(parameters["query"])))
-        found: list[tuple[int, str]] = []
+        scored: list[tuple[int, str]] = []
         for text, queries in fetched.items():
-            found.append((_shared(words, "\n".join([text, *queries])), text))
+            scored.append((_shared(words, "\n".join([text, *queries])), text))
         for context in contexts:
             if not any(shows(text, context) for text in fetched):
                 text = show_context(context)
-                found.append((_shared(words, text), text))
-        best = sorted((one for one in found if one[0]), key=lambda one: -one[0])
+                scored.append((_shared(words, text), text))
+        best = sorted((one for one in scored if one[0]), key=lambda one: -one[0])
         if not best:
             raise ActionFailed("Nothing found", "no thinking context fits")
         return best[0][1]

@@ -72,8 +72,8 @@ class Document:
         try:
             text = self.text.decode()
         except UnicodeDecodeError as error:
-            found = f"byte 0x{self.text[error.start]:02x} at byte {error.start}"
-            raise SampleError("line", "UTF-8", found) from None
+            bad_byte = f"byte 0x{self.text[error.start]:02x} at byte {error.start}"
+            raise SampleError("line", "UTF-8", bad_byte) from None
         try:
             return load_json(text.rstrip())
         except JSONError as error:
@@ -104,9 +104,9 @@ def shape_of(head: bytes, *, is_whole: bool) -> str:
     ``head`` is the file's beginning without a byte order mark, or with ``is_whole`` all
     of it. Raises :class:`WrongShape`.
     """
-    for signature, found, advice in SIGNATURES:
+    for signature, shape, advice in SIGNATURES:
         if head.startswith(signature):
-            raise WrongShape(found, advice)
+            raise WrongShape(shape, advice)
     if (
         len(head) >= 16
         and max(head[0::2].count(0), head[1::2].count(0)) > len(head) / 4
@@ -215,13 +215,13 @@ class _Splitter:
                 self._take(chunk[position:end])
                 position = end
                 continue
-            found = _BRACKET_OR_QUOTE.search(chunk, position)
-            if found is None:
+            bracket = _BRACKET_OR_QUOTE.search(chunk, position)
+            if bracket is None:
                 self._take(chunk[position:])
                 return
-            self._take(chunk[position : found.start()])
-            position = found.end()
-            yield from self._step(found.group())
+            self._take(chunk[position : bracket.start()])
+            position = bracket.end()
+            yield from self._step(bracket.group())
 
     def _step(self, token: bytes) -> Iterator[Document]:
         """Take a bracket or a quotation mark."""
@@ -260,21 +260,21 @@ class _Splitter:
             self.between += piece.strip() if not self.between else piece
 
     def _document(self) -> Document:
-        found = Document(
+        document = Document(
             self.begins, bytes(self.held), too_long() if self.is_long else None
         )
         self.held.clear()
         self.is_long = False
-        return found
+        return document
 
     def _between(self) -> Iterator[Document]:
         """Name what is no document: anything between two but a comma."""
-        found = bytes(self.between).strip()
+        between = bytes(self.between).strip()
         self.between.clear()
-        if found not in (b"", b","):
-            shown = quote(found.strip(b", \n").decode(errors="replace"))
+        if between not in (b"", b","):
+            shown = quote(between.strip(b", \n").decode(errors="replace"))
             problem = SampleError("line", "an object", shown)
-            yield Document(self.line, found, problem)
+            yield Document(self.line, between, problem)
 
     def _end(self) -> Iterator[Document]:
         if self.depth > self.base:

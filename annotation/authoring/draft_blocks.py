@@ -451,15 +451,15 @@ def _typed(block: EditBlock) -> tuple[object, ...]:
 
 def _tidy(block: Mapping[str, JSON]) -> dict[str, JSON]:
     """Return what a posted block may have, as texts that the database can keep."""
-    found: dict[str, JSON] = {
+    result: dict[str, JSON] = {
         key: _str(block.get(key)) for key in ("kind", "source", "text", "name")
     }
-    found["steps"] = [*_posted_steps(block)]
-    found["parameters"] = [
+    result["steps"] = [*_posted_steps(block)]
+    result["parameters"] = [
         {key: _str(row.get(key)) for key in ("name", "type", "value")}
         for row in _rows(block)
     ]
-    return found
+    return result
 
 
 def _str(value: JSON) -> str:

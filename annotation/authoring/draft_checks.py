@@ -156,10 +156,10 @@ def check_turns(
         hints: tuple[Hint, ...] = ()
         away = dismissed(turn)
         if knowledge is not None and response is not None:
-            found = hints_of_turn(
+            turn_hints = hints_of_turn(
                 [texts_of(one) for _key, one in rows[:number]], parsed, knowledge
             )
-            hints = tuple(hint for hint in found if hint.code not in away)
+            hints = tuple(hint for hint in turn_hints if hint.code not in away)
         edited = kept_blocks(
             turn.get("blocks"), texts.response, inside_thinking=texts.inside
         )

@@ -89,12 +89,12 @@ def turns_of(content: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 
 def keyed_turns(content: Mapping[str, JSON]) -> dict[str, dict[str, JSON]]:
     """Return the turns by their keys; one without a key goes by its number."""
-    found: dict[str, dict[str, JSON]] = {}
+    result: dict[str, dict[str, JSON]] = {}
     for number, turn in enumerate(turns_of(content), start=1):
         key = turn.get("key")
         key = key if isinstance(key, str) and key else str(number)
-        found[key if key not in found else f"{key}-{number}"] = turn
-    return found
+        result[key if key not in result else f"{key}-{number}"] = turn
+    return result
 
 
 @dataclass(frozen=True)
@@ -429,17 +429,17 @@ def document_of(
     ``contexts``: the project's contexts the draft uses, by key. Raises JSONError or
     DefinitionError when typed actions cannot be read.
     """
-    found: list[JSON] = []
+    documents: list[JSON] = []
     for one in content.get("contexts") or []:  # type: ignore[union-attr]
         if not isinstance(one, dict):
             continue
         existing = one.get("existing")
         if isinstance(existing, int):
             if existing in contexts:
-                found.append(contexts[existing])
+                documents.append(contexts[existing])
         else:
             actions = one.get("actions", "")
-            found.append(
+            documents.append(
                 one
                 | {
                     "actions": read_definitions(actions)
@@ -452,7 +452,7 @@ def document_of(
         "id": external_id,
         "scenario": content.get("scenario", ""),
         "situation": content.get("situation", "normal"),
-        "contexts": found,
+        "contexts": documents,
         "turns": [_turn_document(turn) for turn in turns_of(content)],
     }
 

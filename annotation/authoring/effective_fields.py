@@ -43,7 +43,7 @@ class ActingPart:
 
 def acting_parts(document: Mapping[str, JSON]) -> list[ActingPart]:
     """Return the fields of a sample's document that act, those of a kind together."""
-    found: list[ActingPart] = []
+    parts: list[ActingPart] = []
     meta = document.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     if "rule" in meta:
@@ -53,18 +53,18 @@ def acting_parts(document: Mapping[str, JSON]) -> list[ActingPart]:
                 "This rule alone decides whether an answer to the last turn is right: it "
                 "rewards a policy without anybody's judgment."
             )
-            found.append(ActingPart("meta.rule", what, dump_json(meta["rule"])))
+            parts.append(ActingPart("meta.rule", what, dump_json(meta["rule"])))
         except RuleError as error:
             what = _("This rule cannot be applied: %(why)s.") % {
                 "why": f"{error.field}: expected {error.expected}"
             }
-            found.append(ActingPart("meta.rule", what, dump_json(meta["rule"]), True))
+            parts.append(ActingPart("meta.rule", what, dump_json(meta["rule"]), True))
     if meta.get("task") == "other":
         what = _(
             "The sample is no action task: a preference model rewards its answers, not "
             "their consistency with the label."
         )
-        found.append(ActingPart("meta.task", what, dump_json("other")))
+        parts.append(ActingPart("meta.task", what, dump_json("other")))
     whats = {
         "facts": _(
             "The demo's oracle judges answers to this turn by these facts, in rewards "
@@ -74,13 +74,13 @@ def acting_parts(document: Mapping[str, JSON]) -> list[ActingPart]:
             "Says that this policy's checkpoint proposed the response, and what it said."
         ),
     }
-    found += [
+    parts += [
         ActingPart(f"turns[{number}].{name}", whats[name], dump_json(turn[name]))
         for name in TURN
         for number, turn in enumerate(turns_of(document))
         if turn.get(name) is not None
     ]
-    return found
+    return parts
 
 
 def without_acting(

@@ -107,10 +107,10 @@ def _context_forms(
         "pk", "scope", "title", "background", "guideline", "actions"
     ):
         known[pk] = ContextForm(*fields)
-    found: dict[int, list[ContextForm]] = defaultdict(list)
+    forms: dict[int, list[ContextForm]] = defaultdict(list)
     for sample, context in links:
-        found[sample].append(known[context])
-    return found
+        forms[sample].append(known[context])
+    return forms
 
 
 def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
@@ -122,7 +122,7 @@ def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
         .values_list("turn", "text")
     ):
         references[turn].append(text)
-    found: dict[int, list[TurnForm]] = defaultdict(list)
+    forms: dict[int, list[TurnForm]] = defaultdict(list)
     for sample, turn, kind, text, response, facts, proposal in (
         Turn.objects.filter(sample__in=samples)
         .order_by("sample", "position")
@@ -139,8 +139,8 @@ def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
             facts=facts,
             proposal=proposal,
         )
-        found[sample].append(form)
-    return found
+        forms[sample].append(form)
+    return forms
 
 
 def _turn_form(turn: Turn) -> TurnForm:

@@ -167,10 +167,10 @@ def _from_lines(text: str) -> Content:
             )
         elif role == "assistant":
             if last is None or not waits:
-                found = (
+                where = (
                     _("“Assistant:”") if last is None else _("a second “Assistant:”")
                 )
-                raise PasteError(place, _("“User:” before it"), found)
+                raise PasteError(place, _("“User:” before it"), where)
             if not said:
                 raise PasteError(place, _("what the assistant says"), _("nothing"))
             last["response"] = said
@@ -213,17 +213,19 @@ def _from_lines(text: str) -> Content:
 
 def _speeches(text: str) -> list[tuple[str, int, str]]:
     """Return who speaks, from which line on, and what they say."""
-    found: list[tuple[str, int, list[str]]] = []
+    speeches: list[tuple[str, int, list[str]]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         label = _LABEL.match(line)
         if label and label.lastgroup:
-            found.append((label.lastgroup, number, [line[label.end() :]]))
-        elif found:
-            found[-1][2].append(line)
+            speeches.append((label.lastgroup, number, [line[label.end() :]]))
+        elif speeches:
+            speeches[-1][2].append(line)
         elif line.strip():
             raise PasteError(
                 _("line %(line)s") % {"line": number},
                 _("“User:”, “Assistant:”, “用户：” or “助手：” at its beginning"),
                 quote(line.strip()),
             )
-    return [(role, number, "\n".join(lines).strip()) for role, number, lines in found]
+    return [
+        (role, number, "\n".join(lines).strip()) for role, number, lines in speeches
+    ]

@@ -295,8 +295,8 @@ def _approve_batch(
 ) -> None:
     rows = Sample.objects.select_for_update(no_key=True, of=["self"])
     chosen: list[int] = []
-    found = rows.filter(project=project, pk__in=batch).order_by("pk")
-    for sample in _for_bulk(found):
+    samples = rows.filter(project=project, pk__in=batch).order_by("pk")
+    for sample in _for_bulk(samples):
         if why := _why_not(sample, user):
             result.left_out.append((sample, why))
         else:

@@ -167,10 +167,10 @@ def _contexts(project: Project, forms: Iterable[SampleForm]) -> dict[str, int]:
         )
         return dict(rows.values_list("content_hash", "pk"))
 
-    found = known()
-    missing = {key: form for key, form in wanted.items() if key not in found}
+    contexts = known()
+    missing = {key: form for key, form in wanted.items() if key not in contexts}
     if not missing:
-        return found
+        return contexts
     ThinkingContext.objects.bulk_create(
         [
             ThinkingContext(

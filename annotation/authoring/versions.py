@@ -75,7 +75,7 @@ class Change:
 
 def compare_documents(old: Mapping[str, JSON], new: Mapping[str, JSON]) -> list[Change]:
     """Return the parts that differ; a turn put in between shifts no other."""
-    found = [
+    passages = [
         (gettext("Id"), _text(old.get("id")), _text(new.get("id"))),
         (gettext("Scenario"), _text(old.get("scenario")), _text(new.get("scenario"))),
         (
@@ -90,7 +90,7 @@ def compare_documents(old: Mapping[str, JSON], new: Mapping[str, JSON]) -> list[
     ]
     return [
         Change(title, changes(before, after))
-        for title, before, after in found
+        for title, before, after in passages
         if before != after
     ]
 

@@ -183,8 +183,8 @@ def pin_example(
     with transaction.atomic():
         require_role(project, curator, Role.CURATOR, deed="Pinning an example")
         pair = get_object_or_404(Pair, project=project, pk=pair.pk)
-        found = Pair.objects.settled().filter(pk=pair.pk).first()
-        settled: int | None = getattr(found, "outcome", None)
+        settled_pair = Pair.objects.settled().filter(pk=pair.pk).first()
+        settled: int | None = getattr(settled_pair, "outcome", None)
         if settled is None:
             raise ExampleUnsettled(pair)
         # The lock makes two pins at once take two places.

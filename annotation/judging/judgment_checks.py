@@ -107,8 +107,8 @@ def reasons_of_units(pair: Pair, units: Collection[str]) -> list[str]:
                 label, pair.sampled_text, inside_thinking=is_inside
             )
         }
-    found = {proposed.get(unit) or _reason_of_kind(unit) for unit in units}
-    return [reason for reason in Reason.values if reason in found]
+    reasons = {proposed.get(unit) or _reason_of_kind(unit) for unit in units}
+    return [reason for reason in Reason.values if reason in reasons]
 
 
 def _reason_of_kind(unit: str) -> str:

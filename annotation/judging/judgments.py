@@ -239,8 +239,8 @@ def _record(
     decision = decide(pair, verdict, reasons, units)
     check_seconds(seconds_spent)
     slot = _lock_slot_with_votes(slot_id, token, user)
-    found = {slot.same_lease, slot.before} - {None}
-    known = Judgment.objects.in_bulk(found) if found else {}
+    ids = {slot.same_lease, slot.before} - {None}
+    known = Judgment.objects.in_bulk(ids) if ids else {}
     same_lease, before = known.get(slot.same_lease), known.get(slot.before)
     if same_lease is not None and same_lease.labeler_id != user.pk:
         raise LeaseLost(slot_id)

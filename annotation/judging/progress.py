@@ -155,19 +155,19 @@ def progress_of(*, project: Project, user: User) -> Progress:
 
 
 def _rows(mine: JudgmentQuerySet) -> list[_Row]:
-    found = mine.values_list("created_at", "verdict", "seconds_spent", "sides_swapped")
-    return [_Row(*each) for each in found[:ROWS]]
+    values = mine.values_list("created_at", "verdict", "seconds_spent", "sides_swapped")
+    return [_Row(*each) for each in values[:ROWS]]
 
 
 def _compared(mine: JudgmentQuerySet) -> list[_Compared]:
     """Return the newest that count, each with what was said of its pair besides."""
     rows = mine.filter(is_extra=False).with_votes()
-    found = rows.values_list(
+    values = rows.values_list(
         "labeler", "verdict", "sides_swapped", F("votes"), F("word")
     )
     return [
         _Compared(verdict, swapped, *_without(labeler, votes, word))
-        for labeler, verdict, swapped, votes, word in found[:COMPARED]
+        for labeler, verdict, swapped, votes, word in values[:COMPARED]
     ]
 
 

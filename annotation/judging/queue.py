@@ -73,7 +73,7 @@ class Ahead:
     """What comes after the pair on screen, whose lease began ``since`` and is whole."""
 
     since: datetime
-    found: Claim | NothingToDo
+    claim: Claim | NothingToDo
 
 
 @dataclass(frozen=True)

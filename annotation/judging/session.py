@@ -193,14 +193,14 @@ def expression(*, project: Project, user: User) -> RawSQL:
 
 
 def session_from(
-    found: Mapping[str, Any], *, project: Project, closed: Collection[str] = ()
+    columns: Mapping[str, Any], *, project: Project, closed: Collection[str] = ()
 ) -> Session:
     """Read what ``expression`` found; notices whose key is in ``closed`` stay away."""
-    notices = [*_equal_answers(found), *_long_stretch(found, project)]
+    notices = [*_equal_answers(columns), *_long_stretch(columns, project)]
     return Session(
-        today=found["today"],
+        today=columns["today"],
         goal=project.daily_goal,
-        median=found["median"],
+        median=columns["median"],
         last=tuple(
             Decision(
                 pk=one["id"],
@@ -210,7 +210,7 @@ def session_from(
                 scenario=one["scenario"],
                 position=one["position"],
             )
-            for one in found["strip"] or ()
+            for one in columns["strip"] or ()
         ),
         notices=tuple(notice for notice in notices if notice.key not in closed),
     )
@@ -221,8 +221,8 @@ def session_of(
 ) -> Session:
     """Return the session in one query of its own."""
     here = Project.objects.filter(pk=project.pk)
-    found = here.values_list(expression(project=project, user=user)).get()[0]
-    return session_from(found, project=project, closed=closed)
+    columns = here.values_list(expression(project=project, user=user)).get()[0]
+    return session_from(columns, project=project, closed=closed)
 
 
 def reveal(*, project: Project, session: Session) -> Revealed | None:
@@ -286,8 +286,8 @@ def midnight_of(now: datetime) -> datetime:
     return local.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _equal_answers(found: Mapping[str, Any]) -> list[SessionNotice]:
-    run = found["run"]
+def _equal_answers(columns: Mapping[str, Any]) -> list[SessionNotice]:
+    run = columns["run"]
     if run < EQUAL_IN_A_ROW:
         return []
     text = ngettext(
@@ -295,15 +295,15 @@ def _equal_answers(found: Mapping[str, Any]) -> list[SessionNotice]:
         "Your last %(count)s answers were all “%(verdict)s”. That can be right; if it "
         "surprises you, look at the next pair as if it were the first.",
         run,
-    ) % {"count": run, "verdict": Verdict(found["verdict"]).label.lower()}
-    key = f"run-{found['run_first']}-{run // EQUAL_IN_A_ROW}"
+    ) % {"count": run, "verdict": Verdict(columns["verdict"]).label.lower()}
+    key = f"run-{columns['run_first']}-{run // EQUAL_IN_A_ROW}"
     return [SessionNotice(key, text)]
 
 
-def _long_stretch(found: Mapping[str, Any], project: Project) -> list[SessionNotice]:
+def _long_stretch(columns: Mapping[str, Any], project: Project) -> list[SessionNotice]:
     after = project.break_after_minutes
-    minutes = found["stretch_minutes"] or 0
-    if not after or minutes < after or not found["is_going_on"]:
+    minutes = columns["stretch_minutes"] or 0
+    if not after or minutes < after or not columns["is_going_on"]:
         return []
     text = ngettext(
         "You have judged for %(count)s minute without a pause. A short break keeps "
@@ -312,7 +312,7 @@ def _long_stretch(found: Mapping[str, Any], project: Project) -> list[SessionNot
         "judgments sharp; the pair waits for you.",
         int(minutes),
     ) % {"count": int(minutes)}
-    return [SessionNotice(f"break-{found['stretch_first']}", text)]
+    return [SessionNotice(f"break-{columns['stretch_first']}", text)]
 
 
 def _array(rows: QuerySet[Any], **fields: str) -> ArraySubquery:

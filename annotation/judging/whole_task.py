@@ -153,10 +153,10 @@ def claim_task(
     """
     with transaction.atomic():
         if answer is None:
-            found = claim_slot(project=project, user=user)
-            if isinstance(found, NothingToDo):
-                return found
-            origins = SampledResponse.objects.filter(origin__pair=found.pair)
+            claim = claim_slot(project=project, user=user)
+            if isinstance(claim, NothingToDo):
+                return claim
+            origins = SampledResponse.objects.filter(origin__pair=claim.pair)
             first = origins.select_related("turn__sample").order_by("pk").first()
         else:
             require_role(project, user, Role.LABELER, deed="Judging")

@@ -62,8 +62,8 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
     def with_outcome(self) -> JudgmentQuerySet:
         """Annotate ``outcome``, the pair's, or null."""
         pairs = Pair.objects.with_outcome().filter(pk=OuterRef("pair"))
-        found = pairs.values(found=F("outcome"))
-        return self.annotate(outcome=Subquery(found[:1]))
+        outcomes = pairs.values(pair_outcome=F("outcome"))
+        return self.annotate(outcome=Subquery(outcomes[:1]))
 
     def with_votes(self) -> JudgmentQuerySet:
         """Annotate what is said of the judgment's pair, for ``progress`` to weigh.

@@ -62,7 +62,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
     # One past the last pair goes back to the first, so that nothing is passed over.
     place = bisect_left(keys, at) % max(1, len(keys))
     pairs = Pair.objects.select_related("turn__sample__author")
-    found = pairs.get(pk=keys[place]) if keys else None
+    pair = pairs.get(pk=keys[place]) if keys else None
     facts: dict[str, Any] = {
         "kind": kind,
         "total": len(keys),
@@ -73,8 +73,8 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
         "pair": None,
         "is_queue": True,
     }
-    if found:
-        facts |= _pair_facts(found) | {"may_settle": True}
+    if pair:
+        facts |= _pair_facts(pair) | {"may_settle": True}
     return render(request, "annotation/dispute.html", facts)
 
 
@@ -90,18 +90,18 @@ def pair(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Record the curator's word; then the next of the queue it came from."""
     form = SettleForm(request.POST)
-    found = _pair(request, slug, pk)
+    pair = _pair(request, slug, pk)
     if not form.is_valid():
         problem = str(next(iter(form.errors.values()))[0])
         return _pair_page(request, slug, pk, form, problem, status=422)
     data = form.cleaned_data
-    if not _is_waiting(request, found) and not _outcome_known(found):
+    if not _is_waiting(request, pair) and not _outcome_known(pair):
         problem = gettext("Labelers are still to judge this pair.")
         return _pair_page(request, slug, pk, form, problem, status=422)
     try:
         adjudicate(
-            project=found.project,
-            pair=found,
+            project=pair.project,
+            pair=pair,
             curator=visitor(request),
             verdict=data["verdict"],
             reasons=data["reasons"],
@@ -112,17 +112,17 @@ def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return _pair_page(request, slug, pk, form, str(error), status=422)
     if data["pin"]:
         pin_example(
-            project=found.project,
-            pair=found,
+            project=pair.project,
+            pair=pair,
             curator=visitor(request),
             note=data["comment"],
         )
     messages.success(
         request,
         gettext("Pair %(pair)s is settled and pinned to the guideline.")
-        % {"pair": found.pk}
+        % {"pair": pair.pk}
         if data["pin"]
-        else gettext("Pair %(pair)s is settled.") % {"pair": found.pk},
+        else gettext("Pair %(pair)s is settled.") % {"pair": pair.pk},
     )
     if "kind" not in request.GET:
         return redirect("annotation:pair", slug, pk)
@@ -142,74 +142,74 @@ def _pair_page(
     error: str = "",
     status: int = 200,
 ) -> HttpResponse:
-    found = _pair(request, slug, pk)
+    pair = _pair(request, slug, pk)
     settled = Pair.objects.settled().filter(pk=pk).first()
     kind = request.GET.get("kind", "")
-    facts = _pair_facts(found, form) | {
+    facts = _pair_facts(pair, form) | {
         "kind": kind if kind in DisputeForm.KINDS else "",
         "query": urlencode({"kind": kind}) if kind in DisputeForm.KINDS else "",
         "next": "",
         "previous": "",
         "is_queue": False,
-        "may_settle": _is_waiting(request, found),
+        "may_settle": _is_waiting(request, pair),
         "outcome": getattr(settled, "outcome", None),
-        "adjudication": getattr(found, "adjudication", None),
-        "example": found.examples.first(),
+        "adjudication": getattr(pair, "adjudication", None),
+        "example": pair.examples.first(),
         "error": error,
     }
     return render(request, "annotation/dispute.html", facts, status=status)
 
 
 def _waiting(
-    request: HttpRequest, project: Project, kind: str, found: Pair | None = None
+    request: HttpRequest, project: Project, kind: str, pair: Pair | None = None
 ) -> PairQuerySet:
     """Return the pairs this curator may settle, of all or only ``found`` if it is one.
 
     Never a pair of a sample they wrote.
     """
     pairs, slots = Pair.objects.filter(project=project), Slot.objects.all()
-    if found is None:
+    if pair is None:
         slots = slots.filter(project=project)
     else:
-        pairs, slots = pairs.filter(pk=found.pk), slots.filter(pair=found)
+        pairs, slots = pairs.filter(pk=pair.pk), slots.filter(pair=pair)
     chosen = pairs.disputed(slots) if kind == "disputed" else pairs.skipped_by_all()
     return chosen.not_written_by(request.user)
 
 
-def _is_waiting(request: HttpRequest, found: Pair) -> bool:
+def _is_waiting(request: HttpRequest, pair: Pair) -> bool:
     return any(
-        _waiting(request, found.project, kind, found).exists()
+        _waiting(request, pair.project, kind, pair).exists()
         for kind in DisputeForm.KINDS
     )
 
 
-def _outcome_known(found: Pair) -> bool:
-    return Pair.objects.settled().filter(pk=found.pk).exists()
+def _outcome_known(pair: Pair) -> bool:
+    return Pair.objects.settled().filter(pk=pair.pk).exists()
 
 
 def _pair(request: HttpRequest, slug: str, pk: int) -> Pair:
     project = enter(request, slug, Role.CURATOR)
-    found = get_object_or_404(
+    pair = get_object_or_404(
         Pair.objects.visible_to(request.user).select_related(
             "project", "turn__sample__author", "adjudication__curator"
         ),
         project=project,
         pk=pk,
     )
-    if found.turn.sample.author_id == request.user.pk:
+    if pair.turn.sample.author_id == request.user.pk:
         raise Forbidden("Nobody judges a sample they wrote.")
-    return found
+    return pair
 
 
-def _pair_facts(found: Pair, form: SettleForm | None = None) -> dict[str, Any]:
+def _pair_facts(pair: Pair, form: SettleForm | None = None) -> dict[str, Any]:
     view = view_of_pair(
-        found.label_text,
-        found.sampled_text,
-        inside_thinking=found.turn.input_kind == InputKind.OBSERVATION,
+        pair.label_text,
+        pair.sampled_text,
+        inside_thinking=pair.turn.input_kind == InputKind.OBSERVATION,
     )
     judgments = (
         Judgment.objects.current()
-        .filter(pair=found)
+        .filter(pair=pair)
         .select_related("labeler")
         .order_by("pk")
     )
@@ -217,12 +217,12 @@ def _pair_facts(found: Pair, form: SettleForm | None = None) -> dict[str, Any]:
     units = form.units() if form and verdict == "0" else None
     picked = form["reasons"].value() if form else view.proposed_reasons
     return {
-        "pair": found,
-        "turn": found.turn,
-        "sample": found.turn.sample,
+        "pair": pair,
+        "turn": pair.turn,
+        "sample": pair.turn.sample,
         "view": view,
         "votes": [_vote(judgment, view) for judgment in judgments],
-        "skips": Skip.objects.filter(pair=found).select_related("user"),
+        "skips": Skip.objects.filter(pair=pair).select_related("user"),
         "chosen": {"units": units, "verdict": verdict},
         "comment": form["comment"].value() if form else "",
         "pin": bool(form and form["pin"].value()),

@@ -215,7 +215,7 @@ def ahead(request: HttpRequest, slug: str) -> HttpResponse:
     except LeaseLost as error:
         return HttpResponse(str(error), status=409)
     response = _show(
-        request, project, found=following.found, template="annotation/_ahead.html"
+        request, project, claim=following.claim, template="annotation/_ahead.html"
     )
     response["Judge-Since"] = following.since.isoformat()
     return response
@@ -335,38 +335,38 @@ def _show(
     notice: Notice | None = None,
     chosen: Chosen | None = None,
     *,
-    found: Claim | NothingToDo | None = None,
+    claim: Claim | NothingToDo | None = None,
     asks_order: bool = False,
     template: str = "",
     status: int = 200,
 ) -> HttpResponse:
     """Show the pair in the person's hands, or why there is none."""
     # Before a pair is handed out, and never in the middle of a decision.
-    if found is None and chosen is None:
+    if claim is None and chosen is None:
         words = notice.text if notice else ""
         if page := guideline_to_read(request, project, words):
             return page
-    found = found or claim_slot(project=project, user=visitor(request))
+    claim = claim or claim_slot(project=project, user=visitor(request))
     is_fragment = bool(request.htmx or template)  # type: ignore[attr-defined]
     facts: dict[str, Any] = {
         "is_fragment": is_fragment,
-        "is_stage": not isinstance(found, NothingToDo) or not template,
+        "is_stage": not isinstance(claim, NothingToDo) or not template,
         "notice": notice,
         "nothing": None,
     }
-    if isinstance(found, NothingToDo):
-        facts |= {"nothing": found} | _past(request, project)
-        if found.kind == "no pairs":
+    if isinstance(claim, NothingToDo):
+        facts |= {"nothing": claim} | _past(request, project)
+        if claim.kind == "no pairs":
             facts |= _first_steps(request, project)
     else:
         # What was filled in belongs to the pair it was filled in for.
-        same = chosen is not None and chosen.slot == found.slot.pk
+        same = chosen is not None and chosen.slot == claim.slot.pk
         facts |= _pair_facts(
-            found,
+            claim,
             chosen if chosen and same else Chosen(),
             asks_order=asks_order and same,
         )
-        facts |= _past(request, project, found.pair.turn.sample_id)
+        facts |= _past(request, project, claim.pair.turn.sample_id)
     if not template:
         template = "annotation/_stage.html" if is_fragment else "annotation/judge.html"
     return render(request, template, facts, status=status)
@@ -419,7 +419,7 @@ def _past(
     One query for all of it, whatever the page shows; one more where the project
     reveals what the pair before came from.
     """
-    here = {"found": expression(project=project, user=visitor(request))}
+    here = {"session": expression(project=project, user=visitor(request))}
     row: dict[str, Any]
     if sample_id is None:
         row = dict(Project.objects.filter(pk=project.pk).values(**here).get())
@@ -434,7 +434,7 @@ def _past(
             .get()
         )
     session = session_from(
-        row.pop("found"), project=project, closed=closed_notices(request)
+        row.pop("session"), project=project, closed=closed_notices(request)
     )
     revealed = reveal(project=project, session=session)
     return {**row, "session": session, "revealed": revealed}

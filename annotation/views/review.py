@@ -97,8 +97,8 @@ def _desk(
     )
     at = form.cleaned_data.get("at") or 0
     # One past the last sample goes back to the first, so that nothing is passed over.
-    found = rows.filter(pk__gte=at).first() or (rows.first() if at else None)
-    chosen, key = Q(**lookups), found.pk if found else 0
+    sample = rows.filter(pk__gte=at).first() or (rows.first() if at else None)
+    chosen, key = Q(**lookups), sample.pk if sample else 0
     queue = waiting.aggregate(
         total=Count("pk", filter=chosen),
         before=Count("pk", filter=chosen & Q(pk__lt=key)),
@@ -126,10 +126,10 @@ def _desk(
         "error": error,
         "typed": {"comment": "", "text": "", "place": "", "sheet": ""} | (typed or {}),
     }
-    if found:
-        is_own = found.author_id == request.user.pk
+    if sample:
+        is_own = sample.author_id == request.user.pk
         desk = reverse("annotation:review", args=[project.slug])
-        facts |= sample_facts(found, with_counts=False) | {
+        facts |= sample_facts(sample, with_counts=False) | {
             "back": f"{desk}?{facts['query']}",
             "can_comment": True,
             "may_resolve": True,
@@ -141,41 +141,41 @@ def _desk(
 @require_POST
 @login_required
 def approve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    found = _sample(request, slug, pk)
+    sample = _sample(request, slug, pk)
     try:
-        approve_sample(project=found.project, sample=found, user=visitor(request))
+        approve_sample(project=sample.project, sample=sample, user=visitor(request))
     except (SampleError, Forbidden) as error:
         messages.error(request, str(error))
         return _to_desk(request, slug, pk)
-    messages.success(request, gettext("%(sample)s is approved.") % {"sample": found})
+    messages.success(request, gettext("%(sample)s is approved.") % {"sample": sample})
     return _to_desk(request, slug, pk + 1)
 
 
 @require_POST
 @login_required
 def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    found = _sample(request, slug, pk)
+    sample = _sample(request, slug, pk)
     form = ReturnForm(request.POST)
     typed = {"comment": request.POST.get("comment", ""), "sheet": "return"}
     if not form.is_valid():
         return _desk(
             request,
-            found.project,
+            sample.project,
             error=str(form.errors["comment"][0]),
             typed=typed,
             status=422,
         )
     try:
         return_sample(
-            project=found.project,
-            sample=found,
+            project=sample.project,
+            sample=sample,
             user=visitor(request),
             comment=form.cleaned_data["comment"],
         )
     except SampleError as error:
-        return _desk(request, found.project, error=str(error), typed=typed, status=422)
+        return _desk(request, sample.project, error=str(error), typed=typed, status=422)
     messages.success(
-        request, gettext("%(sample)s is returned to its author.") % {"sample": found}
+        request, gettext("%(sample)s is returned to its author.") % {"sample": sample}
     )
     return _to_desk(request, slug, pk + 1)
 
@@ -184,7 +184,7 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def comment(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Leave a comment at a place; the answer is the page at that place."""
-    found = _sample(request, slug, pk)
+    sample = _sample(request, slug, pk)
     form = CommentForm(request.POST)
     typed = {
         "text": request.POST.get("text", ""),
@@ -196,8 +196,8 @@ def comment(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         position, anchor = form.position_and_anchor()
         try:
             left = comment_on(
-                project=found.project,
-                sample=found,
+                project=sample.project,
+                sample=sample,
                 user=visitor(request),
                 text=form.cleaned_data["text"],
                 position=position,
@@ -211,16 +211,16 @@ def comment(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
             return to
     else:
         error = str(next(iter(form.errors.values()))[0])
-    return _desk(request, found.project, error=error, typed=typed, status=422)
+    return _desk(request, sample.project, error=error, typed=typed, status=422)
 
 
 @require_POST
 @login_required
 def fix(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Open the curator's own draft of a submitted sample."""
-    found = _sample(request, slug, pk)
+    sample = _sample(request, slug, pk)
     try:
-        draft = start_fix(project=found.project, sample=found, user=visitor(request))
+        draft = start_fix(project=sample.project, sample=sample, user=visitor(request))
     except SampleError as error:
         messages.error(request, str(error))
         return _to_desk(request, slug, pk)
@@ -232,14 +232,14 @@ def fix(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def resolve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Mark a comment resolved, or open again: for the sample's author and curators."""
     project = enter(request, slug)
-    found = get_object_or_404(
+    comment = get_object_or_404(
         Comment.objects.select_related("sample__project", "author"),
         sample__project=project,
         pk=pk,
     )
     changed = resolve_comment(
         project=project,
-        comment=found,
+        comment=comment,
         user=visitor(request),
         resolved=request.POST.get("resolved") != "0",
     )
@@ -251,7 +251,7 @@ def resolve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     if not (
         to.startswith("/") and url_has_allowed_host_and_scheme(to, allowed_hosts=None)
     ):
-        to = reverse("annotation:sample", args=[slug, found.sample_id])
+        to = reverse("annotation:sample", args=[slug, comment.sample_id])
     return HttpResponseRedirect(f"{to}#comment-{pk}")
 
 
@@ -307,25 +307,25 @@ def bulk(request: HttpRequest, slug: str) -> HttpResponse:
 def history(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Show every version of a sample, and what changed between two of them."""
     project = enter(request, slug)
-    found = get_object_or_404(
+    sample = get_object_or_404(
         Sample.objects.visible_to(request.user).select_related("author"),
         project=project,
         pk=pk,
     )
     place = place_of(request, slug)
-    if not place.allows(*READERS) and found.author_id != request.user.pk:
+    if not place.allows(*READERS) and sample.author_id != request.user.pk:
         raise Forbidden("This page", READERS)
     versions = list(
-        found.versions.select_related("editor")
+        sample.versions.select_related("editor")
         .defer("document")
         .order_by("-number")[:VERSIONS]
     )
     old, new = VersionsForm(request.GET).chosen([one.number for one in versions])
     documents = dict(
-        found.versions.filter(number__in=[old, new]).values_list("number", "document")
+        sample.versions.filter(number__in=[old, new]).values_list("number", "document")
     )
     facts = {
-        "sample": found,
+        "sample": sample,
         "versions": versions,
         "old": old,
         "new": new,
@@ -333,7 +333,7 @@ def history(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         if old in documents and new in documents
         else [],
         "sees_counts": place.allows(*READERS),
-        "acting": acting_parts(documents.get(new) or sample_to_json(found)),
+        "acting": acting_parts(documents.get(new) or sample_to_json(sample)),
     }
     return render(request, "annotation/sample_history.html", facts)
 

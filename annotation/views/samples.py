@@ -132,21 +132,23 @@ def _sample_page(
 ) -> HttpResponse:
     """Show a sample to curators and trainers, and to its author."""
     project = enter(request, slug)
-    found = get_object_or_404(
+    sample = get_object_or_404(
         Sample.objects.visible_to(request.user).select_related("project", "author"),
         project=project,
         pk=pk,
     )
     place = place_of(request, slug)
-    if not place.allows(*READERS) and found.author_id != request.user.pk:
+    if not place.allows(*READERS) and sample.author_id != request.user.pk:
         raise Forbidden("This page", READERS)
-    facts = sample_facts(found) | {
-        "author_revises": found.author is not None
-        and bool(project.roles_of(found.author) & {*WRITERS, Role.ADMIN}),
+    facts = sample_facts(sample) | {
+        "author_revises": sample.author is not None
+        and bool(project.roles_of(sample.author) & {*WRITERS, Role.ADMIN}),
         "can_edit": place.allows(Role.CURATOR),
-        "may_resolve": place.allows(Role.CURATOR) or found.author_id == request.user.pk,
+        "may_resolve": place.allows(Role.CURATOR)
+        or sample.author_id == request.user.pk,
         "sees_counts": place.allows(*READERS),
-        "sees_pairs": place.allows(Role.CURATOR) and found.author_id != request.user.pk,
+        "sees_pairs": place.allows(Role.CURATOR)
+        and sample.author_id != request.user.pk,
         "error": error,
         "comment": request.POST.get("comment", ""),
     }
@@ -165,27 +167,27 @@ class _TurnRow:
         return len(self.pair_keys)
 
 
-def sample_facts(found: Sample, *, with_counts: bool = True) -> dict[str, Any]:
+def sample_facts(sample: Sample, *, with_counts: bool = True) -> dict[str, Any]:
     """Return a sample as its page and Review show it: five queries, whatever its size.
 
     Without counts of pairs and judgments it is four.
     """
-    pairs = _pairs_of(found) if with_counts else {}
+    pairs = _pairs_of(sample) if with_counts else {}
     rows = []
-    turns = list(found.turns.prefetch_related("references"))
+    turns = list(sample.turns.prefetch_related("references"))
     for turn in turns:
         keys, judgments = pairs.get(turn.pk, ([], 0))
         rows.append(_TurnRow(placed(turn), [*turn.references.all()], keys, judgments))
-    comments = found.comments.select_related("author", "resolved_by")
-    links = SampleContext.objects.filter(sample=found).select_related("context")
+    comments = sample.comments.select_related("author", "resolved_by")
+    links = SampleContext.objects.filter(sample=sample).select_related("context")
     document: dict[str, JSON] = {
-        "meta": found.meta,
+        "meta": sample.meta,
         "turns": [{"facts": turn.facts, "proposal": turn.proposal} for turn in turns],
     }
     return {
-        "sample": found,
+        "sample": sample,
         "acting": acting_parts(document),
-        "back": found.get_absolute_url(),
+        "back": sample.get_absolute_url(),
         "turns": rows,
         "notes": put_notes([row.turn for row in rows], comments),
         "pair_count": sum(row.pairs for row in rows),
@@ -194,10 +196,10 @@ def sample_facts(found: Sample, *, with_counts: bool = True) -> dict[str, Any]:
     }
 
 
-def _pairs_of(found: Sample) -> dict[int, tuple[list[int], int]]:
+def _pairs_of(sample: Sample) -> dict[int, tuple[list[int], int]]:
     """Return by turn the keys of its pairs, and the number of judgments that count."""
     rows = (
-        Pair.objects.filter(turn__sample=found)
+        Pair.objects.filter(turn__sample=sample)
         .order_by()
         .values_list("turn")
         .annotate(
@@ -211,19 +213,19 @@ def _pairs_of(found: Sample) -> dict[int, tuple[list[int], int]]:
 @require_POST
 @login_required
 def approve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    found = _for_curator(request, slug, pk)
+    sample = _for_curator(request, slug, pk)
     try:
-        approve_sample(project=found.project, sample=found, user=visitor(request))
+        approve_sample(project=sample.project, sample=sample, user=visitor(request))
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
-    messages.success(request, gettext("%(sample)s is approved.") % {"sample": found})
+    messages.success(request, gettext("%(sample)s is approved.") % {"sample": sample})
     return redirect("annotation:sample", slug, pk)
 
 
 @require_POST
 @login_required
 def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    found = _for_curator(request, slug, pk)
+    sample = _for_curator(request, slug, pk)
     form = ReturnForm(request.POST)
     if not form.is_valid():
         problem = form.errors["comment"][0]
@@ -232,15 +234,15 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         )
     try:
         return_sample(
-            project=found.project,
-            sample=found,
+            project=sample.project,
+            sample=sample,
             user=visitor(request),
             comment=form.cleaned_data["comment"],
         )
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
     messages.success(
-        request, gettext("%(sample)s is returned to its author.") % {"sample": found}
+        request, gettext("%(sample)s is returned to its author.") % {"sample": sample}
     )
     return redirect("annotation:sample", slug, pk)
 
@@ -249,15 +251,15 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def retire(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Take a sample out of use for good; the page has asked for confirmation."""
-    found = _for_curator(request, slug, pk)
+    sample = _for_curator(request, slug, pk)
     if request.POST.get("sure") != "yes":
         problem = gettext("Tick the box to retire the sample.")
         return _sample_page(request, slug, pk, problem, status=422)
     try:
-        retire_sample(project=found.project, sample=found, user=visitor(request))
+        retire_sample(project=sample.project, sample=sample, user=visitor(request))
     except SampleError as error:
         return _sample_page(request, slug, pk, str(error), status=422)
-    messages.success(request, gettext("%(sample)s is retired.") % {"sample": found})
+    messages.success(request, gettext("%(sample)s is retired.") % {"sample": sample})
     return redirect("annotation:sample", slug, pk)
 
 

@@ -25,8 +25,8 @@ _KEY = re.compile(r"(run-[0-9]{1,19}-[0-9]{1,9}|break-[0-9]{1,19})\Z")
 
 def closed_notices(request: HttpRequest) -> list[str]:
     """Return the notices this person has closed, which stay away."""
-    found = request.session.get(CLOSED, [])
-    return found if isinstance(found, list) else []
+    keys = request.session.get(CLOSED, [])
+    return keys if isinstance(keys, list) else []
 
 
 @never_cache
@@ -36,12 +36,12 @@ def session(request: HttpRequest, slug: str) -> HttpResponse:
     """Answer with the header, the strip and the notices, to be swapped in by their ids."""
     project = enter(request, slug, Role.LABELER)
     assert request.user.is_authenticated
-    found = session_of(
+    current = session_of(
         project=project, user=request.user, closed=closed_notices(request)
     )
     facts = {
-        "session": found,
-        "revealed": reveal(project=project, session=found),
+        "session": current,
+        "revealed": reveal(project=project, session=current),
         "is_fragment": True,
     }
     return render(request, "annotation/_session_fragment.html", facts)

@@ -55,17 +55,17 @@ def task(request: HttpRequest, slug: str) -> HttpResponse:
     if page := guideline_to_read(request, project):
         return page
     answer = _number(request.GET.get("answer", ""))
-    found = claim_task(project=project, user=visitor(request), answer=answer)
-    if found is None and answer is not None:
+    claimed = claim_task(project=project, user=visitor(request), answer=answer)
+    if claimed is None and answer is not None:
         return redirect("annotation:judge-task", project.slug)
-    if found is None or isinstance(found, NothingToDo):
+    if claimed is None or isinstance(claimed, NothingToDo):
         # The Judge page has the pair, or says which of the four answers it is.
         return redirect("annotation:judge", project.slug)
     if answer is None:
-        return redirect(_address(project, found.answer))
+        return redirect(_address(project, claimed.answer))
     facts = {
-        "task": found,
-        "turns": [_shown(project, visitor(request), one) for one in found.turns],
+        "task": claimed,
+        "turns": [_shown(project, visitor(request), one) for one in claimed.turns],
     }
     return render(request, "annotation/task.html", facts)
 
@@ -146,17 +146,17 @@ def _answer(
 ) -> HttpResponse:
     """Answer a deed with its turn's section, or the page, or the way back to it."""
     answer = _number(request.POST.get("answer", ""))
-    found = (
+    claimed = (
         task_of(project=project, user=visitor(request), answer=answer)
         if answer
         else None
     )
-    if found is None:
+    if claimed is None:
         if problem:
             messages.warning(request, problem)
         return _go(request, reverse("annotation:judge-task", args=[project.slug]))
-    one = next((one for one in found.turns if one.pair and one.pair.pk == pair), None)
-    facts: dict[str, Any] = {"task": found}
+    one = next((one for one in claimed.turns if one.pair and one.pair.pk == pair), None)
+    facts: dict[str, Any] = {"task": claimed}
     status = 422 if chosen is not None else 200
     if one is not None and request.htmx:  # type: ignore[attr-defined]
         facts["one"] = _shown(project, visitor(request), one, chosen, problem)
@@ -169,13 +169,13 @@ def _answer(
                 other,
                 *((chosen, problem) if other is one else ()),
             )
-            for other in found.turns
+            for other in claimed.turns
         ]
         return render(request, "annotation/task.html", facts, status=status)
     if problem:
         messages.warning(request, problem)
     place = f"#turn-{one.turn.position + 1}" if one else ""
-    return _go(request, _address(project, found.answer) + place)
+    return _go(request, _address(project, claimed.answer) + place)
 
 
 def _go(request: HttpRequest, address: str) -> HttpResponse:

@@ -144,8 +144,8 @@ def _with_result(
         except NoResult as problem:  # a global context has an action of this name
             messages.warning(request, str(problem))
             return content
-        found = search_contexts(project=project, query=turn.text[:300], limit=1)
-        for one in found:
+        matches = search_contexts(project=project, query=turn.text[:300], limit=1)
+        for one in matches:
             content = use_context(content, one.pk)
         return fetch_context(content, turn.number, call=call, result=result.text)
     if turn.call is None:

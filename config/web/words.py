@@ -51,5 +51,5 @@ def _digest(language: str) -> str:
     """Return what changes with the catalogue of ``language``; "" where there is none."""
     name = f"{to_locale(language)}/LC_MESSAGES/djangojs.mo"
     files = [Path(place) / name for place in settings.LOCALE_PATHS]
-    found = b"".join(file.read_bytes() for file in files if file.is_file())
-    return hashlib.sha256(found).hexdigest()[:12] if found else ""
+    content = b"".join(file.read_bytes() for file in files if file.is_file())
+    return hashlib.sha256(content).hexdigest()[:12] if content else ""

@@ -12,12 +12,12 @@ export function writeBlocks(turn) {
 
 function readBlock(block) {
   const kind = block.dataset.block;
-  const found = { kind, source: block.dataset.source };
+  const result = { kind, source: block.dataset.source };
   if (kind === "plan") {
-    found.steps = [...block.querySelectorAll("[data-step] textarea")].map((field) => field.value);
+    result.steps = [...block.querySelectorAll("[data-step] textarea")].map((field) => field.value);
   } else if (kind === "action") {
-    found.name = block.querySelector("[data-action-name]").value;
-    found.parameters = [...block.querySelectorAll("[data-parameter]")].map((row) => {
+    result.name = block.querySelector("[data-action-name]").value;
+    result.parameters = [...block.querySelectorAll("[data-parameter]")].map((row) => {
       const name = row.querySelector("[data-name]");
       return {
         name: name.tagName === "INPUT" ? name.value : name.dataset.name,
@@ -26,9 +26,9 @@ function readBlock(block) {
       };
     });
   } else {
-    found.text = block.querySelector("[data-text]").value;
+    result.text = block.querySelector("[data-text]").value;
   }
-  return found;
+  return result;
 }
 
 /** Whether a field belongs to a block; what is typed into it changes the response. */

@@ -321,9 +321,9 @@ class DraftEditor extends HTMLElement {
       keep: "#scenario",
       "advice-read": "#scenario",
     };
-    const found = targets[name] && [...this.querySelectorAll(targets[name])].at(-1);
-    if (!found || (name === "result" && place === "run" && !found.value)) return false;
-    found.focus();
+    const target = targets[name] && [...this.querySelectorAll(targets[name])].at(-1);
+    if (!target || (name === "result" && place === "run" && !target.value)) return false;
+    target.focus();
     return true;
   }
 

@@ -117,7 +117,7 @@ def everything(orders):
         """Fetch the next pair, as a page does, and perhaps leave the page."""
         ahead = judgments.claim_ahead(
             project=project, user=user, shown=found.slot.pk, token=found.token
-        ).found
+        ).claim
         held = [found]
         if isinstance(ahead, judgments.Claim):
             say("claimed", ahead.slot.pk, ahead.token, ahead.pair.pk)
@@ -204,7 +204,7 @@ def look_ahead(orders):
     for _ in range(5):
         ahead = judgments.claim_ahead(
             project=project, user=user, shown=found.slot.pk, token=found.token
-        ).found
+        ).claim
         say("claimed", ahead.slot.pk, ahead.token, ahead.pair.pk)
 
 

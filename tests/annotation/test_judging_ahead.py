@@ -55,7 +55,7 @@ class TestAhead:
         project = make_project(lease_seconds=whole)
         make_pair(project=project)
         second = make_pair(project=project)
-        following = after(claim(project, "lena"), "lena").found
+        following = after(claim(project, "lena"), "lena").claim
         slot = following.slot
         assert (slot.pair, slot.is_ahead) == (second, True)
         assert slot.leased_until - slot.leased_at == timedelta(seconds=short)
@@ -66,7 +66,7 @@ class TestAhead:
         for _ in range(4):
             make_pair(project=project)
         shown = claim(project, "lena")
-        found = {after(shown, "lena").found.slot.pk for _ in range(3)}
+        found = {after(shown, "lena").claim.slot.pk for _ in range(3)}
         assert len(found) == 1
         assert Slot.objects.filter(is_ahead=True).count() == 1
 
@@ -74,21 +74,21 @@ class TestAhead:
         project = make_project()
         for _ in range(3):
             make_pair(project=project)
-        second = after(claim(project, "lena"), "lena").found
+        second = after(claim(project, "lena"), "lena").claim
         ahead = after(second, "lena")
         slot = Slot.objects.get(pk=second.slot.pk)
         assert not slot.is_ahead
         assert slot.leased_until - slot.leased_at == timedelta(seconds=600)
         assert ahead.since == slot.leased_at
         assert Touch.objects.get(pair=second.pair).is_seen
-        assert Slot.objects.get(is_ahead=True) == ahead.found.slot
+        assert Slot.objects.get(is_ahead=True) == ahead.claim.slot
 
     def test_it_can_be_judged_before_the_server_heard_of_its_showing(self):
         project = make_project()
         make_pair(project=project)
         make_pair(project=project)
         shown = claim(project, "lena")
-        following = after(shown, "lena").found
+        following = after(shown, "lena").claim
         assert not judge(following, "lena").is_extra
         assert not judge(shown, "lena").is_extra
 
@@ -97,19 +97,19 @@ class TestAhead:
         for _ in range(4):
             make_pair(project=project)
         first = claim(project, "lena")
-        second = after(first, "lena").found
+        second = after(first, "lena").claim
         judge(first, "lena")
-        third = after(second, "lena").found
+        third = after(second, "lena").claim
         back = judgments.undo_judgment(project=project, user=make_user("lena"))
         assert back.pair == first.pair
-        assert after(back, "lena").found.slot == second.slot
+        assert after(back, "lena").claim.slot == second.slot
         judge(back, "lena")
-        assert after(second, "lena").found.slot == third.slot
+        assert after(second, "lena").claim.slot == third.slot
 
     def test_nothing_comes_after_the_last_pair(self):
         pair = make_pair(slots=2)
         ahead = after(claim(pair.project, "lena"), "lena")
-        assert ahead.found == judgments.NothingToDo("nothing for you")
+        assert ahead.claim == judgments.NothingToDo("nothing for you")
 
     def test_nothing_comes_in_a_paused_project(self):
         project = make_project()
@@ -118,7 +118,7 @@ class TestAhead:
         shown = claim(project, "lena")
         project.is_paused = True
         project.save()
-        assert after(shown, "lena").found == judgments.NothingToDo("paused")
+        assert after(shown, "lena").claim == judgments.NothingToDo("paused")
 
     def test_a_pair_that_passed_on_is_told(self):
         pair = make_pair(slots=1)
@@ -136,7 +136,7 @@ class TestAhead:
         unseen = make_pair(project=project)
         make_pair(project=project, slots=1)
         first = claim(project, "lena")
-        second = after(first, "lena").found
+        second = after(first, "lena").claim
         assert second.pair == unseen
         run_out(second)
         luis = claim(project, "luis")
@@ -149,7 +149,7 @@ class TestAhead:
         project = make_project()
         make_pair(project=project)
         make_pair(project=project)
-        following = after(claim(project, "lena"), "lena").found
+        following = after(claim(project, "lena"), "lena").claim
         until = judgments.extend_lease(
             project=following.slot.project,
             slot_id=following.slot.pk,
@@ -165,7 +165,7 @@ class TestLeave:
         make_pair(project=project)
         make_pair(project=project)
         shown = claim(project, "lena")
-        following = after(shown, "lena").found
+        following = after(shown, "lena").claim
         assert leave("lena", shown, following) == 2
         assert claim(project, "luis").slot == following.slot
         shown.slot.refresh_from_db()
@@ -199,7 +199,7 @@ class TestLeave:
         project = make_project(overlap=3, overlap_limit=3)
         first, second = make_pair(project=project), make_pair(project=project)
         shown = claim(project, "lena")
-        following = after(shown, "lena").found
+        following = after(shown, "lena").claim
         leave("lena", shown, following)
         judge(shown, "lena")
         judgments.skip_slot(

@@ -78,7 +78,7 @@ class TestLeases:
         shown = claim(project, lena)
         ahead = judgments.claim_ahead(
             project=project, user=lena, shown=shown.slot.pk, token=shown.token
-        ).found
+        ).claim
         assert isinstance(ahead, judgments.Claim)
         lose(lena, project)
         assert not Slot.objects.leased().exists()

@@ -66,7 +66,7 @@ def two_claims(project, lena):
     shown = claim_slot(project=project, user=lena)
     ahead = claim_ahead(
         project=project, user=lena, shown=shown.slot.pk, token=shown.token
-    ).found
+    ).claim
     assert isinstance(ahead, Claim)
     return shown, ahead
 
@@ -99,7 +99,7 @@ def test_a_page_that_asks_while_its_pair_ahead_is_written_gets_that_one(
             token=shown.token,
         )
         until_it_waits(future)
-    assert future.result(timeout=10).found.slot == ahead.slot
+    assert future.result(timeout=10).claim.slot == ahead.slot
     assert Slot.objects.leased().count() == 2
 
 
@@ -120,7 +120,7 @@ def test_turning_over_takes_slots_in_the_order_of_their_keys(
         )
         until_it_waits(future)
         take(second)  # what waits for the first does not hold the second
-    assert future.result(timeout=10).found.slot == claims[1 - shows].slot
+    assert future.result(timeout=10).claim.slot == claims[1 - shows].slot
 
 
 def test_closing_takes_slots_in_the_order_of_their_keys(meanwhile, project):

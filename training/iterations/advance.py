@@ -86,10 +86,10 @@ def advance(*, iteration_id: int) -> None:
             if iteration is None:
                 return
             step = step_of(iteration, iteration.step)
-            found = _look(iteration, step)
-        if found == "rest":
+            action = _look(iteration, step)
+        if action == "rest":
             return
-        if found == "start" and not _start_run_of(iteration, step):
+        if action == "start" and not _start_run_of(iteration, step):
             return
 
 
@@ -295,14 +295,14 @@ def _promotion_reason(iteration: Iteration) -> str:
     number = _("Iteration %(number)d.") % {"number": iteration.number}
     if was_accepted(iteration):
         return f"{number} {step_of(iteration, StepName.COMPARE).reason}"
-    found = comparison_of(iteration)
-    if found is None or found.gain_interval is None:
+    compared = comparison_of(iteration)
+    if compared is None or compared.gain_interval is None:
         return number
-    low, high = found.gain_interval
+    low, high = compared.gain_interval
     gain = _("Gain %(gain)+.3f (%(low)+.3f to %(high)+.3f) on %(n)d samples.") % {
-        "gain": found.gain,
+        "gain": compared.gain,
         "low": low,
         "high": high,
-        "n": found.samples,
+        "n": compared.samples,
     }
     return f"{number} {gain}"

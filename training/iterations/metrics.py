@@ -207,11 +207,11 @@ def fresh_figures(draws: Sequence[Run]) -> dict[int, list[Fresh]]:
         draw.pk: {} if draw.recipe.get("keep") == "accepted" else draw.result
         for draw in draws
     }
-    found: dict[int, list[Fresh]] = {draw.pk: [] for draw in draws}
+    figures: dict[int, list[Fresh]] = {draw.pk: [] for draw in draws}
     for row in rows:
         score = results[row["run"]].get(f"{row['role']}/rm_score")
         name = _("initial policy") if row["role"] == "initial" else _("current policy")
-        found[row["run"]].append(
+        figures[row["run"]].append(
             Fresh(
                 _("%(policy)s of run %(run)d") % {"policy": name, "run": row["run"]},
                 row["role"],
@@ -220,7 +220,7 @@ def fresh_figures(draws: Sequence[Run]) -> dict[int, list[Fresh]]:
                 row["answers"],
             )
         )
-    return found
+    return figures
 
 
 # The gate, and what a reward model will be worth
@@ -268,7 +268,7 @@ def reward_forecasts(project: Project, bad_recall: float) -> list[Forecast]:
         (int((counts or {}).get("judgments", 0)), metrics or {})
         for counts, metrics in rows
     ]
-    found: list[Forecast] = []
+    result: list[Forecast] = []
     for name, label, bound in (
         (BAD_CAUGHT, _("Bad answers caught"), bad_recall),
         (AUC, _("AUC"), None),
@@ -280,8 +280,8 @@ def reward_forecasts(project: Project, bad_recall: float) -> list[Forecast]:
         ]
         known.sort(key=lambda each: each.judgments)
         if known:
-            found.append(Forecast(label, bound, known, learning_curve(known)))
-    return found
+            result.append(Forecast(label, bound, known, learning_curve(known)))
+    return result
 
 
 # Old and new policy
@@ -370,14 +370,14 @@ def comparison(result: Mapping[str, Json], *, margin: float = 0.0) -> Comparison
     return None
 
 
-def speaks_against(found: Comparison | None) -> list[str]:
+def speaks_against(compared: Comparison | None) -> list[str]:
     """Return why a comparison does not let the new policy pass by itself."""
-    if found is None:
+    if compared is None:
         return [_("Held-out truth was not measured; a person has to decide.")]
-    if found.is_passed:
+    if compared.is_passed:
         return []
-    facts = {"after": found.after, "before": found.before}
-    if found.gain_interval is None:
+    facts = {"after": compared.after, "before": compared.before}
+    if compared.gain_interval is None:
         return [
             _(
                 "Held-out truth is %(after).3f after %(before).3f, but how far chance "
@@ -385,9 +385,9 @@ def speaks_against(found: Comparison | None) -> list[str]:
             )
             % facts
         ]
-    low, high = found.gain_interval
-    facts |= {"low": low, "high": high, "margin": found.margin}
-    if found.verdict == GainVerdict.WORSE:
+    low, high = compared.gain_interval
+    facts |= {"low": low, "high": high, "margin": compared.margin}
+    if compared.verdict == GainVerdict.WORSE:
         return [
             _(
                 "Held-out truth is worse: %(after).3f after %(before).3f, a gain "
@@ -418,10 +418,10 @@ def own_comparison(run: Run, *, margin: float = 0.0) -> Comparison | None:
 
 def _gain(result: Mapping[str, Json], measure: str) -> dict[str, Json]:
     """Return the paired gain that the evaluation wrote; older ones wrote none."""
-    found: Json = result.get("gains")
+    gain: Json = result.get("gains")
     for name in ("policy", measure):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+        gain = gain.get(name) if isinstance(gain, dict) else None
+    return gain if isinstance(gain, dict) else {}
 
 
 def _value(figure: Json) -> float | None:

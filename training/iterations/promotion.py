@@ -85,16 +85,16 @@ def standing_of(checkpoint: Checkpoint) -> Standing:
         else []
     )
     for run in _evaluations(checkpoint, current):
-        found = comparison(run.result, margin=margin)
-        if found is not None:
-            against = (*broken, *unchanged, *speaks_against(found))
-            return Standing(current, found, run, against)
-    found = own_comparison(checkpoint.run, margin=margin)
+        compared = comparison(run.result, margin=margin)
+        if compared is not None:
+            against = (*broken, *unchanged, *speaks_against(compared))
+            return Standing(current, compared, run, against)
+    compared = own_comparison(checkpoint.run, margin=margin)
     return Standing(
         current,
-        found,
-        checkpoint.run if found is not None else None,
-        (*broken, *unchanged, *speaks_against(found)),
+        compared,
+        checkpoint.run if compared is not None else None,
+        (*broken, *unchanged, *speaks_against(compared)),
     )
 
 

@@ -64,9 +64,9 @@ def comparison_of(iteration: Iteration) -> Comparison | None:
     """Return old and new policy on held-out samples: the evaluation, else the run's own."""
     run = run_of(iteration, StepName.EVALUATE)
     margin = iteration.margin
-    found = comparison(run.result, margin=margin) if run is not None else None
-    if found is not None:
-        return found
+    compared = comparison(run.result, margin=margin) if run is not None else None
+    if compared is not None:
+        return compared
     made_by = run_of(iteration, StepName.POLICY)
     return own_comparison(made_by, margin=margin) if made_by is not None else None
 

@@ -38,10 +38,10 @@ def base_directory(name: str) -> Path:
     BaseRefusedError, with the same words whatever else lies there: nobody learns of
     what they may not read.
     """
-    found = _directory_of(name)
-    if found is None:
+    directory = _directory_of(name)
+    if directory is None:
         raise BaseRefusedError(_refusal(name))
-    return found
+    return directory
 
 
 def base_name(name: str) -> str:
@@ -49,11 +49,11 @@ def base_name(name: str) -> str:
 
     Other machines may have the folder elsewhere. Raises BaseRefusedError.
     """
-    found, folder = base_directory(name), Path(settings.MODELS_DIR)
+    directory, folder = base_directory(name), Path(settings.MODELS_DIR)
     path = Path(os.path.normpath(folder / name.strip()))
     if path.is_relative_to(folder):
         return str(path.relative_to(folder))
-    return str(found.relative_to(folder.resolve()))
+    return str(directory.relative_to(folder.resolve()))
 
 
 def own_checkpoint(project: Project, name: str) -> Checkpoint | None:
@@ -62,12 +62,12 @@ def own_checkpoint(project: Project, name: str) -> Checkpoint | None:
     data = Path(settings.DATA_DIR)
     if not path.is_absolute() or not path.is_relative_to(data):
         return None
-    found = Checkpoint.objects.filter(
+    matches = Checkpoint.objects.filter(
         project=project,
         path=str(path.relative_to(data)),
         files_removed_at__isnull=True,
     )
-    return found.select_related("run").first()
+    return matches.select_related("run").first()
 
 
 def known_bases() -> list[str]:
@@ -80,13 +80,17 @@ def known_bases() -> list[str]:
 def _directory_of(name: str) -> Path | None:
     folder = Path(settings.MODELS_DIR)
     try:
-        root, found = folder.resolve(), (folder / name.strip()).resolve()
-        if found == root or not _is_inside(root, found):
+        root, directory = folder.resolve(), (folder / name.strip()).resolve()
+        if directory == root or not _is_inside(root, directory):
             return None
-        if not (found / CONFIG).is_file():
+        if not (directory / CONFIG).is_file():
             return None
         # A model's files may be links too, as in a cache of the Hugging Face Hub.
-        return found if all(_is_inside(root, one) for one in _files(found)) else None
+        return (
+            directory
+            if all(_is_inside(root, one) for one in _files(directory))
+            else None
+        )
     except (OSError, ValueError, RuntimeError):  # a NUL, a loop of links, no right
         return None
 
@@ -110,8 +114,8 @@ def _holds_data(path: Path) -> bool:
 
 
 def _is_inside(root: Path, path: Path) -> bool:
-    found = path.resolve()
-    return found.is_relative_to(root) and not _holds_data(found)
+    resolved = path.resolve()
+    return resolved.is_relative_to(root) and not _holds_data(resolved)
 
 
 def _files(directory: Path) -> Iterator[Path]:

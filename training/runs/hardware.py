@@ -126,12 +126,12 @@ def gpus(visible: str | None = None) -> list[Json]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    found: list[Json] = []
+    rows: list[Json] = []
     for line in told.splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 4 and all(part.isdecimal() for part in parts[1:]):
             used, total, percent = map(int, parts[1:])
-            found.append(
+            rows.append(
                 {
                     "name": parts[0],
                     "memory": used << 20,
@@ -139,7 +139,7 @@ def gpus(visible: str | None = None) -> list[Json]:
                     "percent": percent,
                 }
             )
-    return found
+    return rows
 
 
 def _lines(name: str) -> list[str]:

@@ -277,10 +277,10 @@ def receive_outputs(run: Run) -> dict[str, Json]:
         wrong = first_not_finite(said)
         if wrong is not None:
             raise OutputError("outputs/evaluation.json: {} is {}".format(*wrong))
-        found = events.storable(said)
-        if not isinstance(found, dict):
+        outcome = events.storable(said)
+        if not isinstance(outcome, dict):
             raise OutputError("outputs/evaluation.json is not a JSON object")
-        return found
+        return outcome
     if not Checkpoint.objects.filter(run=run, is_final=True).exists():
         raise OutputError("The program finished without a whole final checkpoint.")
     return {}

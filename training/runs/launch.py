@@ -262,10 +262,10 @@ def _problems_with_inputs(
         if checkpoint.project_id != project.pk:
             problems[role] = gettext("This checkpoint belongs to another project.")
         elif (checkpoint.run.kind == RunKind.REWARD) != (role in JUDGES):
-            found = checkpoint.run.get_kind_display()
+            kind_label = checkpoint.run.get_kind_display()
             problems[role] = gettext(
                 "Not what this takes: it comes from a run “%(kind)s”."
-            ) % {"kind": found}
+            ) % {"kind": kind_label}
         elif role in ENSEMBLE and checkpoint.judges == "preference":
             problems[role] = gettext(
                 "This is a preference model, which scores an answer by itself. "

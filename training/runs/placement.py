@@ -144,16 +144,16 @@ class Queue:
 
 def announced_queues() -> list[Queue]:
     """Return the queues a run may wish for, by name."""
-    found: dict[str, list[Device]] = {}
+    by_queue: dict[str, list[Device]] = {}
     for each in Device.objects.order_by("queue", "host"):
-        found.setdefault(each.queue, []).append(each)
+        by_queue.setdefault(each.queue, []).append(each)
     return [
         Queue(
             name,
             tuple(dict.fromkeys(each.host for each in devices)),
             max(each.seen_at for each in devices),
         )
-        for name, devices in found.items()
+        for name, devices in by_queue.items()
     ]
 
 

@@ -121,10 +121,10 @@ def _link_data(run: Run) -> dict[str, Json]:
 def _set_aside_a_namesake(run: Run) -> None:
     """Move away a directory of the same number left by another database."""
     try:
-        found = json.loads((run.directory / "run.json").read_text(encoding="utf-8"))
+        written = json.loads((run.directory / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    other = str(found.get("uuid", "")) if isinstance(found, dict) else ""
+    other = str(written.get("uuid", "")) if isinstance(written, dict) else ""
     if other != str(run.uuid):
         name = f"{run.pk}-of-{other or 'unknown'}-{uuid.uuid4().hex[:8]}"
         run.directory.rename(run.directory.with_name(name))

@@ -72,10 +72,10 @@ class Patience:
             for parent, _folders, names in os.walk(folder):
                 for name in names:
                     try:
-                        found = (Path(parent) / name).stat()
+                        status = (Path(parent) / name).stat()
                     except OSError:  # moved meanwhile
                         continue
-                    files, size = files + 1, size + found.st_size
-                    newest = max(newest, found.st_mtime_ns)
+                    files, size = files + 1, size + status.st_size
+                    newest = max(newest, status.st_mtime_ns)
             return folder.name, files, size, newest
         return None

@@ -331,14 +331,14 @@ def take_over(run: Run) -> int:
 
 
 def _has(path: Path) -> bool:
-    found = False
+    exists = False
 
     def deed(files: Any, there: str) -> None:
-        nonlocal found
-        found = files.exists(there)
+        nonlocal exists
+        exists = files.exists(there)
 
     _reach(path, deed)
-    return found
+    return exists
 
 
 def _put_aside(run: Run) -> None:

@@ -138,12 +138,12 @@ def _filtered(
 
 def _badges(project: Project) -> dict[int, list[str]]:
     badges: dict[int, list[str]] = {}
-    for found, name in (
+    for checkpoint, name in (
         (current_policy(project), gettext("current policy")),
         (initial_policy(project), gettext("initial policy")),
     ):
-        if found is not None:
-            badges.setdefault(found.pk, []).append(name)
+        if checkpoint is not None:
+            badges.setdefault(checkpoint.pk, []).append(name)
     return badges
 
 
@@ -162,31 +162,37 @@ def _checkpoint_page(
     export_form: ExportForm | None = None,
 ) -> HttpResponse:
     project = enter(request, slug, Role.TRAINER)
-    found = _checkpoint(project, pk)
-    files = found.manifest.get("files", {})
-    badges = _badges(project).get(found.pk, [])
+    checkpoint = _checkpoint(project, pk)
+    files = checkpoint.manifest.get("files", {})
+    badges = _badges(project).get(checkpoint.pk, [])
     facts = {
-        "checkpoint": found,
-        "run": found.run,
-        "run_name": run_name(found.run),
+        "checkpoint": checkpoint,
+        "run": checkpoint.run,
+        "run_name": run_name(checkpoint.run),
         "badges": badges,
         "is_current": gettext("current policy") in badges,
-        "parents": parents_of(found.run),
-        "judgments_learned": _judgments_learned(found),
-        "children": _children(found),
-        "answers": _answers(found),
-        "figures": folded_figures(found.manifest.get("metrics", {})),
-        "recipe": recipe_lines(found.run.kind, found.manifest.get("recipe", {})),
-        "files": [_file(found, name, digest) for name, digest in sorted(files.items())],
-        "is_on_disk": store.is_at_hand(found),
-        **_standing(found),
-        "promotions": Promotion.objects.filter(checkpoint=found).select_related(
+        "parents": parents_of(checkpoint.run),
+        "judgments_learned": _judgments_learned(checkpoint),
+        "children": _children(checkpoint),
+        "answers": _answers(checkpoint),
+        "figures": folded_figures(checkpoint.manifest.get("metrics", {})),
+        "recipe": recipe_lines(
+            checkpoint.run.kind, checkpoint.manifest.get("recipe", {})
+        ),
+        "files": [
+            _file(checkpoint, name, digest) for name, digest in sorted(files.items())
+        ],
+        "is_on_disk": store.is_at_hand(checkpoint),
+        **_standing(checkpoint),
+        "promotions": Promotion.objects.filter(checkpoint=checkpoint).select_related(
             "promoted_by"
         ),
         "form": form,
         "refusal": refusal,
         "export_form": export_form or ExportForm(),
-        "next_stages": [(kind, role) for kind, role in next_kinds(found.run) if role],
+        "next_stages": [
+            (kind, role) for kind, role in next_kinds(checkpoint.run) if role
+        ],
     }
     return render(
         request,
@@ -201,14 +207,14 @@ def _standing(checkpoint: Checkpoint) -> dict[str, object]:
     if checkpoint.run.kind not in LEAVES_A_POLICY:
         return {"can_promote": False}
     standing = standing_of(checkpoint)
-    found, current = standing.comparison, standing.current
+    compared, current = standing.comparison, standing.current
     evaluate = reverse(
         "training:run-new", args=[checkpoint.project.slug, RunKind.EVALUATE]
     )
     return {
         "can_promote": True,
         "standing": standing,
-        "comparison_facts": comparison_facts(found) if found is not None else [],
+        "comparison_facts": comparison_facts(compared) if compared is not None else [],
         "measured_by": run_name(standing.run) if standing.run is not None else "",
         "current_name": run_name(current.run) if current is not None else "",
         "evaluate": f"{evaluate}?policy={checkpoint.pk}&initial={current.pk}"
@@ -248,15 +254,15 @@ def _answers(checkpoint: Checkpoint) -> dict[str, Count]:
     # Read in Python: a DISTINCT in the database would read all answers before it counts.
     read = pairs.values_list("pair", flat=True)[: ORIGINS_READ + 1]
     different = len(set(read))
-    found = Count(
+    counted = Count(
         min(different, ANSWERS_COUNTED),
         different > ANSWERS_COUNTED or len(read) > ORIGINS_READ,
     )
     judged = count_up_to(judgments, ANSWERS_COUNTED)
     return {
         "responses": count_up_to(answers, ANSWERS_COUNTED),
-        "pairs": found,
-        "judged": Count(judged.value, judged.is_more or found.is_more),
+        "pairs": counted,
+        "judged": Count(judged.value, judged.is_more or counted.is_more),
     }
 
 
@@ -304,11 +310,11 @@ def promote_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def download(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
     """Stream a checkpoint as a tar archive, file by file, without a copy on disk."""
     project = enter(request, slug, Role.TRAINER)
-    found = _checkpoint(project, pk)
-    _fetched(found)
-    name = f"{slugify(project.slug)}-run-{found.run_id}-step-{found.step}"
-    files = [*found.manifest["files"], "manifest.json"]
-    return _sent(Archive(found.directory, files, name), name)
+    checkpoint = _checkpoint(project, pk)
+    _fetched(checkpoint)
+    name = f"{slugify(project.slug)}-run-{checkpoint.run_id}-step-{checkpoint.step}"
+    files = [*checkpoint.manifest["files"], "manifest.json"]
+    return _sent(Archive(checkpoint.directory, files, name), name)
 
 
 @require_safe
@@ -316,15 +322,15 @@ def download(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
 def export(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
     """Stream the model as a plain Hugging Face directory, with its model card."""
     project = enter(request, slug, Role.TRAINER)
-    found = _checkpoint(project, pk)
+    checkpoint = _checkpoint(project, pk)
     form = ExportForm(request.GET)
     if not form.is_valid():
         return _checkpoint_page(request, slug, pk, PromotionForm(), export_form=form)
-    _fetched(found)
-    card = model_card(found, form.cleaned_data["licence"] or UNKNOWN_LICENCE)
-    name = f"{slugify(project.slug)}-{found.run.kind}-{found.run_id}-{found.step}"
-    files = exported_files(found)
-    return _sent(Archive(found.directory, files, name, {CARD: card}), name)
+    _fetched(checkpoint)
+    card = model_card(checkpoint, form.cleaned_data["licence"] or UNKNOWN_LICENCE)
+    name = f"{slugify(project.slug)}-{checkpoint.run.kind}-{checkpoint.run_id}-{checkpoint.step}"
+    files = exported_files(checkpoint)
+    return _sent(Archive(checkpoint.directory, files, name, {CARD: card}), name)
 
 
 def _sent(archive: Archive, name: str) -> StreamingHttpResponse:
@@ -375,15 +381,15 @@ def retention(request: HttpRequest, slug: str) -> HttpResponse:
 def snapshot(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Show what a snapshot holds and which runs learned from it."""
     project = enter(request, slug, Role.TRAINER)
-    found = get_object_or_404(
+    snapshot = get_object_or_404(
         Snapshot.objects.filter(project=project).select_related("created_by"), pk=pk
     )
     facts = {
-        "snapshot": found,
-        "counts": [(words(n), number_text(v)) for n, v in found.counts.items()],
+        "snapshot": snapshot,
+        "counts": [(words(n), number_text(v)) for n, v in snapshot.counts.items()],
         "runs": [
             (each, run_name(each))
-            for each in Run.objects.filter(snapshot=found).order_by("-pk")[:100]
+            for each in Run.objects.filter(snapshot=snapshot).order_by("-pk")[:100]
         ],
     }
     return render(request, "training/snapshot.html", facts)

@@ -48,16 +48,16 @@ def series(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
     it gets all of them again, with ``after`` 0.
     """
     project = enter(request, slug, Role.TRAINER)
-    found = run_of_project(project, pk)
+    run = run_of_project(project, pk)
     if request.GET.get("format") == "csv":
-        return _csv([found], f"run-{found.pk}-curves")
+        return _csv([run], f"run-{run.pk}-curves")
     asked = request.GET.get("after", "")
     after = int(asked) if asked.isdecimal() and len(asked) < 19 else 0
-    if request.GET.get("token") != str(found.token):
+    if request.GET.get("token") != str(run.token):
         after = 0
-    newest, curves = charts.series_after(found, after)
+    newest, curves = charts.series_after(run, after)
     return JsonResponse(
-        {"token": found.token, "after": after, "newest": newest, "series": curves}
+        {"token": run.token, "after": after, "newest": newest, "series": curves}
     )
 
 
@@ -107,37 +107,37 @@ def compare(request: HttpRequest, slug: str) -> HttpResponseBase:
     every = list(dict.fromkeys(pk for pk in given if pk.isdecimal() and len(pk) < 19))
     asked = every[:MOST_COMPARED]
     rows = Run.objects.filter(project=project).for_list()
-    found = list(rows.filter(pk__in=asked).order_by("pk"))
-    if len(found) < len({int(pk) for pk in asked}):
+    chosen = list(rows.filter(pk__in=asked).order_by("pk"))
+    if len(chosen) < len({int(pk) for pk in asked}):
         raise Http404("no such run")
-    if found and request.GET.get("format") == "csv":
-        return _csv(found, f"{project.slug}-{len(found)}-runs-curves")
-    if len(found) < 2:
+    if chosen and request.GET.get("format") == "csv":
+        return _csv(chosen, f"{project.slug}-{len(chosen)}-runs-curves")
+    if len(chosen) < 2:
         messages.info(
             request, gettext("Tick two runs or more to compare their curves.")
         )
         return redirect("training:runs", slug)
-    drawn = charts.layout(found[0].kind, charts.metric_names(*found))
+    drawn = charts.layout(chosen[0].kind, charts.metric_names(*chosen))
     single = [
         {**chart, "title": _title(chart, each), "series": [each]}
         for chart in drawn
         for each in chart["series"]  # type: ignore[attr-defined]
     ]
     facts = {
-        "lines": [line_of(run) for run in found],
-        "results": _results(found),
-        "differences": _recipe_differences(found),
-        "names": [run_name(run) for run in found],
+        "lines": [line_of(run) for run in chosen],
+        "results": _results(chosen),
+        "differences": _recipe_differences(chosen),
+        "names": [run_name(run) for run in chosen],
         "left_out": len(every) - len(asked),
         "csv": "?"
-        + urlencode([*(("run", run.pk) for run in found), ("format", "csv")]),
+        + urlencode([*(("run", run.pk) for run in chosen), ("format", "csv")]),
         "layout": single,
         "sources": [
             {
                 "label": run_name(run),
                 "url": reverse("training:run-series", args=[slug, run.pk]),
             }
-            for run in found
+            for run in chosen
         ],
     }
     return render(request, "training/compare.html", facts)
@@ -153,19 +153,19 @@ def _title(chart: dict[str, object], series: dict[str, str]) -> str:
     }
 
 
-def _results(found: list[Run]) -> list[tuple[str, list[str]]]:
+def _results(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """Return the figures that any of the runs ended with, with the value of each run."""
-    figures = [headline_figures(run.result) for run in found]
+    figures = [headline_figures(run.result) for run in runs]
     names = dict.fromkeys(name for each in figures for name in each)
     return [(name, [each.get(name, "") for each in figures]) for name in names]
 
 
-def _recipe_differences(found: list[Run]) -> list[tuple[str, list[str]]]:
+def _recipe_differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """Return the settings in which the runs differ, with the value of each run.
 
     A recipe of before a setting was there meant what is now its default.
     """
-    recipes = [_defaults(run.kind) | to_show(run.kind, run.recipe) for run in found]
+    recipes = [_defaults(run.kind) | to_show(run.kind, run.recipe) for run in runs]
     settings = dict.fromkeys(name for recipe in recipes for name in recipe)
     return [
         (words(name), [setting_text(recipe.get(name)) for recipe in recipes])

@@ -68,33 +68,34 @@ class StepLine:
     has_open_recipe: bool = False
 
 
-def page_facts(found: Iteration) -> dict[str, object]:
-    place = STEP_ORDER.index(found.step)
+def page_facts(iteration: Iteration) -> dict[str, object]:
+    place = STEP_ORDER.index(iteration.step)
     has_answers = place >= STEP_ORDER.index(StepName.JUDGE)
-    progress = judged_so_far(found) if has_answers else None
-    pace = judging_pace(found.project) if has_answers else None
-    typical = _typical_seconds(found.project) if found.is_open else {}
-    compared = evaluated(found)
+    progress = judged_so_far(iteration) if has_answers else None
+    pace = judging_pace(iteration.project) if has_answers else None
+    typical = _typical_seconds(iteration.project) if iteration.is_open else {}
+    compared = evaluated(iteration)
     lines = [
-        _line(found, each, progress, pace, typical, compared) for each in _steps(found)
+        _line(iteration, each, progress, pace, typical, compared)
+        for each in _steps(iteration)
     ]
     return {
-        "iteration": found,
-        "project": found.project,
+        "iteration": iteration,
+        "project": iteration.project,
         "lines": lines,
         "progress": progress,
         "pace": pace,
-        "wanted": progress.wanted(found) if progress else None,
-        "took": took(found),
+        "wanted": progress.wanted(iteration) if progress else None,
+        "took": took(iteration),
         "people_time": _people_time(progress, pace),
         "run_time": duration_text(sum(_seconds(each.step.run) for each in lines)),
         "comparison": compared,
-        "is_unchanged": is_unchanged(found),
+        "is_unchanged": is_unchanged(iteration),
     }
 
 
-def _steps(found: Iteration) -> list[IterationStep]:
-    return sorted(found.steps.all(), key=lambda each: STEP_ORDER.index(each.name))
+def _steps(iteration: Iteration) -> list[IterationStep]:
+    return sorted(iteration.steps.all(), key=lambda each: STEP_ORDER.index(each.name))
 
 
 ABOUT = {
@@ -109,7 +110,7 @@ ABOUT = {
 
 
 def _line(
-    found: Iteration,
+    iteration: Iteration,
     step: IterationStep,
     progress: JudgeProgress | None,
     pace: Pace | None,
@@ -117,7 +118,7 @@ def _line(
     compared: Comparison | None,
 ) -> StepLine:
     name = StepName(step.name)
-    is_current = step.name == found.step and found.state != IterationState.DONE
+    is_current = step.name == iteration.step and iteration.state != IterationState.DONE
     facts: list[str] = []
     percent: int | None = None
     run = step.run
@@ -135,14 +136,14 @@ def _line(
             % {"time": duration_text(typical[step.name])}
         )
     if name == StepName.JUDGE and progress is not None:
-        wanted = progress.wanted(found)
+        wanted = progress.wanted(iteration)
         percent = min(100, 100 * progress.judgments // wanted) if wanted else 100
-        facts += _judging_facts(found, step, progress, pace)
+        facts += _judging_facts(iteration, step, progress, pace)
     if name == StepName.COMPARE and compared is not None:
         facts += comparison_facts(compared)
     against: list[str] = []
     if is_current and step.state in (StepState.ASKING, StepState.WAITING):
-        against = what_speaks_against(found)
+        against = what_speaks_against(iteration)
     return StepLine(
         step=step,
         number=STEP_ORDER.index(step.name) + 1,
@@ -153,18 +154,18 @@ def _line(
         percent=percent,
         facts=facts,
         against=against,
-        deeds=_deeds(found, step, is_current),
-        has_open_recipe=step.name in changeable_recipes(found),
+        deeds=_deeds(iteration, step, is_current),
+        has_open_recipe=step.name in changeable_recipes(iteration),
     )
 
 
 def _judging_facts(
-    found: Iteration,
+    iteration: Iteration,
     step: IterationStep,
     progress: JudgeProgress,
     pace: Pace | None,
 ) -> list[str]:
-    wanted = progress.wanted(found)
+    wanted = progress.wanted(iteration)
     facts = [
         _("%(done)d of %(wanted)d judgments")
         % {"done": progress.judgments, "wanted": wanted},
@@ -221,9 +222,11 @@ def comparison_facts(compared: Comparison) -> list[str]:
     return facts
 
 
-def _deeds(found: Iteration, step: IterationStep, is_current: bool) -> tuple[str, ...]:
+def _deeds(
+    iteration: Iteration, step: IterationStep, is_current: bool
+) -> tuple[str, ...]:
     """Return what a person can do with a step now."""
-    if not found.is_open:
+    if not iteration.is_open:
         return ()
     is_still = step.run is None or step.run.is_final
     if is_current:
@@ -237,8 +240,8 @@ def _deeds(found: Iteration, step: IterationStep, is_current: bool) -> tuple[str
         if step.run is not None and is_still:
             named.append("back")
         return tuple(named)
-    past = STEP_ORDER.index(step.name) < STEP_ORDER.index(found.step)
-    now = next(s for s in found.steps.all() if s.name == found.step)
+    past = STEP_ORDER.index(step.name) < STEP_ORDER.index(iteration.step)
+    now = next(s for s in iteration.steps.all() if s.name == iteration.step)
     may = past and (now.run is None or now.run.is_final)
     return ("back",) if may else ()
 
@@ -279,18 +282,18 @@ class ForecastView:
     said: list[str]
 
 
-def forecasts(found: Iteration) -> list[ForecastView]:
+def forecasts(iteration: Iteration) -> list[ForecastView]:
     """Return what the reward model will be worth, while that is still open."""
-    recipe = found.recipes.get(StepName.POLICY, {})
+    recipe = iteration.recipes.get(StepName.POLICY, {})
     bad_recall = recipe.get("gate_bad_recall", PolicyRecipe().gate_bad_recall)
-    every = reward_forecasts(found.project, float(bad_recall))
-    return [_forecast_view(found, each) for each in every]
+    every = reward_forecasts(iteration.project, float(bad_recall))
+    return [_forecast_view(iteration, each) for each in every]
 
 
-def _forecast_view(found: Iteration, forecast: Forecast) -> ForecastView:
+def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
     known, curve = forecast.known, forecast.curve
     most = max(k.judgments for k in known)
-    wanted = most + found.wanted_judgments
+    wanted = most + iteration.wanted_judgments
     low = min([k.figure for k in known] + ([forecast.bound] if forecast.bound else []))
     low = max(0.0, min(low, 0.95) - 0.05)
 
@@ -389,9 +392,9 @@ class ChangeLine:
     values: list[tuple[str, str, str]]
 
 
-def changes(found: Iteration) -> list[ChangeLine]:
+def changes(iteration: Iteration) -> list[ChangeLine]:
     """Return what people changed in an iteration, the newest first (one query)."""
-    rows = found.changes.select_related("user")[:CHANGES_SHOWN]
+    rows = iteration.changes.select_related("user")[:CHANGES_SHOWN]
     return [
         ChangeLine(
             each,

@@ -69,8 +69,8 @@ def iterations(request: HttpRequest, slug: str) -> HttpResponse:
     before = int(asked) if asked.isdecimal() and len(asked) < 10 else 0
     rows = _with_steps(project)
     page = list((rows.filter(number__lt=before) if before else rows)[: LISTED + 1])
-    found = page[:LISTED]
-    fresh = _fresh_of(found)
+    listed = page[:LISTED]
+    fresh = _fresh_of(listed)
     facts = {
         "lines": [
             Line(
@@ -80,13 +80,13 @@ def iterations(request: HttpRequest, slug: str) -> HttpResponse:
                 next((f for f in fresh.get(each.pk, []) if f.role == "current"), None),
                 is_unchanged(each),
             )
-            for each in found
+            for each in listed
         ],
-        "is_open": any(each.is_open for each in found) or bool(before),
+        "is_open": any(each.is_open for each in listed) or bool(before),
         "is_first": not before,
-        "older": f"?before={found[-1].number}" if len(page) > LISTED else "",
-        "has_policy": bool(found) or current_policy(project) is not None,
-        "layout": _course_layout() if len(found) > 1 and not before else [],
+        "older": f"?before={listed[-1].number}" if len(page) > LISTED else "",
+        "has_policy": bool(listed) or current_policy(project) is not None,
+        "layout": _course_layout() if len(listed) > 1 and not before else [],
         "sources": [
             {
                 "label": _("Iterations"),
@@ -104,9 +104,11 @@ def _with_steps(project: Project) -> QuerySet[Iteration]:
     return rows.prefetch_related(STEPS).order_by("-number")
 
 
-def _fresh_of(found: list[Iteration]) -> dict[int, list[Fresh]]:
+def _fresh_of(iterations: list[Iteration]) -> dict[int, list[Fresh]]:
     """Return the figures on fresh answers by iteration, in one query."""
-    draws = {each.pk: run for each in found if (run := run_of(each, StepName.DRAW))}
+    draws = {
+        each.pk: run for each in iterations if (run := run_of(each, StepName.DRAW))
+    }
     figures = fresh_figures(list(draws.values())) if draws else {}
     return {pk: figures[run.pk] for pk, run in draws.items()}
 
@@ -143,8 +145,8 @@ def _course_layout() -> list[dict[str, object]]:
 def series(request: HttpRequest, slug: str) -> JsonResponse:
     """Answer the curves over the iterations, as a run's page answers those of a run."""
     project = enter(request, slug, Role.TRAINER)
-    found = list(reversed(_with_steps(project)[:LISTED]))
-    fresh = _fresh_of(found)
+    listed = list(reversed(_with_steps(project)[:LISTED]))
+    fresh = _fresh_of(listed)
     curves: dict[str, list[list[float]]] = {}
 
     def add(name: str, number: int, value: float | None) -> None:
@@ -153,7 +155,7 @@ def series(request: HttpRequest, slug: str) -> JsonResponse:
             numbers.append(number)
             values.append(value)
 
-    for each in found:
+    for each in listed:
         for drawn in fresh.get(each.pk, []):
             if drawn.role == "current":
                 add("drawn/rm_score", each.number, drawn.rm_score)
@@ -168,7 +170,7 @@ def series(request: HttpRequest, slug: str) -> JsonResponse:
             if compared.after_interval:
                 add("evaluated/truth/low", each.number, compared.after_interval[0])
                 add("evaluated/truth/high", each.number, compared.after_interval[1])
-    newest = max((each.number for each in found), default=0)
+    newest = max((each.number for each in listed), default=0)
     return JsonResponse({"token": 1, "after": 0, "newest": newest, "series": curves})
 
 
@@ -263,28 +265,28 @@ def iteration(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 
 def _page(
     request: HttpRequest,
-    found: Iteration,
+    iteration: Iteration,
     typed: Mapping[str, str] | None = None,
     refusal: str = "",
     form: IterationForm | None = None,
 ) -> HttpResponse:
-    policy = run_of(found, StepName.POLICY)
-    facts = _live_facts(found, typed) | {
+    policy = run_of(iteration, StepName.POLICY)
+    facts = _live_facts(iteration, typed) | {
         "refusal": refusal,
-        "form": form or IterationForm(initial=_settings_of(found)),
-        "seen": deeds.newest_change(found, ""),
-        "forecasts": forecasts(found),
-        "reward_models": Checkpoint.objects.filter(project=found.project)
+        "form": form or IterationForm(initial=_settings_of(iteration)),
+        "seen": deeds.newest_change(iteration, ""),
+        "forecasts": forecasts(iteration),
+        "reward_models": Checkpoint.objects.filter(project=iteration.project)
         .consistency_models()
         .final()
         .count(),
-        "changes": changes(found),
+        "changes": changes(iteration),
         "layout": _policy_layout() if policy is not None else [],
         "sources": [
             {
                 "label": run_name(policy),
                 "url": reverse(
-                    "training:run-series", args=[found.project.slug, policy.pk]
+                    "training:run-series", args=[iteration.project.slug, policy.pk]
                 ),
             }
         ]
@@ -327,10 +329,10 @@ def live(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 
 
 def _live_facts(
-    found: Iteration, typed: Mapping[str, str] | None = None
+    iteration: Iteration, typed: Mapping[str, str] | None = None
 ) -> dict[str, object]:
     """Return what the steps show; their version is the hash of how they look."""
-    facts = page_facts(found) | {"typed": typed or {}, "version": ""}
+    facts = page_facts(iteration) | {"typed": typed or {}, "version": ""}
     text = render_to_string("training/_iteration_steps.html", facts)
     return facts | {"version": f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'}
 
@@ -343,48 +345,48 @@ def _live_facts(
 def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Do one thing with an iteration: of itself or of the step it is at."""
     project = enter(request, slug, Role.TRAINER)
-    found = _iteration(project, number)
+    iteration = _iteration(project, number)
     deed, name = request.POST.get("deed", ""), request.POST.get("step", "")
     reason, user = request.POST.get("reason", ""), visitor(request)
     reason = reason.replace("\r\n", "\n")  # a line's end counts once, as in the page
     of_iteration: dict[str, Callable[[], None]] = {
         "pause": lambda: deeds.pause_iteration(
-            project=project, iteration=found, user=user
+            project=project, iteration=iteration, user=user
         ),
         "resume": lambda: deeds.resume_iteration(
-            project=project, iteration=found, user=user, reason=reason
+            project=project, iteration=iteration, user=user, reason=reason
         ),
         "stop": lambda: deeds.stop_iteration(
-            project=project, iteration=found, user=user, reason=reason
+            project=project, iteration=iteration, user=user, reason=reason
         ),
         "approve": lambda: deeds.approve_step(
-            project=project, iteration=found, name=name, user=user, reason=reason
+            project=project, iteration=iteration, name=name, user=user, reason=reason
         ),
         "skip": lambda: deeds.skip_step(
-            project=project, iteration=found, name=name, user=user, reason=reason
+            project=project, iteration=iteration, name=name, user=user, reason=reason
         ),
         "retry": lambda: deeds.retry_step(
-            project=project, iteration=found, name=name, user=user
+            project=project, iteration=iteration, name=name, user=user
         ),
         "back": lambda: deeds.go_back(
-            project=project, iteration=found, name=name, user=user
+            project=project, iteration=iteration, name=name, user=user
         ),
     }
     typed = {"deed": deed, "step": name, "reason": reason}
     if deed not in of_iteration:
-        return _page(request, found, typed, _("There is no such deed."))
+        return _page(request, iteration, typed, _("There is no such deed."))
     if "\x00" in reason:
         refusal = _("Reason: expected text, found a null character.")
-        return _page(request, found, typed, refusal)
+        return _page(request, iteration, typed, refusal)
     if len(reason) > REASON:
         refusal = _("Reason: expected at most %(limit)d characters, found %(n)d.")
         facts = {"limit": REASON, "n": len(reason)}
-        return _page(request, found, typed, refusal % facts)
+        return _page(request, iteration, typed, refusal % facts)
     try:
         of_iteration[deed]()
     except IterationRefusedError as error:
         return _page(request, _iteration(project, number), typed, str(error))
-    advance.advance(iteration_id=found.pk)
+    advance.advance(iteration_id=iteration.pk)
     return redirect("training:iteration", slug, number)
 
 
@@ -393,14 +395,14 @@ def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Change what an iteration waits for and which steps ask."""
     project = enter(request, slug, Role.TRAINER)
-    found = _iteration(project, number)
+    iteration = _iteration(project, number)
     form = IterationForm(request.POST)
     refusal = ""
     if form.is_valid():
         try:
             deeds.change_iteration(
                 project=project,
-                iteration=found,
+                iteration=iteration,
                 user=visitor(request),
                 wanted_judgments=form.cleaned_data["wanted_judgments"],
                 wanted_settled=form.cleaned_data["wanted_settled"],
@@ -411,11 +413,11 @@ def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpRespon
         except IterationRefusedError as error:
             refusal = str(error)
         else:
-            advance.advance(iteration_id=found.pk)
+            advance.advance(iteration_id=iteration.pk)
             messages.success(request, _("The iteration waits for this now."))
             return redirect("training:iteration", slug, number)
     return _page(
-        request, found, refusal=refusal or _("A setting is not right."), form=form
+        request, iteration, refusal=refusal or _("A setting is not right."), form=form
     )
 
 
@@ -426,17 +428,17 @@ def recipe_edit(
 ) -> HttpResponse:
     """Show and change the recipe of a step that has not begun."""
     project = enter(request, slug, Role.TRAINER)
-    found = _iteration(project, number)
+    iteration = _iteration(project, number)
     if step not in RUN_STEPS:
         raise Http404("a step without a recipe")
     data = request.POST if request.method == "POST" else None
-    recipe = RecipeForm(data, kind=step, known=found.recipes.get(step))
+    recipe = RecipeForm(data, kind=step, known=iteration.recipes.get(step))
     refusal = ""
     if data is not None and recipe.is_valid():
         try:
             changed = deeds.change_recipe(
                 project=project,
-                iteration=found,
+                iteration=iteration,
                 name=step,
                 user=visitor(request),
                 recipe=recipe.recipe(),
@@ -454,12 +456,12 @@ def recipe_edit(
             )
             return redirect("training:iteration", slug, number)
     facts = {
-        "iteration": found,
+        "iteration": iteration,
         "label": StepName(step).label,
         "recipe": recipe,
-        "seen": deeds.newest_change(found, step),
+        "seen": deeds.newest_change(iteration, step),
         "refusal": refusal,
-        "may_change": step in deeds.changeable_recipes(found),
+        "may_change": step in deeds.changeable_recipes(iteration),
         "is_wrong": bool(refusal or recipe.errors),
     }
     status = 422 if facts["is_wrong"] else 200

@@ -64,8 +64,8 @@ def propose(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def proposal(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Show how far a proposal has come; the fragment asks again until it is there."""
-    found = _proposal(request, slug, pk)
-    return _show(request, found.draft, found.turn, found)
+    proposal = _proposal(request, slug, pk)
+    return _show(request, proposal.draft, proposal.turn, proposal)
 
 
 @takes(LONG_TEXT)
@@ -73,20 +73,20 @@ def proposal(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @login_required
 def use(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Put the proposed text into the draft, with everything else the form holds."""
-    found = _proposal(request, slug, pk)
-    if found.state != ProposalState.READY:
+    proposal = _proposal(request, slug, pk)
+    if proposal.state != ProposalState.READY:
         raise Http404("There is no proposed text.")
-    draft = found.draft
+    draft = proposal.draft
     content = content_from_post(request.POST, draft.content)
     turns = content["turns"]
-    if not isinstance(turns, list) or found.turn >= len(turns):
+    if not isinstance(turns, list) or proposal.turn >= len(turns):
         gone = _("The turn this was proposed for is no longer in the draft.")
-        return _show(request, draft, found.turn, found, problem=gone)
-    content = take_over(content, found)
+        return _show(request, draft, proposal.turn, proposal, problem=gone)
+    content = take_over(content, proposal)
     try:
         save_draft(
             project=draft.project,
-            user=found.draft.author,
+            user=proposal.draft.author,
             draft=draft,
             version=version_of(request),
             content=content,
@@ -94,7 +94,7 @@ def use(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     except StaleDraft as conflict:
         return show_conflict(request, draft.project, conflict, content)
     address = reverse("annotation:draft", args=[slug, draft.pk])
-    return redirect(f"{address}#turn-{found.turn + 1}")
+    return redirect(f"{address}#turn-{proposal.turn + 1}")
 
 
 def _draft(request: HttpRequest, slug: str, pk: int) -> Draft:

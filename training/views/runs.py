@@ -175,19 +175,19 @@ def kinds() -> list[Kind]:
 def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Show a run; its live parts are polled while it is not final."""
     project = enter(request, slug, Role.TRAINER)
-    found = run_of_project(project, pk)
-    names = charts.metric_names(found)
-    facts = _live_facts(found) | {
-        "recipe": recipe_lines(found.kind, found.recipe),
-        "layout": charts.layout(found.kind, names),
+    run = run_of_project(project, pk)
+    names = charts.metric_names(run)
+    facts = _live_facts(run) | {
+        "recipe": recipe_lines(run.kind, run.recipe),
+        "layout": charts.layout(run.kind, names),
         "sources": [
             {
-                "label": run_name(found),
+                "label": run_name(run),
                 "url": reverse("training:run-series", args=[slug, pk]),
             }
         ],
-        "step_times": step_times(found),
-        "compare": _comparable(found),
+        "step_times": step_times(run),
+        "compare": _comparable(run),
     }
     return render(request, "training/run.html", facts)
 
@@ -202,15 +202,15 @@ def live(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     the heartbeat is travels in a header, so that it can tick without a change.
     """
     project = enter(request, slug, Role.TRAINER)
-    found = run_of_project(project, pk)
-    version = _version(found)
+    run = run_of_project(project, pk)
+    version = _version(run)
     response: HttpResponse
     if request.headers.get("If-None-Match") == version:
         response = HttpResponse(status=304)
     else:
-        response = render(request, "training/_live.html", _live_facts(found, version))
+        response = render(request, "training/_live.html", _live_facts(run, version))
     response["ETag"] = version
-    response["Concord-Heartbeat"] = heartbeat_of(found)
+    response["Concord-Heartbeat"] = heartbeat_of(run)
     return response
 
 
@@ -329,12 +329,12 @@ def resume(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def place(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Change which workers a queued run waits for."""
     project = enter(request, slug, Role.TRAINER)
-    found = run_of_project(project, pk)
-    form = PlaceForm(request.POST, run=found, prefix="place")
+    run = run_of_project(project, pk)
+    form = PlaceForm(request.POST, run=run, prefix="place")
     try:
         if form.is_valid():
             change_place(
-                project=project, run=found, user=visitor(request), **form.cleaned_data
+                project=project, run=run, user=visitor(request), **form.cleaned_data
             )
         else:
             messages.error(

@@ -114,11 +114,11 @@ def folded_figures(
     result: Mapping[str, Json],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return the figures to show at once, and the rest where they are very many."""
-    found = _plain(result)
-    if len(found) <= MOST:
-        return list(found.values()), []
-    first = [line for name, line in found.items() if name in FIRST]
-    return first, [line for name, line in found.items() if name not in FIRST]
+    lines = _plain(result)
+    if len(lines) <= MOST:
+        return list(lines.values()), []
+    first = [line for name, line in lines.items() if name in FIRST]
+    return first, [line for name, line in lines.items() if name not in FIRST]
 
 
 def headline_figures(result: Mapping[str, Json]) -> dict[str, str]:
@@ -126,8 +126,8 @@ def headline_figures(result: Mapping[str, Json]) -> dict[str, str]:
 
     Of an evaluation those of the policy that was measured.
     """
-    found = _plain(result)
-    lines = dict(found[name] for name in HEADLINES if name in found)
+    lines_by_name = _plain(result)
+    lines = dict(lines_by_name[name] for name in HEADLINES if name in lines_by_name)
     measured = _objects(result.get("policies")).get("policy")
     for table in evaluation_tables({"policies": {"policy": measured or {}}})[:1]:
         for name, (figure,) in table.rows:
@@ -182,11 +182,16 @@ def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
     tables.append(_table(title, _objects(result.get("gains"))))
     for group in ("by_split", "by_situation"):
         by_policy = {n: _objects(v) for n, v in _objects(result.get(group)).items()}
-        parts = dict.fromkeys(part for found in by_policy.values() for part in found)
+        parts = dict.fromkeys(
+            part for of_policy in by_policy.values() for part in of_policy
+        )
         tables += [
             _table(
                 capitalized(words(part)),
-                {name: found.get(part, {}) for name, found in by_policy.items()},
+                {
+                    name: of_policy.get(part, {})
+                    for name, of_policy in by_policy.items()
+                },
             )
             for part in parts
         ]

@@ -65,10 +65,10 @@ class Command(BaseCommand):
 
 
 def _project(name: str, *, create: bool) -> Project:
-    found = Project.objects.filter(name=name).first()
-    found = found or Project.objects.filter(slug=name).first()
-    if found:
-        return found
+    project = Project.objects.filter(name=name).first()
+    project = project or Project.objects.filter(slug=name).first()
+    if project:
+        return project
     if not create:
         known = ", ".join(Project.objects.values_list("name", flat=True)[:20]) or "none"
         raise CommandError(

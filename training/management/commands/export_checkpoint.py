@@ -30,16 +30,16 @@ class Command(BaseCommand):
 
     def handle(self, **options: object) -> None:
         rows = Checkpoint.objects.select_related("project", "run__snapshot")
-        found = rows.filter(pk=int(str(options["checkpoint"]))).first()
-        if found is None:
+        checkpoint = rows.filter(pk=int(str(options["checkpoint"]))).first()
+        if checkpoint is None:
             raise CommandError(f"There is no checkpoint {options['checkpoint']}.")
         target, licence = options["directory"], str(options["licence"])
         assert isinstance(target, Path)
         try:
             licence_identifier(licence)
-            export_checkpoint(checkpoint=found, target=target, licence=licence)
+            export_checkpoint(checkpoint=checkpoint, target=target, licence=licence)
         except ValidationError as error:
             raise CommandError(f"--licence: {error.messages[0]}") from error
         except (ExportError, CheckpointError, OSError) as error:
             raise CommandError(f"Nothing was written: {error}.") from error
-        self.stdout.write(f"{found} is in {target}.")
+        self.stdout.write(f"{checkpoint} is in {target}.")
