@@ -84,8 +84,8 @@ class Rule:
             numbers = _NUMBER.findall(answer)
             if not numbers:
                 return False
-            given = float(numbers[-1].replace(",", ""))
-            return abs(given - self.number) <= self.tolerance + 1e-9 * abs(self.number)
+            number = float(numbers[-1].replace(",", ""))
+            return abs(number - self.number) <= self.tolerance + 1e-9 * abs(self.number)
         if self.match == "set":
             parts = {plain(part) for part in _BETWEEN.split(answer)} - {""}
             return parts == {plain(text) for text in self.texts}

@@ -29,7 +29,7 @@ class EnvironmentValueError(Exception):
         super().__init__(f"{name} {shown}; allowed: {allowed}")
 
 
-def given(name: str) -> bool:
+def is_set(name: str) -> bool:
     """Say whether the variable is set to something; empty counts as unset."""
     return bool(os.environ.get(name))
 

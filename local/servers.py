@@ -318,9 +318,9 @@ def database_answers(url: str) -> bool:
 def embedded(state: State) -> list[Engine]:
     """Return the engines that the environment leaves to us."""
     engines: list[Engine] = []
-    if not (env.given("DATABASE_URL") or env.given("DATABASE_URL_FILE")):
+    if not (env.is_set("DATABASE_URL") or env.is_set("DATABASE_URL_FILE")):
         engines.append(Postgres(state))
-    if not (env.given("REDIS_URL") or env.given("REDIS_URL_FILE")):
+    if not (env.is_set("REDIS_URL") or env.is_set("REDIS_URL_FILE")):
         engines.append(Valkey(state))
     return engines
 

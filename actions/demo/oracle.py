@@ -185,10 +185,14 @@ def _judge_actions(
         units[key] = bool(ours and theirs and ours.name == theirs.name)
         if not units[key]:
             errors.add("action name")
-        own: Mapping[str, JSON] = dict(ours.parameters) if ours else {}
-        given: Mapping[str, JSON] = theirs.parameters if theirs else {}
-        for name in [*own, *(name for name in given if name not in own)]:
-            same = name in own and name in given and json_equal(own[name], given[name])
+        expected: Mapping[str, JSON] = dict(ours.parameters) if ours else {}
+        actual: Mapping[str, JSON] = theirs.parameters if theirs else {}
+        for name in [*expected, *(name for name in actual if name not in expected)]:
+            same = (
+                name in expected
+                and name in actual
+                and json_equal(expected[name], actual[name])
+            )
             units[f"action/{number}/parameters/{name}"] = same
             if not same and units[key]:
                 errors.add("parameter")

@@ -72,12 +72,12 @@ def handlers(sample: Mapping[str, object], *, turn: int = 0) -> dict[str, Handle
     }
     turns = _objects(sample.get("turns"))
     for number, (at, following) in enumerate(pairwise(turns)):
-        given, after = at.get("input"), following.get("input")
-        if not isinstance(given, Mapping) or not isinstance(after, Mapping):
+        current, after = at.get("input"), following.get("input")
+        if not isinstance(current, Mapping) or not isinstance(after, Mapping):
             continue
         if after.get("kind") != "observation":
             continue
-        inside = given.get("kind") == "observation"
+        inside = current.get("kind") == "observation"
         try:
             response = parse(str(at.get("response")), inside_thinking=inside)
         except FormatError:

@@ -103,7 +103,7 @@ def place_turn(position: int, kind: str, text: str, response: str) -> PlacedTurn
         return Place(position, count, anchor, title, says)
 
     whole = Place(position, 1, "", gettext("the whole turn"), "")
-    given = place("input", gettext("input"), text)
+    input_blocks = place("input", gettext("input"), text)
     placed: list[PlacedBlock] = []
     steps = actions = 0
     blocks = blocks_of_text(response, inside_thinking=kind == "observation")
@@ -153,7 +153,7 @@ def place_turn(position: int, kind: str, text: str, response: str) -> PlacedTurn
                 "answer": gettext("answer"),
             }.get(block.kind, gettext("response"))
             placed.append(PlacedBlock(block, place(anchor, title, block.text)))
-    return PlacedTurn(position, kind, text, whole, given, tuple(placed))
+    return PlacedTurn(position, kind, text, whole, input_blocks, tuple(placed))
 
 
 def put_notes(turns: Iterable[PlacedTurn], comments: Iterable[Comment]) -> list[Note]:

@@ -308,10 +308,10 @@ def _with_blanks(source: str, text: str) -> str:
 
 
 def _write_plan(source: str, block: Mapping[str, JSON]) -> str:
-    given = block.get("steps")
+    entries = block.get("steps")
     steps = tuple(
         line
-        for one in (given if isinstance(given, list) else [])[:MAX_STEPS]
+        for one in (entries if isinstance(entries, list) else [])[:MAX_STEPS]
         if (line := " ".join(_str(one).split("\n")).strip())
     )
     old = extract_plan(source)
@@ -345,11 +345,9 @@ def _write_call(source: str, block: Mapping[str, JSON]) -> str:
 
 
 def _rows(block: Mapping[str, JSON]) -> Iterable[dict[str, JSON]]:
-    given = block.get("parameters")
+    rows = block.get("parameters")
     return (
-        one
-        for one in (given if isinstance(given, list) else [])
-        if isinstance(one, dict)
+        one for one in (rows if isinstance(rows, list) else []) if isinstance(one, dict)
     )
 
 

@@ -312,14 +312,14 @@ def check_reference(
 
 
 def _proposal(turn: Mapping[str, JSON], response: str) -> Proposal | None:
-    given = turn.get("proposal")
-    if not isinstance(given, dict):
+    proposal = turn.get("proposal")
+    if not isinstance(proposal, dict):
         return None
-    number = given.get("checkpoint")
+    number = proposal.get("checkpoint")
     return Proposal(
         number if isinstance(number, int) else 0,
-        str(given.get("digest") or ""),
-        given.get("text") != response,
+        str(proposal.get("digest") or ""),
+        proposal.get("text") != response,
     )
 
 

@@ -109,18 +109,18 @@ class TurnTexts:
 
 
 def texts_of(turn: Mapping[str, JSON]) -> TurnTexts:
-    given = turn.get("input")
-    given = given if isinstance(given, dict) else {}
+    turn_input = turn.get("input")
+    turn_input = turn_input if isinstance(turn_input, dict) else {}
     return TurnTexts(
-        str(given.get("kind") or "user"),
-        str(given.get("text") or ""),
+        str(turn_input.get("kind") or "user"),
+        str(turn_input.get("text") or ""),
         str(turn.get("response") or ""),
     )
 
 
 def references_of(turn: Mapping[str, JSON]) -> list[str]:
-    given = turn.get("references")
-    return [str(one) for one in given] if isinstance(given, list) else []
+    references = turn.get("references")
+    return [str(one) for one in references] if isinstance(references, list) else []
 
 
 # --- from the form --------------------------------------------------------------------
@@ -212,8 +212,8 @@ def _posted_turns(post: QueryDict, before: Mapping[str, JSON]) -> Iterable[JSON]
                 turn["blocks"] = [*kept]
             if shows_references:
                 turn.pop("references", None)
-                if given := references.get(key):
-                    turn["references"] = given[:MAX_REFERENCES]
+                if answers := references.get(key):
+                    turn["references"] = answers[:MAX_REFERENCES]
         yield turn
 
 
@@ -250,14 +250,16 @@ def change_content(content: Content, deed: str) -> Content:
         if 1 <= number <= len(new):
             contexts.remove(new[number - 1])
     elif name == "add-reference" and turn is not None:
-        given = references_of(turn)
-        if len(given) < MAX_REFERENCES:
-            turns[number - 1] = turn | {"references": [*given, texts_of(turn).response]}
+        references = references_of(turn)
+        if len(references) < MAX_REFERENCES:
+            turns[number - 1] = turn | {
+                "references": [*references, texts_of(turn).response]
+            }
     elif name == "remove-reference" and turn is not None:
-        given = references_of(turn)
-        if 1 <= _number(rest) <= len(given):
-            del given[_number(rest) - 1]
-            turns[number - 1] = turn | {"references": [*given]}
+        references = references_of(turn)
+        if 1 <= _number(rest) <= len(references):
+            del references[_number(rest) - 1]
+            turns[number - 1] = turn | {"references": [*references]}
     elif name == "dismiss" and turn is not None:
         turns[number - 1] = turn | {"dismissed": [*sorted({*dismissed(turn), rest})]}
     elif name == "recall" and turn is not None:
@@ -277,8 +279,8 @@ def _number(text: str) -> int:
 
 
 def dismissed(turn: Mapping[str, JSON]) -> set[str]:
-    given = turn.get("dismissed")
-    return {str(one) for one in given} if isinstance(given, list) else set()
+    codes = turn.get("dismissed")
+    return {str(one) for one in codes} if isinstance(codes, list) else set()
 
 
 def put_result(content: Content, number: int, text: str) -> Content:

@@ -113,13 +113,13 @@ def import_file(
             return _import_documents(project, documents, str(path), read, write)
     if file is not None:
         return _import_documents(project, read_documents(file), "file", read, write)
-    given = (
+    encoded = (
         line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
         for line in lines or ()
     )
     documents = (
         Document(number, line.removeprefix(BOM) if number == 1 else line)
-        for number, line in enumerate(given, start=1)
+        for number, line in enumerate(encoded, start=1)
         if line.strip()
     )
     return _import_documents(project, documents, "lines", read, write)

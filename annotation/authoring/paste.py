@@ -79,8 +79,8 @@ def _from_json(text: str) -> Content:
             value = {"messages": value}
     try:
         if isinstance(value, dict) and "turns" in value:
-            given: dict[str, JSON] = {"id": "pasted", **value}
-            return _content(check_sample(given))
+            document: dict[str, JSON] = {"id": "pasted", **value}
+            return _content(check_sample(document))
         return _content(read_conversation(value))
     except SampleError as error:
         place = f"{error.field}, {error.at}" if error.at else error.field

@@ -157,12 +157,12 @@ def _objects(document: Mapping[str, JSON], name: str) -> list[Mapping[str, JSON]
 
 
 def _turn_texts(turn: Mapping[str, JSON]) -> tuple[str, ...]:
-    given = turn.get("input")
-    given = given if isinstance(given, dict) else {}
+    turn_input = turn.get("input")
+    turn_input = turn_input if isinstance(turn_input, dict) else {}
     references = turn.get("references")
     texts = references if isinstance(references, list) else []
     return (
-        _text(given.get("text")),
+        _text(turn_input.get("text")),
         _text(turn.get("response")),
         "\n\n".join(_text(text) for text in texts),
         _text(turn.get("facts")),

@@ -101,16 +101,16 @@ def reasons_from_sides(reasons: Iterable[str], *, swapped: bool | None) -> list[
 
 def arrangements(
     *,
-    given: Iterable[tuple[bool | None, int]],
+    judgments: Iterable[tuple[bool | None, int]],
     compared: Iterable[tuple[bool | None, bool]],
 ) -> tuple[Arrangement, ...]:
     """Compare judgments with the sides named, unnamed, and unnamed and swapped.
 
-    ``given`` are judgments as (sides_swapped, verdict); ``compared`` are those of them
+    ``judgments`` are (sides_swapped, verdict); ``compared`` are those of them
     whose pair is final, as (sides_swapped, whether the others say the same).
     """
     verdicts: dict[bool | None, list[int]] = {}
-    for swapped, verdict in given:
+    for swapped, verdict in judgments:
         verdicts.setdefault(swapped, []).append(verdict)
     agreed: dict[bool | None, list[bool]] = {}
     for swapped, is_agreed in compared:

@@ -148,7 +148,7 @@ def progress_of(*, project: Project, user: User) -> Progress:
         agreement=Agreement(len(final), sum(one.is_agreed for one in final)),
         reasons=_reasons_seen(final),
         arrangements=arrangements(
-            given=[(row.sides_swapped, row.verdict) for row in rows],
+            judgments=[(row.sides_swapped, row.verdict) for row in rows],
             compared=[(one.sides_swapped, one.is_agreed) for one in final],
         ),
     )

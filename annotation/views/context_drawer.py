@@ -57,12 +57,12 @@ def context(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 
 def _drawer(
-    request: HttpRequest, template: str, given: Mapping[str, object]
+    request: HttpRequest, template: str, content: Mapping[str, object]
 ) -> HttpResponse:
     """Answer with a drawer's content, or with a page of its own around it."""
     is_fragment = bool(request.htmx)  # type: ignore[attr-defined]
     frame = "annotation/_drawer.html" if is_fragment else "base.html"
-    facts = {**given, "is_fragment": is_fragment, "frame": frame}
+    facts = {**content, "is_fragment": is_fragment, "frame": frame}
     return render(request, template, facts)
 
 

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 def limit_statements() -> None:
     """Have every connection that this process opens from now on cut long statements."""
     options = settings.DATABASES["default"]["OPTIONS"]
-    given = options.get("options", "")
-    options["options"] = f"{given} -c statement_timeout={SECONDS}s".strip()
+    options_before = options.get("options", "")
+    options["options"] = f"{options_before} -c statement_timeout={SECONDS}s".strip()
 
 
 class CutQueries:

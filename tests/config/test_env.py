@@ -21,7 +21,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch):
     assert env.integer("CHOICE", 4) == 4
     assert env.text("CHOICE", "blue") == "blue"
     assert env.words("CHOICE", ["a"]) == ["a"]
-    assert not env.given("CHOICE")
+    assert not env.is_set("CHOICE")
 
 
 def test_a_bad_flag_names_variable_value_and_what_is_allowed(monkeypatch):

@@ -156,9 +156,9 @@ def _document(draft: Draft, content: Content, turn: int) -> dict[str, JSON]:
         raise ProposalRefused(_("The draft has no turn %(n)s.") % {"n": turn + 1})
     kept = [{**one} for one in turns[: turn + 1] if isinstance(one, dict)]
     for number, one in enumerate(kept, start=1):
-        given = one.get("input")
+        turn_input = one.get("input")
         is_last = number == len(kept)
-        says = given.get("text") if isinstance(given, Mapping) else ""
+        says = turn_input.get("text") if isinstance(turn_input, Mapping) else ""
         if is_last and not str(says or "").strip():
             raise ProposalRefused(
                 _("Turn %(n)s has no input yet: there is nothing to answer.")

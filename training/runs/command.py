@@ -42,14 +42,14 @@ def program_command(
     ]
 
 
-def program_environment(given: Mapping[str, str]) -> dict[str, str]:
+def program_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a program of the engine finds in its environment: no secrets."""
     # A thread that waits for its fellows sleeps, unless the environment says else.
     # Spinning, two programs on two cores ran at a tenth of their speed.
     sleeping = {"OMP_WAIT_POLICY": "PASSIVE"}
     inherited = {
         key: value
-        for key, value in given.items()
+        for key, value in environment.items()
         if key not in SECRETS
         and not key.endswith("_FILE")
         # Programs never reach the store: what they need of it lies ready for them.
@@ -58,7 +58,7 @@ def program_environment(given: Mapping[str, str]) -> dict[str, str]:
     return {
         **sleeping,
         **inherited,
-        **visible_devices(settings.WORKER_DEVICE, given),
+        **visible_devices(settings.WORKER_DEVICE, environment),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -77,7 +77,7 @@ def this_place() -> Place:
     return Place(socket.gethostname(), settings.WORKER_QUEUE or device, device)
 
 
-def visible_devices(device: str, given: Mapping[str, str]) -> dict[str, str]:
+def visible_devices(device: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return what hides the other GPUs from a program of a worker with ``device``.
 
     The number counts among the GPUs that the worker itself may see, as torch counts.
@@ -87,14 +87,16 @@ def visible_devices(device: str, given: Mapping[str, str]) -> dict[str, str]:
     if not device.startswith("cuda:"):
         return {"CUDA_VISIBLE_DEVICES": ""}
     number = device.removeprefix("cuda:")
-    seen = [part.strip() for part in given.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    seen = [
+        part.strip() for part in environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    ]
     if seen != [""]:
         # Beyond its end there is no such GPU: the program sees none and says so.
         number = seen[int(number)] if int(number) < len(seen) else ""
     return {
         "CUDA_VISIBLE_DEVICES": number,
         # Else torch may number them by speed, and nvidia-smi by slot.
-        "CUDA_DEVICE_ORDER": given.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+        "CUDA_DEVICE_ORDER": environment.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
     }
 
 

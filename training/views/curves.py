@@ -103,8 +103,8 @@ def _harmless(value: object) -> object:
 def compare(request: HttpRequest, slug: str) -> HttpResponseBase:
     """Draw the curves of several runs, one chart per metric; or answer them as CSV."""
     project = enter(request, slug, Role.TRAINER)
-    given = request.GET.getlist("run")
-    every = list(dict.fromkeys(pk for pk in given if pk.isdecimal() and len(pk) < 19))
+    values = request.GET.getlist("run")
+    every = list(dict.fromkeys(pk for pk in values if pk.isdecimal() and len(pk) < 19))
     asked = every[:MOST_COMPARED]
     rows = Run.objects.filter(project=project).for_list()
     chosen = list(rows.filter(pk__in=asked).order_by("pk"))

@@ -121,8 +121,8 @@ def _missing(project: Project, kind: str) -> list[Missing]:
             )
         )
     needs_policy = kind not in (RunKind.SFT,)
-    given = default_inputs(project, kind)
-    if needs_policy and InputRole.POLICY.value not in given:
+    inputs = default_inputs(project, kind)
+    if needs_policy and InputRole.POLICY.value not in inputs:
         lacking.append(
             Missing(
                 gettext("The project has no policy yet."),
@@ -130,7 +130,7 @@ def _missing(project: Project, kind: str) -> list[Missing]:
                 reverse("training:run-new", args=[project.slug, RunKind.SFT]),
             )
         )
-    if kind == RunKind.POLICY and InputRole.REWARD.value not in given:
+    if kind == RunKind.POLICY and InputRole.REWARD.value not in inputs:
         lacking.append(
             Missing(
                 gettext("The project has no reward model yet."),
