@@ -91,8 +91,8 @@ class Rule:
             return parts == {plain(text) for text in self.texts}
         if self.match == "regex":
             # RE2 works on UTF-8, in which a lone surrogate has no place.
-            told = answer[:LONGEST_SEARCHED].encode("utf-8", "replace").decode()
-            return _compiled(self.texts[0]).search(told) is not None
+            searched = answer[:LONGEST_SEARCHED].encode("utf-8", "replace").decode()
+            return _compiled(self.texts[0]).search(searched) is not None
         return plain(answer) in {plain(text) for text in self.texts}
 
 
@@ -137,12 +137,12 @@ def parse_rule(obj: JSON) -> Rule:
             "a text or a list of texts" if match == "exact" else "a list of texts"
         )
         raise RuleError("answer", expected, answer)
-    said: list[str] = []
+    entries: list[str] = []
     for text in texts:
         if not isinstance(text, str) or not plain(text):
             raise RuleError("answer", "texts that are not empty", text)
-        said.append(text)
-    return Rule(str(match), tuple(said), after=after)
+        entries.append(text)
+    return Rule(str(match), tuple(entries), after=after)
 
 
 def _number(name: str, value: JSON) -> float:

@@ -110,7 +110,7 @@ class Supervisor:
 
     def _take(self, lock: servers.Lock) -> bool:
         """Take the lock; wait for a passing command, give way to a running site."""
-        told = False
+        is_announced = False
         while True:
             holder = lock.take()
             if holder is None:
@@ -118,8 +118,8 @@ class Supervisor:
             if holder.address:
                 self.say("concord", f"already running at {holder.address}")
                 return False
-            if not told:
-                told = True
+            if not is_announced:
+                is_announced = True
                 self.say(
                     "concord",
                     f"waiting for a command that uses the engines (pid {holder.pid})",
@@ -209,14 +209,14 @@ class Supervisor:
         output = self.state.logs / "prepare.log"
         output.unlink(missing_ok=True)
         process = processes.start(command, log=output, cwd=BASE_DIR)
-        told = ""
+        shown = ""
         while True:
             text = output.read_text(encoding="utf-8", errors="replace")
             status = process.poll()
             progress = [line for line in text.splitlines() if line.startswith("… ")]
-            if progress and progress[-1] != told:
-                told = progress[-1]
-                self.say("concord", told.removeprefix("… "))
+            if progress and progress[-1] != shown:
+                shown = progress[-1]
+                self.say("concord", shown.removeprefix("… "))
             if status is not None:
                 break
             if self.asked_to_stop:

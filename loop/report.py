@@ -134,8 +134,8 @@ def print_rl(run: Run) -> None:
         for step, value in run.metrics.filter(name=name).values_list("step", "value"):
             looks.setdefault(step, {})[name] = value
     for step, look in sorted(looks.items()):
-        told = ", ".join(f"{name[8:]} {value:.3f}" for name, value in look.items())
-        write(f"  step {step}: {told}")
+        figures = ", ".join(f"{name[8:]} {value:.3f}" for name, value in look.items())
+        write(f"  step {step}: {figures}")
     for key in ("gate", "alarm"):
         if result.get(key):
             write(f"  {key}: {result[key]}")

@@ -157,10 +157,10 @@ def site(state: State) -> Iterator[str]:
     try:
         origin = ""
         for _ in range(1200):
-            told = log.read_text(encoding="utf-8")
+            output = log.read_text(encoding="utf-8")
             if process.poll() is not None:
-                raise StageFailedError(f"the site did not start:\n{told}")
-            if match := re.search(r"running at (http\S+)", told):
+                raise StageFailedError(f"the site did not start:\n{output}")
+            if match := re.search(r"running at (http\S+)", output):
                 origin = match[1]
                 break
             time.sleep(0.1)
@@ -465,8 +465,8 @@ class Labeler:
                 seconds="1",
             )
             if page.status == 422:
-                said = "; ".join(page.errors())
-                raise StageFailedError(f"slot {slot.pk} takes no decision: {said}")
+                errors = "; ".join(page.errors())
+                raise StageFailedError(f"slot {slot.pk} takes no decision: {errors}")
             judged["consistent" if verdict else "not consistent"] += 1
 
 

@@ -287,29 +287,29 @@ def _stray_thoughts(facts: Facts, rng: random.Random) -> list[Sentence]:
 
 
 def _change_thinking(facts: Facts, rng: random.Random) -> Facts:
-    said = list(facts.thinking)
-    at = rng.randrange(len(said))
-    if len(said) > 1 and rng.random() < 0.15:
-        del said[at]
-    elif said[at].slots or "/" in said[at].key:
-        said[at] = _changed_sentence(facts, said[at], rng)
+    sentences = list(facts.thinking)
+    at = rng.randrange(len(sentences))
+    if len(sentences) > 1 and rng.random() < 0.15:
+        del sentences[at]
+    elif sentences[at].slots or "/" in sentences[at].key:
+        sentences[at] = _changed_sentence(facts, sentences[at], rng)
     else:
-        said[at] = rng.choice(
-            [s for s in _stray_thoughts(facts, rng) if s.key != said[at].key]
+        sentences[at] = rng.choice(
+            [s for s in _stray_thoughts(facts, rng) if s.key != sentences[at].key]
         )
-    return replace(facts, thinking=tuple(said))
+    return replace(facts, thinking=tuple(sentences))
 
 
 def _change_answer(facts: Facts, rng: random.Random) -> Facts:
-    said = list(facts.answer)
-    if not said:
+    sentences = list(facts.answer)
+    if not sentences:
         return facts
-    at = rng.randrange(len(said))
-    if len(said) > 1 and rng.random() < 0.15:
-        del said[at]
+    at = rng.randrange(len(sentences))
+    if len(sentences) > 1 and rng.random() < 0.15:
+        del sentences[at]
     else:
-        said[at] = _changed_sentence(facts, said[at], rng)
-    return replace(facts, answer=tuple(said))
+        sentences[at] = _changed_sentence(facts, sentences[at], rng)
+    return replace(facts, answer=tuple(sentences))
 
 
 def _change_order(facts: Facts, rng: random.Random) -> Facts:

@@ -74,11 +74,11 @@ def judge_facts(facts: Facts, text: str) -> OracleVerdict:
         return OracleVerdict(False, {"format": False}, ("format",))
     units: dict[str, bool] = {}
     errors: set[str] = set()
-    said, steps = _thinking_and_plan(response)
+    thinking, steps = _thinking_and_plan(response)
 
-    if said or facts.thinking:
+    if thinking or facts.thinking:
         key = "result" if facts.inside else "thinking"
-        units[key] = matches(facts, facts.thinking, said)
+        units[key] = matches(facts, facts.thinking, thinking)
         if not units[key]:
             errors.add("use of result" if facts.inside else "thinking")
 
@@ -122,17 +122,17 @@ def matches(facts: Facts, sentences: Sequence[Sentence], text: str) -> bool:
 
 def _thinking_and_plan(response: Response) -> tuple[str, tuple[str, ...]]:
     """Split the thinking into what is said and the steps of the first plan."""
-    said: list[str] = []
+    parts: list[str] = []
     steps: tuple[str, ...] = ()
     for node in response.thinking:
         if isinstance(node, Text):
             span = None if steps else find_plan(node.text)
             if span:
                 steps = span.plan.steps
-                said += [node.text[: span.start], node.text[span.end :]]
+                parts += [node.text[: span.start], node.text[span.end :]]
             else:
-                said.append(node.text)
-    return "\n".join(part.strip() for part in said if part.strip()), steps
+                parts.append(node.text)
+    return "\n".join(part.strip() for part in parts if part.strip()), steps
 
 
 def _judge_plan(

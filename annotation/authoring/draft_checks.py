@@ -210,8 +210,8 @@ def read_response(text: str, *, inside: bool) -> tuple[Response | None, list[Pro
     try:
         return parse(text, inside_thinking=inside), []
     except FormatError as error:
-        said = _("Response, %(error)s.") % {"error": grammar_message(error)}
-        return None, [Problem(said, "error", _place(text, error.position))]
+        message = _("Response, %(error)s.") % {"error": grammar_message(error)}
+        return None, [Problem(message, "error", _place(text, error.position))]
 
 
 def _place(text: str, position: int) -> Place:
@@ -260,13 +260,15 @@ def _call_problems(
         definition = in_force.get(call.name)
         if definition is None:
             known = ", ".join(sorted(in_force)[:6])
-            said = _("No action is named “%(name)s” here: %(known)s.")
+            message = _("No action is named “%(name)s” here: %(known)s.")
             if call.name in contexts.every_action():
-                said = _(
+                message = _(
                     "“%(name)s” belongs to a local thinking context, which no call "
                     "before has fetched."
                 )
-            problems.append(Problem(said % {"name": call.name, "known": known}, "hint"))
+            problems.append(
+                Problem(message % {"name": call.name, "known": known}, "hint")
+            )
             continue
         problems += [
             Problem(f"{call.name}: {error}", "hint")

@@ -135,16 +135,16 @@ def hints_of_turn(
         and plan is None
         and not _ELEMENT.search(thinking)
     ):
-        said = _(
+        message = _(
             "Which thinking element is used? In this order: chat history, global "
             "thinking context, built-in actions, local thinking context, memory and "
             "knowledge."
         )
         if element:
-            said += " " + _("By its words the closest is: %(element)s.") % {
+            message += " " + _("By its words the closest is: %(element)s.") % {
                 "element": element
             }
-        hints.append(Hint("element", said))
+        hints.append(Hint("element", message))
     if (hint := _fetch_hint(turns, response, knowledge, element, plan)) is not None:
         hints.append(hint)
     if plan is None and not has_plan and response.actions and not _fetches(response):
@@ -165,9 +165,9 @@ def hints_of_turn(
 
 
 def _hints_of_result(turn: TurnTexts, response: Response) -> list[Hint]:
-    said = response.thinking_text + "\n" + response.answer
+    reply = response.thinking_text + "\n" + response.answer
     if turn.text.startswith("Exception "):
-        if _CARRY_ON.search(said):
+        if _CARRY_ON.search(reply):
             return []
         return [
             Hint(
@@ -178,8 +178,8 @@ def _hints_of_result(turn: TurnTexts, response: Response) -> list[Hint]:
                 ),
             )
         ]
-    shared = set(meaning_words(said)) & set(meaning_words(turn.text))
-    if turn.text.strip() and not shared and not (numbers(said) & numbers(turn.text)):
+    shared = set(meaning_words(reply)) & set(meaning_words(turn.text))
+    if turn.text.strip() and not shared and not (numbers(reply) & numbers(turn.text)):
         return [
             Hint("result", _("Nothing of the result is taken up. What does it mean?"))
         ]
@@ -199,8 +199,8 @@ def _waiting_step(responses: Sequence[Response | None]) -> tuple[Plan | None, st
             after.append(response.thinking_text)
     if plan is None:
         return None, ""
-    said = "\n".join(after)
-    reached = [int(number) for number in re.findall(r"\b[Ss]tep (\d{1,3})\b", said)]
+    thinking = "\n".join(after)
+    reached = [int(number) for number in re.findall(r"\b[Ss]tep (\d{1,3})\b", thinking)]
     number = max([1, *(n for n in reached if 1 <= n <= len(plan.steps))])
     return plan, plan.steps[number - 1]
 

@@ -61,8 +61,8 @@ def run_call(
     """
     definition = definitions.get(call.name)
     if definition is None:
-        said = _("No action is named “%(name)s” where it is called.")
-        raise NoResult(said % {"name": call.name})
+        message = _("No action is named “%(name)s” where it is called.")
+        raise NoResult(message % {"name": call.name})
     if definition in ENABLED_ACTIONS:
         return Result(_run_built_in(project, definition, call), _("run here"))
     for sample in for_export(_recording(project, call, context_keys))[:SAMPLES]:

@@ -147,7 +147,7 @@ def _pretty(actions: list[JSON]) -> str:
 def _from_lines(text: str) -> Content:
     turns: list[dict[str, JSON]] = []
     contexts: list[JSON] = []
-    for role, line, said in _speeches(text):
+    for role, line, speech in _speeches(text):
         place = _("line %(line)s") % {"line": line}
         last = turns[-1] if turns else None
         waits = last is not None and not last["response"]
@@ -155,13 +155,13 @@ def _from_lines(text: str) -> Content:
         if role == "system":
             if turns:
                 raise PasteError(place, _("“System:” first"), _("it after a turn"))
-            title = said.split("\n", 1)[0][:200] or "System"
+            title = speech.split("\n", 1)[0][:200] or "System"
             contexts.append(
                 {
                     "scope": "global",
                     "title": title,
                     "background": "",
-                    "guideline": said,
+                    "guideline": speech,
                     "actions": "[]",
                 }
             )
@@ -171,9 +171,9 @@ def _from_lines(text: str) -> Content:
                     _("“Assistant:”") if last is None else _("a second “Assistant:”")
                 )
                 raise PasteError(place, _("“User:” before it"), where)
-            if not said:
+            if not speech:
                 raise PasteError(place, _("what the assistant says"), _("nothing"))
-            last["response"] = said
+            last["response"] = speech
         elif role == "user" and ends_in_call:
             raise PasteError(
                 place, _("“Observation:” after an action call"), _("“User:”")
@@ -187,20 +187,20 @@ def _from_lines(text: str) -> Content:
                     ),
                     _("“Observation:”"),
                 )
-            if tag := find_tag(said):
+            if tag := find_tag(speech):
                 raise PasteError(place, _("text without the tags of a response"), tag)
-            if not said and role == "user":
+            if not speech and role == "user":
                 raise PasteError(place, _("what the user says"), _("nothing"))
             if waits and last is not None:
                 before = last["input"]
                 assert isinstance(before, dict)
-                before["text"] = f"{before['text']}\n\n{said}"
+                before["text"] = f"{before['text']}\n\n{speech}"
                 continue
             if len(turns) >= MAX_TURNS:
                 raise PasteError(
                     place, _("at most %(n)s turns") % {"n": MAX_TURNS}, _("more")
                 )
-            turns.append(new_turn("user" if role == "user" else "observation", said))
+            turns.append(new_turn("user" if role == "user" else "observation", speech))
     if not turns:
         raise PasteError(_("the text"), _("a line that begins with “User:”"), _("none"))
     return {

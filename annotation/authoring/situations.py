@@ -72,11 +72,11 @@ def derive(document: Mapping[str, JSON], situation: str) -> Derived:
         turns, number = _with_exception(document, turns)
     elif situation in ("noise", "nested"):
         number = _user_place(turns)
-        said = ASIDE if situation == "noise" else OTHER_TASK
-        turns[number - 1 : number - 1] = [_said(said)]
+        text = ASIDE if situation == "noise" else OTHER_TASK
+        turns[number - 1 : number - 1] = [_user_turn(text)]
     elif situation == "interruption":
         number = _user_place(turns)
-        turns[number - 1 :] = [_said(BREAK_OFF)]
+        turns[number - 1 :] = [_user_turn(BREAK_OFF)]
     else:
         raise NoPlace(_("“%(name)s” is no such situation.") % {"name": situation})
     turns[number:] = [
@@ -96,7 +96,7 @@ def derive(document: Mapping[str, JSON], situation: str) -> Derived:
     return Derived(content, number)
 
 
-def _said(text: str) -> dict[str, JSON]:
+def _user_turn(text: str) -> dict[str, JSON]:
     return {"input": {"kind": "user", "text": text}, "response": ""}
 
 

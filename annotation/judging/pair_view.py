@@ -345,22 +345,22 @@ def _plan_row(
         alone_left = gettext("label step %(step)s has no partner")
         alone_right = gettext("sampled step %(step)s has no partner")
     connectors: list[Connector] = []
-    said: list[str] = []
+    sentences: list[str] = []
     for i, j, _ in alignment.matched:
         if i in label_row and j in sampled_row:
             y1, y2 = _middle(label_row[i]), _middle(sampled_row[j])
             kind: Literal["", "x"] = "x" if (i, j) in crossing else ""
             connectors.append(Connector(f"M0 {y1} C36 {y1} 48 {y2} 84 {y2}", kind))
             if kind:
-                said.append(turned % {"a": i + 1, "b": j + 1})
+                sentences.append(turned % {"a": i + 1, "b": j + 1})
     for i in alignment.missing:
         if i in label_row:
             connectors.append(Connector(f"M0 {_middle(label_row[i])} h34", "lone"))
-            said.append(alone_left % {"step": i + 1})
+            sentences.append(alone_left % {"step": i + 1})
     for j in alignment.extra:
         if j in sampled_row:
             connectors.append(Connector(f"M84 {_middle(sampled_row[j])} h-34", "lone"))
-            said.append(alone_right % {"step": j + 1})
+            sentences.append(alone_right % {"step": j + 1})
     # Crossings are drawn last, over the quiet lines.
     connectors.sort(key=lambda connector: connector.kind == "x")
     return PlanRow(
@@ -369,7 +369,8 @@ def _plan_row(
         sampled_count=len(sampled_row),
         connectors=tuple(connectors),
         height=10 * len(pairs),
-        description="; ".join(said) or gettext("the steps stand in the same order"),
+        description="; ".join(sentences)
+        or gettext("the steps stand in the same order"),
     )
 
 

@@ -288,8 +288,8 @@ def _wants_json(request: HttpRequest) -> bool:
 
 
 def _json(notice: Notice | None, status: int, **more: object) -> HttpResponse:
-    told = {"text": notice.text, "level": notice.level} if notice else None
-    return JsonResponse({"notice": told, **more}, status=status)
+    message = {"text": notice.text, "level": notice.level} if notice else None
+    return JsonResponse({"notice": message, **more}, status=status)
 
 
 def _go_on(

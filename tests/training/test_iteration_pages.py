@@ -224,8 +224,8 @@ def test_two_reward_models_give_a_forecast_without_an_interval(client, project, 
     begin(project, wanted_judgments=1200)
     (view,) = client.get(HOME + "1/").context["forecasts"]
     assert view.forecast.curve.at(1600) == pytest.approx(0.9, abs=0.001)
-    assert "Expected after 1600 judgments: 0.900" in view.said[0]
-    assert "an interval needs three reward models, there are two" in view.said[1]
+    assert "Expected after 1600 judgments: 0.900" in view.sentences[0]
+    assert "an interval needs three reward models, there are two" in view.sentences[1]
     assert len(view.points) == 2
     assert view.band == ""
 
@@ -238,8 +238,8 @@ def test_more_reward_models_give_it_an_interval(client, project, tara):
     (view,) = page.context["forecasts"]
     low, high = view.forecast.curve.between(1600)
     assert 0.8 < low < view.forecast.curve.at(1600) < high < 0.95
-    assert f"between {low:.3f} and {high:.3f} in 19 of 20" in view.said[0]
-    assert "From 4 reward models" in view.said[1]
+    assert f"between {low:.3f} and {high:.3f} in 19 of 20" in view.sentences[0]
+    assert "From 4 reward models" in view.sentences[1]
     assert f'<polygon points="{view.band}"/>' in page.content.decode()
 
 
@@ -247,7 +247,7 @@ def test_an_interval_too_wide_to_plan_by_says_so(client, project, tara):
     make_reward_models(project, (100, 0.6), (200, 0.9), (400, 0.7))
     begin(project, wanted_judgments=800)
     (view,) = client.get(HOME + "1/").context["forecasts"]
-    assert any("too wide to plan by" in text for text in view.said)
+    assert any("too wide to plan by" in text for text in view.sentences)
 
 
 def test_a_missed_gate_is_shown_with_a_field_for_the_reason(client, project, tara):

@@ -120,9 +120,11 @@ def change_place(
         if (before, shared) == (queue, shares_device):
             return run
         run.save(update_fields=["queue", "shares_device"])
-        told = f"{user or 'Somebody'} changed what the run waits for: "
-        told += f"{device_wish(before, shared)} → {device_wish(queue, shares_device)}."
-        add_note(run, told)
+        message = f"{user or 'Somebody'} changed what the run waits for: "
+        message += (
+            f"{device_wish(before, shared)} → {device_wish(queue, shares_device)}."
+        )
+        add_note(run, message)
         send_hint_on_commit(run.pk)
     return run
 

@@ -117,7 +117,7 @@ def gpus(visible: str | None = None) -> list[Json]:
         return []
     chosen = [f"--id={visible}"] if visible else []
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             [tool, *chosen, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
@@ -127,7 +127,7 @@ def gpus(visible: str | None = None) -> list[Json]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows: list[Json] = []
-    for line in told.splitlines():
+    for line in output.splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 4 and all(part.isdecimal() for part in parts[1:]):
             used, total, percent = map(int, parts[1:])

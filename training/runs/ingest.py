@@ -107,12 +107,12 @@ def ingest_events(run: Run) -> bool:
     if size < run.events_offset:
         # Somebody shortened the file. Rows have unique keys, so read it again.
         run.events_offset = 0
-    said = False
+    has_news = False
     with path.open("rb") as file:
         while True:
             chunk = _whole_lines(file, run.events_offset)
             if not chunk:
-                return said
+                return has_news
             batch = _Batch()
             offset = run.events_offset
             for line in chunk.splitlines(keepends=True):
@@ -120,7 +120,7 @@ def ingest_events(run: Run) -> bool:
                     _take(run, offset, line, batch)
                 offset += len(line)
             batch.save(run, offset)
-            said = True
+            has_news = True
 
 
 def _whole_lines(file: BufferedReader, offset: int) -> bytes:
@@ -269,15 +269,15 @@ def receive_outputs(run: Run) -> dict[str, Json]:
     if run.kind == "evaluate":
         text = _read_output(run, "evaluation.json")
         try:
-            said = json.loads(text)
+            evaluation = json.loads(text)
         except ValueError as error:
             raise OutputError(
                 f"outputs/evaluation.json is not JSON: {error}"
             ) from error
-        wrong = first_not_finite(said)
+        wrong = first_not_finite(evaluation)
         if wrong is not None:
             raise OutputError("outputs/evaluation.json: {} is {}".format(*wrong))
-        outcome = events.storable(said)
+        outcome = events.storable(evaluation)
         if not isinstance(outcome, dict):
             raise OutputError("outputs/evaluation.json is not a JSON object")
         return outcome

@@ -201,8 +201,8 @@ class _Supervision:
                 if not is_free:
                     return False
                 fetched = self.patiently(lambda: store.take_over(run))
-            told = f"Taken over from another machine with {fetched} checkpoints."
-            self.patiently(lambda: note_once(run, "info", told))
+            message = f"Taken over from another machine with {fetched} checkpoints."
+            self.patiently(lambda: note_once(run, "info", message))
             if run.program_state and run.kind in LEAVE_OUTPUTS:
                 # Whether its outputs are all in the store, nobody can say any more.
                 self.patiently(lambda: update_held(run, program_state="", result={}))
@@ -221,8 +221,8 @@ class _Supervision:
             self.patiently(lambda: store.put_checkpoints(self.run))
             self.patiently(lambda: store.put_outputs(self.run))
         except (store.StoreError, OSError) as error:
-            told = f"Not everything is in the store, tried again later: {error}"
-            self.patiently(lambda: note_once(self.run, "warning", told))
+            message = f"Not everything is in the store, tried again later: {error}"
+            self.patiently(lambda: note_once(self.run, "warning", message))
 
     # During
 
@@ -262,10 +262,10 @@ class _Supervision:
             has_ended = _has_ended(child)
             if self.heart.lost.is_set():
                 raise LostRunError(f"run {self.run.pk} was claimed by another worker")
-            said = self.patiently(self.ingest)
-            if said:
+            has_news = self.patiently(self.ingest)
+            if has_news:
                 patience.hear()
-            if said and self.run.state == RunState.STARTING:
+            if has_news and self.run.state == RunState.STARTING:
                 self.patiently(self._running)
             size = _size(self.run.directory / "log.txt")
             if size != log_size:
@@ -314,11 +314,11 @@ class _Supervision:
     def judge(self, status: int) -> Outcome | None:
         """Say how the program's end ends the run; None when it finished its work."""
         run = self.run
-        said = run.program_state
-        if said == "finished":
+        program_state = run.program_state
+        if program_state == "finished":
             return None
         stop = self.heart.stop.is_set() or self.patiently(self._stop_requested)
-        if said == "failed":
+        if program_state == "failed":
             return self.end(RunState.FAILED, run.error or "The program said no reason.")
         if status == LOCKED:
             return self.leave_for_later()
@@ -331,11 +331,13 @@ class _Supervision:
         if self.fell_silent:
             minutes = f"{self.timing.silence / 60:g} minutes"
             return self.crashed(f"The program wrote no event for {minutes}; ended")
-        if said == "stopped":
+        if program_state == "stopped":
             return self.end(RunState.STOPPED)
         if status < 0:
             return self.crashed(f"The program was killed ({_signal_name(-status)})")
-        if said == "killed" or (not said and self.is_one_of_several_gone(status)):
+        if program_state == "killed" or (
+            not program_state and self.is_one_of_several_gone(status)
+        ):
             return self.crashed(
                 "One of the program's processes was killed; often the machine was out "
                 "of memory,"

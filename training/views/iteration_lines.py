@@ -279,7 +279,7 @@ class ForecastView:
     band: str
     bound_y: str
     most: int
-    said: list[str]
+    sentences: list[str]
 
 
 def forecasts(iteration: Iteration) -> list[ForecastView]:
@@ -303,10 +303,10 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
     def y(figure: float) -> str:
         return f"{40 - 40 * (figure - low) / (1 - low):.1f}"
 
-    said: list[str] = []
+    sentences: list[str] = []
     line = band = ""
     if curve is None:
-        said.append(
+        sentences.append(
             _(
                 "So far %(figure).3f after %(n)d judgments; a forecast needs reward models of two sizes."
             )
@@ -317,14 +317,14 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
         line = " ".join(f"{x(n)},{y(max(low, curve.at(round(n))))}" for n in steps)
         expected = curve.between(wanted)
         if expected is None:
-            said += [
+            sentences += [
                 _("Expected after %(n)d judgments: %(figure).3f.")
                 % {"n": wanted, "figure": curve.at(wanted)},
                 _("A guess: an interval needs three reward models, there are two."),
             ]
         else:
             band = _band(curve, known, wanted, low, x, y)
-            said += [
+            sentences += [
                 _(
                     "Expected after %(n)d judgments: %(figure).3f, for the next model "
                     "between %(low).3f and %(high).3f in 19 of 20."
@@ -343,15 +343,17 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
                 % {"n": len(known), "spread": curve.spread},
             ]
             if expected[1] - expected[0] > TOO_WIDE:
-                said.append(
+                sentences.append(
                     _("That is too wide to plan by: train models of more sizes.")
                 )
         if not curve.grows:
-            said.append(_("More judgments did not go with a better figure so far."))
+            sentences.append(
+                _("More judgments did not go with a better figure so far.")
+            )
         elif forecast.bound is not None:
             needed = curve.needed_for(forecast.bound)
             if needed is not None and needed < FAR:
-                said.append(
+                sentences.append(
                     _("The gate at %(bound).2f is expected at %(n)d judgments.")
                     % {"bound": forecast.bound, "n": needed}
                 )
@@ -362,7 +364,7 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
         band,
         y(forecast.bound) if forecast.bound is not None else "",
         wanted,
-        said,
+        sentences,
     )
 
 
