@@ -290,16 +290,25 @@ def _action_pairs(label: Response, sampled: Response) -> list[UnitPair]:
                 None if name == their_name else "action name",
             )
         )
-        own = one.parameters if one else {}
-        their = other.parameters if other else {}
-        for key in [*own, *(key for key in their if key not in own)]:
-            same = key in own and key in their and json_equal(own[key], their[key])
+        label_parameters = one.parameters if one else {}
+        sampled_parameters = other.parameters if other else {}
+        for key in [
+            *label_parameters,
+            *(key for key in sampled_parameters if key not in label_parameters),
+        ]:
+            same = (
+                key in label_parameters
+                and key in sampled_parameters
+                and json_equal(label_parameters[key], sampled_parameters[key])
+            )
             pairs.append(
                 _pair(
                     "parameter",
                     f"action/{number}/parameters/{key}",
-                    _shown(own[key]) if key in own else None,
-                    _shown(their[key]) if key in their else None,
+                    _shown(label_parameters[key]) if key in label_parameters else None,
+                    _shown(sampled_parameters[key])
+                    if key in sampled_parameters
+                    else None,
                     None if same else "parameter",
                 )
             )

@@ -116,8 +116,8 @@ def meaning_words(text: str) -> list[str]:
     A text of stop words only keeps them all, so that it still has something to compare.
     """
     words = [word.casefold().replace("’", "'") for word in raw_words(text)]
-    kept = [word for word in words if word not in STOP_WORDS] or words
-    stems = (stem(word.removesuffix("'s")) for word in kept)
+    content_words = [word for word in words if word not in STOP_WORDS] or words
+    stems = (stem(word.removesuffix("'s")) for word in content_words)
     return [_SAME_STEMS.get(word, _NUMBER_WORDS.get(word, word)) for word in stems]
 
 

@@ -100,8 +100,8 @@ def install_torch(pip: tuple[str, ...]) -> None:
 
 def main() -> None:
     use_supported_python()
-    wanted = stamp_text()
-    if STAMP.exists() and STAMP.read_text() == wanted:
+    stamp = stamp_text()
+    if STAMP.exists() and STAMP.read_text() == stamp:
         return
     make_venv()
     pip = (
@@ -114,7 +114,7 @@ def main() -> None:
     say(f"installing {', '.join(GROUPS)}; the first time this is mostly download time")
     if not run(*pip, *(name for group in GROUPS for name in groups[group])):
         sys.exit("set-up: pip could not install the packages; its message is above")
-    STAMP.write_text(wanted)
+    STAMP.write_text(stamp)
     say("done")
 
 

@@ -158,7 +158,7 @@ class Postgres:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
         accounts.give(staged, maker)
-        made = subprocess.run(
+        result = subprocess.run(
             [
                 str(self.binaries / "initdb"),
                 *("--pgdata", str(staged)),
@@ -182,8 +182,8 @@ class Postgres:
             text=True,
             check=False,
         )
-        if made.returncode:
-            raise EngineError(f"initdb failed:\n{made.stdout.strip()}")
+        if result.returncode:
+            raise EngineError(f"initdb failed:\n{result.stdout.strip()}")
         if self.account:
             accounts.give_all(staged, self.account)
         # Renamed when whole: an interrupted initdb never looks like a database.

@@ -196,9 +196,14 @@ class Supervisor:
         Skipped when nothing it looks at has changed since it last went through.
         """
         stamp = self.state.home / "prepared"
-        wanted = self._what_was_prepared()
+        fingerprint = self._what_was_prepared()
         collected = (self.state.home / "static").is_dir()
-        if wanted and collected and stamp.exists() and stamp.read_text() == wanted:
+        if (
+            fingerprint
+            and collected
+            and stamp.exists()
+            and stamp.read_text() == fingerprint
+        ):
             return ""
         stamp.unlink(missing_ok=True)
         command = Command(
@@ -230,7 +235,7 @@ class Supervisor:
             output.write_text(text, encoding="utf-8")
             last = "\n".join(text.splitlines()[-12:])
             raise StartError(f"preparing the database failed (log: {output})\n{last}")
-        stamp.write_text(wanted)
+        stamp.write_text(fingerprint)
         return "\n".join(
             line for line in text.splitlines() if not line.startswith("… ")
         )

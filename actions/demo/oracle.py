@@ -168,8 +168,8 @@ def _judge_plan(
         errors.add("missing step")
     if extra > len(missing):
         errors.add("extra step")
-    kept = [step for step in meant if step in facts.plan]
-    if kept != [step for step in facts.plan if step in meant]:
+    in_order = [step for step in meant if step in facts.plan]
+    if in_order != [step for step in facts.plan if step in meant]:
         errors.add("plan order")
 
 

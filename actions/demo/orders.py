@@ -53,12 +53,12 @@ def is_reserved(scenario: str, plan: Sequence[str]) -> bool:
 
 @cache
 def allowed_orders(scenario: str, reserved: bool, steps: int) -> tuple[Order, ...]:
-    kept = reserved_orders(scenario)
+    reserved_set = reserved_orders(scenario)
     return tuple(
         order
         for length in range(3, steps + 1)
         for order in permutations(SCENARIOS[scenario].middle, length)
-        if (order in kept) == reserved
+        if (order in reserved_set) == reserved
     )
 
 

@@ -51,11 +51,11 @@ def search_contexts(
     sentences, of which no context has every word.
     """
     words = dict.fromkeys(word.casefold() for word in raw_words(query))
-    asked: SearchQuery | None = None
+    search: SearchQuery | None = None
     for word in [word for word in words if word not in STOP_WORDS][:MAX_WORDS]:
         one = SearchQuery(word, config="english")
-        asked = one if asked is None else asked | one
-    if asked is None:
+        search = one if search is None else search | one
+    if search is None:
         return []
     vector = (
         SearchVector("title", weight="A", config="english")
@@ -65,8 +65,8 @@ def search_contexts(
     return list(
         ThinkingContext.objects.filter(project=project, scope=Scope.LOCAL)
         .annotate(words=vector)
-        .filter(words=asked)
-        .annotate(rank=SearchRank(vector, asked))
+        .filter(words=search)
+        .annotate(rank=SearchRank(vector, search))
         .order_by("-rank", "pk")[:limit]
     )
 

@@ -330,10 +330,10 @@ def _write_call(source: str, block: Mapping[str, JSON]) -> str:
         old = ()
     if old:
         # An empty text that was there stays; an emptied field is a value taken away.
-        kept = {key for key, value in old[0].parameters.items() if value == ""}
+        empty_before = {key for key, value in old[0].parameters.items() if value == ""}
         empty = [_str(one.get("name")) for one in _rows(block)]
         parameters |= {
-            key: "" for key in empty if key in kept and key not in parameters
+            key: "" for key in empty if key in empty_before and key not in parameters
         }
         if old[0].name == name and (
             list(old[0].parameters)
@@ -377,8 +377,8 @@ def blocks_of_post(
         if kind == "action":
             name = _str(block.get("name")).strip()
             shown = _call_block(name, read_parameters(block), source, definitions)
-            left = _left_over(block, {field.name for field in shown.fields})
-            result.append(replace(shown, fields=(*shown.fields, *left)))
+            left_out = _left_over(block, {field.name for field in shown.fields})
+            result.append(replace(shown, fields=(*shown.fields, *left_out)))
         elif kind == "plan":
             result.append(EditBlock("plan", source, steps=_posted_steps(block)))
         else:
@@ -420,22 +420,24 @@ def blocks_to_keep(
     None where the text alone gives the same blocks back.
     """
     try:
-        drawn = blocks_to_edit(parse(text, inside_thinking=inside_thinking), {})
+        from_text = blocks_to_edit(parse(text, inside_thinking=inside_thinking), {})
     except FormatError:
-        drawn = ()
+        from_text = ()
     posted = blocks_of_post(blocks, {})
-    if [_typed(block) for block in posted] == [_typed(block) for block in drawn]:
+    if [_typed(block) for block in posted] == [_typed(block) for block in from_text]:
         return []
     return [_tidy(block) for block in blocks]
 
 
 def kept_blocks(
-    kept: JSON, text: str, *, inside_thinking: bool
+    blocks_json: JSON, text: str, *, inside_thinking: bool
 ) -> list[dict[str, JSON]]:
     """Return the blocks a draft keeps, unless its text says something else by now."""
-    if not isinstance(kept, list):
+    if not isinstance(blocks_json, list):
         return []
-    blocks = [one for one in kept if isinstance(one, dict) and one.get("kind") in KINDS]
+    blocks = [
+        one for one in blocks_json if isinstance(one, dict) and one.get("kind") in KINDS
+    ]
     if write_response(blocks, inside_thinking=inside_thinking) != text:
         return []
     return blocks

@@ -154,12 +154,14 @@ def check_turns(
                 problems.append(Problem(text, "hint"))
         parsed.append(response)
         hints: tuple[Hint, ...] = ()
-        away = dismissed(turn)
+        dismissed_codes = dismissed(turn)
         if knowledge is not None and response is not None:
             turn_hints = hints_of_turn(
                 [texts_of(one) for _key, one in rows[:number]], parsed, knowledge
             )
-            hints = tuple(hint for hint in turn_hints if hint.code not in away)
+            hints = tuple(
+                hint for hint in turn_hints if hint.code not in dismissed_codes
+            )
         edited = kept_blocks(
             turn.get("blocks"), texts.response, inside_thinking=texts.inside
         )
@@ -183,7 +185,7 @@ def check_turns(
                 edit_blocks=edit_blocks,
                 problems=tuple(problems),
                 hints=hints,
-                dismissed=len(away),
+                dismissed=len(dismissed_codes),
                 references=tuple(
                     check_reference(place, response, one, inside=texts.inside)
                     for place, one in enumerate(references_of(turn), start=1)

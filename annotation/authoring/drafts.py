@@ -204,12 +204,14 @@ def _posted_turns(post: QueryDict, before: Mapping[str, JSON]) -> Iterable[JSON]
                 if name not in turn and (as_it_was or name != "facts")
             }
             if edited is None:
-                kept = kept_blocks(turn.get("blocks"), response, inside_thinking=inside)
+                to_keep = kept_blocks(
+                    turn.get("blocks"), response, inside_thinking=inside
+                )
             else:
-                kept = blocks_to_keep(edited, response, inside_thinking=inside)
+                to_keep = blocks_to_keep(edited, response, inside_thinking=inside)
             turn.pop("blocks", None)
-            if kept:
-                turn["blocks"] = [*kept]
+            if to_keep:
+                turn["blocks"] = [*to_keep]
             if shows_references:
                 turn.pop("references", None)
                 if answers := references.get(key):
@@ -449,8 +451,8 @@ def document_of(
                     else actions
                 }
             )
-    kept = {key: content[key] for key in ("split", "meta") if key in content}
-    return kept | {
+    document = {key: content[key] for key in ("split", "meta") if key in content}
+    return document | {
         "id": external_id,
         "scenario": content.get("scenario", ""),
         "situation": content.get("situation", "normal"),

@@ -99,14 +99,14 @@ def without_acting(
     known_meta, meta = known.get("meta"), content.get("meta")
     known_meta = known_meta if isinstance(known_meta, dict) else {}
     left_out: list[str] = []
-    kept: Content = dict(content)
+    result: Content = dict(content)
     if isinstance(meta, dict):
         gone = [
             name
             for name, acts in META.items()
             if name in meta and acts(meta[name]) and known_meta.get(name) != meta[name]
         ]
-        kept["meta"] = {key: value for key, value in meta.items() if key not in gone}
+        result["meta"] = {key: value for key, value in meta.items() if key not in gone}
         left_out += [f"meta.{name}" for name in gone]
     known_turns = turns_of(known)
     turns: list[JSON] = []
@@ -120,7 +120,7 @@ def without_acting(
         ]
         turns.append({key: value for key, value in turn.items() if key not in gone})
         left_out += [f"turns[{number}].{name}" for name in gone]
-    return kept | {"turns": turns}, left_out
+    return result | {"turns": turns}, left_out
 
 
 def _stands_in(

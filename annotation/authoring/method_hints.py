@@ -207,16 +207,16 @@ def _waiting_step(responses: Sequence[Response | None]) -> tuple[Plan | None, st
 
 def _element(turns: Sequence[TurnTexts], knowledge: Knowledge) -> str:
     """Name the first thinking element that shares enough words with the input."""
-    asked = _words(turns[-1].text)
+    query = _words(turns[-1].text)
     history: set[str] = set()
     for turn in turns[:-1]:
         history |= _words(turn.text) | _words(turn.response)
-    if _share(asked, history) >= 2 * ENOUGH:
+    if _share(query, history) >= 2 * ENOUGH:
         return _("chat history")
     best = max(
-        knowledge.at_hand, key=lambda one: _share(asked, one.words), default=None
+        knowledge.at_hand, key=lambda one: _share(query, one.words), default=None
     )
-    if best is not None and _share(asked, best.words) >= ENOUGH:
+    if best is not None and _share(query, best.words) >= ENOUGH:
         return _("global thinking context “%(title)s”") % {"title": best.title}
     if re.search(
         r"\d\s*[-+*/×%]\s*\d|\b(percent|calculate|sum|total)\b", turns[-1].text
@@ -225,8 +225,8 @@ def _element(turns: Sequence[TurnTexts], knowledge: Knowledge) -> str:
     return ""
 
 
-def _share(asked: Set[str], words: Set[str]) -> float:
-    return len(asked & words) / len(asked) if asked else 0.0
+def _share(query: Set[str], words: Set[str]) -> float:
+    return len(query & words) / len(query) if query else 0.0
 
 
 def _fetch_hint(
@@ -238,9 +238,9 @@ def _fetch_hint(
 ) -> Hint | None:
     if element or plan is not None or _fetches(response):
         return None
-    asked = _words(turns[-1].text)
-    best = max(knowledge.local, key=lambda one: _share(asked, one.words), default=None)
-    if best is None or _share(asked, best.words) < ENOUGH_TO_FETCH:
+    query = _words(turns[-1].text)
+    best = max(knowledge.local, key=lambda one: _share(query, one.words), default=None)
+    if best is None or _share(query, best.words) < ENOUGH_TO_FETCH:
         return None
     return Hint(
         "fetch",

@@ -114,16 +114,16 @@ def _count_objects(text: str) -> int:
 def _content(form: SampleForm) -> Content:
     document = form.to_json()
     meta = dict(form.meta)
-    kept = meta.pop(KEPT, None)
+    import_data = meta.pop(KEPT, None)
     if len(form.turns) > MAX_TURNS:
         expected = _("at most %(n)s turns") % {"n": MAX_TURNS}
         raise PasteError(_("the text"), expected, str(len(form.turns)))
     turns: list[JSON] = []
     for turn in form.turns:
-        made = turn.to_json()
-        turns.append(new_turn(turn.kind) | made)
+        turn_json = turn.to_json()
+        turns.append(new_turn(turn.kind) | turn_json)
     # Messages that nobody has answered yet are what the person goes on with.
-    waiting = kept.get("unanswered") if isinstance(kept, dict) else None
+    waiting = import_data.get("unanswered") if isinstance(import_data, dict) else None
     for one in waiting if isinstance(waiting, list) else []:
         if isinstance(one, dict):
             turns.append(new_turn(str(one.get("kind")), str(one.get("text"))))

@@ -159,16 +159,16 @@ def _reference_rows(
 
 def _contexts(project: Project, forms: Iterable[SampleForm]) -> dict[str, int]:
     """Return the row of each context by its content hash; missing ones are made."""
-    wanted = {c.content_hash: c for form in forms for c in form.contexts}
+    by_hash = {c.content_hash: c for form in forms for c in form.contexts}
 
     def known() -> dict[str, int]:
         rows = ThinkingContext.objects.filter(
-            project=project, content_hash__in=list(wanted)
+            project=project, content_hash__in=list(by_hash)
         )
         return dict(rows.values_list("content_hash", "pk"))
 
     contexts = known()
-    missing = {key: form for key, form in wanted.items() if key not in contexts}
+    missing = {key: form for key, form in by_hash.items() if key not in contexts}
     if not missing:
         return contexts
     ThinkingContext.objects.bulk_create(

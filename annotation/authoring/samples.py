@@ -43,7 +43,7 @@ class WrongStatus(SampleError):
 
     def __init__(self, sample: Sample, deed: str, allowed: frozenset[str]) -> None:
         self.sample, self.deed, self.allowed = sample, deed, allowed
-        wanted = gettext(" or ").join(
+        statuses = gettext(" or ").join(
             gettext(status.value) for status in SampleStatus if status in allowed
         )
         super().__init__(
@@ -53,7 +53,7 @@ class WrongStatus(SampleError):
             % {
                 "sample": sample,
                 "status": gettext(sample.status),
-                "wanted": wanted,
+                "wanted": statuses,
                 "deed": gettext(deed),
             }
         )

@@ -138,7 +138,7 @@ def _with_exception(
         for one in (contexts if isinstance(contexts, list) else [])
         if isinstance(one, dict)
     ]
-    named = {
+    exceptions_of = {
         name: one.exceptions
         for name, one in contexts_of(objects).every_action().items()
     }
@@ -147,7 +147,7 @@ def _with_exception(
         call = _last_call(turns[number - 2])
         if not texts.inside or call is None or texts.text.startswith("Exception "):
             continue
-        exceptions = named.get(call.name, ())
+        exceptions = exceptions_of.get(call.name, ())
         if exceptions:
             text = exception_text(exceptions[0].name)
             failed: dict[str, JSON] = {

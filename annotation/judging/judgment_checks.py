@@ -55,7 +55,7 @@ class OrderNotConfirmed(JudgingError):
 
     def __init__(self, steps: tuple[tuple[int, int], ...]) -> None:
         self.steps = steps
-        named = ", ".join(
+        numbers = ", ".join(
             _("%(first)s and %(second)s") % {"first": first, "second": second}
             for first, second in steps[:5]
         )
@@ -64,7 +64,7 @@ class OrderNotConfirmed(JudgingError):
                 "The plan steps come in another order (steps %(steps)s), which makes a "
                 "pair inconsistent. Confirm that it is consistent all the same."
             )
-            % {"steps": named}
+            % {"steps": numbers}
         )
 
 

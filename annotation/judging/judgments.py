@@ -434,14 +434,14 @@ def _add_slots_when_split(pair: Pair, votes: list[_Vote]) -> None:
     votes = [vote for vote in votes if vote.state != SlotState.CLOSED]
     verdicts = [vote.verdict for vote in votes if vote.verdict is not None]
     lead = abs(2 * sum(verdicts) - len(verdicts))
-    wanted = min(2 - len(votes) % 2, pair.project.overlap_limit - len(votes))
-    if len(verdicts) < len(votes) or wanted < 1:
+    missing = min(2 - len(votes) % 2, pair.project.overlap_limit - len(votes))
+    if len(verdicts) < len(votes) or missing < 1:
         return
     if lead > 0 and not (was_split and lead < 2):
         return
     add_slots(
         pair=pair,
-        count=wanted,
+        count=missing,
         ordinal=ordinal,
         round=1 + max(vote.round for vote in votes),
         priority=min(9, 1 + max(vote.priority for vote in votes)),

@@ -195,16 +195,16 @@ def _majority(votes: Sequence[_Vote]) -> int | None:
 
 
 def _without(
-    own: int, votes: Sequence[_Vote], word: _Vote | None
+    labeler: int, votes: Sequence[_Vote], word: _Vote | None
 ) -> tuple[int | None, frozenset[str]]:
     """Return what the others say of a pair, and why it differs: leave-one-out.
 
     That is nothing while a judgment is outstanding, where all of them tie (the pair is
     in dispute), and where those of the others do: then the one left out decided.
     """
-    if word is not None and word["labeler"] != own:
+    if word is not None and word["labeler"] != labeler:
         return word["verdict"], frozenset(word["reasons"])
-    others = [vote for vote in votes if vote["labeler"] != own]
+    others = [vote for vote in votes if vote["labeler"] != labeler]
     verdict = None if _majority(votes) is None else _majority(others)
     reasons = [reason for vote in others for reason in vote["reasons"] or ()]
     return verdict, frozenset(reasons if verdict == Verdict.INCONSISTENT else ())

@@ -278,7 +278,7 @@ def leave_slots(*, project: Project, user: User, leases: Iterable[Lease]) -> int
     it meanwhile. A lease that another tab or a reload has taken up since then is theirs:
     ``since`` differs, and it stays.
     """
-    left = 0
+    count = 0
     for lease in leases:
         with transaction.atomic():
             require_role(project, user, Role.LABELER, deed="Judging")
@@ -299,8 +299,8 @@ def leave_slots(*, project: Project, user: User, leases: Iterable[Lease]) -> int
                 Touch.objects.filter(user=user, pair__slots=lease.slot_id).update(
                     is_seen=False
                 )
-            left += is_left
-    return left
+            count += is_left
+    return count
 
 
 def set_aside(*, project: Project, slot_id: int, token: int, user: User) -> None:

@@ -34,11 +34,11 @@ def changes(
     codes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     for number, (tag, i1, i2, j1, j2) in enumerate(codes):
         if tag == "equal":
-            kept = new[j1:j2]
+            words = new[j1:j2]
             if context is not None:
                 is_first, is_last = number == 0, number == len(codes) - 1
-                kept = _cut(kept, context, is_first=is_first, is_last=is_last)
-            pieces.append(Piece("".join(kept)))
+                words = _cut(words, context, is_first=is_first, is_last=is_last)
+            pieces.append(Piece("".join(words)))
         else:
             pieces += _words("".join(old[i1:i2]), "".join(new[j1:j2]))
     return tuple(piece for piece in pieces if piece.text)

@@ -161,8 +161,8 @@ class ReviewFilterForm(forms.Form):
     def query(self, **more: object) -> str:
         """Return the filters as a query string, with ``more`` where it is not None."""
         self.is_valid()
-        kept = {name: self.cleaned_data.get(name, "") for name in self.FILTERS} | more
-        return urlencode({name: value for name, value in kept.items() if value})
+        values = {name: self.cleaned_data.get(name, "") for name in self.FILTERS} | more
+        return urlencode({name: value for name, value in values.items() if value})
 
 
 class CommentForm(forms.Form):

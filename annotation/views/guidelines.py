@@ -107,17 +107,17 @@ def guideline_to_read(
     if known.get(str(project.pk)) == project.guideline_version:
         return None
     user = visitor(request)
-    asked = unread_guideline(project=project, user=user)
-    if asked is None:
+    version = unread_guideline(project=project, user=user)
+    if version is None:
         request.session[SESSION_KEY] = known | {
             str(project.pk): project.guideline_version
         }
         return None
-    before = last_known_version(project=project, user=user, before=asked.version)
+    before = last_known_version(project=project, user=user, before=version.version)
     facts = _guideline_facts(project) | {
         "can_edit": False,
         "notice": notice,
-        "asked": asked,
+        "asked": version,
         "before": before,
         "changed": changes(
             before.text.strip(), project.guideline.strip(), context=CONTEXT_LINES

@@ -173,8 +173,10 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     The next page shows the person's newest lease, which is the pair taken back.
     """
     project = enter(request, slug, Role.LABELER)
-    named = request.POST.get("judgment", "")
-    if named and not (named.isascii() and named.isdigit() and len(named) < 19):
+    judgment = request.POST.get("judgment", "")
+    if judgment and not (
+        judgment.isascii() and judgment.isdigit() and len(judgment) < 19
+    ):
         return _go_on(
             request, project, Notice(_("There is no such decision.")), status=409
         )
@@ -182,7 +184,7 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
         undo_judgment(
             project=project,
             user=visitor(request),
-            judgment_id=int(named) if named else None,
+            judgment_id=int(judgment) if judgment else None,
         )
     except JudgingError as error:
         return _go_on(request, project, Notice(str(error)), status=409)

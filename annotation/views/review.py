@@ -195,7 +195,7 @@ def comment(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     if form.is_valid():
         position, anchor = form.position_and_anchor()
         try:
-            left = comment_on(
+            note = comment_on(
                 project=sample.project,
                 sample=sample,
                 user=visitor(request),
@@ -207,7 +207,7 @@ def comment(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
             error = str(refused)
         else:
             to = _to_desk(request, slug, pk)
-            to["Location"] += f"#comment-{left.pk}"
+            to["Location"] += f"#comment-{note.pk}"
             return to
     else:
         error = str(next(iter(form.errors.values()))[0])

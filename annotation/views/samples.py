@@ -105,10 +105,10 @@ def _filtered(project: Project, form: SampleFilterForm) -> QuerySet[Sample]:
 
 
 def _address(form: SampleFilterForm, before: int | None) -> str:
-    kept = {name: form.data.get(name, "") for name in (*form.FILTERS, "text")}
+    values = {name: form.data.get(name, "") for name in (*form.FILTERS, "text")}
     if before is not None:
-        kept["before"] = str(before)
-    return "?" + urlencode({name: value for name, value in kept.items() if value})
+        values["before"] = str(before)
+    return "?" + urlencode({name: value for name, value in values.items() if value})
 
 
 def _scenarios(project: Project) -> QuerySet[Sample, str]:

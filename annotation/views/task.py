@@ -76,9 +76,11 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     """Take back the decision of the task that ``judgment`` names."""
     project = enter(request, slug, Role.LABELER)
     # 0 is nobody's judgment and stands for a key that was not understood.
-    named = _number(request.POST.get("judgment", "")) or 0
+    judgment_id = _number(request.POST.get("judgment", "")) or 0
     try:
-        claim = undo_judgment(project=project, user=visitor(request), judgment_id=named)
+        claim = undo_judgment(
+            project=project, user=visitor(request), judgment_id=judgment_id
+        )
     except JudgingError as error:
         return _answer(request, project, problem=str(error))
     return _answer(request, project, pair=claim.pair.pk)

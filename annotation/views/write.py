@@ -202,7 +202,7 @@ def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     definitions: dict[str, ActionDefinition] = facts["definitions"]  # type: ignore[assignment]
     redraw = set(request.POST.getlist("redraw"))
     texts: dict[str, str] = {}
-    drawn = []
+    redrawn = []
     for turn, posted in zip(
         turns, [*request.POST.getlist("turn_blocks"), *[""] * MAX_TURNS], strict=False
     ):
@@ -215,8 +215,8 @@ def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
                 if edited is None
                 else blocks_of_post(edited, definitions)
             )
-            drawn.append((turn, blocks))
-    facts |= {"is_fragment": True, "raw_texts": texts, "drawn": drawn}
+            redrawn.append((turn, blocks))
+    facts |= {"is_fragment": True, "raw_texts": texts, "drawn": redrawn}
     return render(request, "annotation/_draft_checks.html", facts)
 
 
@@ -372,7 +372,7 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
     definitions = contexts.every_action()
     chosen = set(existing_contexts(content))
     names = list(definitions)
-    own = [name for name in names if name not in _BUILT_IN]
+    project_actions = [name for name in names if name not in _BUILT_IN]
     turns = check_turns(content, contexts, _knowledge(known, typed, chosen))
     return {
         "draft": draft,
@@ -386,8 +386,11 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
             ((context, context.pk in chosen) for context in known),
             key=lambda pair: not pair[1],
         ),
-        "action_names": [*own, *(name for name in names if name in _BUILT_IN)],
-        "chips": own[:CHIPS],
+        "action_names": [
+            *project_actions,
+            *(name for name in names if name in _BUILT_IN),
+        ],
+        "chips": project_actions[:CHIPS],
     }
 
 

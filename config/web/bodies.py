@@ -39,8 +39,8 @@ class BodyLimit:
         if sent <= limit:
             return None
         # A browser that is still sending does not read the answer: let it finish.
-        left = sent if sent <= DRAINED_BYTES else 0
-        while left > 0 and (piece := request.read(min(left, PIECE))):
-            left -= len(piece)
+        unread = sent if sent <= DRAINED_BYTES else 0
+        while unread > 0 and (piece := request.read(min(unread, PIECE))):
+            unread -= len(piece)
         sizes = {"limit": limit, "sent": sent}
         return render(request, "413.html", sizes, status=413)

@@ -150,26 +150,26 @@ def change_iteration(
     wanted_settled: int,
     margin: float,
     automatic: tuple[str, ...],
-    seen: int | None = None,
+    newest_seen: int | None = None,
 ) -> None:
     """Change what an open iteration waits for and which steps ask nobody.
 
-    Who changed what is kept. ``seen`` is the :func:`newest_change` that was looked at;
-    IterationRefusedError is raised where another came meanwhile.
+    Who changed what is recorded. ``newest_seen`` is the :func:`newest_change` that the
+    page showed; raises IterationRefusedError when another change came after it.
     """
     with transaction.atomic():
         iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
-        _must_be_newest(iteration, "", seen)
-        wanted = {
+        _must_be_newest(iteration, "", newest_seen)
+        values = {
             "wanted_judgments": wanted_judgments,
             "wanted_settled": wanted_settled,
             "margin": margin,
         }
-        before: dict[str, object] = {n: getattr(iteration, n) for n in wanted}
-        for name, value in wanted.items():
+        before: dict[str, object] = {n: getattr(iteration, n) for n in values}
+        for name, value in values.items():
             setattr(iteration, name, value)
-        iteration.save(update_fields=list(wanted))
+        iteration.save(update_fields=list(values))
         steps = sorted(
             iteration.steps.exclude(name=StepName.JUDGE), key=lambda s: place_of(s.name)
         )
@@ -177,7 +177,7 @@ def change_iteration(
         for step in steps:
             step.is_automatic = step.name in automatic
             step.save(update_fields=["is_automatic"])
-        after = {**wanted, "automatic": [s.name for s in steps if s.is_automatic]}
+        after = {**values, "automatic": [s.name for s in steps if s.is_automatic]}
         _keep_change(iteration, "", user, before, after)
 
 
@@ -188,13 +188,13 @@ def change_recipe(
     name: str,
     user: User | None,
     recipe: Mapping[str, object],
-    seen: int | None = None,
+    newest_seen: int | None = None,
 ) -> IterationChange | None:
     """Change the recipe of a step that has not begun; None when nothing is new.
 
     Who changed what is kept. Raises IterationRefusedError for a step that has begun, or
     that was passed, for a setting that is not right, and where another change came
-    after the one that was ``seen``.
+    after ``newest_seen``.
     """
     with transaction.atomic():
         iteration = _locked(project, iteration, user)
@@ -203,7 +203,7 @@ def change_recipe(
             raise IterationRefusedError(
                 _("This step has begun: its recipe is that of its run.")
             )
-        _must_be_newest(iteration, name, seen)
+        _must_be_newest(iteration, name, newest_seen)
         before = iteration.recipes.get(name, {})
         after = _checked_recipe(name, recipe)
         iteration.recipes = {**iteration.recipes, name: after}
@@ -230,11 +230,13 @@ def newest_change(iteration: Iteration, step: str) -> int:
     return 0 if newest is None else newest.pk
 
 
-def _must_be_newest(iteration: Iteration, step: str, seen: int | None) -> None:
+def _must_be_newest(iteration: Iteration, step: str, newest_seen: int | None) -> None:
     """Refuse to write over what somebody else, or another tab, has changed meanwhile."""
-    if seen is None or seen >= newest_change(iteration, step):
+    if newest_seen is None or newest_seen >= newest_change(iteration, step):
         return
-    later = iteration.changes.filter(step=step, pk__gt=seen).select_related("user")
+    later = iteration.changes.filter(step=step, pk__gt=newest_seen).select_related(
+        "user"
+    )
     settings = dict.fromkeys(name for each in later for name in each.values)
     raise IterationRefusedError(
         _(

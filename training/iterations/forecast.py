@@ -89,8 +89,10 @@ class Curve:
         """Return how many judgments the figure takes; None if they do not lead there."""
         if not self.grows or figure >= 1:
             return None
-        wanted = math.log(self.scale / (1 - figure)) / self.power
-        return math.ceil(math.exp(wanted)) if wanted < 18 else None  # e^18: 65 million
+        log_judgments = math.log(self.scale / (1 - figure)) / self.power
+        if log_judgments >= 18:  # e^18: 65 million
+            return None
+        return math.ceil(math.exp(log_judgments))
 
 
 def learning_curve(known: Sequence[Known]) -> Curve | None:

@@ -56,7 +56,7 @@ class JudgeProgress:
     def settled_percent(self) -> int:
         return 100 * self.settled // self.pairs if self.pairs else 100
 
-    def wanted(self, iteration: Iteration) -> int:
+    def target(self, iteration: Iteration) -> int:
         """Return how many judgments are enough: no more than there are slots for."""
         return min(iteration.wanted_judgments, self.judgments + self.still_open)
 
@@ -74,8 +74,8 @@ def pairs_of(project: Project, draw: Run | None) -> PairQuerySet:
     pairs = Pair.objects.filter(project=project, source=PairSource.PEOPLE)
     if draw is None:
         return pairs
-    drawn = PairOrigin.objects.filter(sampled_response__producer__run_id=draw.pk)
-    return pairs.filter(pk__in=drawn.values("pair_id"))
+    origins = PairOrigin.objects.filter(sampled_response__producer__run_id=draw.pk)
+    return pairs.filter(pk__in=origins.values("pair_id"))
 
 
 def judge_progress(project: Project, draw: Run | None) -> JudgeProgress:

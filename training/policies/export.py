@@ -158,15 +158,15 @@ def _data(run: Run) -> dict[str, str]:
 def _lineage(checkpoint: Checkpoint) -> Iterator[str]:
     """Name the checkpoint and what it came from, nearest first, each once."""
     yield f"this checkpoint: `{checkpoint.digest}`"
-    seen = {checkpoint.pk}
+    visited = {checkpoint.pk}
     waiting = [checkpoint.run_id]
-    while waiting and len(seen) <= LONGEST_LINEAGE:
+    while waiting and len(visited) <= LONGEST_LINEAGE:
         run_id = waiting.pop(0)
         rows = RunInput.objects.filter(run_id=run_id).select_related("checkpoint__run")
         for each in rows.order_by("pk"):
             parent = each.checkpoint
-            if parent.pk not in seen:
-                seen.add(parent.pk)
+            if parent.pk not in visited:
+                visited.add(parent.pk)
                 waiting.append(parent.run_id)
             yield (
                 f"run {run_id} took as {each.role}: {parent.run.kind} run "

@@ -100,13 +100,13 @@ def answer_proposal(
 
     Whatever goes wrong is written into the row, for the person who waits.
     """
-    wanted = Proposal.objects.filter(pk=proposal_id, state=ProposalState.ASKED)
+    pending = Proposal.objects.filter(pk=proposal_id, state=ProposalState.ASKED)
     with one_at_a_time:
-        proposal = wanted.select_related("checkpoint").first()
+        proposal = pending.select_related("checkpoint").first()
         if proposal is None:
             return None
         text, error = _run(proposal, command)
-    wanted.update(
+    pending.update(
         state=ProposalState.FAILED if error else ProposalState.READY,
         text=text,
         error=error,
@@ -154,10 +154,10 @@ def _document(draft: Draft, content: Content, turn: int) -> dict[str, JSON]:
     turns = document["turns"]
     if not isinstance(turns, list) or not 0 <= turn < len(turns):
         raise ProposalRefused(_("The draft has no turn %(n)s.") % {"n": turn + 1})
-    kept = [{**one} for one in turns[: turn + 1] if isinstance(one, dict)]
-    for number, one in enumerate(kept, start=1):
+    history = [{**one} for one in turns[: turn + 1] if isinstance(one, dict)]
+    for number, one in enumerate(history, start=1):
         turn_input = one.get("input")
-        is_last = number == len(kept)
+        is_last = number == len(history)
         says = turn_input.get("text") if isinstance(turn_input, Mapping) else ""
         if is_last and not str(says or "").strip():
             raise ProposalRefused(
@@ -169,8 +169,8 @@ def _document(draft: Draft, content: Content, turn: int) -> dict[str, JSON]:
                 _("Turn %(n)s has no response yet; the policy reads it as history.")
                 % {"n": number}
             )
-    kept[-1]["response"] = ""
-    return document | {"turns": [*kept]}
+    history[-1]["response"] = ""
+    return document | {"turns": [*history]}
 
 
 def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:

@@ -72,7 +72,7 @@ class Plan:
     """What a policy would remove, and how many are kept for which reason first."""
 
     doomed: tuple[Doomed, ...]
-    kept: tuple[tuple[str | Promise, int], ...]
+    kept_by_reason: tuple[tuple[str | Promise, int], ...]
 
     @property
     def bytes(self) -> int:
@@ -91,12 +91,12 @@ def retention_of(project: Project) -> Retention:
 def plan_removal(policy: Retention) -> Plan:
     """Return what would be removed now; a dry run, nothing is changed."""
     rows = _with_files(policy.project)
-    kept = _kept(policy, rows)
+    reasons = _kept(policy, rows)
     doomed = tuple(
-        Doomed(row, _bytes(row.directory)) for row in rows if row.pk not in kept
+        Doomed(row, _bytes(row.directory)) for row in rows if row.pk not in reasons
     )
     counts: dict[str | Promise, int] = defaultdict(int)
-    for reason in kept.values():
+    for reason in reasons.values():
         counts[reason] += 1
     return Plan(doomed, tuple(counts.items()))
 
@@ -163,24 +163,24 @@ def _kept(policy: Retention, rows: Iterable[Checkpoint]) -> dict[int, str | Prom
         .exclude(run__state=RunState.FINISHED)
         .values_list("checkpoint_id", flat=True)
     )
-    kept: dict[int, str | Promise] = {}
+    reasons: dict[int, str | Promise] = {}
     by_run: dict[Run, list[Checkpoint]] = defaultdict(list)
     for row in rows:
         by_run[row.run].append(row)
         if row.pk in promoted:
-            kept[row.pk] = _("promoted")
+            reasons[row.pk] = _("promoted")
         elif row.is_final:
-            kept[row.pk] = _("final")
+            reasons[row.pk] = _("final")
         elif row.pk in in_use or not row.run.is_final:
-            kept[row.pk] = _("used by a run that has not finished")
+            reasons[row.pk] = _("used by a run that has not finished")
     for run, its in by_run.items():
         last = sorted(its, key=lambda row: -row.step)[: max(1, policy.keep_last)]
         for row in last:
-            kept.setdefault(row.pk, _("among the last of its run"))
+            reasons.setdefault(row.pk, _("among the last of its run"))
         for row in _best(run.kind, its, policy.keep_best):
-            kept.setdefault(row.pk, _("among the best of its run"))
-    _keep_parents(kept, by_run)
-    return kept
+            reasons.setdefault(row.pk, _("among the best of its run"))
+    _keep_parents(reasons, by_run)
+    return reasons
 
 
 def _best(kind: str, rows: list[Checkpoint], count: int) -> list[Checkpoint]:
@@ -200,18 +200,18 @@ def _best(kind: str, rows: list[Checkpoint], count: int) -> list[Checkpoint]:
 
 
 def _keep_parents(
-    kept: dict[int, str | Promise], by_run: dict[Run, list[Checkpoint]]
+    reasons: dict[int, str | Promise], by_run: dict[Run, list[Checkpoint]]
 ) -> None:
     run_of = {row.pk: run.pk for run, its in by_run.items() for row in its}
     parents: dict[int, list[int]] = defaultdict(list)
     inputs = RunInput.objects.filter(run__in=by_run)
     for run_id, checkpoint_id in inputs.values_list("run_id", "checkpoint_id"):
         parents[run_id].append(checkpoint_id)
-    waiting = list(kept)
+    waiting = list(reasons)
     while waiting:
         for parent in parents[run_of.get(waiting.pop(), 0)]:
-            if parent not in kept and parent in run_of:
-                kept[parent] = _("a parent of one that is kept")
+            if parent not in reasons and parent in run_of:
+                reasons[parent] = _("a parent of one that is kept")
                 waiting.append(parent)
 
 

@@ -109,8 +109,13 @@ def _refusal(name: str) -> str:
 
 def _holds_data(path: Path) -> bool:
     """Say whether ``path`` lies where Concord keeps its own, or has that inside."""
-    kept = [Path(settings.DATA_DIR).resolve(), Path(settings.STATE.home).resolve()]
-    return any(path.is_relative_to(one) or one.is_relative_to(path) for one in kept)
+    data_directories = [
+        Path(settings.DATA_DIR).resolve(),
+        Path(settings.STATE.home).resolve(),
+    ]
+    return any(
+        path.is_relative_to(one) or one.is_relative_to(path) for one in data_directories
+    )
 
 
 def _is_inside(root: Path, path: Path) -> bool:

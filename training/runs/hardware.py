@@ -96,8 +96,8 @@ def usage(program: subprocess.Popen[bytes]) -> tuple[int, float]:
                 groups.add(group)
             seconds = (int(rest[11]) + int(rest[12])) / tick
             taken.append((group, int(rest[21]) * page, seconds))
-    own = [each for each in taken if each[0] in groups]
-    return sum(each[1] for each in own), sum(each[2] for each in own)
+    processes = [each for each in taken if each[0] in groups]
+    return sum(each[1] for each in processes), sum(each[2] for each in processes)
 
 
 def _link(path: Path) -> str:

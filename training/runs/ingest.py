@@ -125,14 +125,14 @@ def ingest_events(run: Run) -> bool:
 
 def _whole_lines(file: BufferedReader, offset: int) -> bytes:
     """Return the whole lines from ``offset``; a last line without its end waits."""
-    wanted = READ_BYTES
+    size = READ_BYTES
     while True:
         file.seek(offset)
-        chunk: bytes = file.read(wanted)
+        chunk: bytes = file.read(size)
         end = chunk.rfind(b"\n") + 1
-        if end or len(chunk) < wanted or wanted >= LONGEST_LINE:
+        if end or len(chunk) < size or size >= LONGEST_LINE:
             return chunk[:end]
-        wanted *= 4
+        size *= 4
 
 
 def _take(run: Run, offset: int, line: bytes, batch: _Batch) -> None:

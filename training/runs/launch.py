@@ -102,9 +102,9 @@ def start_run(
             "found": error.found,
         }
     if base := str(settings.get("base") or ""):
-        own = own_checkpoint(project, base)
-        if own is not None:  # an input like any other, with its lineage
-            settings["base"], inputs = "", {InputRole.POLICY: own, **inputs}
+        start = own_checkpoint(project, base)
+        if start is not None:  # an input like any other, with its lineage
+            settings["base"], inputs = "", {InputRole.POLICY: start, **inputs}
         else:
             try:
                 settings["base"] = base_name(base)
@@ -214,9 +214,9 @@ def start_asked_draws() -> list[Run]:
     start the same draw twice. A draw that cannot start is told on the run that asked.
     """
     draws: list[Run] = []
-    asked = Run.objects.filter(draw_next=True, state=RunState.FINISHED)
-    for run in asked.select_related("project", "created_by"):
-        if not asked.filter(pk=run.pk).update(draw_next=False):
+    runs = Run.objects.filter(draw_next=True, state=RunState.FINISHED)
+    for run in runs.select_related("project", "created_by"):
+        if not runs.filter(pk=run.pk).update(draw_next=False):
             continue
         final = run.checkpoints.filter(is_final=True).order_by("-pk").first()
         inputs = default_inputs(run.project, RunKind.DRAW)

@@ -87,12 +87,12 @@ def visible_devices(device: str, environment: Mapping[str, str]) -> dict[str, st
     if not device.startswith("cuda:"):
         return {"CUDA_VISIBLE_DEVICES": ""}
     number = device.removeprefix("cuda:")
-    seen = [
+    visible = [
         part.strip() for part in environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     ]
-    if seen != [""]:
+    if visible != [""]:
         # Beyond its end there is no such GPU: the program sees none and says so.
-        number = seen[int(number)] if int(number) < len(seen) else ""
+        number = visible[int(number)] if int(number) < len(visible) else ""
     return {
         "CUDA_VISIBLE_DEVICES": number,
         # Else torch may number them by speed, and nvidia-smi by slot.

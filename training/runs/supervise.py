@@ -369,9 +369,9 @@ class _Supervision:
         self.patiently(lambda: register_found(run))
         run.attempts = self.patiently(lambda: attempts_in_vain(run))
         if run.attempts >= settings.RUN_ATTEMPTS:
-            kept = self.patiently(lambda: what_is_kept(run))
+            message = self.patiently(lambda: what_is_kept(run))
             return self.end(
-                RunState.FAILED, f"{where}; {attempts_made(run)} made. {kept}"
+                RunState.FAILED, f"{where}; {attempts_made(run)} made. {message}"
             )
         return self.queue_again(f"{where}.", counts=True)
 

@@ -74,12 +74,12 @@ def _member(name: str, content: bytes) -> bytes:
 
 
 def _exactly(file: io.BufferedReader, size: int) -> Iterator[bytes]:
-    left = size
-    while left:
-        chunk = file.read(min(CHUNK, left))
+    remaining = size
+    while remaining:
+        chunk = file.read(min(CHUNK, remaining))
         if not chunk:
             raise EOFError(f"{file.name} became shorter while it was sent")
-        left -= len(chunk)
+        remaining -= len(chunk)
         yield chunk
 
 

@@ -189,13 +189,13 @@ def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
     if kind == RunKind.EVALUATE:
         return []
     rest = sorted(n for n in names if not _matches(n, HIDDEN))
-    drawn: list[dict[str, object]] = []
+    charts: list[dict[str, object]] = []
     for chart in (*CHARTS.get(kind, ()), *SPEED):
         mine = [n for p in chart.names for n in rest if fnmatchcase(n, p)]
         mine = list(dict.fromkeys(mine))
         rest = [n for n in rest if n not in mine]
         if mine:
-            drawn.append(
+            charts.append(
                 {
                     "title": str(chart.title),
                     "unit": str(chart.unit),
@@ -205,7 +205,7 @@ def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
             )
     for name in rest:
         group, _slash, last = name.rpartition("/")
-        drawn.append(
+        charts.append(
             {
                 "title": capitalized(words(last)),
                 "unit": words(group),
@@ -213,7 +213,7 @@ def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
                 "series": [{"name": name, "label": words(last)}],
             }
         )
-    return drawn
+    return charts
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -237,11 +237,11 @@ def metric_names(*runs: Run) -> list[str]:
 
     What an ended run has measured once is a figure of its result and no curve.
     """
-    named = Metric.objects.filter(run__in=runs).values("name").order_by("name")
+    names = Metric.objects.filter(run__in=runs).values("name").order_by("name")
     if all(run.is_final for run in runs):
-        named = named.annotate(first=Min("step"), last=Max("step"))
-        named = named.filter(first__lt=F("last"))
-    return list(named.values_list("name", flat=True).distinct())
+        names = names.annotate(first=Min("step"), last=Max("step"))
+        names = names.filter(first__lt=F("last"))
+    return list(names.values_list("name", flat=True).distinct())
 
 
 def series_after(run: Run, row: int) -> tuple[int, dict[str, list[list[float]]]]:

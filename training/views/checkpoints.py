@@ -94,15 +94,15 @@ def checkpoints(request: HttpRequest, slug: str) -> HttpResponse:
     rows: QuerySet[Checkpoint] = Checkpoint.objects.none()
     judgment: Judgment | None = None
     if form.is_valid():
-        asked = form.cleaned_data
-        if asked["judgment"]:
+        filters = form.cleaned_data
+        if filters["judgment"]:
             judgment = get_object_or_404(
-                Judgment.objects.filter(project=project), pk=asked["judgment"]
+                Judgment.objects.filter(project=project), pk=filters["judgment"]
             )
-        rows = _filtered(project, asked, judgment)
+        rows = _filtered(project, filters, judgment)
     page = list(rows.order_by("-pk")[: PAGE + 1])
-    kept = {n: form.data[n] for n in ("kind", "all", "judgment") if form.data.get(n)}
-    older = {**kept, "before": str(page[PAGE - 1].pk)} if len(page) > PAGE else {}
+    query = {n: form.data[n] for n in ("kind", "all", "judgment") if form.data.get(n)}
+    older = {**query, "before": str(page[PAGE - 1].pk)} if len(page) > PAGE else {}
     badges = _badges(project)
     facts = {
         "form": form,
@@ -112,27 +112,27 @@ def checkpoints(request: HttpRequest, slug: str) -> HttpResponse:
         ],
         "judgment": judgment,
         "older": f"?{urlencode(older)}" if older else "",
-        "newest": f"?{urlencode(kept)}",
+        "newest": f"?{urlencode(query)}",
         "is_first": not form.data.get("before"),
     }
     return render(request, "training/checkpoints.html", facts)
 
 
 def _filtered(
-    project: Project, asked: dict[str, object], judgment: Judgment | None
+    project: Project, filters: dict[str, object], judgment: Judgment | None
 ) -> QuerySet[Checkpoint]:
     rows = Checkpoint.objects.filter(project=project).for_list()
     if judgment is not None:
         learned = policies_that_learned_from(judgment)
         rows = rows.filter(pk__in=learned.values("pk"))
-    elif not asked["all"]:
+    elif not filters["all"]:
         rows = rows.filter(is_final=True)
-    if asked["kind"] == "policy":
+    if filters["kind"] == "policy":
         rows = rows.policies()
-    elif asked["kind"] == "reward":
+    elif filters["kind"] == "reward":
         rows = rows.reward_models()
-    if asked["before"]:
-        rows = rows.filter(pk__lt=asked["before"])
+    if filters["before"]:
+        rows = rows.filter(pk__lt=filters["before"])
     return rows
 
 

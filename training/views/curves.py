@@ -51,8 +51,8 @@ def series(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
     run = run_of_project(project, pk)
     if request.GET.get("format") == "csv":
         return _csv([run], f"run-{run.pk}-curves")
-    asked = request.GET.get("after", "")
-    after = int(asked) if asked.isdecimal() and len(asked) < 19 else 0
+    after_text = request.GET.get("after", "")
+    after = int(after_text) if after_text.isdecimal() and len(after_text) < 19 else 0
     if request.GET.get("token") != str(run.token):
         after = 0
     newest, curves = charts.series_after(run, after)
@@ -105,10 +105,10 @@ def compare(request: HttpRequest, slug: str) -> HttpResponseBase:
     project = enter(request, slug, Role.TRAINER)
     values = request.GET.getlist("run")
     every = list(dict.fromkeys(pk for pk in values if pk.isdecimal() and len(pk) < 19))
-    asked = every[:MOST_COMPARED]
+    keys = every[:MOST_COMPARED]
     rows = Run.objects.filter(project=project).for_list()
-    chosen = list(rows.filter(pk__in=asked).order_by("pk"))
-    if len(chosen) < len({int(pk) for pk in asked}):
+    chosen = list(rows.filter(pk__in=keys).order_by("pk"))
+    if len(chosen) < len({int(pk) for pk in keys}):
         raise Http404("no such run")
     if chosen and request.GET.get("format") == "csv":
         return _csv(chosen, f"{project.slug}-{len(chosen)}-runs-curves")
@@ -117,10 +117,10 @@ def compare(request: HttpRequest, slug: str) -> HttpResponseBase:
             request, gettext("Tick two runs or more to compare their curves.")
         )
         return redirect("training:runs", slug)
-    drawn = charts.layout(chosen[0].kind, charts.metric_names(*chosen))
+    layout = charts.layout(chosen[0].kind, charts.metric_names(*chosen))
     single = [
         {**chart, "title": _title(chart, each), "series": [each]}
-        for chart in drawn
+        for chart in layout
         for each in chart["series"]  # type: ignore[attr-defined]
     ]
     facts = {
@@ -128,7 +128,7 @@ def compare(request: HttpRequest, slug: str) -> HttpResponseBase:
         "results": _results(chosen),
         "differences": _recipe_differences(chosen),
         "names": [run_name(run) for run in chosen],
-        "left_out": len(every) - len(asked),
+        "left_out": len(every) - len(keys),
         "csv": "?"
         + urlencode([*(("run", run.pk) for run in chosen), ("format", "csv")]),
         "layout": single,

@@ -365,7 +365,7 @@ def _choosable(project: Project, role: str) -> Any:
 
 
 def chosen_inputs(
-    project: Project, kind: str, asked: Mapping[str, str]
+    project: Project, kind: str, query: Mapping[str, str]
 ) -> dict[str, int]:
     """Return the checkpoints to preselect: those in the address, else the defaults."""
     chosen = {
@@ -373,19 +373,19 @@ def chosen_inputs(
         for role, checkpoint in default_inputs(project, kind).items()
     }
     current = chosen.get(InputRole.POLICY)
-    other = asked.get(InputRole.POLICY, str(current))
+    other = query.get(InputRole.POLICY, str(current))
     if kind == RunKind.EVALUATE and current is not None and other != str(current):
         # Another policy than the current one is measured beside what it would replace.
         chosen[InputRole.INITIAL] = current
     for role in InputRole.values:
-        value = asked.get(role, "")
+        value = query.get(role, "")
         if value.isdecimal() and len(value) < 19:
             chosen[role] = int(value)
     return chosen
 
 
 def _field_of(
-    name: str, wanted: object, default: object, about: Mapping[str, Any]
+    name: str, field_type: object, default: object, about: Mapping[str, Any]
 ) -> forms.Field:
     label = capitalized(words(name))
     if (unit := about.get("unit")) and unit not in name:
@@ -397,15 +397,15 @@ def _field_of(
     }
     choices = about.get("choices")
     low, high = about.get("min"), about.get("max")
-    if wanted is bool:
+    if field_type is bool:
         return forms.BooleanField(required=False, **common)
-    if wanted is int:
+    if field_type is int:
         return forms.IntegerField(min_value=low, max_value=high, **common)
-    if wanted is float:
+    if field_type is float:
         return forms.FloatField(min_value=low, max_value=high, widget=FLOAT, **common)
-    if wanted is str and choices:
+    if field_type is str and choices:
         return forms.ChoiceField(choices=[(c, c) for c in choices], **common)
-    if wanted is str:
+    if field_type is str:
         return forms.CharField(required=False, max_length=500, **common)
     if choices:
         return forms.MultipleChoiceField(

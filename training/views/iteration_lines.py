@@ -85,7 +85,7 @@ def page_facts(iteration: Iteration) -> dict[str, object]:
         "lines": lines,
         "progress": progress,
         "pace": pace,
-        "wanted": progress.wanted(iteration) if progress else None,
+        "wanted": progress.target(iteration) if progress else None,
         "took": took(iteration),
         "people_time": _people_time(progress, pace),
         "run_time": duration_text(sum(_seconds(each.step.run) for each in lines)),
@@ -136,8 +136,8 @@ def _line(
             % {"time": duration_text(typical[step.name])}
         )
     if name == StepName.JUDGE and progress is not None:
-        wanted = progress.wanted(iteration)
-        percent = min(100, 100 * progress.judgments // wanted) if wanted else 100
+        target = progress.target(iteration)
+        percent = min(100, 100 * progress.judgments // target) if target else 100
         facts += _judging_facts(iteration, step, progress, pace)
     if name == StepName.COMPARE and compared is not None:
         facts += comparison_facts(compared)
@@ -165,16 +165,16 @@ def _judging_facts(
     progress: JudgeProgress,
     pace: Pace | None,
 ) -> list[str]:
-    wanted = progress.wanted(iteration)
+    target = progress.target(iteration)
     facts = [
         _("%(done)d of %(wanted)d judgments")
-        % {"done": progress.judgments, "wanted": wanted},
+        % {"done": progress.judgments, "wanted": target},
         _("%(settled)d of %(pairs)d pairs with an outcome")
         % {"settled": progress.settled, "pairs": progress.pairs},
     ]
     if step.state == StepState.WORKING and pace is not None:
-        left = max(0, wanted - progress.judgments)
-        hours = pace.hours_for(left)
+        remaining = max(0, target - progress.judgments)
+        hours = pace.hours_for(remaining)
         if pace.last_hour:
             facts.append(
                 ngettext(
@@ -184,12 +184,12 @@ def _judging_facts(
                 )
                 % {"n": pace.last_hour}
             )
-        if left and hours is not None:
+        if remaining and hours is not None:
             facts.append(
                 _("about %(time)s of judging left, at %(pace)d an hour")
                 % {"time": duration_text(3600 * hours), "pace": round(pace.per_hour)}
             )
-        elif left:
+        elif remaining:
             facts.append(_("nobody has judged in the last seven days: no pace known"))
     return facts
 
@@ -230,16 +230,16 @@ def _deeds(
         return ()
     is_still = step.run is None or step.run.is_final
     if is_current:
-        named: list[str] = []
+        deeds: list[str] = []
         if step.state == StepState.ASKING:
-            named.append("approve")
+            deeds.append("approve")
         if step.state == StepState.FAILED:
-            named.append("retry")
+            deeds.append("retry")
         if is_still and step.name not in NEVER_SKIPPED:
-            named.append("skip")
+            deeds.append("skip")
         if step.run is not None and is_still:
-            named.append("back")
-        return tuple(named)
+            deeds.append("back")
+        return tuple(deeds)
     past = STEP_ORDER.index(step.name) < STEP_ORDER.index(iteration.step)
     now = next(s for s in iteration.steps.all() if s.name == iteration.step)
     may = past and (now.run is None or now.run.is_final)
@@ -293,12 +293,12 @@ def forecasts(iteration: Iteration) -> list[ForecastView]:
 def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
     known, curve = forecast.known, forecast.curve
     most = max(k.judgments for k in known)
-    wanted = most + iteration.wanted_judgments
+    target = most + iteration.wanted_judgments
     low = min([k.figure for k in known] + ([forecast.bound] if forecast.bound else []))
     low = max(0.0, min(low, 0.95) - 0.05)
 
     def x(judgments: float) -> str:
-        return f"{100 * judgments / wanted:.1f}"
+        return f"{100 * judgments / target:.1f}"
 
     def y(figure: float) -> str:
         return f"{40 - 40 * (figure - low) / (1 - low):.1f}"
@@ -313,25 +313,25 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
             % {"figure": known[-1].figure, "n": known[-1].judgments}
         )
     else:
-        steps = [most * i / 40 + (wanted - most) * i / 40 for i in range(1, 41)]
+        steps = [most * i / 40 + (target - most) * i / 40 for i in range(1, 41)]
         line = " ".join(f"{x(n)},{y(max(low, curve.at(round(n))))}" for n in steps)
-        expected = curve.between(wanted)
+        expected = curve.between(target)
         if expected is None:
             sentences += [
                 _("Expected after %(n)d judgments: %(figure).3f.")
-                % {"n": wanted, "figure": curve.at(wanted)},
+                % {"n": target, "figure": curve.at(target)},
                 _("A guess: an interval needs three reward models, there are two."),
             ]
         else:
-            band = _band(curve, known, wanted, low, x, y)
+            band = _band(curve, known, target, low, x, y)
             sentences += [
                 _(
                     "Expected after %(n)d judgments: %(figure).3f, for the next model "
                     "between %(low).3f and %(high).3f in 19 of 20."
                 )
                 % {
-                    "n": wanted,
-                    "figure": curve.at(wanted),
+                    "n": target,
+                    "figure": curve.at(target),
                     "low": expected[0],
                     "high": expected[1],
                 },
@@ -363,7 +363,7 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
         line,
         band,
         y(forecast.bound) if forecast.bound is not None else "",
-        wanted,
+        target,
         sentences,
     )
 
@@ -371,14 +371,14 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
 def _band(
     curve: Curve,
     known: list[Known],
-    wanted: int,
+    target: int,
     low: float,
     x: Callable[[float], str],
     y: Callable[[float], str],
 ) -> str:
     """Return the outline of the interval, from the first model to what is forecast."""
     first = min(k.judgments for k in known)
-    sizes = [round(first + (wanted - first) * i / 24) for i in range(25)]
+    sizes = [round(first + (target - first) * i / 24) for i in range(25)]
     ends = [(n, between) for n in sizes if (between := curve.between(n))]
     upper = [f"{x(n)},{y(max(low, most))}" for n, (_, most) in ends]
     lower = [f"{x(n)},{y(max(low, least))}" for n, (least, _) in ends]

@@ -65,8 +65,10 @@ class Line:
 def iterations(request: HttpRequest, slug: str) -> HttpResponse:
     """List the newest iterations, with what reward model and people say of each."""
     project = enter(request, slug, Role.TRAINER)
-    asked = request.GET.get("before", "")
-    before = int(asked) if asked.isdecimal() and len(asked) < 10 else 0
+    before_text = request.GET.get("before", "")
+    before = (
+        int(before_text) if before_text.isdecimal() and len(before_text) < 10 else 0
+    )
     rows = _with_steps(project)
     page = list((rows.filter(number__lt=before) if before else rows)[: LISTED + 1])
     listed = page[:LISTED]
@@ -156,13 +158,13 @@ def series(request: HttpRequest, slug: str) -> JsonResponse:
             values.append(value)
 
     for each in listed:
-        for drawn in fresh.get(each.pk, []):
-            if drawn.role == "current":
-                add("drawn/rm_score", each.number, drawn.rm_score)
-                add("drawn/people", each.number, drawn.people)
-                half = drawn.half_interval
-                add("drawn/people/low", each.number, max(0.0, drawn.people - half))
-                add("drawn/people/high", each.number, min(1.0, drawn.people + half))
+        for figures in fresh.get(each.pk, []):
+            if figures.role == "current":
+                add("drawn/rm_score", each.number, figures.rm_score)
+                add("drawn/people", each.number, figures.people)
+                half = figures.half_interval
+                add("drawn/people/low", each.number, max(0.0, figures.people - half))
+                add("drawn/people/high", each.number, min(1.0, figures.people + half))
         compared = evaluated(each)
         if compared is not None:
             add("evaluated/rm_score", each.number, compared.score_after)
@@ -408,7 +410,7 @@ def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpRespon
                 wanted_settled=form.cleaned_data["wanted_settled"],
                 margin=form.cleaned_data["margin"],
                 automatic=tuple(form.cleaned_data["automatic"]),
-                seen=_seen(request),
+                newest_seen=_seen(request),
             )
         except IterationRefusedError as error:
             refusal = str(error)
@@ -442,7 +444,7 @@ def recipe_edit(
                 name=step,
                 user=visitor(request),
                 recipe=recipe.recipe(),
-                seen=_seen(request),
+                newest_seen=_seen(request),
             )
         except IterationRefusedError as error:
             refusal = str(error)
@@ -470,8 +472,8 @@ def recipe_edit(
 
 def _seen(request: HttpRequest) -> int | None:
     """Return the change up to which the sender of a form has seen all, if it says so."""
-    seen = request.POST.get("seen", "")
-    return int(seen) if seen.isdecimal() and len(seen) < 19 else None
+    text = request.POST.get("seen", "")
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 def _iteration(project: Project, number: int) -> Iteration:

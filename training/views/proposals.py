@@ -41,9 +41,11 @@ if TYPE_CHECKING:
 def propose(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Ask the current policy for the response to the turn named ``propose``."""
     draft = _draft(request, slug, pk)
-    wanted = request.POST.get("propose", "")
-    is_number = wanted.isascii() and wanted.isdigit() and len(wanted) < 10
-    turn = int(wanted) - 1 if is_number else -1
+    number_text = request.POST.get("propose", "")
+    is_number = (
+        number_text.isascii() and number_text.isdigit() and len(number_text) < 10
+    )
+    turn = int(number_text) - 1 if is_number else -1
     content = content_from_post(request.POST, draft.content)
     assert request.user.is_authenticated
     try:

@@ -143,14 +143,16 @@ def waiting_of(run: Run) -> Waiting | None:
     known = next((q for q in announced_queues() if q.name == run.queue), None)
     is_away = known is None or known.is_away
     held = holders(run).first()
-    own = held if held is not None and held.project_id == run.project_id else None
+    holder_run = (
+        held if held is not None and held.project_id == run.project_id else None
+    )
     return Waiting(
         run.queue,
         is_away,
         known.seen_at if known is not None and is_away else None,
         held is not None,
-        own,
-        run_name(own) if own else "",
+        holder_run,
+        run_name(holder_run) if holder_run else "",
     )
 
 
@@ -194,17 +196,17 @@ def pace_of(run: Run) -> dict[str, str]:
         return {}
     seconds = (recent["last"] - recent["first"]).total_seconds()
     each = seconds / (recent["high"] - recent["low"])
-    left = each * max(0, run.steps_total - run.step)
+    remaining = each * max(0, run.steps_total - run.step)
     if each >= 0.1:
         text = gettext("%(seconds)s s a step") % {"seconds": f"{each:.1f}"}
     else:
         count = round(1 / max(each, 1e-6))
         text = gettext("%(count)d steps a second") % {"count": count}
-    ends = timezone.localtime(timezone.now() + timedelta(seconds=left))
+    ends = timezone.localtime(timezone.now() + timedelta(seconds=remaining))
     is_today = ends.date() == timezone.localdate()
     return {
         "each": text,
-        "left": duration_text(left),
+        "left": duration_text(remaining),
         "ends": date_format(ends, "TIME_FORMAT" if is_today else "DATETIME_FORMAT"),
     }
 

@@ -79,16 +79,16 @@ def run_samples(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """List all texts a run has shown, the newest first; paged by key."""
     project = enter(request, slug, Role.TRAINER)
     run = get_object_or_404(Run.objects.filter(project=project), pk=pk)
-    asked = request.GET.get("before", "")
+    before_text = request.GET.get("before", "")
     rows = RunSample.objects.filter(run=run).order_by("-pk")
-    if asked.isdecimal() and len(asked) < 19:
-        rows = rows.filter(pk__lt=int(asked))
+    if before_text.isdecimal() and len(before_text) < 19:
+        rows = rows.filter(pk__lt=int(before_text))
     page = list(rows[: PAGE + 1])
     facts = {
         "run": run,
         "run_name": run_name(run),
         "samples": [shown(each) for each in page[:PAGE]],
         "older": f"?before={page[PAGE - 1].pk}" if len(page) > PAGE else "",
-        "is_first": not asked,
+        "is_first": not before_text,
     }
     return render(request, "training/run_samples.html", facts)

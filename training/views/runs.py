@@ -78,24 +78,24 @@ def runs(request: HttpRequest, slug: str) -> HttpResponse:
     form = RunFilterForm(request.GET)
     rows = Run.objects.filter(project=project).for_list()
     if form.is_valid():
-        asked = form.cleaned_data
+        filters = form.cleaned_data
         for name in ("kind", "state"):
-            if asked[name]:
-                rows = rows.filter(**{name: asked[name]})
-        if asked["before"]:
-            rows = rows.filter(pk__lt=asked["before"])
+            if filters[name]:
+                rows = rows.filter(**{name: filters[name]})
+        if filters["before"]:
+            rows = rows.filter(pk__lt=filters["before"])
     else:
         rows = rows.none()
     page = list(rows.order_by("-pk")[: PAGE + 1])
-    kept = {n: form.data[n] for n in ("kind", "state") if form.data.get(n)}
-    older = {**kept, "before": str(page[PAGE - 1].pk)} if len(page) > PAGE else {}
+    query = {n: form.data[n] for n in ("kind", "state") if form.data.get(n)}
+    older = {**query, "before": str(page[PAGE - 1].pk)} if len(page) > PAGE else {}
     facts = {
         "form": form,
         "lines": [line_of(run) for run in page[:PAGE]],
         "any_active": any(not run.is_final for run in page[:PAGE]),
         "here": request.get_full_path(),
         "older": f"?{urlencode(older)}" if older else "",
-        "newest": f"?{urlencode(kept)}",
+        "newest": f"?{urlencode(query)}",
         "is_first": not form.data.get("before"),
         "kinds": kinds(),
     }

@@ -43,14 +43,14 @@ class Command(BaseCommand):
     def collect_static_files(self) -> None:
         """Collect when a source differs, from nothing: no file stays that is gone."""
         root = Path(settings.STATIC_ROOT)
-        wanted = static_fingerprint()
+        fingerprint = static_fingerprint()
         stamp = root / ".fingerprint"
-        if stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
+        if stamp.exists() and stamp.read_text(encoding="ascii") == fingerprint:
             return
         self.progress("collecting static files")
         shutil.rmtree(root, ignore_errors=True)
         call_command("collectstatic", interactive=False, verbosity=0)
-        stamp.write_text(wanted, encoding="ascii")
+        stamp.write_text(fingerprint, encoding="ascii")
 
     def seed_the_demo(self) -> None:
         """Seed a database that has no project; one deleted on purpose stays away."""
