@@ -11,7 +11,7 @@ class WiringConfig(AppConfig):
 
     def ready(self) -> None:
         # Without the Celery app, a task sent from a page would look for a broker
-        # at Celery's default address. Not in config/__init__: engines and supervisor
+        # at Celery's default address. Not in config/__init__: servers and supervisor
         # live in this package and must start without Celery.
         import config.celery  # noqa: F401
 

@@ -21,13 +21,13 @@ POSTGRES_SOCKET = ".s.PGSQL.5432"
 VALKEY_SOCKET = "valkey.sock"
 
 
-class EngineError(Exception):
-    """An engine cannot run; the message says which one, why and where its log is."""
+class ServerError(Exception):
+    """A server cannot run; the message says which one, why and where its log is."""
 
 
 @dataclass(frozen=True)
 class State:
-    """The state directory: engines' data, sockets, secret key, logs, run directories.
+    """The state directory: servers' data, sockets, secret key, logs, run directories.
 
     `throwaway` is for tests: nothing in it has to survive a power cut.
     """
@@ -94,7 +94,7 @@ class State:
             if key := file.read_text(encoding="ascii").strip():
                 return key
             time.sleep(0.02)  # another process has made the file, not yet its content
-        raise EngineError(f"{file} is empty; delete it to have a new key made")
+        raise ServerError(f"{file} is empty; delete it to have a new key made")
 
     def remove(self) -> None:
         """Delete the directory and what its links point to."""

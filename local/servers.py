@@ -2,9 +2,9 @@
 
 Both are the real servers, from binaries inside two Python packages, on unix sockets in
 the state directory. Where DATABASE_URL or REDIS_URL is set, that server is used and no
-engine of its kind is started; everything after that is the same code path.
+server of its kind is started; everything after that is the same code path.
 
-`python -m local.servers COMMAND…` runs a command with the engines up, and takes part
+`python -m local.servers COMMAND…` runs a command with the servers up, and takes part
 in those of a running supervisor when there is one.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from config import env
-from config.state import BASE_DIR, POSTGRES_SOCKET, VALKEY_SOCKET, EngineError, State
+from config.state import BASE_DIR, POSTGRES_SOCKET, VALKEY_SOCKET, ServerError, State
 from local import accounts, processes, roles
 from local.processes import Account, Command
 from local.sockets import make_sockets, private_place
@@ -42,8 +42,8 @@ NOT_DURABLE = {
 }
 
 
-class Engine(Protocol):
-    """What the supervisor needs to know of an engine."""
+class Server(Protocol):
+    """What the supervisor needs to know of a server."""
 
     name: str
 
@@ -53,7 +53,7 @@ class Engine(Protocol):
     def command(self) -> Command: ...
 
     def answers(self) -> bool:
-        """Say whether the engine takes work."""
+        """Say whether the server takes work."""
 
 
 class Postgres:
@@ -143,7 +143,7 @@ class Postgres:
 
     def _make_cluster(self) -> None:
         if self.link.is_symlink() and not self.data.exists():
-            raise EngineError(
+            raise ServerError(
                 f"the database directory {self.data} is gone; put it back, or delete"
                 f" {self.link} to begin with an empty database"
             )
@@ -183,7 +183,7 @@ class Postgres:
             check=False,
         )
         if result.returncode:
-            raise EngineError(f"initdb failed:\n{result.stdout.strip()}")
+            raise ServerError(f"initdb failed:\n{result.stdout.strip()}")
         if self.account:
             accounts.give_all(staged, self.account)
         # Renamed when whole: an interrupted initdb never looks like a database.
@@ -297,7 +297,7 @@ def _package(name: str) -> Path:
     """Return the directory of an installed package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise EngineError(
+        raise ServerError(
             f"the package {name} is not installed; run `make setup`, or set"
             " DATABASE_URL and REDIS_URL to servers of your own"
         )
@@ -315,19 +315,19 @@ def database_answers(url: str) -> bool:
     return True
 
 
-def embedded(state: State) -> list[Engine]:
-    """Return the engines that the environment leaves to us."""
-    engines: list[Engine] = []
+def embedded(state: State) -> list[Server]:
+    """Return the servers that the environment leaves to us."""
+    servers: list[Server] = []
     if not (env.is_set("DATABASE_URL") or env.is_set("DATABASE_URL_FILE")):
-        engines.append(Postgres(state))
+        servers.append(Postgres(state))
     if not (env.is_set("REDIS_URL") or env.is_set("REDIS_URL_FILE")):
-        engines.append(Valkey(state))
-    return engines
+        servers.append(Valkey(state))
+    return servers
 
 
-def urls(state: State, engines: list[Engine]) -> dict[str, str]:
-    """Return the variables under which other processes find the embedded engines."""
-    names = {engine.name for engine in engines}
+def urls(state: State, servers: list[Server]) -> dict[str, str]:
+    """Return the variables under which other processes find the embedded servers."""
+    names = {server.name for server in servers}
     return {
         "CONCORD_STATE_DIR": str(state.home),
         **({"DATABASE_URL": state.database_url} if "postgres" in names else {}),
@@ -336,11 +336,11 @@ def urls(state: State, engines: list[Engine]) -> dict[str, str]:
 
 
 def wait_until_it_answers(
-    engine: Engine, process: subprocess.Popen[bytes], log: Path, seconds: float = 60
+    server: Server, process: subprocess.Popen[bytes], log: Path, seconds: float = 60
 ) -> None:
-    """Return when the engine takes work; EngineError with its last words otherwise."""
+    """Return when the server takes work; ServerError with its last words otherwise."""
     deadline = time.monotonic() + seconds
-    while not engine.answers():
+    while not server.answers():
         status = process.poll()
         if status is not None or time.monotonic() > deadline:
             ended = (
@@ -349,7 +349,7 @@ def wait_until_it_answers(
                 else f"did not answer within {seconds:g} s"
             )
             last = "".join(f"\n  {line}" for line in processes.tail(log))
-            raise EngineError(f"{engine.name} {ended} (log: {log}){last}")
+            raise ServerError(f"{server.name} {ended} (log: {log}){last}")
         time.sleep(0.03)
 
 
@@ -358,14 +358,14 @@ def wait_until_it_answers(
 
 @dataclass(frozen=True)
 class Holder:
-    """Who runs the engines of a state directory; `address` only for the web site."""
+    """Who runs the servers of a state directory; `address` only for the web site."""
 
     pid: int
     address: str
 
 
 class Lock:
-    """The state directory's lock: held for life by the process that runs its engines.
+    """The state directory's lock: held for life by the process that runs its servers.
 
     The file's text tells others who that is. The kernel drops the lock with the
     process, so a `kill -9` leaves none behind.
@@ -396,7 +396,7 @@ class Lock:
             self.file = file
             self.say(address)
             return None
-        raise EngineError(f"{self.path} is held by a process that does not say who")
+        raise ServerError(f"{self.path} is held by a process that does not say who")
 
     def say(self, address: str) -> None:
         """Write who we are, and where the site is, for those who find the lock held."""
@@ -415,17 +415,17 @@ class Lock:
 
 @contextlib.contextmanager
 def running(
-    state: State, engines: list[Engine] | None = None
+    state: State, servers: list[Server] | None = None
 ) -> Iterator[Mapping[str, str]]:
-    """Have the engines up for a while; yield the variables that name them.
+    """Have the servers up for a while; yield the variables that name them.
 
     Starts and stops them (those the environment leaves to us, unless told which), or
     takes part in those that another process of this state directory runs. Must be
     entered from the main thread (see local.processes).
     """
-    engines = embedded(state) if engines is None else engines
-    if not engines:
-        yield urls(state, engines)
+    servers = embedded(state) if servers is None else servers
+    if not servers:
+        yield urls(state, servers)
         return
     lock = Lock(state)
     users = (state.home / "users.lock").open("a")
@@ -434,37 +434,37 @@ def running(
         fcntl.flock(users, fcntl.LOCK_SH)
         with users:
             for _ in range(600):
-                if all(engine.answers() for engine in engines):
+                if all(server.answers() for server in servers):
                     break
                 time.sleep(0.1)
-            yield urls(state, engines)
+            yield urls(state, servers)
         return
     record = processes.Record(state.home / "children.json")
     record.end_leftovers()
-    started: list[tuple[Engine, Command, subprocess.Popen[bytes]]] = []
+    started: list[tuple[Server, Command, subprocess.Popen[bytes]]] = []
     try:
-        for engine in engines:
-            engine.prepare()
-            command = engine.command()
-            log = state.logs / f"{engine.name}.log"
+        for server in servers:
+            server.prepare()
+            command = server.command()
+            log = state.logs / f"{server.name}.log"
             process = processes.start(command, log=log, cwd=Path("/"))
-            record.add(engine.name, process.pid)
-            started.append((engine, command, process))
-        for engine, _, process in started:
-            wait_until_it_answers(engine, process, state.logs / f"{engine.name}.log")
-        yield urls(state, engines)
-        # A second command may have joined: its engines must not vanish under it.
+            record.add(server.name, process.pid)
+            started.append((server, command, process))
+        for server, _, process in started:
+            wait_until_it_answers(server, process, state.logs / f"{server.name}.log")
+        yield urls(state, servers)
+        # A second command may have joined: its servers must not vanish under it.
         fcntl.flock(users, fcntl.LOCK_EX)
     finally:
-        for engine, command, process in reversed(started):
+        for server, command, process in reversed(started):
             processes.stop(process, command)
-            record.remove(engine.name)
+            record.remove(server.name)
         users.close()
         lock.release()
 
 
 def main(argv: list[str]) -> int:
-    """Run a command with the engines up; return its exit status."""
+    """Run a command with the servers up; return its exit status."""
     if not argv:
         sys.stderr.write("usage: python -m local.servers COMMAND…\n")
         return 2
@@ -476,7 +476,7 @@ def main(argv: list[str]) -> int:
                     return child.wait()
                 except KeyboardInterrupt:
                     continue  # the terminal sent it to the command too: let it end
-    except (EngineError, env.EnvironmentValueError) as error:
+    except (ServerError, env.EnvironmentValueError) as error:
         sys.stderr.write(f"concord: {error}\n")
         return 1
 

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from config.state import POSTGRES_SOCKET, EngineError, State
+from config.state import POSTGRES_SOCKET, ServerError, State
 from local import accounts
 from local.processes import Account
 
@@ -29,7 +29,7 @@ def private_place(state: State, account: Account) -> Path:
         link.symlink_to(place)
     place_now = link.resolve()
     if not place_now.is_dir():
-        raise EngineError(f"{link} points to {place_now}, which is gone")
+        raise ServerError(f"{link} points to {place_now}, which is gone")
     accounts.let_through(place_now, account)
     return place_now
 

@@ -1,6 +1,6 @@
 """One process that owns all others: `make up`, or `python -m local.supervisor`.
 
-It starts the engines that the environment leaves to it, prepares the database, then
+It starts the servers that the environment leaves to it, prepares the database, then
 runs web, worker and scheduler; restarts what dies, with growing pauses; and stops all
 of them in order on Ctrl-C or SIGTERM. Nothing survives it (see local.processes).
 Everything a child says goes to a log file of its own; the console tells only of the
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import env
-from config.state import BASE_DIR, EngineError, State
+from config.state import BASE_DIR, ServerError, State
 from local import processes, servers
 from local.processes import Command
 
@@ -91,7 +91,7 @@ class Supervisor:
             lock.say(self.address)
             for name in self.record.end_leftovers():
                 self.say(name, "ended one that an earlier start had left behind")
-            self._start_engines()
+            self._start_servers()
             notes = self._prepare()
             # The page first: worker and scheduler would take its processor time.
             self._start_service("web", self._web)
@@ -122,7 +122,7 @@ class Supervisor:
                 is_announced = True
                 self.say(
                     "concord",
-                    f"waiting for a command that uses the engines (pid {holder.pid})",
+                    f"waiting for a command that uses the servers (pid {holder.pid})",
                 )
             time.sleep(0.2)
 
@@ -153,20 +153,20 @@ class Supervisor:
 
     # --- starting --------------------------------------------------------------------
 
-    def _start_engines(self) -> None:
+    def _start_servers(self) -> None:
         mine = servers.embedded(self.state)
         self.environment.update(servers.urls(self.state, mine))
-        self._look_for_external_servers({engine.name for engine in mine})
+        self._look_for_external_servers({server.name for server in mine})
         started = []
-        for engine in mine:
-            child = Child(engine.command, engine.name, before=engine.prepare)
-            engine.prepare()
+        for server in mine:
+            child = Child(server.command, server.name, before=server.prepare)
+            server.prepare()
             self._start(child)
             self.children.append(child)
-            started.append((engine, child))
-        for engine, child in started:
+            started.append((server, child))
+        for server, child in started:
             assert child.process is not None
-            servers.wait_until_it_answers(engine, child.process, self._log(child.name))
+            servers.wait_until_it_answers(server, child.process, self._log(child.name))
             self._stop_if_asked()
 
     def _look_for_external_servers(self, mine: set[str]) -> None:
@@ -373,7 +373,7 @@ class Supervisor:
                 try:
                     child.before()
                     self._start(child)
-                except (EngineError, OSError) as error:
+                except (ServerError, OSError) as error:
                     child.deaths += 1
                     child.due = now + child.pause()
                     self.say(child.name, f"not started: {error}")
@@ -420,7 +420,7 @@ class Supervisor:
             raise _Stop
 
     def _stop_all(self) -> None:
-        """Stop the scheduler, the worker, the web, then the engines under them."""
+        """Stop the scheduler, the worker, the web, then the servers under them."""
         if any(child.process for child in self.children):
             self.say("concord", "stopping")
         for child in reversed(self.children):
@@ -447,7 +447,7 @@ def main() -> int:
             port=env.integer("PORT", 8000, minimum=0, maximum=65535),
         )
         return supervisor.run()
-    except (EngineError, StartError, env.EnvironmentValueError) as error:
+    except (ServerError, StartError, env.EnvironmentValueError) as error:
         sys.stderr.write(f"   concord | {error}\n")
         return 1
 

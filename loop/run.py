@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config.state import BASE_DIR, EngineError, State
+from config.state import BASE_DIR, ServerError, State
 from local import processes, servers
 from local.processes import Command
 from loop.browser import Browser, PageError
@@ -127,7 +127,7 @@ def main() -> int:
     try:
         with site(state) as origin:
             return loop(origin, folder, options.seed)
-    except (StageFailedError, PageError, EngineError) as error:
+    except (StageFailedError, PageError, ServerError) as error:
         say(f"failed: {error}")
         return 1
 

@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if state is not None:
         stack.callback(state.remove)
         state.make()
-        stack.enter_context(servers.running(state, settings.SESSION_ENGINES))
+        stack.enter_context(servers.running(state, settings.SESSION_SERVERS))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -11,13 +11,13 @@ from local import servers
 # here, and tests/conftest.py starts the servers behind them. Processes that this one
 # starts, such as the workers of pytest-xdist, find the variables set and start nothing.
 SESSION_STATE: State | None = None
-SESSION_ENGINES: list[servers.Engine] = []
+SESSION_SERVERS: list[servers.Server] = []
 if "CONCORD_TEST_STATE" not in os.environ:
     home = tempfile.mkdtemp(prefix="concord-test-", dir="/tmp")
     SESSION_STATE = State(Path(home), throwaway=True)
-    SESSION_ENGINES = servers.embedded(SESSION_STATE)
+    SESSION_SERVERS = servers.embedded(SESSION_STATE)
     os.environ["CONCORD_TEST_STATE"] = home
-    os.environ.update(servers.urls(SESSION_STATE, SESSION_ENGINES))
+    os.environ.update(servers.urls(SESSION_STATE, SESSION_SERVERS))
     os.environ.setdefault("SECRET_KEY", "for-tests-only")
 
 from config.settings import *  # noqa: E402, F403

@@ -13,7 +13,7 @@ from config.state import BASE_DIR, State
 from local import servers
 from tests.local.site import clean_environment
 
-# Starts of the engines, and of Django.
+# Starts of the servers, and of Django.
 pytestmark = pytest.mark.slow
 
 CHAT = {
@@ -32,8 +32,8 @@ def state():
     state.remove()
 
 
-def manage(state, *arguments, with_engines=True):
-    around = [sys.executable, "-m", "local.servers"] if with_engines else []
+def manage(state, *arguments, with_servers=True):
+    around = [sys.executable, "-m", "local.servers"] if with_servers else []
     return subprocess.run(
         [*around, sys.executable, "manage.py", *arguments],
         cwd=BASE_DIR,
@@ -74,7 +74,7 @@ def test_tables_of_another_version_are_left_alone_and_named(state):
 
 
 def test_without_a_database_it_says_how_to_have_one(state):
-    done = manage(state, "changepassword", "ada", with_engines=False)
+    done = manage(state, "changepassword", "ada", with_servers=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert 'make manage ARGS="' in done.stderr.splitlines()[-1]

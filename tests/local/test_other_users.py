@@ -18,7 +18,7 @@ from local import accounts, servers
 from tests.local.site import Site, family
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another")
-# A start of the whole site, and several of the engines.
+# A start of the whole site, and several of the servers.
 pytestmark = [pytest.mark.slow, as_root]
 
 STRANGER = 65534  # nobody: the user of many other programs
@@ -294,8 +294,8 @@ def test_a_state_directory_of_an_earlier_version_opens_and_is_closed_to_others(h
         assert owners.isdisjoint({0, STRANGER})
 
 
-def run_engines(home):
-    """Start the engines twice as this process's user; return who the database knows."""
+def run_servers(home):
+    """Start the servers twice as this process's user; return who the database knows."""
     state = State(Path(home))
     found = []
     for _ in range(2):
@@ -311,7 +311,7 @@ def test_without_root_the_engines_run_as_oneself(home):
     state = State(home / "mine" / "state")
     state.home.parent.mkdir()
     os.chown(state.home.parent, STRANGER, STRANGER)
-    said = as_stranger(run_engines, str(state.home))
+    said = as_stranger(run_servers, str(state.home))
     assert said == ["concord", True] * 2
     paths = [state.home, *state.home.rglob("*")]
     assert len(paths) > 900

@@ -1,4 +1,4 @@
-"""`make up`, from the outside: real engines, real children, real signals."""
+"""`make up`, from the outside: real servers, real children, real signals."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def second_state():
     state.remove()
 
 
-def test_runs_web_worker_scheduler_and_both_engines(site):
+def test_runs_web_worker_scheduler_and_both_servers(site):
     assert site.status("/healthz") == 200
     assert site.status("/accounts/login/") == 200
     assert set(site.children()) == {
@@ -235,7 +235,7 @@ def other_database():
         connection.execute("DROP DATABASE concord_elsewhere WITH (FORCE)")
 
 
-def test_starts_no_engine_that_the_environment_names(other_database, tmp_path):
+def test_starts_no_server_that_the_environment_names(other_database, tmp_path):
     state = State(tmp_path)
     redis_url = os.environ["REDIS_URL"]
     servers = {"DATABASE_URL": other_database, "REDIS_URL": redis_url}

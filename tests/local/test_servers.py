@@ -1,4 +1,4 @@
-"""The embedded engines without a supervisor around them."""
+"""The embedded servers without a supervisor around them."""
 
 import os
 import shutil
@@ -11,12 +11,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from config.state import BASE_DIR, POSTGRES_SOCKET, EngineError, State
+from config.state import BASE_DIR, POSTGRES_SOCKET, ServerError, State
 from local import processes, servers
 from local.sockets import SOCKET_PATH_BYTES
 from tests.local.site import clean_environment
 
-# Many starts of both engines: ten seconds and more on a busy machine.
+# Many starts of both servers: ten seconds and more on a busy machine.
 pytestmark = pytest.mark.slow
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root's special case")
@@ -25,7 +25,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root's special case")
 @pytest.fixture
 def home():
     """A directory of mode 0700, as below root's home: others cannot pass through."""
-    home = Path(tempfile.mkdtemp(prefix="concord-engines-", dir="/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="concord-servers-", dir="/tmp"))
     yield home
     State(home / "state").remove()
     shutil.rmtree(home)
@@ -35,7 +35,7 @@ def up(state):
     return servers.running(state, [servers.Postgres(state), servers.Valkey(state)])
 
 
-def test_data_outlive_the_engines(home):
+def test_data_outlive_the_servers(home):
     state = State(home / "state", throwaway=True)
     with (
         up(state) as addresses,
@@ -139,7 +139,7 @@ def test_a_postgres_that_cannot_start_shows_its_last_words(home):
         conf.write("shared_buffers = nonsense\n")
     with (
         pytest.raises(
-            EngineError, match=r"(?s)postgres ended with exit status 1.*nonsense"
+            ServerError, match=r"(?s)postgres ended with exit status 1.*nonsense"
         ),
         up(state),
     ):
@@ -150,11 +150,11 @@ def test_lost_data_are_reported_and_not_replaced_by_an_empty_database(home):
     state = State(home / "state", throwaway=True)
     state.make()
     (state.home / "postgres").symlink_to(home / "gone")
-    with pytest.raises(EngineError, match="is gone; put it back"), up(state):
+    with pytest.raises(ServerError, match="is gone; put it back"), up(state):
         pass
 
 
-def test_a_command_takes_part_in_engines_that_run_already(home):
+def test_a_command_takes_part_in_servers_that_run_already(home):
     state = State(home / "state", throwaway=True)
     with up(state):
         before = (state.home / "children.json").read_text()
