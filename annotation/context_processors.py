@@ -11,7 +11,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Role
-from annotation.views.door import place_of
+from annotation.views.door import visit_of
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -40,7 +40,7 @@ class NavItem:
     starts_group: bool
 
 
-def place(request: HttpRequest) -> dict[str, object]:
+def visit(request: HttpRequest) -> dict[str, object]:
     """Return ``project``, ``roles`` and ``nav``, all empty outside a project.
 
     A view that came in by :func:`annotation.views.door.enter` costs no query here.
@@ -52,7 +52,7 @@ def place(request: HttpRequest) -> dict[str, object]:
     if slug is None or user is None or not user.is_authenticated:
         return empty
     try:
-        visit = place_of(request, slug)
+        visit = visit_of(request, slug)
     except Http404:
         return empty
     nav: list[NavItem] = []

@@ -32,7 +32,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Place:
+class CommentPlace:
     """``number`` counts the places of a turn, for an id that any anchor allows."""
 
     position: int
@@ -56,9 +56,9 @@ class PlacedBlock:
     """A block with its own place, or with one for each step, name and parameter."""
 
     block: Block
-    place: Place | None
-    steps: tuple[Place, ...] = ()
-    parameters: tuple[tuple[Place, str, str], ...] = ()
+    place: CommentPlace | None
+    steps: tuple[CommentPlace, ...] = ()
+    parameters: tuple[tuple[CommentPlace, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class PlacedTurn:
     position: int
     kind: str
     text: str
-    whole: Place
-    input: Place
+    whole: CommentPlace
+    input: CommentPlace
     blocks: tuple[PlacedBlock, ...]
     # Comments whose place is gone.
     lost: list[Note] = field(default_factory=list)
@@ -76,7 +76,7 @@ class PlacedTurn:
     def number(self) -> int:
         return self.position + 1
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[CommentPlace]:
         """Yield every place, in reading order."""
         yield self.whole
         yield self.input
@@ -87,7 +87,7 @@ class PlacedTurn:
             for place, _, _ in one.parameters:
                 yield place
 
-    def place(self, anchor: str) -> Place | None:
+    def place(self, anchor: str) -> CommentPlace | None:
         return next((one for one in self.places() if one.anchor == anchor), None)
 
 
@@ -95,14 +95,14 @@ def place_turn(position: int, kind: str, text: str, response: str) -> PlacedTurn
     """Return a turn with all its places; any texts will do."""
     count = 1
 
-    def place(anchor: str, title: str, says: str) -> Place:
+    def place(anchor: str, title: str, says: str) -> CommentPlace:
         nonlocal count
         count += 1
         # A parameter's name may be longer than an anchor: its place is then the turn.
         anchor = anchor if len(anchor) <= ANCHOR_LENGTH else ""
-        return Place(position, count, anchor, title, says)
+        return CommentPlace(position, count, anchor, title, says)
 
-    whole = Place(position, 1, "", gettext("the whole turn"), "")
+    whole = CommentPlace(position, 1, "", gettext("the whole turn"), "")
     input_blocks = place("input", gettext("input"), text)
     placed: list[PlacedBlock] = []
     steps = actions = 0

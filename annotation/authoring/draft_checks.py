@@ -42,7 +42,7 @@ AROUND: Final = 60
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a text leaves the grammar: ``position`` from 0, and the line around it."""
 
     position: int
@@ -56,7 +56,7 @@ class Problem:
 
     text: str
     level: Literal["error", "hint"] = "error"
-    place: Place | None = None
+    location: Location | None = None
 
 
 @dataclass(frozen=True)
@@ -213,14 +213,14 @@ def read_response(text: str, *, inside: bool) -> tuple[Response | None, list[Pro
         return parse(text, inside_thinking=inside), []
     except FormatError as error:
         message = _("Response, %(error)s.") % {"error": grammar_message(error)}
-        return None, [Problem(message, "error", _place(text, error.position))]
+        return None, [Problem(message, "error", _location(text, error.position))]
 
 
-def _place(text: str, position: int) -> Place:
+def _location(text: str, position: int) -> Location:
     start = text.rfind("\n", 0, position) + 1
     end = text.find("\n", position)
     end = len(text) if end < 0 else end
-    return Place(
+    return Location(
         position,
         ("…" if position - start > AROUND else "")
         + text[max(start, position - AROUND) : position],

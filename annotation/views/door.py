@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class Visit:
     """Where a visitor stands: a project, and their roles in it."""
 
     project: Project
@@ -42,21 +42,21 @@ def enter(request: HttpRequest, slug: str, *roles: str) -> Project:
     else:
         project = project_for(request.user, slug)
         mine = frozenset(project.roles_of(request.user))
-    place = Place(project, mine)
-    request.place = place  # type: ignore[attr-defined]
-    if roles and not place.allows(*roles):
+    visit = Visit(project, mine)
+    request.visit = visit  # type: ignore[attr-defined]
+    if roles and not visit.allows(*roles):
         raise Forbidden("This page", roles)
     return project
 
 
-def place_of(request: HttpRequest, slug: str) -> Place:
+def visit_of(request: HttpRequest, slug: str) -> Visit:
     """Return the place :func:`enter` kept, or look it up."""
-    place: Place | None = getattr(request, "place", None)
-    if place is None or place.project.slug != slug:
+    visit: Visit | None = getattr(request, "visit", None)
+    if visit is None or visit.project.slug != slug:
         enter(request, slug)
-        place = request.place  # type: ignore[attr-defined]
-    assert place is not None
-    return place
+        visit = request.visit  # type: ignore[attr-defined]
+    assert visit is not None
+    return visit
 
 
 def visitor(request: HttpRequest) -> User:

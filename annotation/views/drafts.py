@@ -38,7 +38,7 @@ from annotation.authoring.writing import (
 )
 from annotation.models import Draft, Role, Sample, SampleStatus, Situation
 from annotation.views.bodies import LONG_TEXT, takes
-from annotation.views.door import enter, place_of, visitor
+from annotation.views.door import enter, visit_of, visitor
 from annotation.views.write import left_out_in_words, tell_left_out
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def duplicate(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     sample = get_object_or_404(
         Sample.objects.visible_to(request.user), project=project, pk=pk
     )
-    curates = place_of(request, slug).allows(Role.CURATOR)
+    curates = visit_of(request, slug).allows(Role.CURATOR)
     if not curates and sample.author_id != request.user.pk:
         raise Forbidden("A sample of another author", (Role.CURATOR,))
     document: dict[str, JSON] = {**sample_to_json(sample)}
@@ -161,7 +161,7 @@ def paste(request: HttpRequest, slug: str) -> HttpResponse:
         )
         tell_left_out(request, left_out)
         return redirect("annotation:draft", slug, draft.pk)
-    if not place_of(request, slug).allows(Role.CURATOR):
+    if not visit_of(request, slug).allows(Role.CURATOR):
         content, places = without_acting(content)
         facts["left_out"] = left_out_in_words(places) if places else ""
     typed = typed_contexts(content)

@@ -37,7 +37,7 @@ from annotation.models import (
 from annotation.text.blocks import blocks_of_text
 from annotation.text.changes import changes
 from annotation.text.markdown import render_markdown
-from annotation.views.door import enter, place_of, visitor
+from annotation.views.door import enter, visit_of, visitor
 from annotation.views.forms import ExampleForm, GuidelineForm, ReadingForm, VersionsForm
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def guideline(request: HttpRequest, slug: str) -> HttpResponse:
     facts = _guideline_facts(project) | {
         "title": gettext("Guideline, version %(version)s")
         % {"version": project.guideline_version},
-        "can_edit": not is_fragment and place_of(request, slug).allows(Role.CURATOR),
+        "can_edit": not is_fragment and visit_of(request, slug).allows(Role.CURATOR),
         "is_fragment": is_fragment,
         "frame": "annotation/_drawer.html" if is_fragment else "base.html",
     }
@@ -248,7 +248,7 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         "old": old,
         "new": new,
         "changed": changes(texts.get(old, ""), texts.get(new, "")),
-        "can_edit": place_of(request, slug).allows(Role.CURATOR),
+        "can_edit": visit_of(request, slug).allows(Role.CURATOR),
     }
     return render(request, "annotation/guideline_history.html", facts)
 

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 
 from annotation.models import Project, Role
-from annotation.views.door import enter, place_of
+from annotation.views.door import enter, visit_of
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -37,7 +37,7 @@ def home(request: HttpRequest) -> HttpResponse:
 def project(request: HttpRequest, slug: str) -> HttpResponse:
     """Send a member to the page of their role; an admin to the samples."""
     enter(request, slug)
-    roles = place_of(request, slug).roles
+    roles = visit_of(request, slug).roles
     for role, address in STARTS:
         if role in roles and Role.ADMIN not in roles:
             return redirect(address, slug)

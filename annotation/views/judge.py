@@ -50,7 +50,7 @@ from annotation.models import (
     Turn,
 )
 from annotation.views.context_drawer import row_count
-from annotation.views.door import enter, place_of, visitor
+from annotation.views.door import enter, visit_of, visitor
 from annotation.views.forms import JudgmentForm, ShownForm, SkipForm, SlotForm
 from annotation.views.guidelines import guideline_to_read
 from annotation.views.session import closed_notices
@@ -376,11 +376,11 @@ def _show(
 
 def _first_steps(request: HttpRequest, project: Project) -> dict[str, object]:
     """Return what a project without pairs lacks, and whether this person may see to it."""
-    place = place_of(request, project.slug)
+    visit = visit_of(request, project.slug)
     return {
         "has_samples": Sample.objects.filter(project=project).approved().exists(),
-        "may_import": place.allows(Role.CURATOR),
-        "may_draw": place.allows(Role.TRAINER),
+        "may_import": visit.allows(Role.CURATOR),
+        "may_draw": visit.allows(Role.TRAINER),
     }
 
 

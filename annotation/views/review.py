@@ -46,7 +46,7 @@ from annotation.models import (
     SampleStatus,
     SampleVersion,
 )
-from annotation.views.door import enter, place_of, visitor
+from annotation.views.door import enter, visit_of, visitor
 from annotation.views.forms import (
     CommentForm,
     KeysForm,
@@ -107,7 +107,7 @@ def _desk(
         scenarios=ArrayAgg("scenario", distinct=True, default=[]),
         authors=ArrayAgg("author__username", distinct=True, default=[]),
     )
-    is_admin = place_of(request, project.slug).allows(Role.ADMIN)
+    is_admin = visit_of(request, project.slug).allows(Role.ADMIN)
     facts = {
         "form": form,
         "queue": queue,
@@ -312,8 +312,8 @@ def history(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         project=project,
         pk=pk,
     )
-    place = place_of(request, slug)
-    if not place.allows(*READERS) and sample.author_id != request.user.pk:
+    visit = visit_of(request, slug)
+    if not visit.allows(*READERS) and sample.author_id != request.user.pk:
         raise Forbidden("This page", READERS)
     versions = list(
         sample.versions.select_related("editor")
@@ -332,7 +332,7 @@ def history(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "changed": compare_documents(documents[old], documents[new])
         if old in documents and new in documents
         else [],
-        "sees_counts": place.allows(*READERS),
+        "sees_counts": visit.allows(*READERS),
         "acting": acting_parts(documents.get(new) or sample_to_json(sample)),
     }
     return render(request, "annotation/sample_history.html", facts)

@@ -45,7 +45,7 @@ from annotation.models import (
     Turn,
 )
 from annotation.views.bodies import FILE, takes
-from annotation.views.door import enter, place_of, visitor
+from annotation.views.door import enter, visit_of, visitor
 from annotation.views.forms import ImportForm, ReturnForm, SampleFilterForm
 from records.sample_format import SampleError as InvalidSample
 
@@ -87,7 +87,7 @@ def samples(request: HttpRequest, slug: str) -> HttpResponse:
         "newest": _address(form, None),
         "scenarios": _scenarios(project),
         "formats": FORMATS,
-        "can_edit": place_of(request, slug).allows(Role.CURATOR),
+        "can_edit": visit_of(request, slug).allows(Role.CURATOR),
     }
     return render(request, "annotation/samples.html", facts)
 
@@ -137,17 +137,17 @@ def _sample_page(
         project=project,
         pk=pk,
     )
-    place = place_of(request, slug)
-    if not place.allows(*READERS) and sample.author_id != request.user.pk:
+    visit = visit_of(request, slug)
+    if not visit.allows(*READERS) and sample.author_id != request.user.pk:
         raise Forbidden("This page", READERS)
     facts = sample_facts(sample) | {
         "author_revises": sample.author is not None
         and bool(project.roles_of(sample.author) & {*WRITERS, Role.ADMIN}),
-        "can_edit": place.allows(Role.CURATOR),
-        "may_resolve": place.allows(Role.CURATOR)
+        "can_edit": visit.allows(Role.CURATOR),
+        "may_resolve": visit.allows(Role.CURATOR)
         or sample.author_id == request.user.pk,
-        "sees_counts": place.allows(*READERS),
-        "sees_pairs": place.allows(Role.CURATOR)
+        "sees_counts": visit.allows(*READERS),
+        "sees_pairs": visit.allows(Role.CURATOR)
         and sample.author_id != request.user.pk,
         "error": error,
         "comment": request.POST.get("comment", ""),

@@ -27,9 +27,9 @@ from training.iterations.status import (
     fresh_alarm,
     is_unchanged,
     judged_so_far,
-    place_of,
     reward_model_of,
     run_of,
+    step_index,
     step_of,
     was_accepted,
 )
@@ -123,7 +123,7 @@ def _look(iteration: Iteration, step: IterationStep) -> str:
 
 
 def _next(iteration: Iteration, step: IterationStep) -> str:
-    place = place_of(step.name) + 1
+    place = step_index(step.name) + 1
     if place == len(STEP_ORDER):
         iteration.state, iteration.ended_at = IterationState.DONE, timezone.now()
         iteration.save()

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 from records.recipes import RecipeError, new_recipe, recipe_to_json
 from training.access import require_trainer
 from training.iterations.advance import put_pairs_first, stop_because
-from training.iterations.status import against, place_of
+from training.iterations.status import against, step_index
 from training.models import (
     RUN_STEPS,
     STEP_ORDER,
@@ -171,7 +171,8 @@ def change_iteration(
             setattr(iteration, name, value)
         iteration.save(update_fields=list(values))
         steps = sorted(
-            iteration.steps.exclude(name=StepName.JUDGE), key=lambda s: place_of(s.name)
+            iteration.steps.exclude(name=StepName.JUDGE),
+            key=lambda s: step_index(s.name),
         )
         before["automatic"] = [step.name for step in steps if step.is_automatic]
         for step in steps:
@@ -220,7 +221,8 @@ def changeable_recipes(iteration: Iteration) -> list[str]:
     return [
         name
         for name in RUN_STEPS
-        if place_of(name) >= place_of(iteration.step) and steps[name].state in not_begun
+        if step_index(name) >= step_index(iteration.step)
+        and steps[name].state in not_begun
     ]
 
 
@@ -410,10 +412,10 @@ def go_back(
         iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
         steps = {s.name: s for s in iteration.steps.select_related("run")}
-        if name not in steps or place_of(name) > place_of(iteration.step):
+        if name not in steps or step_index(name) > step_index(iteration.step):
             raise IterationRefusedError(_("The iteration has not come to this step."))
         for step in steps.values():
-            if place_of(step.name) >= place_of(name):
+            if step_index(step.name) >= step_index(name):
                 _must_be_still(step)
                 _reset(step)
         again = steps[name]

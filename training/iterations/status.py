@@ -152,5 +152,5 @@ def _final_of(run: Run) -> Checkpoint | None:
     )
 
 
-def place_of(name: str) -> int:
+def step_index(name: str) -> int:
     return STEP_ORDER.index(name)
