@@ -189,7 +189,7 @@ def judge(project: Project, samples: Sequence[DemoSample], cast: Cast) -> None:
                 token=claim.token,
                 user=labeler,
                 verdict=int(is_same),
-                units_that_differ=() if is_same else truth.differs,
+                units_that_differ=() if is_same else truth.units_that_differ,
                 order_confirmed=True,
             )
     Judgment.objects.filter(project=project).update(

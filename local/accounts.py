@@ -12,7 +12,7 @@ import subprocess
 import zlib
 from pathlib import Path
 
-from local.processes import Account
+from local.children import Account
 
 # Numbers that distributions and systemd leave free (systemd.io/UIDS-GIDS).
 FIRST_FREE, LAST_FREE = 60578, 61183

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from config.state import DATABASE, ROLE
 from local import accounts
-from local.processes import Account
+from local.children import Account
 
 SUPERUSER = "postgres"
 WRITTEN_BY_US = "# Written by Concord at each start (local/roles.py).\n"

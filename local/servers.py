@@ -27,8 +27,8 @@ from typing import IO, Protocol
 
 from config import env
 from config.state import BASE_DIR, POSTGRES_SOCKET, VALKEY_SOCKET, ServerError, State
-from local import accounts, processes, roles
-from local.processes import Account, Command
+from local import accounts, children, roles
+from local.children import Account, Command
 from local.sockets import make_sockets, private_place
 
 LINUX = sys.platform == "linux"
@@ -344,11 +344,11 @@ def wait_until_it_answers(
         status = process.poll()
         if status is not None or time.monotonic() > deadline:
             ended = (
-                f"ended with {processes.how_it_ended(status)}"
+                f"ended with {children.how_it_ended(status)}"
                 if status is not None
                 else f"did not answer within {seconds:g} s"
             )
-            last = "".join(f"\n  {line}" for line in processes.tail(log))
+            last = "".join(f"\n  {line}" for line in children.tail(log))
             raise ServerError(f"{server.name} {ended} (log: {log}){last}")
         time.sleep(0.03)
 
@@ -389,7 +389,7 @@ class Lock:
                 # Empty or stale for the moment in which a new holder writes itself.
                 with contextlib.suppress(ValueError, TypeError):
                     holder = Holder(**json.loads(text))
-                    if processes.started_at(holder.pid):
+                    if children.started_at(holder.pid):
                         return holder
                 time.sleep(0.02)
                 continue
@@ -421,7 +421,7 @@ def running(
 
     Starts and stops them (those the environment leaves to us, unless told which), or
     takes part in those that another process of this state directory runs. Must be
-    entered from the main thread (see local.processes).
+    entered from the main thread (see local.children).
     """
     servers = embedded(state) if servers is None else servers
     if not servers:
@@ -439,7 +439,7 @@ def running(
                 time.sleep(0.1)
             yield urls(state, servers)
         return
-    record = processes.Record(state.home / "children.json")
+    record = children.Record(state.home / "children.json")
     record.end_leftovers()
     started: list[tuple[Server, Command, subprocess.Popen[bytes]]] = []
     try:
@@ -447,7 +447,7 @@ def running(
             server.prepare()
             command = server.command()
             log = state.logs / f"{server.name}.log"
-            process = processes.start(command, log=log, cwd=Path("/"))
+            process = children.start(command, log=log, cwd=Path("/"))
             record.add(server.name, process.pid)
             started.append((server, command, process))
         for server, _, process in started:
@@ -457,7 +457,7 @@ def running(
         fcntl.flock(users, fcntl.LOCK_EX)
     finally:
         for server, command, process in reversed(started):
-            processes.stop(process, command)
+            children.stop(process, command)
             record.remove(server.name)
         users.close()
         lock.release()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.state import POSTGRES_SOCKET, ServerError, State
 from local import accounts
-from local.processes import Account
+from local.children import Account
 
 SOCKET_PATH_BYTES = 107  # sun_path on Linux, without the closing zero byte
 

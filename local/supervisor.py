@@ -2,7 +2,7 @@
 
 It starts the servers that the environment leaves to it, prepares the database, then
 runs web, worker and scheduler; restarts what dies, with growing pauses; and stops all
-of them in order on Ctrl-C or SIGTERM. Nothing survives it (see local.processes).
+of them in order on Ctrl-C or SIGTERM. Nothing survives it (see local.children).
 Everything a child says goes to a log file of its own; the console tells only of the
 start and of trouble.
 """
@@ -24,8 +24,8 @@ from pathlib import Path
 
 from config import env
 from config.state import BASE_DIR, ServerError, State
-from local import processes, servers
-from local.processes import Command
+from local import children, servers
+from local.children import Command
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HEALTHY_AFTER = 20.0  # seconds up, after which a death counts as the first again
@@ -59,7 +59,7 @@ class Supervisor:
         self.state = state
         self.host = host
         self.port = port
-        self.record = processes.Record(state.home / "children.json")
+        self.record = children.Record(state.home / "children.json")
         self.children: list[Child] = []
         self.asked_to_stop = False
         self.logs_due = 0.0
@@ -213,7 +213,7 @@ class Supervisor:
         )
         output = self.state.logs / "prepare.log"
         output.unlink(missing_ok=True)
-        process = processes.start(command, log=output, cwd=BASE_DIR)
+        process = children.start(command, log=output, cwd=BASE_DIR)
         shown = ""
         while True:
             text = output.read_text(encoding="utf-8", errors="replace")
@@ -225,7 +225,7 @@ class Supervisor:
             if status is not None:
                 break
             if self.asked_to_stop:
-                processes.stop(process, command)
+                children.stop(process, command)
                 raise _Stop
             time.sleep(0.02)
         text = output.read_text(encoding="utf-8", errors="replace")
@@ -338,7 +338,7 @@ class Supervisor:
             if self.asked_to_stop:
                 raise _Stop
             if time.monotonic() > deadline:
-                last = "\n".join(processes.tail(self._log("web"), 8))
+                last = "\n".join(children.tail(self._log("web"), 8))
                 raise StartError(f"the web process does not answer:\n{last}")
             time.sleep(0.05)
 
@@ -350,7 +350,7 @@ class Supervisor:
     # --- watching --------------------------------------------------------------------
 
     def _start(self, child: Child) -> None:
-        child.process = processes.start(
+        child.process = children.start(
             child.command(), log=self._log(child.name), cwd=BASE_DIR
         )
         child.since = time.monotonic()
@@ -365,7 +365,7 @@ class Supervisor:
         if now >= self.logs_due:
             self.logs_due = now + 60
             for child in self.children:
-                processes.trim(self._log(child.name))
+                children.trim(self._log(child.name))
         for child in self.children:
             if child.process is not None and child.process.poll() is not None:
                 self._note_death(child, child.process, now)
@@ -395,13 +395,13 @@ class Supervisor:
         child.process = None
         self.record.remove(child.name)
         log = self._log(child.name)
-        ended = processes.how_it_ended(process.returncode)
+        ended = children.how_it_ended(process.returncode)
         self.say(
             child.name,
             f"ended with {ended}; starting again in {child.pause():g} s (log: {log})",
         )
         if child.deaths > 1:
-            for line in processes.tail(log, 3):
+            for line in children.tail(log, 3):
                 self.say(child.name, f"  {line}")
 
     def _listen_for_signals(self) -> None:
@@ -425,7 +425,7 @@ class Supervisor:
             self.say("concord", "stopping")
         for child in reversed(self.children):
             if child.process is not None:
-                processes.stop(child.process, child.command())
+                children.stop(child.process, child.command())
                 child.process = None
             self.record.remove(child.name)
         if self.listener is not None:

@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.state import BASE_DIR, ServerError, State
-from local import processes, servers
-from local.processes import Command
+from local import children, servers
+from local.children import Command
 from loop.browser import Browser, PageError
 from loop.report import Report, conclude, gate_missed
 
@@ -153,7 +153,7 @@ def site(state: State) -> Iterator[str]:
         death_signal=signal.SIGTERM,  # it stops its children in order
         grace=60,
     )
-    process = processes.start(command, log=log, cwd=BASE_DIR)
+    process = children.start(command, log=log, cwd=BASE_DIR)
     try:
         origin = ""
         for _ in range(1200):
@@ -173,7 +173,7 @@ def site(state: State) -> Iterator[str]:
         django.setup()
         yield origin
     finally:
-        processes.stop(process, command)
+        children.stop(process, command)
 
 
 # --- the loop ------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_a_judgment_is_the_oracles_with_the_units_that_differ(seed):
     assert right["differs"] == []
     assert wrong["consistent"] is False
     assert wrong["differs"] == list(
-        oracle.judge(turn, sample["turns"][-1]["response"]).differs
+        oracle.judge(turn, sample["turns"][-1]["response"]).units_that_differ
     )
 
 

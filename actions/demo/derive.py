@@ -111,9 +111,9 @@ def corrupted(
             changed = _CHANGES[kind](changed, rng)
         text = render(changed, _manner(rng))
         verdict = judge_facts(facts, text)
-        enough = len(verdict.differs) > 1 or kind != "several"
+        enough = len(verdict.units_that_differ) > 1 or kind != "several"
         if not verdict.consistent and enough:
-            return text, verdict.differs
+            return text, verdict.units_that_differ
     raise NotApplicable(f"no error of kind {kind!r} came out of this turn")
 
 
@@ -146,7 +146,7 @@ def balanced_quad(
         a2=_other_wording(facts, rng, a),
         b=b,
         b2=_other_wording(other, rng, b),
-        differs=judge_facts(facts, b).differs,
+        differs=judge_facts(facts, b).units_that_differ,
     )
 
 

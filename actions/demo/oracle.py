@@ -53,7 +53,7 @@ class OracleVerdict:
     errors: tuple[str, ...]
 
     @property
-    def differs(self) -> tuple[str, ...]:
+    def units_that_differ(self) -> tuple[str, ...]:
         """Keys of the units that differ, in reading order."""
         return tuple(key for key, matches in self.units.items() if not matches)
 

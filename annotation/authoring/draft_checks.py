@@ -36,7 +36,7 @@ from annotation.authoring.drafts import (
 )
 from annotation.authoring.method_hints import Hint, Knowledge, hints_of_turn
 from annotation.text.blocks import Block, blocks_of_response
-from annotation.text.wording import grammar_message
+from annotation.text.grammar_messages import grammar_message
 
 AROUND: Final = 60
 

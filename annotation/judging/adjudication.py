@@ -72,6 +72,6 @@ def adjudicate(
             curator=curator,
             verdict=decision.verdict,
             reasons=decision.reasons,
-            units_that_differ=decision.units,
+            units_that_differ=decision.units_that_differ,
             comment=comment.strip(),
         )

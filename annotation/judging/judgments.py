@@ -121,7 +121,7 @@ class NothingToUndo(JudgingError):
 class _Decision:
     verdict: Verdict
     reasons: list[str]
-    units: list[str]
+    units_that_differ: list[str]
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def record_judgment(
         user=user,
         verdict=verdict,
         reasons=tuple(reasons),
-        units=tuple(units_that_differ),
+        units_that_differ=tuple(units_that_differ),
         seconds_spent=seconds_spent,
         order_confirmed=order_confirmed,
         guideline_version=guideline_version,
@@ -213,7 +213,7 @@ def _record(
     user: User,
     verdict: int,
     reasons: Collection[str],
-    units: Collection[str],
+    units_that_differ: Collection[str],
     seconds_spent: float,
     order_confirmed: bool,
     guideline_version: int | None,
@@ -236,7 +236,7 @@ def _record(
         raise _NotHeld
     swapped = sides_swapped(project=pair.project, pair=pair, user_id=user.pk)
     reasons = reasons_from_sides(reasons, swapped=swapped)
-    decision = decide(pair, verdict, reasons, units)
+    decision = decide(pair, verdict, reasons, units_that_differ)
     check_seconds(seconds_spent)
     slot = _lock_slot_with_votes(slot_id, token, user)
     ids = {slot.same_lease, slot.before} - {None}
@@ -276,7 +276,7 @@ def _record(
         labeler=user,
         verdict=decision.verdict,
         reasons=decision.reasons,
-        units_that_differ=decision.units,
+        units_that_differ=decision.units_that_differ,
         order_confirmed=order_confirmed,
         sides_swapped=swapped,
         seconds_spent=seconds_spent,
@@ -449,29 +449,34 @@ def _add_slots_when_split(pair: Pair, votes: list[_Vote]) -> None:
 
 
 def decide(
-    pair: Pair, verdict: int, reasons: Iterable[str], units: Iterable[str]
+    pair: Pair, verdict: int, reasons: Iterable[str], units_that_differ: Iterable[str]
 ) -> _Decision:
     """Check what a person chose, and fill in the reasons that the units imply."""
     if verdict not in (Verdict.INCONSISTENT, Verdict.CONSISTENT):
         raise InvalidJudgment("verdict", _("0 or 1"), verdict)
     if verdict == Verdict.CONSISTENT:
         return _Decision(Verdict.CONSISTENT, [], [])
-    reasons, units = list(dict.fromkeys(reasons)), list(dict.fromkeys(units))
+    reasons, units_that_differ = (
+        list(dict.fromkeys(reasons)),
+        list(dict.fromkeys(units_that_differ)),
+    )
     for reason in reasons:
         if reason not in Reason.values:
             expected = _("among %(values)s") % {"values": ", ".join(Reason.values)}
             raise InvalidJudgment("reasons", expected, reason)
-    if len(units) > UNITS_LIMIT:
+    if len(units_that_differ) > UNITS_LIMIT:
         expected = _("at most %(count)s units") % {"count": UNITS_LIMIT}
-        raise InvalidJudgment("units", expected, len(units))
-    for unit in units:
+        raise InvalidJudgment("units", expected, len(units_that_differ))
+    for unit in units_that_differ:
         if not UNIT_KEY.fullmatch(unit):
             expected = _("a unit such as 'plan/2' or 'answer'")
             raise InvalidJudgment("units", expected, unit)
-    if not reasons and not units:
+    if not reasons and not units_that_differ:
         raise InvalidJudgment(
             "reasons", _("a reason or a unit that differs"), _("none")
         )
     return _Decision(
-        Verdict.INCONSISTENT, reasons or reasons_of_units(pair, units), units
+        Verdict.INCONSISTENT,
+        reasons or reasons_of_units(pair, units_that_differ),
+        units_that_differ,
     )

@@ -15,7 +15,7 @@ from actions.grammar import ActionCall, FormatError, Response, Text, parse
 from actions.json_values import dump_json
 from actions.plans import find_plan
 from actions.tags import JSON
-from annotation.text.wording import grammar_message
+from annotation.text.grammar_messages import grammar_message
 
 BlockKind = Literal["thinking", "plan", "action", "observation", "answer", "raw"]
 

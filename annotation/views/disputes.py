@@ -105,7 +105,7 @@ def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
             curator=visitor(request),
             verdict=data["verdict"],
             reasons=data["reasons"],
-            units_that_differ=form.units(),
+            units_that_differ=form.units_that_differ(),
             comment=data["comment"],
         )
     except JudgingError as error:
@@ -214,7 +214,7 @@ def _pair_facts(pair: Pair, form: SettleForm | None = None) -> dict[str, Any]:
         .order_by("pk")
     )
     verdict = str(form["verdict"].value() or "") if form else ""
-    units = form.units() if form and verdict == "0" else None
+    units = form.units_that_differ() if form and verdict == "0" else None
     picked = form["reasons"].value() if form else view.proposed_reasons
     return {
         "pair": pair,

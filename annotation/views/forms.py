@@ -45,7 +45,7 @@ class DecisionForm(forms.Form):
     )
     reasons = forms.MultipleChoiceField(choices=Reason.choices, required=False)
 
-    def units(self) -> list[str]:
+    def units_that_differ(self) -> list[str]:
         """Return the unit keys sent; the deed checks each."""
         assert isinstance(self.data, QueryDict)
         return self.data.getlist("units")
@@ -77,7 +77,7 @@ class JudgmentForm(DecisionForm, SlotForm):
             "token": data["token"],
             "verdict": data["verdict"],
             "reasons": data["reasons"],
-            "units_that_differ": self.units(),
+            "units_that_differ": self.units_that_differ(),
             "seconds_spent": data["seconds"],
             "order_confirmed": data["order_confirmed"],
             "guideline_version": data["guideline"],

@@ -279,7 +279,7 @@ def _chosen(form: JudgmentForm) -> Chosen:
     return Chosen(
         slot=data.get("slot"),
         verdict=data.get("verdict"),
-        units=form.units(),
+        units=form.units_that_differ(),
         reasons=data.get("reasons", []),
         seconds=data.get("seconds", 0.0),
     )

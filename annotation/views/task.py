@@ -130,7 +130,7 @@ def _again(
     )
     chosen = {
         "verdict": data.get("verdict"),
-        "units": form.units(),
+        "units": form.units_that_differ(),
         "reasons": data.get("reasons", []),
         "seconds": data.get("seconds", 0.0),
         "asks_order": asks_order,

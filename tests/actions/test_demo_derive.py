@@ -62,7 +62,7 @@ def test_every_kind_of_error_has_turns_and_is_an_error():
             text, differs = corrupted(turn, rng, kind)
             verdict = judge(turn, text)
             assert not verdict.consistent
-            assert differs == verdict.differs
+            assert differs == verdict.units_that_differ
             made[kind] += 1
     assert set(made) == set(KINDS)
     assert min(made.values()) >= len(SAMPLES)
@@ -108,7 +108,7 @@ def test_a_quad_is_balanced(order):
         for text in (quad.b, quad.b2):
             verdict = judge(turn, text)
             assert "plan order" in verdict.errors
-            assert verdict.differs == quad.differs
+            assert verdict.units_that_differ == quad.differs
 
 
 @pytest.mark.parametrize("order", ["seen", "unseen"])

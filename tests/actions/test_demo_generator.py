@@ -215,7 +215,7 @@ def test_an_offer_nobody_asked_for_is_not_consistent():
     (reviewed,) = samples(1)
     (draft,) = samples(1, habit=1.0)
     verdict = judge(reviewed["turns"][-1], draft["turns"][-1]["response"])
-    assert verdict.differs == ("answer",)
+    assert verdict.units_that_differ == ("answer",)
 
 
 def test_without_a_habit_samples_are_what_they_were():

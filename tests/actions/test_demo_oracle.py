@@ -86,7 +86,7 @@ def test_rejects_every_corruption_by_name(turn, rng, kind):
     text, differs = corrupted(turn, rng, kind)
     verdict = judge(turn, text)
     assert not verdict.consistent
-    assert differs == verdict.differs != ()
+    assert differs == verdict.units_that_differ != ()
     assert kind in verdict.errors or kind == "several"
 
 
@@ -155,7 +155,7 @@ def test_swapped_steps_are_an_error_of_order():
     text = text.replace("?", "Ask for the size")
     verdict = judge(PLAN_TURN, text)
     assert verdict.errors == ("plan order",)
-    assert verdict.differs == ("plan/2", "plan/3")
+    assert verdict.units_that_differ == ("plan/2", "plan/3")
 
 
 def test_each_kind_of_plan_error_is_named():
@@ -170,7 +170,7 @@ def test_each_kind_of_plan_error_is_named():
 
 def test_a_wrong_value_marks_its_parameter_only():
     verdict = judge(PLAN_TURN, PLAN_TURN["response"].replace('"coat"', '"hat"'))
-    assert verdict.differs == ("action/1/parameters/item",)
+    assert verdict.units_that_differ == ("action/1/parameters/item",)
     assert verdict.errors == ("parameter",)
 
 
@@ -193,7 +193,7 @@ def test_a_wrong_use_of_the_result_and_a_wrong_question_are_told_apart():
 def test_an_answer_in_place_of_an_action_differs_in_both():
     text = PLAN_TURN["response"].partition("\n<<action>>")[0] + "<</think>>Hello"
     verdict = judge(PLAN_TURN, text)
-    assert verdict.differs == (
+    assert verdict.units_that_differ == (
         "action/1/name",
         "action/1/parameters/item",
         "answer",

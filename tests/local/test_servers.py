@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from config.state import BASE_DIR, POSTGRES_SOCKET, ServerError, State
-from local import processes, servers
+from local import children, servers
 from local.sockets import SOCKET_PATH_BYTES
 from tests.local.site import clean_environment
 
@@ -183,7 +183,7 @@ def test_a_command_ends_with_its_own_exit_status(home):
     )
     assert done.returncode == 3
     assert not (state.home / "children.json").exists() or (
-        processes.Record(state.home / "children.json").end_leftovers() == []
+        children.Record(state.home / "children.json").end_leftovers() == []
     )
 
 

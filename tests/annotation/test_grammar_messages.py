@@ -4,7 +4,7 @@ import pytest
 from django.utils import translation
 
 from actions.grammar import FormatError, parse
-from annotation.text.wording import PHRASES, grammar_message
+from annotation.text.grammar_messages import PHRASES, grammar_message
 
 BROKEN = [
     "<<think>>No end",
