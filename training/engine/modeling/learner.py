@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from records.recipes.groups import Lora
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.lora import with_adapters
 from training.engine.modeling.place import Place
 from training.engine.run.directory import RunDirectory
-
-
-class LearnerSettings(Protocol):
-    """The settings that say what of a policy learns."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def lora_rank(self) -> int: ...
-    @property
-    def lora_alpha(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -39,13 +28,12 @@ class Learner:
         cls,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        settings: LearnerSettings,
+        settings: Lora,
     ) -> Learner:
         """Return the model as it is to learn: all weights, or fresh adapters."""
         if settings.method == "full":
             return cls(model, model, tokenizer)
-        rank, alpha = settings.lora_rank, settings.lora_alpha
-        return cls(model, with_adapters(model, rank, alpha), tokenizer)
+        return cls(model, with_adapters(model, settings.lora_rank), tokenizer)
 
     @property
     def pad_id(self) -> int:
@@ -56,7 +44,7 @@ class Learner:
 
 
 def load_learner(
-    run: RunDirectory, settings: LearnerSettings, start: Path, place: Place
+    run: RunDirectory, settings: Lora, start: Path, place: Place
 ) -> Learner:
     """Return the policy of directory ``start``, or of the checkpoint that is resumed.
 

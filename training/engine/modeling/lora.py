@@ -23,9 +23,9 @@ def adapters(rank: int) -> LoraConfig:
     )
 
 
-def with_adapters(model: PreTrainedModel, rank: int, alpha: int) -> PeftModel:
+def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     """Return fresh adapters around a model whose own weights stay as they are."""
-    learner = get_peft_model(model, adapters(rank, alpha))
+    learner = get_peft_model(model, adapters(rank))
     assert isinstance(learner, PeftModel)
     return learner
 

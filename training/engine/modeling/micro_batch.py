@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 
@@ -109,4 +109,5 @@ def accumulate_gradients(
     return torch.stack(results).sum(0)
 
 
-Parts, summed = MicroBatch, accumulate_gradients  # older names
+Parts: TypeAlias = MicroBatch  # the older names
+summed = accumulate_gradients
