@@ -32,13 +32,13 @@ def state():
     state.remove()
 
 
-def manage(state, *arguments, with_servers=True):
+def manage(state, *arguments, with_servers=True, words=""):
     around = [sys.executable, "-m", "local.servers"] if with_servers else []
     return subprocess.run(
         [*around, sys.executable, "manage.py", *arguments],
         cwd=BASE_DIR,
         env=clean_environment(state),
-        stdin=subprocess.DEVNULL,
+        input=words,
         capture_output=True,
         text=True,
         check=False,
@@ -56,6 +56,14 @@ def test_the_first_command_of_all_finds_its_tables(state, tmp_path):
     again = manage(state, "import_samples", *form)
     assert "1 unchanged" in again.stdout
     assert "The database is new" not in again.stderr
+
+
+def test_a_shell_that_comes_first_finds_its_tables(state):
+    count = "from annotation.models import Project; print(Project.objects.count())"
+    done = manage(state, "shell", "-v", "0", words=count)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "0"
+    assert "The database is new: making its tables." in done.stderr
 
 
 def test_tables_of_another_version_are_left_alone_and_named(state):
