@@ -284,13 +284,6 @@ def test_every_batch_size_gives_the_same_scores():
 # Beginnings
 
 
-def test_over_prefixes_an_ill_formed_sample_stays_ruled_out():
-    model = micro_reward_model(labels="final")
-    broken = Pair(LABEL, "<<think>>never closed")
-    score = model.score([broken, PAIR], over="prefixes")[0]
-    assert score.logit == RULED_OUT
-
-
 # A temperature, and several models as one
 
 
