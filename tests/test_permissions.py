@@ -37,7 +37,8 @@ from training.models import (
     InputRole,
     RunKind,
 )
-from training.views.forms import NewRunForm, PlaceForm, RecipeForm
+from training.views.forms import NewRunForm, PlaceForm
+from training.views.recipe_form import RecipeForm
 
 pytestmark = pytest.mark.django_db
 

@@ -29,7 +29,7 @@ from training.iterations.metrics import Comparison, Fresh, fresh_figures
 from training.iterations.status import STEPS, is_unchanged, run_of
 from training.models import RUN_STEPS, Checkpoint, Iteration, Run, StepName, run_name
 from training.runs.starting_points import current_policy
-from training.views.forms import IterationForm, RecipeForm
+from training.views.forms import IterationForm
 from training.views.iteration_lines import (
     changes,
     evaluated,
@@ -37,6 +37,7 @@ from training.views.iteration_lines import (
     page_facts,
     took,
 )
+from training.views.recipe_form import RecipeForm
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet

@@ -1,0 +1,163 @@
+"""The form of a recipe, made from the fields of its dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from django import forms
+from django.utils.translation import gettext
+
+from records.recipes import RECIPES, brought_up_to_date
+from training.wording.figures import capitalized
+from training.wording.words import When, help_of, only_with, words
+
+if TYPE_CHECKING:
+    from records.events import Json
+
+FLOAT = forms.NumberInput(attrs={"step": "any"})
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingGroup:
+    """Neighbouring settings that are all used with the same choice, or always.
+
+    ``when`` says with which, in JSON: names of fields, each with the values that count.
+    ``only`` says it in words.
+    """
+
+    fields: list[forms.BoundField]
+    when: str
+    only: str
+
+
+class RecipeForm(forms.Form):
+    """The recipe of a kind of run: one field per setting of its dataclass.
+
+    A field is named ``recipe_<name>`` and has the setting's help text, unit, range and
+    choices. What a program cannot run with is said at the field. ``known`` replaces the
+    defaults; it may be a recipe of an earlier version.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        kind: str,
+        known: Mapping[str, Json] | None = None,
+        **kw: Any,
+    ) -> None:
+        super().__init__(*args, **kw)
+        self.kind = kind
+        recipe = RECIPES[kind]
+        types = get_type_hints(recipe)
+        today, _messages = brought_up_to_date(kind, dict(known or {}))
+        for setting in dataclasses.fields(recipe):
+            default = (
+                setting.default if setting.default is not dataclasses.MISSING else None
+            )
+            value = today.get(setting.name, default)
+            if isinstance(value, list):  # as JSON keeps a tuple
+                value = tuple(value)
+            self.fields[f"recipe_{setting.name}"] = _field_of(
+                setting.name, types[setting.name], value, setting.metadata
+            )
+
+    @property
+    def settings(self) -> list[SettingGroup]:
+        """The settings people change, in the order of the recipe."""
+        return list(self._groups(advanced=False))
+
+    @property
+    def advanced_settings(self) -> list[SettingGroup]:
+        return list(self._groups(advanced=True))
+
+    @property
+    def advanced_is_wrong(self) -> bool:
+        """Whether a folded setting has an error and must be shown."""
+        return any(
+            field.errors for group in self.advanced_settings for field in group.fields
+        )
+
+    def _groups(self, *, advanced: bool) -> Iterator[SettingGroup]:
+        """Yield neighbours that hang on the same choice together, others by themselves."""
+        chosen = [
+            setting
+            for setting in dataclasses.fields(RECIPES[self.kind])
+            if bool(setting.metadata.get("advanced")) == advanced
+        ]
+        for _when, same in itertools.groupby(chosen, lambda s: s.metadata.get("when")):
+            settings = list(same)
+            when: When = settings[0].metadata.get("when") or {}
+            yield SettingGroup(
+                fields=[self[f"recipe_{setting.name}"] for setting in settings],
+                when=json.dumps(
+                    {
+                        self[f"recipe_{name}"].html_name: list(values)
+                        for name, values in when.items()
+                    }
+                )
+                if when
+                else "",
+                only=only_with(when) if when else "",
+            )
+
+    def recipe(self) -> dict[str, object]:
+        """Return the settings as :func:`training.runs.launch.start_run` takes them."""
+        return {
+            name.removeprefix("recipe_"): value
+            for name, value in self.cleaned_data.items()
+            if name.startswith("recipe_")
+        }
+
+    def add_problems(self, problems: Mapping[str, str]) -> None:
+        """Show what :class:`training.runs.launch.LaunchRefusedError` says, at its field."""
+        for name, why in problems.items():
+            field = f"recipe_{name}" if f"recipe_{name}" in self.fields else name
+            self.add_error(field if field in self.fields else None, why)
+
+
+def _field_of(
+    name: str, wanted: object, default: object, about: Mapping[str, Any]
+) -> forms.Field:
+    label = capitalized(words(name))
+    if (unit := about.get("unit")) and unit not in name:
+        label += f" ({gettext(unit)})"
+    common: dict[str, Any] = {
+        "label": label,
+        "help_text": help_of(about),
+        "initial": default,
+    }
+    choices = about.get("choices")
+    low, high = about.get("min"), about.get("max")
+    if wanted is bool:
+        return forms.BooleanField(required=False, **common)
+    if wanted is int:
+        return forms.IntegerField(min_value=low, max_value=high, **common)
+    if wanted is float:
+        return forms.FloatField(min_value=low, max_value=high, widget=FLOAT, **common)
+    if wanted is str and choices:
+        return forms.ChoiceField(choices=[(c, c) for c in choices], **common)
+    if wanted is str:
+        return forms.CharField(required=False, max_length=500, **common)
+    if choices:
+        return forms.MultipleChoiceField(
+            choices=[(c, c) for c in choices],
+            required=False,
+            widget=forms.CheckboxSelectMultiple,
+            **common,
+        )
+    apart = gettext("Separate several by commas.")
+    common["help_text"] = f"{common['help_text']} {apart}"
+    common["initial"] = ", ".join(default) if isinstance(default, tuple) else ""
+    return WordsField(required=False, **common)
+
+
+class WordsField(forms.CharField):
+    """Texts separated by commas."""
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        return tuple(word.strip() for word in text.split(",") if word.strip())
