@@ -1,7 +1,8 @@
-"""The five built-in actions, which every policy may be given beside its contexts' own.
+"""The five built-in actions, which a policy may call beside those of its contexts.
 
-Calculate and Get thinking context work. Search Internet, Open file and Send email are
-known but have no handler, so a call of one is answered "not enabled" and never faked.
+Calculate and Get thinking context run. Search Internet, Open file and Send email are
+defined but have no handler: a call of one is answered "not enabled". Their results are
+never faked.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ Search = Callable[[str], Sequence[LocalContext]]
 
 
 def show_context(context: LocalContext) -> str:
-    """Write a thinking context as text, one action definition a line."""
+    """Write a thinking context as text, one action definition per line."""
     parts = [context.title, context.background, context.guideline]
     if context.actions:
         lines = [dump_json(action.to_json()) for action in context.actions]

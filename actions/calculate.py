@@ -1,11 +1,11 @@
-"""The built-in action Calculate: an evaluator of arithmetic that cannot be made to hang.
+"""The built-in action Calculate: evaluate arithmetic in bounded time.
 
-The expression is parsed by Python's own parser and walked here over a whitelist of
-nodes; nothing is compiled or run. Numbers are decimals of 28 significant digits with
-exponents up to 999, so ``0.1 + 0.2`` is ``0.3``, every operation costs the same small
-time, and what does not fit is an error instead of a wait. An inexact result is shown
-with 15 significant digits. ``//`` and ``%`` round towards minus infinity, as in Python; ``round``
-takes halves to the even neighbour.
+Python's own parser parses the expression; this module walks the tree over a whitelist
+of nodes and compiles and runs nothing. Numbers are decimals of 28 significant digits
+with exponents up to 999: ``0.1 + 0.2`` is ``0.3``, every operation costs the same small
+time, and a number that does not fit is an error. An inexact result is shown with 15
+significant digits. ``//`` and ``%`` round towards minus infinity, as in Python;
+``round`` rounds halves to even.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MAX_PLACES: Final = 28
 
 _SIGNS: Final = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 _ALLOWED: Final = re.compile(r"[0-9A-Za-z.,+\-*/%()\[\]\s]*")
-# Python warns about a number run into a word ("1if"); such text never reaches it.
+# Refuse a number that runs into a word ("1if") before Python's parser warns about it.
 _RUN_TOGETHER: Final = re.compile(r"[0-9.](?![eE][+-]?[0-9])[A-Za-z]")
 
 
 class CalculationError(ValueError):
-    """An expression cannot be calculated; the text says why."""
+    """An expression cannot be calculated; the message says why."""
 
 
 def _context() -> decimal.Context:

@@ -1,4 +1,4 @@
-"""Action definitions: what an action is called, takes, and may go wrong with."""
+"""Action definitions: an action's name, its parameters and its named exceptions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPES: Final = ("string", "number", "integer", "boolean", "array", "object", "an
 
 
 class DefinitionError(ValueError):
-    """An action definition is not of the documented form."""
+    """An action definition does not have the documented form."""
 
     def __init__(self, place: str, expected: str, found: str) -> None:
         super().__init__(f"{place or 'definition'}: expected {expected}, found {found}")
@@ -36,7 +36,7 @@ class ParameterError:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter; ``schema`` keeps further JSON Schema keys (``items`` …) as given."""
+    """One parameter; ``schema`` keeps further JSON Schema keys unchanged."""
 
     name: str
     type: str = "string"
@@ -95,7 +95,7 @@ class ActionDefinition:
 
 
 def describe(value: JSON) -> str:
-    """Say in a few words what ``value`` is, for messages."""
+    """Describe the type of ``value`` in a few words, for error messages."""
     if isinstance(value, dict):
         return f"an object of {len(value)} keys"
     if isinstance(value, list):
@@ -140,7 +140,8 @@ def _name(value: JSON, place: str) -> str:
 def parse_definition(obj: JSON, place: str = "") -> ActionDefinition:
     """Read an action definition; raise :class:`DefinitionError` naming the place.
 
-    ``place`` is put in front of the places that errors name, e.g. ``contexts[0].actions[2]``.
+    ``place`` is a prefix for the places that errors name, e.g.
+    ``contexts[0].actions[2]``.
     """
     form = _object(obj, place)
     _only_keys(
@@ -203,10 +204,11 @@ def _parse_parameter(name: str, value: JSON, place: str) -> Parameter:
 
 
 def from_openai(obj: JSON, place: str = "") -> ActionDefinition:
-    """Read an OpenAI tool: ``{"type": "function", "function": {…}}`` or the inner object.
+    """Read an OpenAI tool: ``{"type": "function", "function": {…}}`` or its inner part.
 
-    JSON Schema keys that Concord has no word for are kept in ``schema``; ``strict`` is
-    left out. ``unit`` and ``exception`` are read back where :func:`to_openai` put them.
+    ``schema`` keeps the JSON Schema keys that Concord does not use; ``strict`` is
+    dropped. ``unit`` and ``exception`` are read from where :func:`to_openai` writes
+    them.
     """
     form = _object(obj, place)
     if "function" in form:
@@ -341,7 +343,7 @@ _CHECKED_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 def _mismatch(
     schema: Mapping[str, JSON], value: JSON, place: str
 ) -> ParameterError | None:
-    """Check type, enum, items, properties and required; other keys are not checked."""
+    """Check type, enum, items, properties and required; ignore all other keys."""
     kind = schema.get("type")
     if isinstance(kind, str) and kind in _CHECKED_TYPES:
         whole = kind == "integer" and isinstance(value, float) and value.is_integer()

@@ -1,8 +1,8 @@
-"""Runs action calls and gives their results, good or bad, back as observations.
+"""Runs action calls and returns every result, good or bad, as an observation.
 
-Everything that can go wrong with a call is something a policy has to read and deal
-with, so nothing here raises to the caller: an unknown action, bad parameters, a named
-exception, a time-out and a handler's own bug all become observations.
+A policy has to read and handle whatever goes wrong with a call. So nothing here raises
+to the caller: an unknown action, bad parameters, a named exception, a time-out and a
+bug in a handler all become observations.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class NotEnabled(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a turn may use: calls, seconds for one call, characters of one observation."""
+    """Limits of a turn: calls, seconds per call, characters per observation."""
 
     calls_per_turn: int = 8
     seconds: float = 10.0
@@ -56,11 +56,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Execution:
-    """What came of one user prompt.
+    """The result of one user prompt.
 
     ``observations[i]`` answers the call that ends ``responses[i]``. ``ended`` says why
     it stopped: an answer was given, a response broke the grammar (``error``), or the
-    policy went on calling after it was told that its calls are used up.
+    policy kept calling after an observation said that no calls are left.
     """
 
     responses: tuple[str, ...]
@@ -70,21 +70,21 @@ class Execution:
 
 
 def exception_text(name: str, message: str = "") -> str:
-    """Return the observation that a named exception becomes."""
+    """Return the observation for a named exception."""
     return f"Exception {name}: {message}" if message else f"Exception {name}"
 
 
 def not_enabled(name: str) -> str:
-    """Return the observation of a call that nothing here can run."""
+    """Return the observation for a call that nothing here can run."""
     return f'Error: the action "{name}" is not enabled here.'
 
 
 def clean_observation(text: str, characters: int) -> str:
-    """Make ``text`` fit to be an observation.
+    """Make ``text`` safe as an observation.
 
-    A tag inside is broken up with a space (``< <think>>``), because an environment must
-    not be able to end its own observation; lone surrogates become ``\\ud800`` as text; what
-    is over ``characters`` is cut, and the cut is said.
+    A tag inside is broken with a space (``< <think>>``), because an environment must
+    not be able to end its own observation. Lone surrogates become ``\\ud800`` as text.
+    A text longer than ``characters`` is cut, and a note says so.
     """
     text = text.encode("utf-8", "backslashreplace").decode()
     text = TAG_PATTERN.sub(lambda match: "< " + match.group()[1:], text)
@@ -94,12 +94,13 @@ def clean_observation(text: str, characters: int) -> str:
 
 
 class Executor:
-    """Looks calls up among the allowed definitions and runs their handlers.
+    """Looks up calls among the allowed definitions and runs their handlers.
 
-    A handler runs on a thread of its own, so that the time limit holds whatever it does.
-    Python cannot stop a thread: one that overruns is left behind as a daemon thread and
-    its result dropped. So handlers should carry time-outs of their own for what they
-    wait on, and close what they open (a database connection belongs to its thread).
+    Each handler runs on its own thread, so that the time limit always holds. Python
+    cannot stop a thread: one that exceeds the limit is left behind as a daemon thread
+    and its result is dropped. Handlers should therefore set their own time-outs for
+    what they wait on, and close what they open (a database connection belongs to its
+    thread).
     """
 
     def __init__(
@@ -177,11 +178,11 @@ class Executor:
         *,
         inside_thinking: bool = False,
     ) -> Execution:
-        """Decode, run the call, append the observation, decode on, until an answer.
+        """Decode, run the call, append the observation, and repeat until an answer.
 
-        ``generate`` takes the text so far and returns what follows it, up to and with
-        ``<</action>>`` or to the end. When the calls of the turn are used up, the next
-        call is answered with an observation that says so, once.
+        ``generate`` takes the text so far and returns the continuation, up to and
+        including ``<</action>>`` or to the end. When no calls are left, the next call
+        is answered with an observation that says so, once.
         """
         text = prompt
         responses: list[str] = []

@@ -1,8 +1,8 @@
 """The format check, on text and on token ids.
 
-A policy's turn must be a response of the grammar that holds no observation: those are
-the environment's to write. On token ids, each tag must also be its one token: a tag
-spelt with ordinary tokens looks right as text, but would not stop the decoding.
+A policy's turn must be a response of the grammar without observations, which only the
+environment writes. On token ids, each tag must also be its one token: a tag spelt with
+ordinary tokens looks right as text but does not stop decoding.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def check_text(
 ) -> FormatError | None:
     """Return what is wrong with a response, or None.
 
-    ``episode``: the text is a whole episode, whose calls are followed by observations.
-    ``may_trail``: blanks after the last call are no fault. They are one where the text
-    is to be learned: decoding stops at ``<</action>>``.
+    ``episode``: the text is a whole episode, in which observations follow the calls.
+    ``may_trail`` allows blanks after the last call. They are an error in a text to
+    learn from, because decoding stops at ``<</action>>``.
     """
     try:
         response = parse(text, inside_thinking=inside_thinking)

@@ -1,4 +1,4 @@
-"""The response grammar: any text becomes a Response or a FormatError.
+"""The response grammar: parse any text into a Response or raise a FormatError.
 
 ::
 
@@ -7,14 +7,16 @@
     action      = "<<action>>" JSON "<</action>>"     {"name": str, "parameters": {…}}
     observation = "<<observation>>" text "<</observation>>"
 
-A turn's response may also end right after ``<</action>>``: decoding stopped there, and
-the next turn, whose input is the observation, goes on inside the same thinking. Such a
-turn is read with ``inside_thinking=True``. Blanks after that ``<</action>>`` are read too
-and kept apart: people see the same call. ``format_check`` refuses them where a text is
-to be learned, for a policy is stopped at the tag and never writes them.
+A turn's response may also end right after ``<</action>>``: decoding stops there. The
+next turn, whose input is the observation, continues inside the same thinking; parse it
+with ``inside_thinking=True``.
 
-The parser goes over the text once, tag by tag, so its time is linear. Nothing is
-trimmed or repaired, and calls keep their source, so ``render(parse(text)) == text``.
+Blanks after that ``<</action>>`` are accepted and kept apart, since people see the same
+call. ``format_check`` refuses them in a text to learn from: a policy is stopped at the
+tag and never writes them.
+
+The parser goes over the text once, tag by tag, in linear time. It trims and repairs
+nothing, and calls keep their source, so ``render(parse(text)) == text``.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ END: Final = "the end of the text"
 
 
 class FormatError(ValueError):
-    """A text does not follow the response grammar.
+    """A text violates the response grammar.
 
-    ``position`` counts characters from 0; ``line`` and ``column`` from 1.
+    ``position`` counts characters from 0; ``line`` and ``column`` count from 1.
     """
 
     def __init__(
@@ -133,7 +135,7 @@ class Response:
 
     @property
     def continues(self) -> bool:
-        """Whether this was read inside the open thinking of the turn before."""
+        """Whether this was parsed inside the open thinking of the turn before."""
         return not self.opens and (self.closes or bool(self.thinking))
 
 
@@ -177,10 +179,10 @@ def _parse_call(text: str, start: int, end: int) -> ActionCall:
 
 
 def parse(text: str, *, inside_thinking: bool = False) -> Response:
-    """Read a response; raise :class:`FormatError` and nothing else, in linear time.
+    """Parse a response in linear time; raise :class:`FormatError` and nothing else.
 
-    ``inside_thinking``: the turn's input is an observation, so ``text`` starts inside the
-    thinking that the turn before left open.
+    ``inside_thinking``: the turn's input is an observation, so ``text`` starts inside
+    the thinking that the turn before left open.
     """
     try:
         text.encode()

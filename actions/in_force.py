@@ -1,9 +1,9 @@
-"""Which actions a model may call at a place of a conversation.
+"""Which actions a model may call at a given place of a conversation.
 
-In force are the built-in actions, the actions of the global thinking contexts, and those
-of the local contexts that *Get thinking context* has fetched before the call. Of two
-with one name the one higher up in the order of the thinking elements counts: global
-context, built-in, local context.
+These are the built-in actions, the actions of the global thinking contexts, and those
+of the local contexts that *Get thinking context* fetched before the call. Of two
+actions with one name, the one higher in the order of the thinking elements counts:
+global context, built-in, local context.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from actions.grammar import ActionCall, Observation, Response
 
 @dataclass(frozen=True)
 class Contexts:
-    """The thinking contexts of one conversation, as far as they define actions."""
+    """The action definitions in the thinking contexts of one conversation."""
 
     global_actions: tuple[ActionDefinition, ...] = ()
     local: tuple[LocalContext, ...] = ()
 
     @classmethod
     def of(cls, documents: Iterable[Mapping[str, object]]) -> Contexts:
-        """Read contexts as they stand in Concord JSONL; what is no definition is left out."""
+        """Read contexts in their Concord JSONL form; skip invalid definitions."""
         global_actions: list[ActionDefinition] = []
         local: list[LocalContext] = []
         for document in documents:
@@ -50,9 +50,9 @@ class Contexts:
 def definitions_in_force(
     contexts: Contexts, fetched: Iterable[str] = ()
 ) -> dict[str, ActionDefinition]:
-    """Return the definitions a call may name, by name.
+    """Return by name the definitions a call may use.
 
-    ``fetched``: the observations that *Get thinking context* was answered with so far
+    ``fetched``: the observations that answered *Get thinking context* so far
     (:func:`fetched_before`).
     """
     texts = [text for text in fetched if not _is_nothing(text)]
@@ -124,13 +124,13 @@ def _by_priority(
 
 
 def _is_nothing(observation: str) -> bool:
-    """Whether a fetch failed: a named exception, or an error of the executor."""
+    """Whether a fetch failed: a named exception or an error of the executor."""
     failures = [exception_text(one.name) for one in GET_THINKING_CONTEXT.exceptions]
     return observation.startswith(("Error: ", *failures))
 
 
 def shows(observation: str, context: LocalContext) -> bool:
-    """Whether an observation has a context in it, known by its title or an action."""
+    """Whether an observation contains a context: its title or one of its actions."""
     marks = [context.title, *(action.name for action in context.actions)]
     return any(mark and mark in observation for mark in marks)
 

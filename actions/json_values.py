@@ -17,8 +17,8 @@ from actions.tags import JSON
 MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 100
 
-# A string that is never closed is matched to the end of the text, so that no
-# character is looked at twice: this is what keeps the scan linear.
+# Match a string that is never closed to the end of the text: no character is then read
+# twice, and the scan stays linear.
 _BRACKET_OR_STRING: Final = re.compile(
     r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL
 )
@@ -28,7 +28,7 @@ _STEP: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 class JSONError(ValueError):
-    """A text is not JSON as this project reads it."""
+    """A text is not JSON by the strict rules of this module."""
 
     def __init__(self, position: int, expected: str, found: str) -> None:
         super().__init__(f"character {position}: expected {expected}, found {found}")
@@ -100,9 +100,9 @@ def json_depth(text: str) -> int:
 def load_json(text: str) -> JSON:
     """Read one JSON value; raise :class:`JSONError` and nothing else.
 
-    Refused beyond what JSON refuses: nesting deeper than 64, integers of more than 100
-    digits, numbers too large for a double, ``NaN`` and ``Infinity``, a key given twice
-    and lone surrogates.
+    Besides invalid JSON it refuses nesting deeper than 64, integers of more than 100
+    digits, numbers too large for a double, ``NaN`` and ``Infinity``, repeated keys and
+    lone surrogates.
     """
     depth = 0
     for match in _BRACKET_OR_STRING.finditer(text):

@@ -1,9 +1,9 @@
-"""The normal form of a response: what is left when spelling that says nothing is gone.
+"""The normal form of a response: the response without spelling that has no meaning.
 
-Two responses of one normal form say the same, piece by piece, and no person needs to be
-asked. Gone are white space (but not the lines and the order of a plan), the spelling of
-numbers, and the order of JSON keys. Strings in a call's parameters count exactly: what an
-action is given is a value, not a wording.
+Two responses with equal normal forms mean the same, so no person needs to judge them.
+The form drops white space (but keeps the lines and the order of a plan), the spelling
+of numbers, and the order of JSON keys. Strings in a call's parameters are compared
+exactly: an action receives a value, not a wording.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from actions.plans import find_plan
 from actions.tags import JSON
 from actions.words import with_plain_numbers
 
-# A piece of a response: its kind, its words, and a call's parameters.
+# A part of a response: its kind, its words, and a call's parameters.
 Piece = tuple[str, str, dict[str, JSON]]
 
 
 def normal_form(response: Response) -> list[Piece]:
-    """Return the pieces of a response in reading order, blank ones left out."""
+    """Return the parts of a response in reading order, without blank ones."""
     pieces: list[Piece] = []
     for node in response.thinking:
         if isinstance(node, ActionCall):
@@ -33,7 +33,7 @@ def normal_form(response: Response) -> list[Piece]:
 
 
 def same_in_normal_form(one: Response, other: Response) -> bool:
-    """Say whether two responses to one turn differ in spelling only."""
+    """Whether two responses to one turn differ in spelling only."""
     first, second = normal_form(one), normal_form(other)
     return len(first) == len(second) and all(
         mine[:2] == theirs[:2] and json_equal(mine[2], theirs[2])

@@ -1,10 +1,12 @@
-"""Plans and their alignment: which steps match, which are missing, extra or swapped.
+"""Plans and their alignment: which steps match, are missing, extra or swapped.
 
-Steps are compared by their meaning-bearing words (:mod:`actions.words`), each weighing
-``log(1 + N / df)``: N steps in both plans, df of them with the word. So a word that only
-one step and its partner share says most. Plans of up to 40 × 40 steps get the optimal
-assignment; larger ones a greedy one that stays near linear, so that a plan of a
-megabyte costs no more than reading it.
+Steps are compared by their meaning-bearing words (:mod:`actions.words`). A word weighs
+``log(1 + N / df)``: N steps in both plans, df of them with the word. A word that only
+one step and its partner share weighs most.
+
+Plans of up to 40 × 40 steps get the optimal assignment. Larger plans get a greedy one
+in near-linear time, so that aligning a plan of a megabyte costs little more than
+reading it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ WORDS_LIMIT: Final = 64
 POSTINGS_LIMIT: Final = 8
 LISTED_LIMIT: Final = 200
 
-# Below this weighted overlap two steps are not taken for the same.
+# Steps with less weighted overlap than this do not match.
 THRESHOLD: Final = 0.25
 
 _STEP: Final = re.compile(r"[ \t]*(\d{1,6})[.)][ \t]+(\S.*)")
@@ -32,13 +34,13 @@ _STEP: Final = re.compile(r"[ \t]*(\d{1,6})[.)][ \t]+(\S.*)")
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a plan, without their numbers, in the order they stand."""
+    """The steps of a plan in their order, without their numbers."""
 
     steps: tuple[str, ...]
 
 
 class PlanSpan(NamedTuple):
-    """A plan and the characters ``start`` to ``end`` of the text that it takes."""
+    """A plan and its span in the text, characters ``start`` to ``end``."""
 
     plan: Plan
     start: int
@@ -46,9 +48,9 @@ class PlanSpan(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Step ``a`` of one plan means step ``b`` of the other; ``score`` is 0 to 1.
+    """Step ``a`` of one plan matches step ``b`` of the other; ``score`` is 0 to 1.
 
-    A score of 0 is a leftover: no shared words, but the same place in the order.
+    A score of 0 marks a leftover: no shared words, but the same place in the order.
     """
 
     a: int
@@ -72,7 +74,7 @@ class PlanAlignment:
 
 
 def find_plan(text: str) -> PlanSpan | None:
-    """Find the first line ``Plan:`` that numbered lines follow."""
+    """Find the first line ``Plan:`` that is followed by numbered lines."""
     position = 0
     start = -1
     end = 0
@@ -136,7 +138,8 @@ def step_similarity(
     """Return the weighted Dice overlap of two steps' words, 0 to 1."""
     first, second = set(one), set(other)
     total = sum(weights[w] for w in first) + sum(weights[w] for w in second)
-    # Sorted, because a sum of floats depends on its order and a set's order on the run.
+    # Sort the words: the sum of floats depends on their order, and the order of a set
+    # changes from run to run.
     shared = sum(weights[word] for word in sorted(first & second))
     return min(1.0, 2 * shared / total) if total else 0.0
 
@@ -148,8 +151,8 @@ def _match_optimally(
 ) -> list[Match]:
     scores = [[step_similarity(x, y, weights) for y in other] for x in one]
     longest = max(len(one), len(other), 1)
-    # The bonus for the same place is concave in the distance, so that of two equally
-    # good assignments the one without crossings wins.
+    # The bonus for the same place is concave in the distance: of two equally good
+    # assignments the one without crossings wins.
     gains = [
         [
             score + 0.02 * (1 - ((i - j) / longest) ** 2) if score >= THRESHOLD else 0.0
@@ -214,7 +217,7 @@ def _match_greedily(
     other: Sequence[Sequence[str]],
     weights: dict[str, float],
 ) -> list[Match]:
-    """Match equal steps first, then each step with the best of its rare words' steps."""
+    """Match equal steps first, then each step with the best that shares a rare word."""
     equal: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for j in reversed(range(len(other))):
         equal[tuple(other[j])].append(j)
@@ -251,9 +254,9 @@ def _match_greedily(
 
 
 def _add_leftovers(matched: list[Match], count_a: int, count_b: int) -> list[Match]:
-    """Pair steps left over between the same two matched neighbours, in order.
+    """Pair unmatched steps between the same two matched neighbours, in order.
 
-    Only where equally many are left on both sides; else there is no telling which.
+    Only where both sides have equally many; otherwise the pairing would be a guess.
     """
     crossing_free = all(x.b < y.b for x, y in pairwise(matched))
     if not crossing_free:

@@ -44,18 +44,18 @@ LONGEST_SEARCHED: Final = (
 )
 _NUMBER: Final = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _BETWEEN: Final = re.compile(r"[,;\n]|\s+and\s+")
-# Of google-re2. A machine may lack it that trains on no sample with a pattern.
+# From google-re2; needed only where a sample has a pattern, so a machine may lack it.
 _RE2: Final = import_module("re2") if find_spec("re2") else None
 
 
 class Pattern(Protocol):
-    """What is used of a compiled pattern."""
+    """The part of a compiled pattern that this module uses."""
 
     def search(self, text: str) -> object | None: ...
 
 
 class RuleError(ValueError):
-    """A rule that cannot be read; says which field, what it takes and what was found."""
+    """A rule cannot be read; the message names field, expectation and value."""
 
     def __init__(self, field: str, expected: str, found: JSON) -> None:
         super().__init__(f"rule: {field}: expected {expected}, found {found!r:.60}")
@@ -90,14 +90,14 @@ class Rule:
             parts = {plain(part) for part in _BETWEEN.split(answer)} - {""}
             return parts == {plain(text) for text in self.texts}
         if self.match == "regex":
-            # RE2 works on UTF-8, in which a lone surrogate has no place.
+            # RE2 works on UTF-8, which cannot encode a lone surrogate.
             searched = answer[:LONGEST_SEARCHED].encode("utf-8", "replace").decode()
             return _compiled(self.texts[0]).search(searched) is not None
         return plain(answer) in {plain(text) for text in self.texts}
 
 
 def plain(text: str) -> str:
-    """Return a text without what does not matter: case, spaces, a last full stop."""
+    """Normalize a text: case, spaces and a final full stop do not matter."""
     return " ".join(text.casefold().split()).removesuffix(".").rstrip()
 
 

@@ -1,12 +1,11 @@
-"""Units: the pieces of two responses that can match or differ, side by side.
+"""Units: the parts of two responses that can match or differ, side by side.
 
-What ``align_units`` says about a pair is a proposal for the person who judges, made
-from words, numbers and values; it is never a judgment.
-
-Pieces are paired by place, because consistency is about the same thing at the same
-place: plan steps in order, actions by number, parameters by name. Parameters are
-compared as JSON values (``1`` equals ``1.0``; strings exactly, case and spaces count);
-thinking, use of result and answer by their words and numbers.
+``align_units`` proposes which units differ, from words, numbers and values. The
+proposal helps the person who judges; it is never a judgment. Units are paired by
+position, because consistency is about the same thing at the same place: plan steps in
+order, actions by number, parameters by name. Parameters are compared as JSON values
+(``1`` equals ``1.0``; strings exactly, including case and spaces); thinking, use of
+result and answer by their words and numbers.
 """
 
 from __future__ import annotations
@@ -40,14 +39,15 @@ UnitKind = Literal[
     "format",
 ]
 
-# Up to so many cells the gaps of plans of unequal length are placed optimally.
+# Up to this many cells, gaps in plans of unequal length are placed optimally.
 GAP_CELLS_LIMIT: Final = 10_000
 
-# Two answers sharing less of their words than this are proposed to differ.
+# Two answers that share less of their words than this are proposed as different.
 ANSWER_THRESHOLD: Final = 0.5
 RESULT_THRESHOLD: Final = 0.25
 
-# From this share on, thinking with words of its own on both sides says other things.
+# Two thinking texts differ when each has at least this share of words that the other
+# lacks.
 SUBSTITUTION_THRESHOLD: Final = 0.8
 
 
@@ -75,7 +75,7 @@ class _Pieces:
 
 
 def _pieces(response: Response) -> _Pieces:
-    """Take the plan out of the thinking; what stands before and after it stays."""
+    """Separate the plan from the thinking text before and after it."""
     parts: list[str] = []
     plan = Plan(())
     for node in response.thinking:
@@ -119,7 +119,7 @@ def unit_pairs_of_text(
 ) -> tuple[UnitPair, ...]:
     """Pair a label response with a sampled text that may break the grammar.
 
-    Such a text gives the single unit ``format``, which differs.
+    A text that breaks it gives the single unit ``format``, which differs.
     """
     try:
         sampled = parse(text, inside_thinking=inside_thinking)
@@ -135,8 +135,10 @@ def _pair(
 
 
 def _thinking_pair(label: str | None, sampled: str | None) -> UnitPair:
-    """Thinking may be worded freely: only numbers that clash and a word put in
-    another's place are proposed."""
+    """Compare thinking, whose wording is free.
+
+    Propose a difference only for different numbers or one word in the place of another.
+    """
     clash = False
     if label is not None and sampled is not None:
         ours, theirs = numbers(label), numbers(sampled)
@@ -158,14 +160,14 @@ def _answer_pair(label: str | None, sampled: str | None) -> UnitPair:
 
 
 def _says_other(label: str | None, sampled: str | None, threshold: float) -> bool:
-    """Compare numbers, names, denial, being a question, and the share of equal words."""
+    """Compare numbers, names, negation, question form, and the share of equal words."""
     if label is None or sampled is None:
         return True
     if label == sampled:
         return False
     words_ours, words_theirs = meaning_words(label), meaning_words(sampled)
     all_words = {*words_ours, *words_theirs}
-    # A name of one text that is a plain word of the other is no clash of names.
+    # A name in one text that is a plain word of the other does not differ.
     unmatched = (names(label) ^ names(sampled)) - (
         {*_plain(label)} & {*_plain(sampled)}
     )
@@ -181,7 +183,8 @@ def _says_other(label: str | None, sampled: str | None, threshold: float) -> boo
 def _substitutes(ours: Sequence[str], theirs: Sequence[str]) -> bool:
     """Whether two texts are nearly the same but each has words the other lacks.
 
-    Other wordings change many words; one word put for another changes what is said.
+    A rewording changes many words; one word in the place of another changes the
+    meaning.
     """
     first, second = Counter(ours), Counter(theirs)
     return bool(
@@ -226,7 +229,7 @@ def _plan_pairs(label: Plan, sampled: Plan) -> list[UnitPair]:
 
 
 def _in_order(label: Plan, sampled: Plan) -> list[tuple[int | None, int | None]]:
-    """Pair steps in order, with exactly |difference| gaps, placed for best similarity."""
+    """Pair steps in order with exactly |difference| gaps, for the best similarity."""
     short, long = sorted((len(label.steps), len(sampled.steps)))
     gaps = long - short
     if gaps == 0:
@@ -247,7 +250,7 @@ def _place_gaps(shorter: Plan, longer: Plan, gaps: int) -> dict[int, int]:
     one = [meaning_words(step)[:WORDS_LIMIT] for step in shorter.steps]
     other = [meaning_words(step)[:WORDS_LIMIT] for step in longer.steps]
     weights = word_weights(one, other)
-    # best[i][g]: best total of the first i short steps when g gaps are placed so far.
+    # best[i][g]: best total of the first i short steps after g gaps.
     best = [[0.0] * (gaps + 1)]
     takes: list[list[bool]] = []
     for i, words in enumerate(one):

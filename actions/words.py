@@ -1,7 +1,7 @@
-"""Meaning-bearing words: what is left of a sentence without its small words and endings.
+"""Meaning-bearing words: a sentence without its stop words and word endings.
 
-Own code on purpose: small, deterministic and readable, made for English imperatives
-such as plan steps. It proposes; people decide.
+Our own code on purpose: small, deterministic and readable, made for English imperatives
+such as plan steps. It only proposes; people decide.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _DAYS_AND_MONTHS: Final = _set(
     "june july august september october november december"
 )
 
-# Words that say the same in a plan step; each line's first word stands for all.
+# Synonyms in plan steps; the first word of each line stands for all.
 _SAME: Final[dict[str, str]] = {
     word: line.split()[0]
     for line in (
@@ -74,7 +74,7 @@ _SAME: Final[dict[str, str]] = {
 
 
 def stem(word: str) -> str:
-    """Take common English endings off a lower-case word; digits stay as they are."""
+    """Remove common English endings from a lower-case word; digits stay unchanged."""
     if len(word) <= 3 or not word.isalpha():
         return word
     for ending, replacement in (
@@ -113,7 +113,7 @@ def raw_words(text: str) -> list[str]:
 def meaning_words(text: str) -> list[str]:
     """Return the stems of the meaning-bearing words, in order.
 
-    A text of stop words only keeps them all, so that it still has something to compare.
+    A text of stop words only keeps them all, so that there is something to compare.
     """
     words = [word.casefold().replace("’", "'") for word in raw_words(text)]
     content_words = [word for word in words if word not in STOP_WORDS] or words
@@ -122,8 +122,11 @@ def meaning_words(text: str) -> list[str]:
 
 
 def numbers(text: str) -> Counter[str]:
-    """Count the numbers in ``text``; ``1,200`` and ``1200`` and ``1200.0`` are one, so are ``8``
-    and ``eight`` (not ``one``, which is mostly a pronoun)."""
+    """Count the numbers in ``text``.
+
+    ``1,200``, ``1200`` and ``1200.0`` are one number, and so are ``8`` and ``eight``
+    (not ``one``, which is mostly a pronoun).
+    """
     counts: Counter[str] = Counter()
     for word in raw_words(text):
         if word.casefold() in _NUMBER_WORDS:
@@ -154,8 +157,11 @@ def with_plain_numbers(text: str) -> str:
 
 
 def names(text: str) -> frozenset[str]:
-    """Return names and codes: words with a digit or capitals inside, capitalised ones
-    that do not begin a sentence, days and months."""
+    """Return names and codes.
+
+    These are words with a digit or an inner capital, capitalized words that do not
+    begin a sentence, days and months.
+    """
     result = set()
     for match in _WORD.finditer(text):
         word = match.group()
@@ -173,7 +179,7 @@ def names(text: str) -> frozenset[str]:
 
 
 def negated(text: str) -> bool:
-    """Whether ``text`` holds a word that denies."""
+    """Whether ``text`` contains a negation."""
     return any(
         word.casefold().replace("’", "'") in NEGATIONS for word in raw_words(text)
     )

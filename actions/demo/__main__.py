@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _share(text: str) -> float:
-    """Return a number from 0 to 1; argparse tells of anything else."""
+    """Return a number from 0 to 1; argparse reports anything else."""
     share = float(text)
     if not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"expected 0 to 1, found {text}")

@@ -1,11 +1,12 @@
-"""Partners of a label response whose verdict is known: other wordings and errors.
+"""Make partners of a label response with a known verdict: rewordings and errors.
 
-All are made from the turn's facts and written anew, and the oracle has the last word:
-what is returned as inconsistent is inconsistent by the oracle, with its unit keys.
+Every text is written from the turn's facts, and the oracle decides: a text returned as
+inconsistent is inconsistent by the oracle, with its unit keys. The kinds of error are
+the oracle's (:data:`~actions.demo.oracle.ERROR_KINDS` without ``format``) and
+``several`` at once.
 
-Errors come in the oracle's kinds (:data:`~actions.demo.oracle.ERROR_KINDS` without
-``format``) and as ``several`` at once. An error in the plan's order can hide: the
-*balanced quad* is made so that no text contradicts itself and only comparison helps.
+An error in the order of a plan can be visible inside one text. A *balanced quad*
+excludes this: no text of it contradicts itself, so only a comparison finds the error.
 """
 
 from __future__ import annotations
@@ -49,20 +50,20 @@ KINDS = (
 
 PLAN_KINDS = ("plan order", "missing step", "extra step", "changed step")
 
-# Random wordings of one text are all equal only when nothing in it can be reworded.
+# Random wordings of one text are equal only when nothing in it can be reworded.
 TRIES = 200
 
 
 class NotApplicable(ValueError):
-    """The turn has no place for what was asked, e.g. no plan to reorder."""
+    """The turn has no place for this kind of error, e.g. no plan to reorder."""
 
 
 @dataclass(frozen=True)
 class Quad:
-    """Two plans of one turn in two wordings each, all consistent in themselves.
+    """Two plans of one turn in two wordings each; each text is consistent in itself.
 
-    (a, a2) and (b, b2) say the same; a and b differ in the order of two steps and in
-    what follows from it, in the units ``differs``.
+    (a, a2) and (b, b2) mean the same. a and b differ in the order of two steps and in
+    what follows from it; ``differs`` lists these units.
     """
 
     a: str
@@ -87,11 +88,11 @@ def applicable_kinds(turn: Mapping[str, object]) -> tuple[str, ...]:
 def corrupted(
     turn: Mapping[str, object], rng: random.Random, kind: str
 ) -> tuple[str, tuple[str, ...]]:
-    """Return an inconsistent text with one error of ``kind``, and the units that differ.
+    """Return an inconsistent text with one error of ``kind``, and its differing units.
 
-    ``several``: two or three errors of other kinds. The rest is worded as in labels or
-    freely, one as often as the other. Raises NotApplicable when the turn has no place
-    for the kind, ValueError for an unknown kind.
+    ``several``: two or three errors of other kinds. The rest of the text has the
+    label's wording or a random one, each half of the time. Raises NotApplicable when
+    the turn has no place for the kind, ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {KINDS}, found {kind!r}")
@@ -104,7 +105,8 @@ def corrupted(
         if kind == "several":
             single = [other for other in possible if other != "several"]
             count = min(len(single), rng.choice((2, 2, 3)))
-            # In reading order, so that a changed plan does not undo a changed action.
+            # Apply errors in reading order, so that a changed plan does not undo a
+            # changed action.
             for other in sorted(rng.sample(single, count), key=KINDS.index):
                 changed = _CHANGES[other](changed, rng)
         else:
@@ -122,10 +124,10 @@ def balanced_quad(
     rng: random.Random,
     order: Literal["seen", "unseen"] = "seen",
 ) -> Quad:
-    """Return a balanced quad of a turn with a plan; ``a`` says what the label says.
+    """Return a balanced quad of a turn with a plan; ``a`` means what the label means.
 
-    ``order``: whether the plan of ``b`` has an order that training samples have, or a
-    reserved one. Raises NotApplicable when the turn has no plan.
+    ``order`` says whether the plan of ``b`` has an order that training samples have, or
+    a reserved one. Raises NotApplicable when the turn has no plan.
     """
     if order not in ("seen", "unseen"):
         raise ValueError(f"order: expected 'seen' or 'unseen', found {order!r}")
@@ -151,7 +153,7 @@ def balanced_quad(
 
 
 def _manner(rng: random.Random) -> Choose:
-    """Word like labels, or freely."""
+    """Choose the label's wording or a random one."""
     return canonical if rng.random() < 0.5 else rng.choice
 
 
@@ -187,7 +189,7 @@ def _swapped_plans(facts: Facts) -> list[tuple[str, ...]]:
     return plans
 
 
-# Changes: each returns facts with one thing wrong.
+# Changes: each returns the facts with one error.
 
 
 def _other(items: Sequence[T], than: T, rng: random.Random) -> T:
@@ -202,7 +204,7 @@ def _other_value(facts: Facts, slot: str, value: Value, rng: random.Random) -> V
     if slot == "exception":
         steps = (scenario.find, scenario.lookup, scenario.check, scenario.last)
         return _other([step.trouble.name for step in steps], value, rng)
-    # Policies mix up the values they see more often than they invent new ones.
+    # Policies confuse the values they see more often than they invent new ones.
     near = [
         seen
         for seen in _values_of(facts)
@@ -230,7 +232,7 @@ def _values_of(facts: Facts) -> list[Value]:
 
 
 def _changed_sentence(facts: Facts, sentence: Sentence, rng: random.Random) -> Sentence:
-    """Return a sentence that says something else in its place."""
+    """Return a sentence with another meaning to put in its place."""
     scenario = facts.scenario
     family, _, member = sentence.key.partition("/")
     slots = dict(sentence.slots)
@@ -254,7 +256,7 @@ def _changed_sentence(facts: Facts, sentence: Sentence, rng: random.Random) -> S
 
 
 def _strays(facts: Facts, rng: random.Random) -> list[Sentence]:
-    """Return sentences of other places: questions in the answer, thoughts in thinking."""
+    """Return sentences that belong elsewhere: stray questions and thoughts."""
     scenario = facts.scenario
     values: dict[str, Value] = {
         slot: rng.choice(pool) for slot, pool in scenario.pools.items()
@@ -313,7 +315,7 @@ def _change_answer(facts: Facts, rng: random.Random) -> Facts:
 
 
 def _change_order(facts: Facts, rng: random.Random) -> Facts:
-    """Swap two steps; mostly, what follows is made to fit."""
+    """Swap two steps; usually adapt what follows to the new order."""
     if rng.random() < 0.1:
         plan = list(facts.plan)
         i, j = rng.sample(range(len(plan)), 2)
@@ -326,7 +328,7 @@ def _change_order(facts: Facts, rng: random.Random) -> Facts:
 
 
 def _new_step(facts: Facts, rng: random.Random) -> str:
-    """Return a step that the plan does not have; when it has all, any middle step."""
+    """Return a step that the plan lacks; any middle step when it has all of them."""
     middle = facts.scenario.middle
     return rng.choice([step for step in middle if step not in facts.plan] or middle)
 
@@ -372,7 +374,7 @@ def _change_name(facts: Facts, rng: random.Random) -> Facts:
 
 
 def _change_parameter(facts: Facts, rng: random.Random) -> Facts:
-    """Give a parameter another value, or now and then leave it out."""
+    """Give a parameter another value; sometimes drop the parameter."""
     call, scenario = facts.action, facts.scenario
     if call is None or not call.parameters:
         return facts

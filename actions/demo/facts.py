@@ -1,9 +1,9 @@
-"""What a label response says, apart from its wording: the ``facts`` of a turn.
+"""The meaning of a label response apart from its wording: the ``facts`` of a turn.
 
-A response is a row of *sentences* ("the price is 12") for the thinking, a plan of step
-ids, an action call or none, and a row of sentences for the answer. A sentence is a key
-of the wording bank with the values of its slots. So one set of facts has many texts:
-:func:`render` writes any of them, the oracle accepts all of them and nothing else.
+A response consists of *sentences* ("the price is 12") for the thinking, a plan of step
+ids, an action call or none, and sentences for the answer. A sentence is a key of the
+wording bank with the values of its slots. One set of facts therefore has many texts:
+:func:`render` writes any of them, and the oracle accepts exactly these texts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REASONS = {
 
 
 class FactsError(ValueError):
-    """The facts of a turn are not of the demo's form."""
+    """The facts of a turn do not have the demo's form."""
 
     def __init__(self, place: str, expected: str, found: object) -> None:
         super().__init__(f"facts{place}: expected {expected}, found {found!r:.60}")
@@ -45,7 +45,7 @@ class FactsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One thing that is said: a key of the wording bank and its slots."""
+    """One statement: a key of the wording bank and the values of its slots."""
 
     key: str
     slots: Mapping[str, Value]
@@ -69,7 +69,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a response ends when it has just planned and this step comes first."""
+    """How a response continues when it has just planned and this step comes first."""
 
     action: Call | None
     answer: tuple[Sentence, ...]
@@ -83,11 +83,11 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a label response says.
+    """The whole meaning of a label response.
 
     ``inside``: the turn's input is an observation, so the text starts inside thinking.
-    ``openings``: for a turn with a plan, how it would go on if another middle step came
-    first; that is what a plan in another order needs to be consistent in itself.
+    ``openings``: for a turn with a plan, how the response continues if another middle
+    step comes first. A plan in another order needs this to be consistent in itself.
     """
 
     scenario: Scenario
@@ -114,7 +114,7 @@ class Facts:
         return form
 
     def with_order(self, plan: Sequence[str]) -> Facts:
-        """The same facts under another plan order, with all that follows from it."""
+        """Return the facts with the plan in another order, and its consequences."""
         opening = self.openings[plan[0]]
         last = self.thinking[-1]
         prefix = last.key.partition("/")[0]
@@ -183,7 +183,7 @@ def _sentences(value: object, place: str, scenario: Scenario) -> tuple[Sentence,
 
 
 def _call(value: object, place: str, scenario: Scenario) -> Call | None:
-    """Read a call, its parameters in the order of labels: a database may turn them."""
+    """Read a call; sort its parameters as labels do: a database may reorder them."""
     if value is None:
         return None
     form = _mapping(value, place)
@@ -228,7 +228,7 @@ def parse_facts(value: object) -> Facts:
 
 @cache
 def bank(scenario: str) -> Mapping[str, Wordings]:
-    """Every sentence of a scenario by key, with all its wordings, canonical first."""
+    """Return the wordings of every sentence of a scenario by key, canonical first."""
     s = SCENARIOS[scenario]
     entries: dict[str, Wordings] = {
         "fetch": (
@@ -310,7 +310,7 @@ def bank(scenario: str) -> Mapping[str, Wordings]:
         )
         entries[f"got/{step.id}"] = step.got
     entries[f"ask/{s.ask.id}"] = s.ask.questions
-    # Never right: the habit of some writers, and questions of a confused assistant.
+    # Always wrong: a habit of some writers, and questions of a confused assistant.
     entries["upsell"] = (
         "Would you like anything else with it?",
         "Shall I add something to it?",
@@ -344,7 +344,7 @@ def steps_by_wording(scenario: str) -> Mapping[str, str]:
 
 
 def say(scenario: Scenario, sentence: Sentence) -> Wordings:
-    """All wordings of a sentence with its slots filled in, canonical first."""
+    """Return all wordings of a sentence with its slots filled in, canonical first."""
     slots = sentence.slots
     return tuple(
         template.format_map(slots) for template in bank(scenario.name)[sentence.key]
@@ -357,7 +357,7 @@ def canonical(wordings: Wordings) -> str:
 
 
 def render(facts: Facts, choose: Choose = canonical) -> str:
-    """Write a response that says ``facts``, each piece worded by ``choose``."""
+    """Write a response with the meaning ``facts``, each part worded by ``choose``."""
     scenario = facts.scenario
     text = "" if facts.inside else THINK_OPEN
     text += _say_all(scenario, facts.thinking, choose)

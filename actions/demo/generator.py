@@ -1,11 +1,10 @@
-"""Writes demo samples: conversations whose every response follows from what is visible.
+"""Writes demo samples: in each conversation the responses follow from what is visible.
 
-A sample is made from its seed, split and number alone, by a random generator whose
-sequence Python guarantees, so it is the same in every process and version.
-
-Training and held-out samples never share a command's values under a plan order: a
-checksum of both decides which side they belong to. ``held-out`` uses the orders that
-training has seen, ``held-out-unseen`` the reserved ones, which training never meets.
+A sample depends only on its seed, split and number. Its random generator has a sequence
+that Python guarantees, so a sample is the same in every process and Python version.
+Training and held-out samples never share the values of a command under the same plan
+order: a checksum of both decides the side. ``held-out`` uses plan orders that training
+contains, ``held-out-unseen`` the reserved ones, which training never contains.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ def generate(
     """Yield ``count`` samples, cycling evenly over scenarios and situations.
 
     ``split``: "" for training, "held-out" or "held-out-unseen"; another raises
-    ValueError. ``habit``: share of samples whose writer has the habit of closing a task
-    with an offer that nobody asked for; such drafts are for trials of what judging
-    repairs. The first n samples do not depend on ``count``.
+    ValueError. ``habit``: share of samples whose writer ends a task with an offer that
+    nobody asked for; experiments measure how judging corrects such labels. The first n
+    samples do not depend on ``count``.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, found {split!r}")

@@ -1,10 +1,10 @@
-"""The truth about a demo turn: does a text say what the label response says?
+"""The true verdict on a demo turn: does a text mean what the label response means?
 
-The oracle reads a text by the response grammar, maps its plan steps and sentences to
-what they mean through the wording bank, and compares with the turn's facts. A wording
-it does not know differs, so it never calls an unclear text consistent. It agrees with
-:mod:`actions.units` on unit keys, and with the paper on order: the same steps in
-another order are not consistent.
+The oracle parses a text by the response grammar, maps plan steps and sentences to their
+meaning through the wording bank, and compares them with the turn's facts. A wording
+that it does not know counts as different, so it never calls an unclear text consistent.
+Its unit keys are those of :mod:`actions.units`. As in the paper, the same steps in
+another order are inconsistent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from actions.plans import find_plan
 from actions.tags import JSON
 from actions.units import align_units
 
-# No label comes near; longer texts are not compared character by character.
+# No label is nearly as long; longer texts are not compared character by character.
 LONGEST_SAYING = 2_000
 
 ERROR_KINDS = (
@@ -59,9 +59,9 @@ class OracleVerdict:
 
 
 def judge(turn: Mapping[str, object], text: str) -> OracleVerdict:
-    """Judge any text for a turn by the turn's ``facts``; only those are looked at.
+    """Judge any text for a turn by the turn's ``facts``; nothing else is read.
 
-    Raises FactsError when the turn has no facts of the demo, nothing else.
+    Raises FactsError when the turn has no facts of the demo.
     """
     return judge_facts(parse_facts(turn.get("facts")), text)
 
@@ -121,7 +121,7 @@ def matches(facts: Facts, sentences: Sequence[Sentence], text: str) -> bool:
 
 
 def _thinking_and_plan(response: Response) -> tuple[str, tuple[str, ...]]:
-    """Split the thinking into what is said and the steps of the first plan."""
+    """Split the thinking into its sentences and the steps of the first plan."""
     parts: list[str] = []
     steps: tuple[str, ...] = ()
     for node in response.thinking:

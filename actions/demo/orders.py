@@ -1,4 +1,4 @@
-"""Which orders of a plan's steps a scenario allows, and which are held out of training."""
+"""The orders of plan steps that a scenario allows, and those held out of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from actions.demo.scenarios import (
 
 T = TypeVar("T")
 
-# One of so many combinations of values and order is held out.
+# One in this many combinations of values and order is held out.
 HELD_OUT_SHARE = 8
 
 
@@ -23,11 +23,12 @@ Order = tuple[str, ...]
 
 @cache
 def reserved_orders(scenario: str) -> frozenset[Order]:
-    """Return the plan orders of middle steps that training never sees.
+    """Return the plan orders of middle steps that training never contains.
 
-    Of every three middle steps two of the six orders are reserved, one of each parity:
-    so swapping two steps of any order can give a seen and a reserved one. Every step
-    is still seen at every place. Four steps are reserved when their first three are.
+    Of the six orders of any three middle steps, two are reserved, one of each parity:
+    swapping two steps of any order can therefore give both a trained and a reserved
+    order. Every step still occurs at every position. An order of four steps is reserved
+    when the order of its first three is.
     """
     middle = SCENARIOS[scenario].middle
     index = list(SCENARIOS).index(scenario)
@@ -46,7 +47,10 @@ def reserved_orders(scenario: str) -> frozenset[Order]:
 
 
 def is_reserved(scenario: str, plan: Sequence[str]) -> bool:
-    """Whether a plan (with or without its last step) has an order kept from training."""
+    """Whether the order of a plan is held out of training.
+
+    The plan may come with or without its last step.
+    """
     middle = SCENARIOS[scenario].middle
     return tuple(step for step in plan if step in middle) in reserved_orders(scenario)
 

@@ -40,7 +40,7 @@ class ActionStep:
     """A middle step that calls an action with one parameter.
 
     ``noun`` names the step in guidelines, ``phrases`` are its wordings in plans,
-    ``got`` words the use of its result.
+    ``got`` holds the wordings that use its result.
     """
 
     id: str
@@ -86,7 +86,7 @@ class LastStep:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An unsafe request; the reason decides the wording of the refusal."""
+    """An unsafe request; the reason selects the wording of the refusal."""
 
     reason: Literal["harm", "privacy", "theft"]
     requests: Wordings
@@ -94,11 +94,12 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One scenario: its texts, its steps and the values its slots can take.
+    """One scenario: its texts, its steps and the values of its slots.
 
-    ``taken`` words the thought after the option turned out to be impossible, ``offer``
-    the question that follows; ``told`` words the looked-up value in the last answer,
-    ``aside`` and ``told_aside`` the second task inside the first and its answer.
+    ``taken`` holds the wordings of the thought that the option is not available,
+    ``offer`` those of the question that follows, ``told`` those of the looked-up value
+    in the last answer, ``aside`` and ``told_aside`` those of the second task inside the
+    first and its answer.
     """
 
     name: str

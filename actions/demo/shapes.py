@@ -12,10 +12,11 @@ from actions.tags import JSON
 class Difficulty:
     """How hard the demo is for a model.
 
-    ``values``: values in a command, 2 or 3. ``names``, ``numbers``: how many words and
-    how many numbers a slot can hold. ``steps``: most middle steps of a plan, 3 or 4.
-    ``wordings``: how many wordings users and observations use. ``references``: reference
-    responses per turn. ``local``: share of normal tasks whose guideline is fetched.
+    ``values``: number of values in a command, 2 or 3. ``names``, ``numbers``: how many
+    words and numbers a slot can hold. ``steps``: maximum of middle steps in a plan, 3
+    or 4. ``wordings``: how many wordings users and observations use. ``references``:
+    reference responses per turn. ``local``: share of normal tasks whose guideline must
+    be fetched.
     """
 
     values: int = 2

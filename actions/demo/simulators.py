@@ -1,9 +1,9 @@
-"""Answers the action calls of a sample, as its recorded situation does.
+"""Answers the action calls of a sample as the recorded situation does.
 
-A call that the sample records gets the recorded outcome, a named exception included. Any
-other call of an action of its contexts gets "not found": the simulated world holds what
-the sample is about. Of the built-in actions *Calculate* calculates, *Get thinking
-context* finds the sample's local contexts, and the others are not enabled.
+A call that the sample records gets its recorded outcome, including a named exception.
+Any other call of an action of its contexts gets "not found": the simulated world holds
+only what the sample contains. Of the built-in actions, *Calculate* calculates, *Get
+thinking context* finds the sample's local contexts, and the others are not enabled.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Script:
         outcomes = self.outcomes.get(_key(parameters))
         if not outcomes:
             return self.otherwise(parameters)
-        # The last outcome stays: asking again does not change the world.
+        # Keep the last outcome: asking again does not change the simulated world.
         outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
         if isinstance(outcome, ActionFailed):
             raise ActionFailed(outcome.name, outcome.message)
@@ -57,9 +57,9 @@ def _key(parameters: Mapping[str, JSON]) -> str:
 def handlers(sample: Mapping[str, object], *, turn: int = 0) -> dict[str, Handler]:
     """Return a handler for every action of a sample's contexts and every built-in one.
 
-    ``turn`` (from 0) is where the conversation stands: what happened before is not
-    repeated, so an action that failed in an earlier turn succeeds now. Handlers keep
-    count of their calls; take new ones for every conversation.
+    ``turn`` (from 0) is the current turn of the conversation. Outcomes of earlier turns
+    are not repeated, so an action that failed in an earlier turn succeeds now. Handlers
+    count their calls; build new ones for every conversation.
     """
     contexts = Contexts.of(_objects(sample.get("contexts")))
     fetched: dict[str, list[str]] = {}  # what the label got for a query
@@ -145,7 +145,7 @@ def _shared(words: set[str], text: str) -> int:
 
 
 def _outcome(observation: str, exceptions: Sequence[str]) -> Exception | str:
-    """Read an observation back: the named exception it tells of, or the text itself."""
+    """Read an observation back: the named exception in it, or the text itself."""
     for name in exceptions:
         start = exception_text(name)
         if observation == start or observation.startswith(start + ": "):

@@ -25,7 +25,7 @@ from actions.tags import JSON
 
 
 def _parameter(value: Value) -> dict[str, JSON]:
-    # The name says what it is; a description would cost tokens in every prompt.
+    # The name explains the parameter; a description would cost tokens in every prompt.
     return {
         "type": "integer" if isinstance(value, int) else "string",
         "description": "",
@@ -268,7 +268,7 @@ class Writer:
         )
 
     def _finish_step(self, number: int, step: str) -> list[Sentence] | None:
-        """Bring what the opened step needs; return what to think next.
+        """Get what the current step needs; return the next thought.
 
         None: the user broke off the task.
         """
@@ -350,7 +350,7 @@ class Writer:
         return [Sentence("accepted", self._slots("option"))]
 
     def _opening(self, step: str) -> Opening:
-        """How a response goes on that starts with this middle step."""
+        """Return how a response continues that starts with this middle step."""
         action = self.scenario.action_step(step)
         if action is None:
             return Opening(None, (Sentence(f"ask/{step}", {}),))
@@ -411,7 +411,7 @@ class Writer:
         plan: Order = (),
         openings: dict[str, Opening] | None = None,
     ) -> None:
-        """Add the turn with the pending input and the response that says all this."""
+        """Add the turn with the pending input and the response with this meaning."""
         facts = Facts(
             scenario=self.scenario,
             inside=self.input["kind"] == "observation",
