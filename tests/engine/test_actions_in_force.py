@@ -70,7 +70,7 @@ NO_ACTION = "Error: there is no action"
 
 def answered(row, turn, response):
     """Return what a draw says to a response at ``turn``."""
-    return draw.observe(given(row, response, turn=turn), DrawRecipe())
+    return draw.observe(given(row, response, turn=turn))
 
 
 def led(row, *responses):

@@ -244,9 +244,9 @@ def test_every_turn_is_paid_where_it_ends(monkeypatch):
         start + len(given.sampled.ids) - 1
         for start, given in zip(episode.starts, episode.answers, strict=True)
     ]
-    assert [paid[end] for end in ends] == pytest.approx(
-        [(0.5 + 1.0 / (i + 1)) / turns for i in range(turns)]
-    )
+    earned = [(0.5 + 1.0 / (i + 1)) / turns for i in range(turns)]
+    earned[-1] += 1.0 / turns  # completion: the lowest consistency of the turns
+    assert [paid[end] for end in ends] == pytest.approx(earned)
     assert [i for i, value in enumerate(paid) if value] == ends
     assert all(episode.mask[end] for end in ends)
     assert sum(paid) == pytest.approx(rollouts.reward(episode))

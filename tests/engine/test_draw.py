@@ -255,7 +255,7 @@ def test_the_labels_own_call_replays_the_recorded_observation(calling):
     sample, turn = calling
     respaced = sample.turns[turn].response.replace('": ', '":  ')
     for text in (sample.turns[turn].response, respaced):
-        row = draw.row_of(given_answer(sample, turn, text), "current", DrawRecipe())
+        row = draw.row_of(given_answer(sample, turn, text), "current")
         assert row["observation"] == sample.turns[turn + 1].text
         assert row["observation_source"] == "recorded"
 
@@ -265,7 +265,7 @@ def test_another_call_is_answered_by_the_simulator(calling):
     text = '<<action>>{"name": "Fly away", "parameters": {}}<</action>>'
     if not sample.turns[turn].inside_thinking:
         text = "<<think>>" + text
-    row = draw.row_of(given_answer(sample, turn, text), "current", DrawRecipe())
+    row = draw.row_of(given_answer(sample, turn, text), "current")
     assert row["observation"].startswith('Error: there is no action "Fly away"')
     assert row["observation_source"] == "simulator"
 
@@ -277,7 +277,7 @@ def test_without_facts_another_call_is_not_answered(calling):
         item.pop("facts", None)
     bare = sample_from_json(row)
     text = '<<think>><<action>>{"name": "Fly away", "parameters": {}}<</action>>'
-    drawn = draw.row_of(given_answer(bare, turn, text), "current", DrawRecipe())
+    drawn = draw.row_of(given_answer(bare, turn, text), "current")
     assert (drawn["observation"], drawn["observation_source"]) == ("", "")
 
 
@@ -286,7 +286,7 @@ def test_only_the_very_label_is_marked_identical(calling):
     label = sample.turns[turn].response
     respaced = label.replace('": ', '":  ')
     for text, identical in ((label, True), (respaced, False)):
-        row = draw.row_of(given_answer(sample, turn, text), "current", DrawRecipe())
+        row = draw.row_of(given_answer(sample, turn, text), "current")
         assert row["identical"] is identical
 
 

@@ -305,7 +305,7 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert run_sft(tmp_path / "run", tmp_path / "base", **recipe) == 1
     assert failure(tmp_path / "run") == (
         "step 2: expected a finite held_out_loss, found inf. "
-        "The run stopped; its last good checkpoint is step 1."
+        "The run stopped before its first checkpoint."
     )
 
 

@@ -150,9 +150,6 @@ def test_the_oracle_rewards_what_says_the_same_and_nothing_ill_formed():
     broken = given(row, turn["response"], error=ValueError("cut off"))
     found = rewards([given(row, turn["references"][0]), given(row, wrong), broken])
     assert [(r.format, r.consistency) for r in found] == [(1, 1), (1, 0), (0, 0)]
-    assert [key for key, m in found[1].units.items() if not m] == [
-        "action/1/parameters/dish"
-    ]
 
 
 def test_a_reward_that_does_not_apply_is_none():
@@ -282,7 +279,9 @@ def test_a_group_told_to_another_process_is_the_same_there(monkeypatch):
     (group,) = rollouts.respond(None, [first], PartOf(0, 0, 1))
     assert len(group[0].answers) > 1
     told = json.loads(json.dumps([episode.to_json() for episode in group]))
-    assert rollouts.told(first, told) == group
+    again = rollouts.told(first, told)
+    assert [episode.to_json() for episode in again] == told
+    assert [episode.answers for episode in again] == [e.answers for e in group]
     # What is wrong with an answer is found there anew.
     told[1]["answers"][0][2][2] = False
     again = rollouts.told(first, told)[1].answers[0]

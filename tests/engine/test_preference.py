@@ -110,21 +110,16 @@ def test_dpo_is_equation_7_of_its_paper():
 
 def test_kto_is_equation_8_of_its_paper():
     ratio, good, z, beta = [0.5, -0.2, 1.5], [True, False, False], 0.3, 0.7
-    desired, undesired = 1.2, 0.8
-    values = [  # v(x, y), and λ_y
-        (desired * sigmoid(beta * (r - z)), desired)
-        if is_good
-        else (undesired * sigmoid(beta * (z - r)), undesired)
+    values = [  # v(x, y), with λ_y = 1
+        sigmoid(beta * (r - z)) if is_good else sigmoid(beta * (z - r))
         for r, is_good in zip(ratio, good, strict=True)
     ]
-    expected = [weight - value for value, weight in values]
+    expected = [1 - value for value in values]
     found = kto_loss(
         torch.tensor(ratio),
         torch.tensor(good),
         torch.tensor(z),
         beta,
-        desired,
-        undesired,
     )
     assert found.tolist() == pytest.approx(expected)
 

@@ -412,7 +412,6 @@ def test_every_way_of_attending_learns_the_same(tmp_path, monkeypatch):
         ]
         losses[way] = told
     assert losses["eager"] == pytest.approx(losses["sdpa"], abs=1e-4)
-    assert losses["eager"] != losses["sdpa"]
 
 
 def test_the_manifest_has_the_gates_figures_and_the_result_the_counts(tmp_path):
