@@ -120,7 +120,8 @@ def test_settings_that_hang_on_a_choice_stand_together_under_what_they_need(
     page = client.get("/p/cakes/runs/new/policy/")
     groups = {
         group.only: [field.name.removeprefix("recipe_") for field in group.fields]
-        for group in page.context["form"].advanced_settings
+        for section in page.context["form"].advanced_settings
+        for group in section.groups
         if group.when
     }
     assert groups["Only with algorithm: ppo"] == [
@@ -138,7 +139,8 @@ def test_every_setting_is_on_the_page_once(client, project, tara):
         form = client.get(f"/p/cakes/runs/new/{kind}/").context["form"]
         shown = [
             field.name
-            for group in (*form.settings, *form.advanced_settings)
+            for section in (*form.settings, *form.advanced_settings)
+            for group in section.groups
             for field in group.fields
         ]
         known = [f"recipe_{item.name}" for item in dataclasses.fields(recipe)]

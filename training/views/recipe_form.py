@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from django import forms
 from django.utils.translation import gettext
 
 from records.recipes import RECIPES, brought_up_to_date
+from records.recipes.groups import Compute, title_of
 from training.wording.figures import capitalized
 from training.wording.words import When, help_of, only_with, words
 
@@ -34,12 +35,28 @@ class SettingGroup:
     only: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """The settings of one group of a recipe (``records.recipes.groups``), or its own.
+
+    ``when`` is that of its settings where all hang on one choice, as in a SettingGroup.
+    """
+
+    title: str
+    groups: list[SettingGroup]
+
+    @property
+    def when(self) -> str:
+        return self.groups[0].when if len(self.groups) == 1 else ""
+
+
 class RecipeForm(forms.Form):
     """The recipe of a kind of run: one field per setting of its dataclass.
 
     A field is named ``recipe_<name>`` and has the setting's help text, unit, range and
     choices. What a program cannot run with is said at the field. ``known`` replaces the
-    defaults; it may be a recipe of an earlier version.
+    defaults; it may be a recipe of an earlier version, and ``retired`` then says what of
+    it is gone.
     """
 
     def __init__(
@@ -53,7 +70,7 @@ class RecipeForm(forms.Form):
         self.kind = kind
         recipe = RECIPES[kind]
         types = get_type_hints(recipe)
-        today, _messages = brought_up_to_date(kind, dict(known or {}))
+        today, self.retired = brought_up_to_date(kind, dict(known or {}))
         for setting in dataclasses.fields(recipe):
             default = (
                 setting.default if setting.default is not dataclasses.MISSING else None
@@ -66,28 +83,42 @@ class RecipeForm(forms.Form):
             )
 
     @property
-    def settings(self) -> list[SettingGroup]:
-        """The settings people change, in the order of the recipe."""
-        return list(self._groups(advanced=False))
+    def settings(self) -> list[Section]:
+        """The settings people change, by section."""
+        return list(self._sections(advanced=False))
 
     @property
-    def advanced_settings(self) -> list[SettingGroup]:
-        return list(self._groups(advanced=True))
+    def advanced_settings(self) -> list[Section]:
+        return list(self._sections(advanced=True))
 
     @property
     def advanced_is_wrong(self) -> bool:
         """Whether a folded setting has an error and must be shown."""
         return any(
-            field.errors for group in self.advanced_settings for field in group.fields
+            field.errors
+            for section in self.advanced_settings
+            for group in section.groups
+            for field in group.fields
         )
 
-    def _groups(self, *, advanced: bool) -> Iterator[SettingGroup]:
+    def _sections(self, *, advanced: bool) -> Iterator[Section]:
+        """Yield the recipe's own settings first and those of where it computes last."""
+        recipe = RECIPES[self.kind]
+        by_title: dict[str, list[dataclasses.Field[Any]]] = {}
+        for setting in dataclasses.fields(recipe):
+            if bool(setting.metadata.get("advanced")) == advanced:
+                title = title_of(recipe, setting.name)
+                by_title.setdefault(title, []).append(setting)
+        for title in sorted(by_title, key=lambda t: (t == Compute.title, t != "")):
+            yield Section(
+                gettext(title) if title else gettext("Recipe"),
+                list(self._groups(by_title[title])),
+            )
+
+    def _groups(
+        self, chosen: Sequence[dataclasses.Field[Any]]
+    ) -> Iterator[SettingGroup]:
         """Yield neighbours that hang on the same choice together, others by themselves."""
-        chosen = [
-            setting
-            for setting in dataclasses.fields(RECIPES[self.kind])
-            if bool(setting.metadata.get("advanced")) == advanced
-        ]
         for _when, same in itertools.groupby(chosen, lambda s: s.metadata.get("when")):
             settings = list(same)
             when: When = settings[0].metadata.get("when") or {}

@@ -15,8 +15,11 @@ from typing import TypeAlias
 from django.utils.translation import gettext
 
 from records.recipes import RECIPES
+from records.recipes.groups import title_of
 
 SPELLED = {
+    "num": "number of",
+    "grad": "gradient",
     "kl": "KL",
     "nll": "NLL",
     "vllm": "vLLM",
@@ -220,6 +223,7 @@ def texts_of_the_engine() -> Iterator[str]:
     for kind, recipe in RECIPES.items():
         yield from _paragraphs(kind)
         for field in dataclasses.fields(recipe):
+            yield title_of(recipe, field.name) or "Recipe"
             yield _spelled(field.name)
             for name in ("help", "unit"):
                 if text := field.metadata.get(name):
