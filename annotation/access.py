@@ -1,7 +1,7 @@
-"""The doors of a project: who may come in, and who may do what.
+"""Access control of a project: who may enter, and who may do what.
 
-A page opens the door (``project_for``); a deed asks again in its own transaction
-(``require_role``), where the answer holds until it commits.
+A page calls ``project_for``. A deed asks again in its own transaction
+(``require_role``), where the answer holds until the commit.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 
-# Who may write samples, and who may do with others' samples what authors do with theirs.
+# Roles that write samples, and roles that may treat others' samples as their authors
+# may.
 WRITERS: Final = (Role.LABELER, Role.CURATOR)
 CURATORS: Final = frozenset({Role.CURATOR, Role.ADMIN})
 
-# FOR SHARE makes whoever takes the role away, or deactivates the person, wait for the
-# transaction that asked; and makes who asks wait for them, and see what they did.
+# FOR SHARE: whoever takes the role away or deactivates the person waits for this
+# transaction; this transaction waits for theirs and then sees the change.
 _ROLES: Final = """
 SELECT person.is_superuser, ARRAY(
     SELECT role FROM annotation_membership
@@ -40,9 +41,9 @@ FOR SHARE OF person
 
 
 class Forbidden(PermissionDenied):
-    """A member asked for a deed that their roles do not allow.
+    """A member's roles do not allow the deed.
 
-    A view may let it pass: Django answers 403.
+    A view may leave it uncaught: Django answers 403.
     """
 
     def __init__(self, deed: str, needed: Collection[str] = ()) -> None:
@@ -53,20 +54,21 @@ class Forbidden(PermissionDenied):
 
 
 class NotAMember(Http404):
-    """The person is not, or no longer, in the project: to them it is not there.
+    """The person is not, or no longer, a member: for them the project does not exist.
 
-    A view may let it pass: Django answers 404.
+    A view may leave it uncaught: Django answers 404.
     """
 
 
 def roles_held(
     project: Project, user: AbstractBaseUser | AnonymousUser
 ) -> frozenset[str]:
-    """Return the roles ``user`` has here, which stay theirs until the transaction ends.
+    """Return the roles of ``user`` here and lock them until the transaction ends.
 
-    Read from the database, whatever ``user`` knows of itself: a superuser has all, who
-    is deactivated has none. Call it first in a transaction: memberships are locked
-    before all else (:mod:`annotation.judging.queue`). Raises NotAMember where there are none.
+    The roles come from the database, not from the ``user`` object: a superuser has all,
+    a deactivated user none. Call this first in a transaction: memberships are locked
+    before everything else (:mod:`annotation.judging.queue`). Raises NotAMember when
+    there are none.
     """
     if not connection.in_atomic_block:
         raise TransactionManagementError("Roles are asked for in a transaction.")
@@ -86,10 +88,10 @@ def require_role(
     *roles: str,
     deed: str = "This",
 ) -> frozenset[str]:
-    """Return the roles of ``user``, who has one of ``roles`` here; an admin has them all.
+    """Return the roles of ``user``, who must have one of ``roles``; an admin has all.
 
     Every deed begins with it, inside its transaction (see ``roles_held``). Raises
-    :class:`NotAMember`, and :class:`Forbidden` for members who have none of ``roles``.
+    :class:`NotAMember`, and :class:`Forbidden` for members without one of ``roles``.
     """
     held = roles_held(project, user)
     if not held & {*roles, Role.ADMIN}:
@@ -100,11 +102,11 @@ def require_role(
 def project_for(
     user: AbstractBaseUser | AnonymousUser, slug: str, *roles: str
 ) -> Project:
-    """Return the project ``slug`` as ``user`` may enter it.
+    """Return the project ``slug`` if ``user`` may enter it.
 
-    Raises ``Http404`` for strangers, so that they cannot tell a foreign project from
-    none, and :class:`Forbidden` (a ``PermissionDenied``) for members who have none of
-    ``roles``. Without ``roles`` any member may enter.
+    Raises ``Http404`` for strangers, so that they cannot tell a foreign project from a
+    missing one, and :class:`Forbidden` (a ``PermissionDenied``) for members without one
+    of ``roles``. Without ``roles`` any member may enter.
     """
     project = get_object_or_404(Project.objects.visible_to(user), slug=slug)
     if roles and not project.roles_of(user) & {*roles, Role.ADMIN}:

@@ -1,9 +1,9 @@
-"""Django admin for the rows people work on: for looking things up, mostly.
+"""Django admin for the rows people work on, mainly to look things up.
 
-Rows that a deed writes are not edited here, because an edit would go round its locks and
-checks: pairs, slots and judgments least of all. Projects and memberships are.
-``Touch`` has a composite key, which the admin cannot register; a pair's page lists who
-has met it.
+Rows that a deed writes cannot be edited here (pairs, slots and judgments above all),
+because an edit would bypass locks and checks. Projects and memberships can. ``Touch``
+has a composite key, which the admin cannot register; the page of a pair lists who has
+met it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 
 class ShortPaginator(Paginator):  # type: ignore[type-arg]  # no subscript at run time
-    """Pages of the first rows only: counting all of a table takes as long as reading it.
+    """Paginate the first rows only: counting a table takes as long as reading it.
 
-    Whoever wants a row further on searches for it.
+    To find a row further on, use the search.
     """
 
     MOST = 2000
@@ -60,7 +60,7 @@ class ShortPaginator(Paginator):  # type: ignore[type-arg]  # no subscript at ru
 
 
 class Lookup(admin.ModelAdmin):  # type: ignore[type-arg]  # no subscript at run time
-    """A model to look through: nothing can be added, changed or deleted."""
+    """A model to look up: nothing can be added, changed or deleted."""
 
     show_full_result_count = False  # it would count the whole table for every search
     paginator = ShortPaginator
@@ -81,7 +81,7 @@ class Lookup(admin.ModelAdmin):  # type: ignore[type-arg]  # no subscript at run
 
 
 class DeletableLookup(Lookup):
-    """A model to look through whose rows may be thrown away without harm."""
+    """A model to look up whose rows can be deleted without harm."""
 
     def has_delete_permission(
         self, request: HttpRequest, obj: Model | None = None
@@ -136,7 +136,7 @@ class SampleContextInline(admin.TabularInline):  # type: ignore[type-arg]
 
 @admin.register(Sample)
 class SampleAdmin(Lookup):
-    """Not editable: an author who changes here would meet pairs they have passed."""
+    """Not editable: an author changed here would meet pairs that passed them over."""
 
     list_display = [
         "external_id",

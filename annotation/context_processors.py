@@ -1,4 +1,4 @@
-"""What every page's frame shows: the project, the visitor's roles, the navigation."""
+"""Context of every page: the project, the visitor's roles, the navigation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from annotation.views.door import visit_of
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-# (address name, label, role whose work it is); a role's pages stand together.
+# (URL name, label, role whose work it is); the pages of a role are neighbours.
 PAGES = (
     ("annotation:judge", _("Judge"), Role.LABELER),
     ("annotation:write", _("Write"), Role.LABELER),
@@ -28,7 +28,7 @@ PAGES = (
     ("training:iterations", _("Iterations"), Role.TRAINER),
 )
 
-# What belongs to a page of the navigation besides the addresses below its own.
+# Pages that belong to a navigation item besides those below its own address.
 BELONGING = {"annotation:review": ("guideline", "pairs")}
 
 
@@ -43,7 +43,7 @@ class NavItem:
 def visit(request: HttpRequest) -> dict[str, object]:
     """Return ``project``, ``roles`` and ``nav``, all empty outside a project.
 
-    A view that came in by :func:`annotation.views.door.enter` costs no query here.
+    It costs no query for a view that called :func:`annotation.views.door.enter`.
     """
     empty: dict[str, object] = {"project": None, "roles": [], "nav": []}
     match = request.resolver_match

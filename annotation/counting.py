@@ -1,6 +1,6 @@
-"""Counting for pages: no page reads what grows with everything people have done.
+"""Counts for pages; no page reads rows in proportion to all that people have done.
 
-A total is counted as far as it says something, and shown as "500+" beyond that.
+A total is counted up to a useful limit and shown as "500+" beyond it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST: Final = 500
 
 @dataclass(frozen=True)
 class Count:
-    """A number of rows as far as it was counted: "17", or "500+" where there are more."""
+    """A number of rows, counted up to a limit: "17", or "500+" where there are more."""
 
     value: int
     is_more: bool = False
@@ -39,33 +39,33 @@ class Count:
 
 
 def count_up_to(rows: QuerySet[Any, Any], most: int = MOST) -> Count:
-    """Count ``rows`` as far as ``most``."""
+    """Count ``rows``, but no further than ``most``."""
     count = rows[: most + 1].count()
     return Count(min(count, most), count > most)
 
 
 def judgments_that_count(project: Project) -> Count:
-    """Count the judgments that fill a slot, as far as they say something."""
+    """Count the judgments that fill a slot, up to the display limit."""
     mine = Judgment.objects.current().filter(project=project, is_extra=False)
     return count_up_to(mine.order_by("created_at"))
 
 
 def judgments_wanted(project: Project) -> Count:
-    """Count the judgments that people still have to give."""
+    """Count the judgments that are still missing."""
     slots = Slot.objects.waiting().filter(project=project)
     return count_up_to(slots.order_by("priority", "place"))
 
 
 def pairs_settled_by_rule(project: Project) -> Count:
-    """Count the pairs whose outcome no person had to give."""
+    """Count the pairs whose outcome a rule gave, without a person."""
     return count_up_to(Pair.objects.filter(project=project).by_rule().order_by("pk"))
 
 
 def has_outcome(project: Project) -> bool:
-    """Say whether any pair of the project has an outcome.
+    """Whether any pair of the project has an outcome.
 
-    Looked for from the newest judgment back, so that pairs that nobody has judged yet,
-    however many there are, are not read.
+    The search starts at the newest judgment, so it does not read pairs that have no
+    judgment yet, however many there are.
     """
     if Pair.objects.filter(project=project).by_rule().exists():
         return True

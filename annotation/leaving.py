@@ -1,10 +1,10 @@
-"""Leaving: whose role is gone gives back what they held.
+"""Return the slots of people whose role has ended.
 
-Roles go in several ways: a membership is deleted or changed, in the admin or by a command;
-a person is deactivated, or is no superuser any more. Each of them saves or deletes a row,
-and each time it is asked anew who holds a slot they may not judge. What goes round the
-signals (a bare SQL statement) gives back its slots when their leases run out: nothing
-prolongs them.
+A role can end in several ways: a membership is deleted or changed, in the admin or by a
+command; a person is deactivated, or is no longer superuser. Each way saves or deletes a
+row, and each time this module checks who holds a slot they may not judge. A change that
+bypasses the signals (a bare SQL statement) frees the slots when their leases run out,
+because nothing extends them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from annotation.models import Membership, Role, Slot, SlotQuerySet
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# What of a user decides about their roles; a sign-in saves none of these.
+# The fields of a user that affect their roles; a sign-in saves none of them.
 DECISIVE = {"is_active", "is_superuser"}
 
 
 def held_by_leavers() -> SlotQuerySet:
-    """Return the slots whose holders may not judge in their project (any more)."""
+    """Return the slots whose holders may not, or no longer, judge in their project."""
     may_judge = Membership.objects.filter(
         project=OuterRef("project"),
         user=OuterRef("holder"),
@@ -40,11 +40,11 @@ def held_by_leavers() -> SlotQuerySet:
 
 
 def release_slots_of_leavers() -> int:
-    """Give back the slots of those who have left; return how many.
+    """Reopen the slots of people who have left; return how many.
 
-    In the transaction that took the role away, which holds the row that every deed of
-    the person waits for (``access.roles_held``): a claim that was under way is over and
-    seen here, one that comes later finds the role gone.
+    It runs in the transaction that took the role away, which holds the row that every
+    deed of the person waits for (``access.roles_held``): a claim in progress has
+    finished and is visible here, and a later one finds the role gone.
     """
     released = 0
     with transaction.atomic():

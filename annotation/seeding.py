@@ -1,12 +1,11 @@
-"""Furnish the demo project, so that each of its pages has something to do at once.
+"""Fill the demo project, so that each of its pages has something to do at once.
 
 A guideline with examples, pairs to judge, judgments, a disagreement, drafts to review:
-all by the deeds that people's clicks call. The answers in the pairs are made by the
-demo's generator (other wordings, and errors put in) and kept as such: no policy gave
-them, and nothing counts them as a policy's. The verdicts are those of the demo's oracle,
-but for one, which makes the disagreement. They are no work of the people whose names
-they bear: they took no time and are dated long before the project, so that nobody's
-day, goal, pace or agreement of late begins with them.
+all made by the deeds that people's clicks call. The demo's generator makes the answers
+in the pairs (rewordings and inserted errors), and they are stored as such: no count of
+a policy's responses includes them. The demo's oracle gives the verdicts, except one
+that makes the disagreement. Seeded judgments took no time and are dated long before the
+project, so that they do not count toward anybody's day, goal, pace or recent agreement.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ from annotation.models import GuidelineVersion, Judgment, Pair, Project
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-# Further back than any figure of a person's work, or of the project's pace, looks.
+# Further back than any figure of a person's work or of the project's pace reaches.
 LONG_AGO: Final = timedelta(days=2 * DAYS)
 TEXTS: Final = Path(__file__).with_name("seed")
 
-# By the number of a sample: what is wrong with the answer to each of its turns; where
-# nothing is, it is another wording of the label.
+# By sample number: the error in the answer to each of its turns; without an error the
+# answer is a rewording of the label.
 JUDGED: Final[dict[int, tuple[str, ...]]] = {
     0: ("plan order", "", "parameter", "", ""),
     3: ("", "", "", "action name", ""),
@@ -58,7 +57,7 @@ WAITING: Final[dict[int, tuple[str, ...]]] = {
     20: ("", "action name", "", "", "use of result", "", "answer"),
     26: ("changed step", "", "question", "", "", "several"),
 }
-# The pair one labeler takes for consistent: the last plan with its steps turned round.
+# The pair that one labeler judges consistent: the last plan with its steps reversed.
 DISPUTED: Final = (6, 0)
 EXAMPLES: Final = (
     (3, 0, "Other words for each step, the same steps in the same order."),
@@ -83,8 +82,8 @@ class Cast:
 def furnish(*, project: Project, samples: Sequence[DemoSample], cast: Cast) -> None:
     """Give a project with the demo's samples all that the pages show.
 
-    ``samples`` are the first training samples that were imported, as written by the
-    generator.
+    ``samples`` are the first training samples that were imported, as the generator
+    wrote them.
     """
     publish_the_guideline(project, cast)
     hand_in_drafts(project, cast)
@@ -101,7 +100,7 @@ def furnish(*, project: Project, samples: Sequence[DemoSample], cast: Cast) -> N
 
 
 def publish_the_guideline(project: Project, cast: Cast) -> None:
-    """Publish two versions; the labelers have read the second, by which they judge."""
+    """Publish two versions; the labelers have read the second and judge by it."""
     text = (TEXTS / "guideline.md").read_text(encoding="utf-8")
     more = (TEXTS / "guideline-order.md").read_text(encoding="utf-8")
     GuidelineVersion.objects.create(
@@ -120,7 +119,7 @@ def publish_the_guideline(project: Project, cast: Cast) -> None:
 
 
 def hand_in_drafts(project: Project, cast: Cast) -> None:
-    """Submit the samples of ``drafts.json``; the first has a flaw and a comment on it."""
+    """Submit the samples of ``drafts.json``; the first has a flaw and a comment."""
     documents = json.loads((TEXTS / "drafts.json").read_text(encoding="utf-8"))
     first, second = cast.labelers
     drafts = [
@@ -145,7 +144,7 @@ def ask(
     script: Mapping[int, Sequence[str]],
     rng: random.Random,
 ) -> None:
-    """Put an answer to each turn of the named samples into the queue, in that order."""
+    """Queue an answer to each turn of the named samples, in that order."""
     receive_responses(
         project=project,
         producer=None,
@@ -158,7 +157,7 @@ def ask(
 
 
 def answers(sample: DemoSample, kinds: Sequence[str], rng: random.Random) -> list[str]:
-    """Return an answer per turn, with an error of the kind that is named for it."""
+    """Return an answer per turn, with the kind of error that is named for it."""
     return [
         derive.corrupted(turn, rng, kind)[0] if kind else derive.reworded(turn, rng)
         for turn, kind in zip(sample["turns"], kinds, strict=True)
@@ -166,7 +165,7 @@ def answers(sample: DemoSample, kinds: Sequence[str], rng: random.Random) -> lis
 
 
 def judge(project: Project, samples: Sequence[DemoSample], cast: Cast) -> None:
-    """Let the labelers judge all that waits, each pair as its oracle does, but one."""
+    """Let the labelers judge all waiting pairs as the oracle does, except one."""
     turns = {
         (sample["id"], position): turn
         for sample in samples

@@ -1,9 +1,9 @@
-"""The Celery app: two queues, and a beat that looks after runs.
+"""The Celery app: its queues, and a scheduler that reconciles runs.
 
-A message is only a hint; the row of the run in Postgres is the truth. So messages are
-acknowledged early (a broker redelivers an unacknowledged hour-long task, and it would
-run twice) and carry no results, and what a lost message leaves undone, the reconciler
-finds.
+A message is only a hint; the run's row in Postgres is the truth. Messages are therefore
+acknowledged early (a broker redelivers an unacknowledged hour-long task, which would
+run twice) and carry no results. The reconciler finds whatever a lost message left
+undone.
 """
 
 import os
@@ -32,7 +32,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # for ever: the server comes back
     broker_transport_options={"socket_connect_timeout": 5, "socket_keepalive": True},
-    # A page must not hang on the broker: publishing gives up after about two seconds.
+    # A page must not wait for the broker: publishing gives up after about two seconds.
     task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2},
     beat_schedule={
         "reconcile": {
@@ -41,7 +41,7 @@ app.conf.update(
             "options": {"queue": "default", "expires": 15.0},
         }
     },
-    # In memory: the file of the usual scheduler is a pickle, and a kill -9 breaks it.
+    # Kept in memory: the usual scheduler's file is a pickle, which a kill -9 corrupts.
     beat_scheduler="celery.beat:Scheduler",
 )
 app.autodiscover_tasks()

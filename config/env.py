@@ -1,7 +1,7 @@
 """Typed readers of environment variables: a bad value fails at start, by name.
 
-Every variable that Concord reads passes through a function of this module, so that
-the table in docs/operations.md can be tested against the code.
+Every variable that Concord reads goes through a function of this module, so that a test
+can compare the table in docs/operations.md with the code.
 """
 
 import os
@@ -16,9 +16,9 @@ FALSE = ("0", "false", "no", "off")
 
 
 class EnvironmentValueError(Exception):
-    """A variable has a value that cannot be used.
+    """A variable has an invalid value.
 
-    `found` is None where the variable is missing or where its value is secret.
+    `found` is None if the variable is missing or its value is secret.
     """
 
     def __init__(self, name: str, *, found: str | None, allowed: str) -> None:
@@ -30,7 +30,7 @@ class EnvironmentValueError(Exception):
 
 
 def is_set(name: str) -> bool:
-    """Say whether the variable is set to something; empty counts as unset."""
+    """Whether the variable has a value; empty counts as unset."""
     return bool(os.environ.get(name))
 
 
@@ -97,7 +97,7 @@ def words(name: str, default: Sequence[str] = ()) -> list[str]:
 
 
 def path(name: str, default: Path) -> Path:
-    """Return an absolute path; a relative one counts from the working directory."""
+    """Return an absolute path; a relative one starts at the working directory."""
     value = os.environ.get(name)
     return (Path(value).expanduser() if value else default).absolute()
 
@@ -132,10 +132,10 @@ def secret(name: str, default: str | None = None) -> str:
 def database_settings(url: str, *, pool_size: int) -> dict[str, Any]:
     """Return an entry of DATABASES.
 
-    A unix socket's directory is the query's `host`, or the percent-encoded host itself:
-    `postgresql://me@/concord?host=/run/postgresql`. Other query names are libpq's
-    connection parameters (`sslmode`, `connect_timeout`). The URL may hold a password,
-    so errors do not show it.
+    The directory of a unix socket is the query's `host`, or the percent-encoded host
+    itself: `postgresql://me@/concord?host=/run/postgresql`. Other query names are
+    libpq's connection parameters (`sslmode`, `connect_timeout`). The URL may contain a
+    password, so errors do not show it.
     """
     parts = urlsplit(url)
     name = unquote(parts.path.removeprefix("/"))
@@ -146,15 +146,15 @@ def database_settings(url: str, *, pool_size: int) -> dict[str, Any]:
             allowed="postgresql://user:password@host:port/database",
         )
     options: dict[str, Any] = dict(parse_qsl(parts.query))
-    # Not parts.hostname where it is a path: that one is in lower case.
+    # Not parts.hostname for a path: it is lower-cased.
     bare = unquote(parts.netloc.rpartition("@")[2])
     host = options.pop("host", "") or (
         bare.removesuffix(":") if bare.startswith("/") else parts.hostname or ""
     )
     port = options.pop("port", "") or str(parts.port or "")
     options.setdefault("connect_timeout", "5")
-    # A page that waits the pool's usual 30 s for a dead database helps nobody. The pool
-    # tries again after ever longer pauses, so it gives up at once: the next page asks anew.
+    # Waiting the pool's usual 30 s for a dead database helps no page. The pool retries
+    # after growing pauses, so it gives up at once and the next page asks again.
     options["pool"] = {
         "min_size": 1,
         "max_size": pool_size,
@@ -174,7 +174,7 @@ def database_settings(url: str, *, pool_size: int) -> dict[str, Any]:
 
 
 def broker_url(url: str) -> str:
-    """Return the broker's address as Celery spells it; only unix sockets differ."""
+    """Return the broker's address in Celery's spelling; only unix sockets differ."""
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise EnvironmentValueError(

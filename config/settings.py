@@ -11,7 +11,7 @@ from config.state import State
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE = State.from_environment()
-# What people wrote is in logs and run directories: no other user reads it.
+# Logs and run directories contain what people wrote: no other user may read them.
 os.umask(0o077)
 
 # --- this installation ---------------------------------------------------------------
@@ -19,16 +19,16 @@ os.umask(0o077)
 DEBUG = env.flag("DEBUG")
 SECRET_KEY = env.secret("SECRET_KEY", "") or STATE.secret_key()
 DATA_DIR = env.path("CONCORD_DATA_DIR", STATE.home / "data")
-# The models that a supervised fine-tuning may start from (training/runs/bases.py).
+# Models that supervised fine-tuning may start from (training/runs/bases.py).
 MODELS_DIR = env.path("CONCORD_MODELS", BASE_DIR / "models")
-# Where machines that share runs leave files for each other (training/storage/store.py).
+# Store in which machines share the files of runs (training/storage/store.py).
 STORE = env.matching(
     "CONCORD_STORE",
     r"[a-z][a-z0-9+]*://.+",
     allowed="an address that fsspec knows: s3://bucket/prefix, file:///mnt/store, …",
 )
 DEMO = env.flag("CONCORD_DEMO", True)  # an empty database gets the demo project
-# The supervisor asks for /healthz under the name of this machine.
+# The supervisor requests /healthz under the name of this machine.
 HERE = ["localhost", ".localhost", "127.0.0.1", "[::1]"]
 ALLOWED_HOSTS = [*env.words("ALLOWED_HOSTS"), *HERE]
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
@@ -109,7 +109,7 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-# What any form may send besides files; config/web/bodies.py has the limit of each route.
+# Limit of any form without files; config/web/bodies.py has the limit of each route.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 2**20
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
@@ -120,8 +120,8 @@ LOCALE_PATHS = [BASE_DIR / "locale"]
 LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
 LANGUAGE_COOKIE_HTTPONLY = True
 LANGUAGE_COOKIE_SAMESITE = "Lax"
-# Thousands are set apart where a template asks for it (intcomma), never by themselves:
-# numbers in addresses, data attributes and form fields are read by machines.
+# Thousands separators only where a template asks (intcomma): machines read the numbers
+# in addresses, data attributes and form fields.
 FORMAT_MODULE_PATH = "config.formats"
 USE_THOUSAND_SEPARATOR = False
 TIME_ZONE = env.text("TIME_ZONE", "UTC")
@@ -159,7 +159,7 @@ CONTENT_SECURITY_POLICY = {
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = True
-# Set behind a proxy that speaks https and sets X-Forwarded-Proto itself.
+# Set behind a proxy that serves https and sets X-Forwarded-Proto itself.
 HTTPS = env.flag("HTTPS")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 LANGUAGE_COOKIE_SECURE = HTTPS
@@ -174,14 +174,15 @@ CELERY_TIMEZONE = TIME_ZONE
 
 # --- runs (training/runs/supervise.py) --------------------------------------------------
 
-# How often a run whose program or worker was killed is taken up without a new checkpoint
-# before it fails.
+# How often a run is restarted without a new checkpoint after its program or worker was
+# killed, before it fails.
 RUN_ATTEMPTS = env.integer("CONCORD_RUN_ATTEMPTS", 3, minimum=1)
-# After how many minutes without an event a program counts as hung, and is ended.
+# Minutes without an event after which a program counts as hung and is stopped.
 RUN_SILENCE = env.integer("CONCORD_RUN_SILENCE", 120, minimum=1)
-# How many programs one worker runs side by side; each may want a whole machine or GPU.
+# Programs that one worker runs side by side; each may need a whole machine or GPU.
 RUNS_AT_ONCE = env.integer("CONCORD_RUNS_AT_ONCE", 1, minimum=1)
-# The GPU a worker keeps to, and the queue whose runs it takes (training/runs/placement.py).
+# The GPU that a worker uses, and the queue whose runs it takes
+# (training/runs/placement.py).
 WORKER_DEVICE = env.matching(
     "CONCORD_DEVICE", r"cpu|cuda:\d{1,3}", allowed="cpu, or cuda:0, cuda:1, …"
 )
@@ -207,7 +208,7 @@ LOGGING = {
         ),
     },
     "loggers": {
-        # Django adds handlers of its own here; one line per event is enough.
+        # Django adds its own handlers here; one line per event is enough.
         "django": {"handlers": [], "propagate": True},
         "django.server": {"handlers": [], "propagate": True},
     },

@@ -1,6 +1,6 @@
-"""The state directory: everything of an installation that is not code.
+"""The state directory: everything of an installation except its code.
 
-What is in it belongs to the user that runs Concord and is closed to all others.
+Its content belongs to the user that runs Concord and is closed to all others.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ VALKEY_SOCKET = "valkey.sock"
 
 
 class ServerError(Exception):
-    """A server cannot run; the message says which one, why and where its log is."""
+    """A server cannot run; the message says which one, why, and where its log is."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class State:
         return f"unix://:{self.valkey_password()}@{path}?db=0"
 
     def make(self) -> None:
-        """Make the directory, or close an older one; what we write in it is ours only."""
+        """Create the directory, or close an existing one: its files are ours only."""
         os.umask(0o077)
         self.home.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
         mode = stat.S_IMODE(self.home.stat().st_mode)
-        # The group's right to pass through is that of Postgres (local/accounts.py).
+        # Postgres' group may pass through (local/accounts.py).
         if mode & ~0o710:
             self._close(mode & 0o710)
 
     def _close(self, mode: int) -> None:
-        """Take from others what earlier versions left open to them."""
+        """Close to others what earlier versions left open."""
         with contextlib.suppress(PermissionError):  # another's, who decides about it
             for path in self.home.iterdir():
                 if not path.is_symlink() and path.name not in ("run", "postgres"):
@@ -83,7 +83,7 @@ class State:
         return self._secret("valkey_password")
 
     def _secret(self, name: str) -> str:
-        """Return a secret of this installation; made once, readable by us only."""
+        """Return a secret of this installation; created once, readable by us only."""
         file = self.home / name
         self.make()
         with contextlib.suppress(FileExistsError):

@@ -33,7 +33,7 @@ urlpatterns = [
         auth.PasswordChangeDoneView.as_view(),
         name="password_change_done",
     ),
-    # Concord sends no mail, so it cannot send anybody a way to a new password.
+    # Concord sends no mail, so it cannot send a link to set a new password.
     path(
         "accounts/password_reset/",
         require_safe(

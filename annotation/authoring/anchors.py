@@ -1,8 +1,8 @@
 """The places of a turn that a comment can point at; no database, no HTML.
 
-A place's anchor says where it stands ("input", "plan/3", "action/1/parameters/date",
-"answer", "block/2" for thinking and observations) and its text what stands there, so
-that a comment can tell whether its place still says what it was written about.
+The anchor of a place says where it is ("input", "plan/3", "action/1/parameters/date",
+"answer", "block/2" for thinking and observations). A comment stores the anchor and the
+text found there, so that it can tell whether the text has changed since.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ QUOTE_LENGTH: Final = 300
 
 @dataclass(frozen=True)
 class Note:
-    """A comment as a page shows it; ``is_changed``: its place says something else now."""
+    """A comment as a page shows it.
+
+    ``is_changed``: the text at its place has changed since it was written.
+    """
 
     comment: Comment
     is_changed: bool = False
@@ -33,7 +36,10 @@ class Note:
 
 @dataclass(frozen=True)
 class CommentPlace:
-    """``number`` counts the places of a turn, for an id that any anchor allows."""
+    """A place of a turn.
+
+    ``number`` counts the places of the turn; it serves as HTML id, whatever the anchor.
+    """
 
     position: int
     number: int
@@ -53,7 +59,7 @@ class CommentPlace:
 
 @dataclass(frozen=True)
 class PlacedBlock:
-    """A block with its own place, or with one for each step, name and parameter."""
+    """A block with its own place, or with one per step, name and parameter."""
 
     block: Block
     place: CommentPlace | None
@@ -92,13 +98,14 @@ class PlacedTurn:
 
 
 def place_turn(position: int, kind: str, text: str, response: str) -> PlacedTurn:
-    """Return a turn with all its places; any texts will do."""
+    """Return a turn with all its places; accepts any texts."""
     count = 1
 
     def place(anchor: str, title: str, says: str) -> CommentPlace:
         nonlocal count
         count += 1
-        # A parameter's name may be longer than an anchor: its place is then the turn.
+        # The name of a parameter may be too long for an anchor; its place is then the
+        # turn.
         anchor = anchor if len(anchor) <= ANCHOR_LENGTH else ""
         return CommentPlace(position, count, anchor, title, says)
 
@@ -157,7 +164,10 @@ def place_turn(position: int, kind: str, text: str, response: str) -> PlacedTurn
 
 
 def put_notes(turns: Iterable[PlacedTurn], comments: Iterable[Comment]) -> list[Note]:
-    """Put each comment at its place; return those on the whole sample or a lost turn."""
+    """Put each comment at its place; return those without one.
+
+    These are comments on the whole sample or on a turn that was removed.
+    """
     by_position = {turn.position: turn for turn in turns}
     rest: list[Note] = []
     for comment in comments:

@@ -1,4 +1,4 @@
-"""Local thinking contexts, found by what a task is about."""
+"""Search local thinking contexts by the words of a task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_WORDS = 32
 
 
 def context_to_json(context: ThinkingContext) -> dict[str, JSON]:
-    """Return a context as it stands in Concord JSONL."""
+    """Return a context in its Concord JSONL form."""
     return {
         "scope": context.scope,
         "title": context.title,
@@ -45,10 +45,10 @@ class _ActionsVector(SearchVectorCombinable, Func):
 def search_contexts(
     *, project: Project, query: str, limit: int = 3
 ) -> list[ThinkingContext]:
-    """Return the local contexts of a project that share words with ``query``, best first.
+    """Return a project's local contexts that share words with ``query``, best first.
 
-    One word in common suffices, and words of the title weigh more: a policy asks in
-    sentences, of which no context has every word.
+    One common word is enough, and words of the title weigh more: a policy asks in
+    sentences, and no context has every word of a sentence.
     """
     words = dict.fromkeys(word.casefold() for word in raw_words(query))
     search: SearchQuery | None = None
@@ -72,7 +72,7 @@ def search_contexts(
 
 
 def find_local(*, project: Project, query: str) -> list[LocalContext]:
-    """Return what :func:`search_contexts` finds, as the action gives it."""
+    """Return the result of :func:`search_contexts` in the form the action returns."""
     return [
         LocalContext(
             context.title,
@@ -85,9 +85,10 @@ def find_local(*, project: Project, query: str) -> list[LocalContext]:
 
 
 def searcher(project: Project) -> Callable[[str], list[LocalContext]]:
-    """Return the search that the action Get thinking context is given.
+    """Return the search function for the action Get thinking context.
 
-    The executor runs it on a thread of its own, whose connection nobody else closes.
+    The executor runs it on a thread of its own, so the function closes the database
+    connection of that thread.
     """
 
     def search(query: str) -> list[LocalContext]:

@@ -1,8 +1,8 @@
-"""The documents in a file of samples, whatever its shape; never more than one in memory.
+"""Read the documents in a file of samples, one in memory at a time.
 
-Read are JSON Lines, objects over several lines (pretty-printed), a JSON list of them, and
-a list of messages, which is one conversation. The beginning of the file says which of
-these it is. A file of any other kind is named in one sentence.
+Accepted shapes: JSON Lines, objects over several lines (pretty-printed), a JSON list of
+them, and a list of messages, which is one conversation. The beginning of the file
+decides which. A file of any other kind is described in one sentence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BOM: Final = b"\xef\xbb\xbf"
 
 EXPECTED: Final = "JSON, one sample or conversation a line"
 
-# What a file begins with, what it is then, and what to do about it.
+# How other kinds of file begin, what they are, and what to do with them.
 SIGNATURES: Final = (
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"PK\x03\x04", "a ZIP archive or an Excel file", "unpack it or save it as JSON"),
@@ -49,7 +49,7 @@ _REST_OF_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 class WrongShape(ValueError):
-    """The file as a whole cannot be read; the text says what it is."""
+    """The file as a whole cannot be read; the message says what it is."""
 
     def __init__(self, found: str, advice: str) -> None:
         super().__init__(f"expected {EXPECTED}, found {found}: {advice}")
@@ -57,7 +57,10 @@ class WrongShape(ValueError):
 
 @dataclass(frozen=True)
 class Document:
-    """The bytes of one document, or why there is none; ``line`` is where it begins."""
+    """The bytes of one document, or why it cannot be read.
+
+    ``line`` is the number of its first line.
+    """
 
     line: int
     text: bytes
@@ -99,10 +102,10 @@ def read_documents(file: BinaryIO) -> Iterator[Document]:
 
 
 def shape_of(head: bytes, *, is_whole: bool) -> str:
-    """Return how documents stand in a file: "lines", "objects" or a "list" of them.
+    """Return the shape of a file: "lines", "objects" or a "list" of objects.
 
-    ``head`` is the file's beginning without a byte order mark, or with ``is_whole`` all
-    of it. Raises :class:`WrongShape`.
+    ``head`` is the beginning of the file without a byte order mark; with ``is_whole``
+    it is all of it. Raises :class:`WrongShape`.
     """
     for signature, shape, advice in SIGNATURES:
         if head.startswith(signature):
@@ -158,7 +161,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _is_of_messages(text: bytes) -> bool:
-    """Whether a list begins with a message and not with a conversation."""
+    """Whether a list begins with a message instead of a conversation."""
     splitter = _Splitter(is_list=True)
     for document in splitter.feed(text):
         try:
@@ -170,7 +173,7 @@ def _is_of_messages(text: bytes) -> bool:
 
 
 def _lines(file: BinaryIO) -> Iterator[Document]:
-    """Yield the lines of a file; of a line over the limit only its beginning."""
+    """Yield the lines of a file; cut a line that exceeds the limit."""
     number = 0
     while line := file.readline(MAX_DOCUMENT_BYTES + 1):
         number += 1
@@ -183,7 +186,7 @@ def _lines(file: BinaryIO) -> Iterator[Document]:
 
 
 class _Splitter:
-    """Finds where documents begin and end by their brackets, a chunk at a time."""
+    """Finds the start and end of documents by their brackets, chunk by chunk."""
 
     def __init__(self, *, is_list: bool) -> None:
         self.is_list = is_list
@@ -224,7 +227,7 @@ class _Splitter:
             yield from self._step(bracket.group())
 
     def _step(self, token: bytes) -> Iterator[Document]:
-        """Take a bracket or a quotation mark."""
+        """Handle one bracket or quotation mark."""
         if token == b'"':
             self.in_string = True
             self._take(token)
@@ -268,7 +271,7 @@ class _Splitter:
         return document
 
     def _between(self) -> Iterator[Document]:
-        """Name what is no document: anything between two but a comma."""
+        """Report anything between two documents that is not a comma."""
         between = bytes(self.between).strip()
         self.between.clear()
         if between not in (b"", b","):

@@ -1,8 +1,8 @@
-"""A response as blocks to edit, and edited blocks as a response again; no database.
+"""Convert a response to editable blocks and back; no database.
 
-Every block keeps its ``source``, the exact text it stood for. A block whose fields still
-say what its source says is written as its source, so editing one block leaves every
-other character of the response alone.
+Every block keeps its ``source``, the exact text it was made from. A block whose fields
+still mean what its source says is written as its source, so that editing one block
+changes no other character of the response.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PLANS: Final = 4
 MAX_BLOCKS: Final = 100
 MAX_STEPS: Final = 500
 
-# How a field's text is read: as it stands, or as JSON (else as it stands).
+# How the text of a field is read: literally, or as JSON (literally if it is not JSON).
 FieldType = Literal["text", "number", "boolean", "choice", "json", "free"]
 
 
@@ -81,7 +81,7 @@ class EditBlock:
 def blocks_to_edit(
     response: Response, definitions: Mapping[str, ActionDefinition]
 ) -> tuple[EditBlock, ...]:
-    """Return the blocks of a response, in order; nothing of its text is left out."""
+    """Return the blocks of a response, in order; no text is left out."""
     blocks: list[EditBlock] = []
     for node in response.thinking:
         if isinstance(node, Text):
@@ -111,7 +111,8 @@ def _of_thinking(text: str) -> list[EditBlock]:
         ]
         text = text[span.end :]
     pieces.append(("thinking", text))
-    # Blanks between blocks belong to a neighbour: they are no block of their own.
+    # Blanks between blocks belong to a neighbouring block; they are not blocks
+    # themselves.
     joined: list[tuple[BlockKind, str]] = []
     blanks = ""
     for kind, source in pieces:
@@ -218,7 +219,7 @@ def _plain(value: JSON) -> str:
 
 
 def _free_text(value: JSON) -> str:
-    """Write a value so that :func:`_read_free` reads the same one."""
+    """Write a value so that :func:`_read_free` reads the same value."""
     if not isinstance(value, str):
         return dump_json(value)
     return value if value and _read_free(value) == value else dump_json(value)
@@ -235,7 +236,7 @@ def _read_free(text: str) -> JSON:
 
 
 def posted_blocks(text: str) -> list[dict[str, JSON]] | None:
-    """Read the blocks a page posts for one turn; None where it posts none."""
+    """Read the blocks that a page posts for one turn; None when it posts none."""
     if not text:
         return None
     try:
@@ -252,7 +253,7 @@ def posted_blocks(text: str) -> list[dict[str, JSON]] | None:
 def write_response(
     blocks: Sequence[Mapping[str, JSON]], *, inside_thinking: bool = False
 ) -> str:
-    """Write posted blocks as a response text, which need not be valid yet."""
+    """Write posted blocks as a response text, which may still be invalid."""
     thinking = ""
     answer = ""
     before = ""
@@ -299,7 +300,7 @@ def _write_piece(kind: str, source: str, block: Mapping[str, JSON]) -> str:
 
 
 def _with_blanks(source: str, text: str) -> str:
-    """Put an edited text in the place of the old one, between the old one's blanks."""
+    """Replace the old text by the edited one and keep the blanks around it."""
     old = source.strip()
     if text == old:
         return source
@@ -329,7 +330,8 @@ def _write_call(source: str, block: Mapping[str, JSON]) -> str:
     except FormatError:
         old = ()
     if old:
-        # An empty text that was there stays; an emptied field is a value taken away.
+        # Keep a value that was an empty text before; an emptied field removes its
+        # value.
         empty_before = {key for key, value in old[0].parameters.items() if value == ""}
         empty = [_str(one.get("name")) for one in _rows(block)]
         parameters |= {
@@ -352,12 +354,12 @@ def _rows(block: Mapping[str, JSON]) -> Iterable[dict[str, JSON]]:
 
 
 def _row_of(row: Mapping[str, JSON]) -> tuple[str, str]:
-    """Return the name and the text of a posted parameter, either of them maybe empty."""
+    """Return the name and the text of a posted parameter; either may be empty."""
     return _str(row.get("name")).strip(), _str(row.get("value"))
 
 
 def read_parameters(block: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return the parameters in a posted call; an empty field is no parameter."""
+    """Return the parameters of a posted call; an empty field is not a parameter."""
     parameters: dict[str, JSON] = {}
     for row in _rows(block):
         name, text = _row_of(row)
@@ -369,7 +371,7 @@ def read_parameters(block: Mapping[str, JSON]) -> dict[str, JSON]:
 def blocks_of_post(
     blocks: Sequence[Mapping[str, JSON]], definitions: Mapping[str, ActionDefinition]
 ) -> tuple[EditBlock, ...]:
-    """Return posted blocks as blocks to edit: all that was typed, also what is lacking."""
+    """Return posted blocks as editable blocks, including incomplete ones."""
     result = []
     for block in blocks:
         kind = next(kind for kind in KINDS if kind == block.get("kind"))
@@ -387,7 +389,7 @@ def blocks_of_post(
 
 
 def _left_over(block: Mapping[str, JSON], shown: set[str]) -> Iterable[Field]:
-    """Return the rows of a posted call that its text leaves out, each with the reason."""
+    """Return the rows of a posted call that its text omits, each with the reason."""
     rows = [_row_of(row) for row in _rows(block)]
     last = {name: number for number, (name, text) in enumerate(rows) if name and text}
     for number, (name, text) in enumerate(rows):
@@ -415,9 +417,9 @@ def _posted_steps(block: Mapping[str, JSON]) -> tuple[str, ...]:
 def blocks_to_keep(
     blocks: Sequence[Mapping[str, JSON]], text: str, *, inside_thinking: bool
 ) -> list[dict[str, JSON]]:
-    """Return posted blocks to keep beside ``text``, which was written from them.
+    """Return the posted blocks to store beside ``text``, which was written from them.
 
-    None where the text alone gives the same blocks back.
+    Returns none when the text alone gives the same blocks.
     """
     try:
         from_text = blocks_to_edit(parse(text, inside_thinking=inside_thinking), {})
@@ -432,7 +434,7 @@ def blocks_to_keep(
 def kept_blocks(
     blocks_json: JSON, text: str, *, inside_thinking: bool
 ) -> list[dict[str, JSON]]:
-    """Return the blocks a draft keeps, unless its text says something else by now."""
+    """Return the stored blocks of a draft, unless its text has changed since."""
     if not isinstance(blocks_json, list):
         return []
     blocks = [
@@ -450,7 +452,7 @@ def _typed(block: EditBlock) -> tuple[object, ...]:
 
 
 def _tidy(block: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return what a posted block may have, as texts that the database can keep."""
+    """Return the known fields of a posted block, as texts the database can store."""
     result: dict[str, JSON] = {
         key: _str(block.get(key)) for key in ("kind", "source", "text", "name")
     }

@@ -1,4 +1,4 @@
-"""What is wrong with a draft and where, found while it is typed. No database here."""
+"""Find what is wrong with a draft, and where, while it is typed. No database."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ AROUND: Final = 60
 
 @dataclass(frozen=True)
 class Location:
-    """Where a text leaves the grammar: ``position`` from 0, and the line around it."""
+    """Where a text breaks the grammar: ``position`` from 0, and the line around it."""
 
     position: int
     before: str
@@ -52,7 +52,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Problem:
-    """``error``: it cannot be submitted so; ``hint``: look at it again."""
+    """``error``: the draft cannot be submitted; ``hint``: worth another look."""
 
     text: str
     level: Literal["error", "hint"] = "error"
@@ -61,7 +61,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Reference:
-    """Another wording of a response, and where it says something else."""
+    """Another wording of a response, and where its meaning differs."""
 
     number: int
     text: str
@@ -71,7 +71,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Difference:
-    """One unit that the label response and a reference do not share."""
+    """One unit in which a reference differs from the label response."""
 
     title: str
     label: str | None
@@ -80,7 +80,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Where a policy's text stands: taken over as it is, or edited since."""
+    """Where a policy's text was used: unchanged, or edited since."""
 
     checkpoint: int
     digest: str
@@ -115,7 +115,7 @@ class DraftTurn:
 
     @property
     def runs_here(self) -> bool:
-        """Whether that call is of an action that Concord itself can run."""
+        """Whether the call is of an action that Concord itself can run."""
         return (
             self.call is not None
             and self.in_force.get(self.call.name) in ENABLED_ACTIONS
@@ -206,7 +206,7 @@ def check_turns(
 
 
 def read_response(text: str, *, inside: bool) -> tuple[Response | None, list[Problem]]:
-    """Parse a response; what is wrong with it comes with its place."""
+    """Parse a response; a grammar error becomes a problem with its location."""
     if not text.strip():
         return None, [Problem(_("The response is empty."), "hint")]
     try:
@@ -281,7 +281,7 @@ def _call_problems(
 
 @lru_cache(maxsize=256)
 def _aligned_texts(label: str, reference: str, inside: bool) -> tuple[UnitPair, ...]:
-    """Align once what comes back with every key that is typed elsewhere."""
+    """Align two texts, cached: every save of a page sends mostly the same ones."""
     return align_units(
         parse(label, inside_thinking=inside), parse(reference, inside_thinking=inside)
     )
@@ -290,7 +290,7 @@ def _aligned_texts(label: str, reference: str, inside: bool) -> tuple[UnitPair, 
 def check_reference(
     number: int, label: Response | None, text: str, *, inside: bool
 ) -> Reference:
-    """Hold a reference against the label response: same plan order, same actions."""
+    """Compare a reference with the label response: same plan order, same actions."""
     parsed, problems = read_response(text, inside=inside)
     if parsed is None or label is None:
         return Reference(number, text, tuple(problems))

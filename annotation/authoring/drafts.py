@@ -1,11 +1,11 @@
-"""Drafts of samples: from form fields to a document and back. No database here.
+"""Drafts of samples: from form fields to a document and back. No database.
 
-A draft's content has the form of a Concord JSONL sample that need not be valid yet;
-these things differ. A context may be ``{"existing": pk}``, one of the project's; the
-actions of a new context stay the text that was typed; a turn has a ``key`` that stays
-with it when it moves, and may have ``dismissed``, the hints a person has put away, and
-``blocks``, what was typed into blocks that no text can stand for yet; and ``advice`` says
-what a draft made from a sample still needs.
+The content of a draft has the form of a Concord JSONL sample that may still be invalid,
+with these differences. A context may be ``{"existing": pk}``, one of the project's. The
+actions of a new context are the text that was typed. A turn has a ``key`` that stays
+with it when it moves. It may have ``dismissed``, the hints a person has put away, and
+``blocks``, typed into block fields but not yet expressible as response text. ``advice``
+says what a draft made from a sample still needs.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class DraftContext:
 
 
 def clean(text: str) -> str:
-    """Take out what the database cannot keep and the line ends browsers add."""
+    """Remove what the database cannot store and the line ends that browsers add."""
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
 
 
 def empty_content() -> Content:
-    """Return the content of a new draft: one turn, nothing in it yet."""
+    """Return the content of a new draft: one empty turn."""
     return {
         "scenario": "",
         "situation": "normal",
@@ -88,7 +88,7 @@ def turns_of(content: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 
 
 def keyed_turns(content: Mapping[str, JSON]) -> dict[str, dict[str, JSON]]:
-    """Return the turns by their keys; one without a key goes by its number."""
+    """Return the turns by key; a turn without a key is keyed by its number."""
     result: dict[str, dict[str, JSON]] = {}
     for number, turn in enumerate(turns_of(content), start=1):
         key = turn.get("key")
@@ -127,12 +127,12 @@ def references_of(turn: Mapping[str, JSON]) -> list[str]:
 
 
 def content_from_post(post: QueryDict, before: Mapping[str, JSON]) -> Content:
-    """Return what a form holds.
+    """Return the content that a form holds.
 
-    A turn whose blocks were edited last is written from them, any other is its raw
-    text. What the page does not show is kept from ``before`` by the turn's key, except
-    facts: they tell of the text as it was and go when it changes. A policy's proposal
-    stays whatever becomes of the text.
+    A turn whose blocks were edited last is written from them; any other turn is its raw
+    text. What the page does not show is taken from ``before`` by the key of the turn.
+    Facts are dropped when the text changes, because they describe the old text. A
+    policy's proposal stays whatever happens to the text.
     """
     contexts: list[JSON] = [
         {"existing": int(pk)}
@@ -223,7 +223,7 @@ def _posted_turns(post: QueryDict, before: Mapping[str, JSON]) -> Iterable[JSON]
 
 
 def change_content(content: Content, deed: str) -> Content:
-    """Apply a button of the page that adds, moves or takes away a part."""
+    """Apply a button of the page that adds, moves or removes a part."""
     name, _colon, place = deed.partition(":")
     first, _colon, rest = place.partition(":")
     turns: list[JSON] = [*turns_of(content)]
@@ -288,7 +288,7 @@ def dismissed(turn: Mapping[str, JSON]) -> set[str]:
 def put_result(content: Content, number: int, text: str) -> Content:
     """Make ``text`` the result of the call that ends turn ``number``.
 
-    The observation that follows gets it; where none follows, one is put in.
+    The next observation gets the text; if none follows, a turn is inserted.
     """
     turns = turns_of(content)
     if number < len(turns) and texts_of(turns[number]).inside:
@@ -304,8 +304,8 @@ def fetch_context(
 ) -> Content:
     """Let turn ``number`` begin with a fetch of a thinking context.
 
-    The call becomes the turn's whole response, the result the next turn's input, and
-    what the response was goes on from there, its references too.
+    The call becomes the whole response of the turn and the result the input of the next
+    turn. The old response and its references move to that next turn.
     """
     turns = turns_of(content)
     if not 1 <= number <= len(turns) < MAX_TURNS:
@@ -333,7 +333,7 @@ def fetch_context(
 
 
 def _inside(response: str) -> str:
-    """Return a response as it reads when its thinking is open already."""
+    """Return a response as it reads when its thinking is already open."""
     if response.startswith(THINK_OPEN):
         return response.removeprefix(THINK_OPEN)
     return THINK_CLOSE + response if response.strip() else response
@@ -363,7 +363,7 @@ def use_context(content: Content, key: int) -> Content:
 
 
 def typed_contexts(content: Mapping[str, JSON]) -> list[DraftContext]:
-    """Return the contexts typed in the draft, each with what is wrong with it."""
+    """Return the contexts typed in the draft, each with its problems."""
     contexts = content.get("contexts")
     result = []
     for one in contexts if isinstance(contexts, list) else []:
@@ -406,7 +406,7 @@ def read_definitions(text: str) -> list[JSON]:
 def contexts_of(
     chosen: Iterable[Mapping[str, JSON]], typed: Iterable[DraftContext] = ()
 ) -> Contexts:
-    """Return the actions of a draft's contexts: those chosen, as JSONL, and those typed."""
+    """Return the actions of a draft's contexts, chosen (as JSONL) and typed."""
     documents = list(chosen)
     documents += [
         {
@@ -430,8 +430,8 @@ def document_of(
 ) -> dict[str, JSON]:
     """Return the Concord JSONL document of a draft.
 
-    ``contexts``: the project's contexts the draft uses, by key. Raises JSONError or
-    DefinitionError when typed actions cannot be read.
+    ``contexts``: the project's contexts that the draft uses, by key. Raises JSONError
+    or DefinitionError when typed actions cannot be read.
     """
     documents: list[JSON] = []
     for one in content.get("contexts") or []:  # type: ignore[union-attr]
@@ -464,6 +464,6 @@ def document_of(
 def _turn_document(turn: Mapping[str, JSON]) -> dict[str, JSON]:
     document = {key: value for key, value in turn.items() if key not in DRAFT_ONLY}
     document.pop("references", None)
-    # A reference that nobody has begun to write is none.
+    # Leave out an empty reference.
     references: list[JSON] = [one for one in references_of(turn) if one.strip()]
     return document | ({"references": references} if references else {})

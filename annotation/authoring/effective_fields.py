@@ -1,7 +1,7 @@
-"""What in a sample acts by itself: fields that decide rewards, or say who wrote a text.
+"""Fields of a sample that have an effect: they decide rewards or name a text's author.
 
-They stand in no page's form; a pasted or imported file may bring them. Only curators put
-them into a sample, and Review and History show them. No database here.
+No form shows them; a pasted or imported file may contain them. Only curators may put
+them into a sample, and Review and History show them. No database.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from actions.tags import JSON
 from annotation.authoring.drafts import Content, turns_of
 from records.openai_chat import KEPT
 
-# Fields of ``meta`` that code acts on, each with the values it acts on. What a chat's
-# import keeps under ``KEPT`` comes out again in its export, beside the turns people see.
+# Fields of ``meta`` that code reads, each with the values it acts on. What an import of
+# chats stores under ``KEPT``, an export writes again beside the visible turns.
 META: Final[Mapping[str, Callable[[JSON], bool]]] = {
     "rule": lambda value: True,
     "task": lambda value: value == "other",
@@ -30,9 +30,9 @@ TURN: Final = ("facts", "proposal")
 
 @dataclass(frozen=True)
 class ActingPart:
-    """A field that acts: its place, what it does in words, and its value as JSON.
+    """A field with an effect: its place, the effect in words, and its value as JSON.
 
-    ``is_wrong`` when it would, but cannot be read: then no run takes the sample.
+    ``is_wrong``: the value cannot be read, so no run takes the sample.
     """
 
     place: str
@@ -42,7 +42,7 @@ class ActingPart:
 
 
 def acting_parts(document: Mapping[str, JSON]) -> list[ActingPart]:
-    """Return the fields of a sample's document that act, those of a kind together."""
+    """Return the fields of a sample's document that have an effect, grouped by kind."""
     parts: list[ActingPart] = []
     meta = document.get("meta")
     meta = meta if isinstance(meta, dict) else {}
@@ -89,11 +89,11 @@ def without_acting(
     known: Mapping[str, JSON] | None = None,
     keeps_proposals: bool = False,
 ) -> tuple[Content, list[str]]:
-    """Return what a writer who is no curator may keep of a draft or document.
+    """Return what a writer who is no curator may keep, and the places of the rest.
 
-    And the places of what was left out. ``known`` is the document the sample has
-    already: what acts in it a curator has let pass, and stays as it is there.
-    ``keeps_proposals`` where they were put in by a page, from the policy itself.
+    ``known`` is the current document of the sample: a curator has accepted the fields
+    with an effect in it, and they stay there. ``keeps_proposals``: a page put in the
+    proposals, from the policy itself.
     """
     known = known or {}
     known_meta, meta = known.get("meta"), content.get("meta")
@@ -126,9 +126,9 @@ def without_acting(
 def _stands_in(
     known: Iterable[Mapping[str, JSON]], turn: Mapping[str, JSON], name: str
 ) -> bool:
-    """Say whether a turn of the known ones has the same field, of the same words.
+    """Whether one of the known turns has the same field with the same text.
 
-    Facts tell of a response; a proposal stays whatever its response became.
+    Facts describe a response; a proposal stays whatever happens to its response.
     """
     same = ("input", "response", name) if name == "facts" else (name,)
     return any(

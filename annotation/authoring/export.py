@@ -1,4 +1,4 @@
-"""Samples out: rows as the forms that files and snapshots are written from."""
+"""Export samples: rows become the forms that files and snapshots are written from."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ BATCH = 100
 
 
 def turn_to_json(turn: Turn) -> dict[str, JSON]:
-    """Return a turn as it stands in Concord JSONL."""
+    """Return a turn in its Concord JSONL form."""
     return _turn_form(turn).to_json()
 
 
 def sample_to_json(sample: Sample) -> dict[str, JSON]:
-    """Return a sample as it stands in Concord JSONL (see :func:`for_export`)."""
+    """Return a sample in its Concord JSONL form (see :func:`for_export`)."""
     return _sample_form(sample).to_json()
 
 
 def for_export(samples: QuerySet[Sample]) -> QuerySet[Sample]:
-    """Fetch with each sample all that :func:`sample_to_json` reads."""
+    """Prefetch all that :func:`sample_to_json` reads of each sample."""
     return samples.order_by("pk").prefetch_related(
         "samplecontext_set__context", "turns__references"
     )
@@ -55,7 +55,7 @@ def for_export(samples: QuerySet[Sample]) -> QuerySet[Sample]:
 def export_samples(
     *, project: Project, format: Format, samples: QuerySet[Sample] | None = None
 ) -> Iterator[str]:
-    """Yield the project's samples (or those given), a line with its end each."""
+    """Yield the project's samples (or only ``samples``), one line with its end each."""
     chosen = Sample.objects.all() if samples is None else samples
     for _, form in read_forms(chosen.filter(project=project)):
         document = form.to_json() if format == "concord" else write_conversation(form)
@@ -65,8 +65,8 @@ def export_samples(
 def read_forms(samples: QuerySet[Sample]) -> Iterator[tuple[int, SampleForm]]:
     """Yield the key and the form of each sample, by key.
 
-    For many samples: it builds no model of a row, which :func:`for_export` spends most of
-    its time on.
+    For many samples: it builds no model instances, which take most of the time of
+    :func:`for_export`.
     """
     keys = list(samples.order_by("pk").values_list("pk", flat=True))
     known: dict[int, ContextForm] = {}
@@ -96,7 +96,7 @@ def read_forms(samples: QuerySet[Sample]) -> Iterator[tuple[int, SampleForm]]:
 def _context_forms(
     samples: list[int], known: dict[int, ContextForm]
 ) -> Mapping[int, list[ContextForm]]:
-    """Return the contexts of samples, by sample; ``known`` keeps them by key."""
+    """Return the contexts of samples, by sample; ``known`` caches them by key."""
     links = list(
         SampleContext.objects.filter(sample__in=samples)
         .order_by("sample", "position")
@@ -114,7 +114,7 @@ def _context_forms(
 
 
 def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
-    """Return the turns of samples in their order, by sample."""
+    """Return the turns of samples in order, by sample."""
     references: dict[int, list[str]] = defaultdict(list)
     for turn, text in (
         ReferenceResponse.objects.filter(turn__sample__in=samples)

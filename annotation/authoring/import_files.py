@@ -1,8 +1,8 @@
-"""Files of samples read: Concord JSONL and OpenAI-style chat JSONL.
+"""Import files of samples: Concord JSONL and OpenAI-style chat JSONL.
 
-An import streams, writes in batches, keeps the good lines and reports the bad ones. A
-sample is known by its id within the project: the same content again is *unchanged*,
-other content under a known id is refused and nothing is overwritten.
+An import streams, writes in batches, keeps the good lines and reports the bad ones. The
+id identifies a sample within the project: equal content under a known id is
+*unchanged*, other content under a known id is refused and nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -77,15 +77,14 @@ def import_file(
     split: str = "",
     user: User | None = None,
 ) -> ImportReport:
-    """Import a file of samples, or ``lines``; bad ones are refused, good ones kept.
+    """Import a file of samples, or ``lines``; refuse bad ones, keep good ones.
 
-    The file may be given by its ``path`` or open; ``annotation.authoring.documents`` says in which
-    shapes it is read.
-    ``tools``: the file of OpenAI tools, or what stands in one, for conversations that
-    bring none. ``status`` and ``split`` go before what the file says. ``user`` is the
-    curator who imports, asked for their role with every batch; none at the command line.
-    Raises :class:`SampleError` only for ``tools``, ``status`` and ``split`` themselves,
-    and ``OSError`` for a file that cannot be read.
+    The file is given by its ``path`` or open; ``annotation.authoring.documents`` lists
+    the accepted shapes. ``tools``: a file of OpenAI tools, or its content, for
+    conversations without their own. ``status`` and ``split`` override the file.
+    ``user`` is the curator who imports; every batch checks their role. At the command
+    line there is none. Raises :class:`SampleError` only for ``tools``, ``status`` and
+    ``split`` themselves, and ``OSError`` for a file that cannot be read.
     """
     if status is not None and status not in STATUSES:
         raise SampleError("status", "one of " + ", ".join(STATUSES), repr(status))
@@ -177,7 +176,7 @@ def _write_batch(
     write: Callable[[list[SampleForm]], None],
     report: ImportReport,
 ) -> None:
-    """Write what is new in a batch; on a database error, line by line."""
+    """Write the new samples of a batch; after a database error, one by one."""
     known = _known(project, batch)
     new: list[_Line] = []
     for line in batch:
@@ -225,7 +224,7 @@ def _write_line(
         write([line.form])
         report.new += 1
     except IntegrityError:
-        # Somebody else imported the same id since the batch was looked up.
+        # Another import has added the same id since this batch was looked up.
         content_hash = _known(project, [line]).get(line.form.id)
         if content_hash is None:
             raise

@@ -1,7 +1,7 @@
-"""What an import did: how many came in, and why others did not. No database here.
+"""The result of an import: how many samples came in, and why others did not.
 
-Refusals for the same reason are one group with a count, so that a file of one kind of
-fault has one sentence; nothing here grows with the number of lines.
+No database. Refusals for the same reason form one group with a count, so that a file
+with one kind of fault gets one sentence. Memory does not grow with the number of lines.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _INDEX: Final = re.compile(r"\[\d+\]")
 
 @dataclass(frozen=True)
 class Refusal:
-    """One document that was not imported, and why; line 0 stands for the whole file.
+    """One document that was not imported, and why; line 0 means the whole file.
 
-    Refusals of one ``kind`` are told together.
+    Refusals of one ``kind`` are reported together.
     """
 
     file: str
@@ -49,7 +49,7 @@ class Group:
 
     @property
     def more(self) -> int:
-        """Return how many there are besides those whose lines are kept."""
+        """Return the number of refusals beyond those whose lines are listed."""
         return self.count - len(self.lines)
 
     @property
@@ -68,9 +68,9 @@ class Group:
 
 @dataclass
 class ImportReport:
-    """What an import did; its text is the one line that the command ends in.
+    """The result of an import; as a string it is the last line of the command's output.
 
-    ``refused`` keeps the first 1,000 refusals, ``groups`` speak of all.
+    ``refused`` holds the first 1,000 refusals, ``groups`` covers all.
     """
 
     new: int = 0
@@ -85,7 +85,7 @@ class ImportReport:
 
     @property
     def groups(self) -> list[Group]:
-        """The reasons, in the order in which they were first met."""
+        """Return the reasons in the order of their first occurrence."""
         return sorted(self.by_kind.values(), key=lambda group: group.first.line)
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class ImportReport:
         )
 
     def refuse(self, file: str, line: int, error: SampleError) -> None:
-        """Note that a document is not as it should be."""
+        """Record a faulty document."""
         field_of_all = _INDEX.sub("[]", error.field)
         kind = f"{field_of_all}: {_INDEX.sub('[]', error.expected)}"
         self.add_refusal(Refusal(file, line, error.field, error.reason, kind))
@@ -116,13 +116,13 @@ class ImportReport:
             group.lines.append(refusal.line)
 
     def sort(self) -> None:
-        """Put refusals in the order of the file; those of ids are met a batch later."""
+        """Sort refusals by line; those of known ids are found one batch later."""
         self.refused.sort(key=lambda refusal: refusal.line)
         for group in self.by_kind.values():
             group.lines.sort()
 
     def add(self, other: ImportReport) -> None:
-        """Add what the import of another file did."""
+        """Add the report of another file."""
         self.new += other.new
         self.unchanged += other.unchanged
         self.refused += other.refused[: KEPT - len(self.refused)]

@@ -1,4 +1,4 @@
-"""Two versions of a draft side by side, and one put together from both. No database."""
+"""Compare two versions of a draft, and merge them into one. No database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD = "about"
 
 @dataclass(frozen=True)
 class Row:
-    """A part that the two versions do not share; None where a side lacks it."""
+    """A part in which the two versions differ; None where a side lacks it."""
 
     key: str
     number: int
@@ -42,10 +42,10 @@ def compare(mine: Content, theirs: Content) -> list[Row]:
 
 
 def merge(mine: Content, theirs: Content, take: Collection[str]) -> Content:
-    """Return one's own version with the parts in ``take`` as the other has them.
+    """Return ``mine`` with the parts in ``take`` replaced by those of ``theirs``.
 
-    A turn that only the other has is put after the turn it follows there; a turn of
-    one's own that is taken as the other has it, while the other has none, goes.
+    A turn that only ``theirs`` has is inserted after the turn it follows there. A turn
+    of ``mine`` that is taken from ``theirs``, which lacks it, is removed.
     """
     ours, others = keyed_turns(mine), keyed_turns(theirs)
     merged = {

@@ -1,10 +1,11 @@
-"""The thinking method's questions, asked of a response where it leaves them open.
+"""Hints on the thinking method where a response leaves its questions open.
 
-The method (Leung & Wang, arXiv 2502.13475): see whether the last plan step matches the
-input; answer from the thinking elements in their order (chat history, global thinking
-context, built-in actions, local thinking context, memory and knowledge); fetch a local
-context only when the first ones do not suffice; plan where a task takes several steps.
-The rules read words only. They ask, they never refuse, and a person can put each away.
+The method (Leung & Wang, arXiv 2502.13475): check whether the last plan step matches
+the input; answer from the thinking elements in their order (chat history, global
+thinking context, built-in actions, local thinking context, memory and knowledge); fetch
+a local context only when the earlier elements do not suffice; make a plan when a task
+takes several steps. The rules compare words only. They ask and never refuse, and a
+person can dismiss each.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from actions.plans import Plan
 from actions.words import meaning_words, numbers
 from annotation.authoring.drafts import TurnTexts
 
-# How many of the input's words an element must share to be named as the likely one.
+# Share of the input's words that an element must contain to be named as the likely one.
 ENOUGH: Final = 0.2
-# One word in four is chance; a fetch is offered for more.
+# One word in four may be chance; a fetch is suggested from a higher share on.
 ENOUGH_TO_FETCH: Final = 0.3
-# Hints look no further into a text than this.
+# Hints read no more than this much of a text.
 READ: Final = 20_000
 
 _STEP = re.compile(
@@ -48,7 +49,7 @@ _CARRY_ON = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """A thinking context by its words; ``key`` is its row, if it has one."""
+    """The words of a thinking context; ``key`` is its row, if it has one."""
 
     title: str
     words: frozenset[str]
@@ -57,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the policy has at hand in a draft, and what it could fetch."""
+    """The contexts that the policy has in a draft, and those that it could fetch."""
 
     at_hand: tuple[Source, ...] = ()
     local: tuple[Source, ...] = ()
@@ -65,7 +66,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Hint:
-    """A question; ``deed`` names a button that acts on it, with what it says."""
+    """A question; ``deed`` names a button that acts on it, ``label`` is its text."""
 
     code: str
     text: str
@@ -79,7 +80,7 @@ def source_of(title: str, *texts: str, key: int | None = None) -> Source:
 
 @lru_cache(maxsize=2048)
 def _words(text: str) -> frozenset[str]:
-    """Read a text's words once: with every key typed, most texts stay as they were."""
+    """Return the words of a text, cached: most texts stay as they were."""
     return frozenset(meaning_words(text[:READ]))
 
 
@@ -187,7 +188,7 @@ def _hints_of_result(turn: TurnTexts, response: Response) -> list[Hint]:
 
 
 def _waiting_step(responses: Sequence[Response | None]) -> tuple[Plan | None, str]:
-    """Return the last plan before this turn, and its step that stands longest unsaid."""
+    """Return the last plan before this turn, and the step that is due next."""
     plan: Plan | None = None
     after: list[str] = []
     for response in responses:
@@ -206,7 +207,7 @@ def _waiting_step(responses: Sequence[Response | None]) -> tuple[Plan | None, st
 
 
 def _element(turns: Sequence[TurnTexts], knowledge: Knowledge) -> str:
-    """Name the first thinking element that shares enough words with the input."""
+    """Return the first thinking element that shares enough words with the input."""
     query = _words(turns[-1].text)
     history: set[str] = set()
     for turn in turns[:-1]:

@@ -1,9 +1,9 @@
-"""Results for the calls in a draft: from what can run them here, or from a record.
+"""Results for the calls in a draft: run here, or taken from recorded samples.
 
-Calculate and Get thinking context run, unless a global context defines an action of that
-name. Other actions have no environment in Concord; the project's samples are a record of
-what such calls returned, played by the simulator of the demo world. Where neither knows
-a call, that is said and nothing is made up.
+Calculate and Get thinking context run here, unless a global context defines an action
+of that name. Concord has no environment for other actions. The project's samples record
+what such calls returned, and the demo's simulator replays them. If neither knows a
+call, the page says so; no result is invented.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SAMPLES: Final = 5
 
 
 class NoResult(Exception):
-    """Nothing here can tell what a call returns; the text says so."""
+    """The result of a call is not known here; the message says so."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ def run_call(
     context_keys: Sequence[int] = (),
     earlier: int = 0,
 ) -> Result:
-    """Return what a call gives back; raise :class:`NoResult`.
+    """Return the result of a call; raise :class:`NoResult`.
 
-    ``definitions``: those in force at the call. ``context_keys``: the contexts the draft uses; samples with one of them are asked
-    what the same call returned there. ``earlier``: how often the draft made this very
-    call before; an action that fails once may succeed then.
+    ``definitions``: those in force at the call. ``context_keys``: the contexts that the
+    draft uses; samples with one of them are searched for the same call. ``earlier``:
+    how often the draft made this very call before; an action that fails once may then
+    succeed.
     """
     definition = definitions.get(call.name)
     if definition is None:
@@ -107,7 +108,10 @@ def _run_built_in(
 def _recording(
     project: Project, call: ActionCall, context_keys: Sequence[int]
 ) -> QuerySet[Sample]:
-    """Return samples in which the same call was written, the newest first in use."""
+    """Return the project's samples that contain the same call.
+
+    With ``context_keys`` only samples that use one of these contexts.
+    """
     turns = Turn.objects.filter(sample__project=project, response__contains=call.source)
     samples = Sample.objects.filter(project=project, pk__in=turns.values("sample"))
     if context_keys:

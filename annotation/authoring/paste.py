@@ -1,7 +1,8 @@
-"""A pasted conversation as the content of a draft. No database here.
+"""Read a pasted conversation as the content of a draft. No database.
 
-Read are a Concord sample, an OpenAI-style chat (an object with ``messages``, or the list
-of them alone), and plain text whose lines begin with who speaks, in English or Chinese.
+Accepted are a Concord sample, an OpenAI-style chat (an object with ``messages``, or
+only their list), and plain text whose lines begin with the speaker, in English or
+Chinese.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _LABEL: Final = re.compile(
 
 
 class PasteError(ValueError):
-    """The pasted text cannot be read; ``place`` says where, the text says all."""
+    """The pasted text cannot be read; ``place`` says where, the message says why."""
 
     def __init__(self, place: str, expected: str, found: str) -> None:
         self.place, self.expected, self.found = place, expected, found
@@ -96,7 +97,7 @@ def _several(number: int) -> PasteError:
 
 
 def _count_objects(text: str) -> int:
-    """Count the objects of a text of JSON Lines; 0 where it is none."""
+    """Count the objects of a text of JSON Lines; 0 for any other text."""
     count = 0
     for line in text.splitlines():
         if not line.strip():
@@ -122,7 +123,7 @@ def _content(form: SampleForm) -> Content:
     for turn in form.turns:
         turn_json = turn.to_json()
         turns.append(new_turn(turn.kind) | turn_json)
-    # Messages that nobody has answered yet are what the person goes on with.
+    # The person continues with the messages that have no answer yet.
     waiting = import_data.get("unanswered") if isinstance(import_data, dict) else None
     for one in waiting if isinstance(waiting, list) else []:
         if isinstance(one, dict):
@@ -212,7 +213,7 @@ def _from_lines(text: str) -> Content:
 
 
 def _speeches(text: str) -> list[tuple[str, int, str]]:
-    """Return who speaks, from which line on, and what they say."""
+    """Return for each speech its speaker, first line and text."""
     speeches: list[tuple[str, int, list[str]]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         label = _LABEL.match(line)

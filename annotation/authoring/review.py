@@ -1,6 +1,6 @@
-"""Reviewing: comments at a place, a curator's own fix, many approvals at once.
+"""Review: comments at a place, a curator's own fix, approval of many samples at once.
 
-One sample is approved, returned and retired in :mod:`annotation.authoring.samples`.
+:mod:`annotation.authoring.samples` approves, returns and retires one sample.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 
 BULK_LIMIT: Final = 1000
 BATCH: Final = 100
-# Where a draft keeps the content hash of the sample it fixes.
+# Key under which a draft stores the content hash of the sample it fixes.
 FIXES: Final = "fixes"
 FIXABLE: Final = frozenset({*SampleStatus.values} - {SampleStatus.RETIRED})
 
 
 class UnknownPlace(SampleError):
-    """A comment points at a place the sample does not have (any more)."""
+    """A comment points at a place that the sample does not have, or no longer has."""
 
     def __init__(self, sample: Sample, place: str) -> None:
         self.sample, self.place = sample, place
@@ -64,7 +64,7 @@ class UnknownPlace(SampleError):
 
 
 class FixOutdated(SampleError):
-    """The sample was changed while a curator was fixing it; nothing is overwritten."""
+    """The sample changed while a curator was fixing it; nothing is overwritten."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
@@ -89,10 +89,10 @@ def comment_on(
     position: int | None = None,
     anchor: str = "",
 ) -> Comment:
-    """Leave a word at a place of a sample (a turn, a step, a value), or on all of it.
+    """Comment on a place of a sample (a turn, a step, a value) or on the whole sample.
 
-    What stands there is kept with it as the quote. Raises Forbidden unless the user is
-    a curator, CommentMissing and UnknownPlace.
+    The text at the place is stored as the quote. Raises Forbidden unless the user is a
+    curator, CommentMissing and UnknownPlace.
     """
     text = text.strip()[:COMMENT_LENGTH]
     with transaction.atomic():
@@ -118,9 +118,10 @@ def comment_on(
 
 
 def notes_of_draft(draft: Draft, turns: Iterable[DraftTurn]) -> dict[int, list[Note]]:
-    """Return the comments on a draft's sample by turn number, 0 for the whole sample.
+    """Return the comments on a draft's sample by turn number; 0 is the whole sample.
 
-    Each is compared with what the draft says now. No sample, no query.
+    Each comment is compared with the current text of the draft. A draft without a
+    sample costs no query.
     """
     if draft.sample_id is None:
         return {}
@@ -147,7 +148,7 @@ def placed(turn: Turn) -> PlacedTurn:
 def resolve_comment(
     *, project: Project, comment: Comment, user: User, resolved: bool = True
 ) -> Comment:
-    """Mark a comment as dealt with, or as open again.
+    """Mark a comment as resolved, or as open again.
 
     Raises Forbidden unless the user wrote the sample or is a curator.
     """
@@ -170,7 +171,7 @@ def resolve_comment(
 
 
 def start_fix(*, project: Project, sample: Sample, user: User) -> Draft:
-    """Open a draft in which a curator mends a sample; theirs is gone on with.
+    """Open a curator's draft that fixes a sample, or continue the existing one.
 
     Raises Forbidden unless the user is a curator, and WrongStatus for a retired sample.
     """
@@ -203,12 +204,12 @@ def finish_fix(
     editor: User,
     why: str = "",
 ) -> Sample:
-    """Store a curator's draft as the sample's next version; its author stays.
+    """Store a curator's draft as the next version of the sample; its author stays.
 
-    The sample is submitted then, whatever it was: what has changed is reviewed, and until
-    it is approved its pairs leave the queue. Raises Forbidden, WrongStatus when it moved
-    on since the draft began, FixOutdated when it was changed since, and what save_sample
-    raises.
+    The sample becomes submitted, whatever its status was, so that the change is
+    reviewed; its pairs leave the queue until it is approved. Raises Forbidden,
+    WrongStatus when the status changed since the draft began, FixOutdated when the
+    content did, and the errors of save_sample.
     """
     sample = draft.sample
     assert sample is not None
@@ -241,7 +242,7 @@ def finish_fix(
 
 @dataclass(frozen=True)
 class BulkPlan:
-    """What approving all that match would do; ``left_out`` are (sample, why)."""
+    """What a bulk approval would do; ``left_out`` holds (sample, why)."""
 
     ready: tuple[int, ...]
     left_out: tuple[tuple[Sample, str], ...]
@@ -255,7 +256,7 @@ class BulkResult:
 
 
 def plan_bulk(*, user: User, samples: QuerySet[Sample]) -> BulkPlan:
-    """Say which of ``samples`` would be approved, the oldest thousand at a time."""
+    """Return which of ``samples`` would be approved: the oldest thousand at a time."""
     keys = list(samples.order_by("pk").values_list("pk", flat=True)[: BULK_LIMIT + 1])
     beyond = samples.count() - BULK_LIMIT if len(keys) > BULK_LIMIT else 0
     ready: list[int] = []
@@ -273,9 +274,9 @@ def plan_bulk(*, user: User, samples: QuerySet[Sample]) -> BulkPlan:
 def approve_in_bulk(*, project: Project, user: User, keys: Sequence[int]) -> BulkResult:
     """Approve the samples of a plan in one transaction, a hundred at a time.
 
-    Each is looked at again under its lock: what has changed since the plan is left out
-    with the reason. One's own samples are left out even for admins. Raises Forbidden
-    unless the user is a curator.
+    Each sample is checked again under its lock; one that changed since the plan is left
+    out with the reason. The user's own samples are left out, even for admins. Raises
+    Forbidden unless the user is a curator.
     """
     result = BulkResult()
     with transaction.atomic():
@@ -320,7 +321,7 @@ def _for_bulk(samples: QuerySet[Sample]) -> QuerySet[Sample]:
 
 
 def _why_not(sample: Sample, user: User) -> str:
-    """Say why a sample is not approved along with others; "" when it can be."""
+    """Return why a sample cannot be approved in bulk; "" when it can."""
     if sample.status != SampleStatus.SUBMITTED:
         return gettext("no longer submitted")
     if sample.author_id == user.pk:

@@ -1,4 +1,4 @@
-"""A checked sample form as rows: inserted, or replacing those of a sample."""
+"""Write a checked sample form as rows: insert it, or replace the rows of a sample."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def save_sample(
 ) -> Sample:
     """Check a Concord document and store it; raise :class:`SampleError`.
 
-    ``status`` goes before the document's own, which goes before "submitted". With
-    ``sample`` given, that sample's content is replaced: its author stays, ``author`` is
-    the editor of the version that this makes, and ``why`` is kept with it. A turn that
-    people have judged can be reworded, for pairs keep copies, but not taken away.
+    ``status`` overrides the status in the document; the default is "submitted". With
+    ``sample`` the content of that sample is replaced: its author stays, ``author`` is
+    the editor of the new version, and ``why`` is stored with it. A turn with judgments
+    can be reworded, because pairs hold copies, but not removed.
     """
     form = check_sample(dict(document))
     if status is not None and status not in STATUSES:
@@ -67,7 +67,7 @@ def save_sample(
                 raise SampleError(
                     "id", "an id that is not in use", f'"{form.id}"'
                 ) from None
-        # The lock makes two changes at once follow each other, versions included.
+        # Lock the sample: concurrent changes, versions included, follow each other.
         locked = Sample.objects.select_for_update(no_key=True, of=["self"])
         sample = get_object_or_404(
             for_export(locked.select_related("project")),
@@ -117,7 +117,7 @@ def _replace(sample: Sample, form: SampleForm, status: str | None) -> Sample:
         ReferenceResponse.objects.bulk_create(
             _reference_rows(turn, turn_form, sample.author_id)
         )
-    # What was prefetched before is no longer true.
+    # Discard rows prefetched before the change.
     return Sample.objects.get(pk=sample.pk)
 
 
@@ -158,7 +158,7 @@ def _reference_rows(
 
 
 def _contexts(project: Project, forms: Iterable[SampleForm]) -> dict[str, int]:
-    """Return the row of each context by its content hash; missing ones are made."""
+    """Return the row of each context by its content hash; create missing ones."""
     by_hash = {c.content_hash: c for form in forms for c in form.contexts}
 
     def known() -> dict[str, int]:
@@ -196,7 +196,7 @@ def insert(
     status: str | None,
     split: str,
 ) -> list[Sample]:
-    """Write new samples with everything in them: five statements for any number."""
+    """Insert new samples with all their parts: five statements for any number."""
     author_id = author.pk if author else None
     contexts = _contexts(project, forms)
     samples = Sample.objects.bulk_create(

@@ -1,7 +1,7 @@
-"""Samples: how one comes to be approved, and how its drafts are kept.
+"""The life of a sample up to approval, and the saving of drafts.
 
-draft → submitted → approved, with returned (to the author, with a comment) and retired
-(for good) on the way. Pairs of a returned or retired sample leave the queue.
+draft → submitted → approved. A curator may return a sample to its author with a
+comment, or retire it for good. Pairs of a returned or retired sample leave the queue.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ COMMENT_LENGTH: Final = 5000
 
 
 class SampleError(Exception):
-    """What was asked of a sample or a draft cannot be done; the text says why."""
+    """A deed on a sample or a draft is refused; the message says why."""
 
 
-# Words that stand in messages; makemessages finds them here.
+# Words used in messages; makemessages finds them here.
 WORDS: Final = (
     *(gettext_noop("draft"), gettext_noop("submitted"), gettext_noop("approved")),
     *(gettext_noop("returned"), gettext_noop("retired"), gettext_noop("fixed")),
@@ -39,7 +39,7 @@ WORDS: Final = (
 
 
 class WrongStatus(SampleError):
-    """The sample is not at a point of its life where the deed makes sense."""
+    """The status of the sample does not allow the deed."""
 
     def __init__(self, sample: Sample, deed: str, allowed: frozenset[str]) -> None:
         self.sample, self.deed, self.allowed = sample, deed, allowed
@@ -60,7 +60,7 @@ class WrongStatus(SampleError):
 
 
 class IncompleteSample(SampleError):
-    """The sample lacks something it needs before others see it."""
+    """The sample lacks something it needs before others may see it."""
 
     def __init__(self, sample: Sample, missing: str) -> None:
         self.sample, self.missing = sample, missing
@@ -71,14 +71,14 @@ class IncompleteSample(SampleError):
 
 
 class CommentMissing(SampleError):
-    """A sample is returned with a word to its author, or not at all."""
+    """A sample cannot be returned without a comment to its author."""
 
     def __init__(self) -> None:
         super().__init__(gettext("Say what the author should change."))
 
 
 class StaleDraft(SampleError):
-    """The draft was saved elsewhere meanwhile; ``draft`` is what the server has."""
+    """The draft was saved elsewhere meanwhile; ``draft`` is the server's version."""
 
     def __init__(self, draft: Draft, version: int) -> None:
         self.draft, self.version = draft, version
@@ -92,7 +92,7 @@ class StaleDraft(SampleError):
 
 
 def submit_sample(*, project: Project, sample: Sample, user: User) -> Sample:
-    """Hand a draft or returned sample to the curators.
+    """Submit a draft or returned sample to the curators.
 
     Raises Forbidden unless the user wrote it or is a curator, WrongStatus, and
     IncompleteSample when a turn has no response.
@@ -114,10 +114,10 @@ def submit_sample(*, project: Project, sample: Sample, user: User) -> Sample:
 
 
 def approve_sample(*, project: Project, sample: Sample, user: User) -> Sample:
-    """Let training learn from a submitted sample; its pairs come back to the queue.
+    """Approve a submitted sample for training; its pairs return to the queue.
 
-    Raises Forbidden unless the user is a curator and, admins apart, did not write it,
-    and WrongStatus. Comments still open are settled by it.
+    Open comments are resolved by it. Raises Forbidden unless the user is a curator and,
+    except for admins, did not write it, and WrongStatus.
     """
     with transaction.atomic():
         roles = require_role(project, user, Role.CURATOR, deed="Approving a sample")
@@ -142,10 +142,10 @@ def approve_sample(*, project: Project, sample: Sample, user: User) -> Sample:
 def return_sample(
     *, project: Project, sample: Sample, user: User, comment: str
 ) -> Sample:
-    """Give a sample back to its author with a comment; its pairs leave the queue.
+    """Return a sample to its author with a comment; its pairs leave the queue.
 
-    The comment may be empty when open comments at places of the sample say it. Raises
-    Forbidden unless the user is a curator, WrongStatus, and CommentMissing.
+    The comment may be empty when the sample has open comments. Raises Forbidden unless
+    the user is a curator, WrongStatus, and CommentMissing.
     """
     comment = comment.strip()[:COMMENT_LENGTH]
     with transaction.atomic():
@@ -159,7 +159,7 @@ def return_sample(
 
 
 def retire_sample(*, project: Project, sample: Sample, user: User) -> Sample:
-    """Take a sample out of use for good; what was judged stays.
+    """Take a sample out of use for good; its judgments stay.
 
     Raises Forbidden unless the user is a curator, and WrongStatus.
     """
@@ -179,12 +179,11 @@ def save_draft(
     version: int,
     content: Mapping[str, JSON],
 ) -> Draft:
-    """Save a draft that the page began from ``version``; return it with its new one.
+    """Save a draft that the page loaded at ``version``; return it with its new version.
 
-    Content need not be valid: a draft is what a person has written so far. Raises
-    StaleDraft, which carries what the server has, when another save came in between.
-    A save repeated because its answer was lost is no conflict. A draft of somebody else
-    is none of the user's: Http404.
+    The content may be invalid: a draft is unfinished work. Raises StaleDraft with the
+    server's version when another save came in between. A save repeated because its
+    answer was lost is no conflict. Raises Http404 for a draft of somebody else.
     """
     with transaction.atomic():
         require_role(project, user, *WRITERS, deed="Writing")
@@ -199,7 +198,7 @@ def save_draft(
 
 
 def _find(project: Project, sample: Sample) -> Sample:
-    """Lock the project's sample and return it as it is now."""
+    """Lock the project's sample and return it in its current state."""
     rows = Sample.objects.select_for_update(no_key=True, of=["self"])
     return get_object_or_404(
         rows.select_related("project"), project=project, pk=sample.pk
@@ -219,7 +218,7 @@ def _move(sample: Sample, status: SampleStatus, comment: str = "") -> Sample:
 
 
 def close_queue(sample: Sample) -> None:
-    """Close the waiting slots of a sample; pairs are locked first, as everywhere."""
+    """Close the waiting slots of a sample; lock its pairs first, as everywhere."""
     pairs = (
         Pair.objects.select_for_update(no_key=True, of=["self"])
         .filter(turn__sample=sample)

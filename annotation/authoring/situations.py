@@ -1,7 +1,7 @@
-"""Another situation made from a sample: a starting point, and what is still to write.
+"""Make another situation from a sample: a starting point, and what is left to write.
 
-Plain functions over Concord JSONL documents; no database. What is put in is a first
-wording to change, and the response to it is left to the person.
+Plain functions over Concord JSONL documents; no database. The inserted text is a first
+wording to edit, and the person writes the response to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from annotation.authoring.drafts import Content, contexts_of, texts_of, turns_of
 
 SITUATIONS: Final = ("noise", "interruption", "exception", "nested")
 
-# Part of the sample, in its language: what a user may say. English, like the demo data.
+# A user's text, part of the sample and in its language: English, like the demo data.
 ASIDE: Final = "By the way, what a day. Have you seen the weather?"
 BREAK_OFF: Final = "Stop, please. I do not need this any more."
 OTHER_TASK: Final = "Before we go on, can you quickly look up something else for me?"
@@ -49,23 +49,23 @@ ADVICE: Final[Mapping[str, str]] = {
 
 
 class NoPlace(ValueError):
-    """The sample has no turn where the situation could be put in; the text says why."""
+    """The sample has no turn for the situation; the message says why."""
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A draft's content, and the number (from 1) of the turn to go on with."""
+    """The content of a draft, and the number (from 1) of the turn to write next."""
 
     content: Content
     turn: int
 
 
 def derive(document: Mapping[str, JSON], situation: str) -> Derived:
-    """Make another situation of a sample; raise :class:`NoPlace` where none fits.
+    """Make another situation of a sample; raise :class:`NoPlace` when none fits.
 
     The new content has no id, status or split, and ``meta.derived_from`` names the
-    sample. Turns up to the change are kept as they are; after it their facts go, for
-    they told of another conversation.
+    sample. Turns up to the change stay unchanged. Later turns lose their facts, which
+    describe another conversation.
     """
     turns = turns_of(document)
     if situation == "exception":
@@ -101,7 +101,7 @@ def _user_turn(text: str) -> dict[str, JSON]:
 
 
 def _user_place(turns: list[dict[str, JSON]]) -> int:
-    """Return the number that a new user turn gets: in the middle of the task.
+    """Return the number for a new user turn in the middle of the task.
 
     That is before the second user turn after a plan, else before the last user turn,
     else after everything.

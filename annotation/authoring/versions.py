@@ -1,7 +1,7 @@
-"""The history of a sample: what it said before and after every change of its content.
+"""The history of a sample: its content before and after every change.
 
-Version 1 is written when a sample first changes, from what it said until then, so that
-an import of ten thousand samples writes no history for the many that never change.
+Version 1 is written at the first change, from the content until then. An import of ten
+thousand samples therefore writes no history for the many that never change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WHY_LENGTH: Final = 300
 T = TypeVar("T")
-# A sample's status moves without a change of what people wrote.
+# The status of a sample changes without any change of what people wrote.
 NO_CONTENT: Final = frozenset({"status"})
 
 
@@ -39,9 +39,9 @@ def record_change(
     editor: User | None,
     why: str = "",
 ) -> SampleVersion | None:
-    """Keep a change of a sample's document; None when nothing people wrote has changed.
+    """Record a change of a sample's document; return None when the content is the same.
 
-    The caller has locked the sample, which is what makes the numbers follow each other.
+    The caller has locked the sample, so the version numbers have no gaps or repeats.
     """
     if _content(before) == _content(after):
         return None
@@ -67,14 +67,14 @@ def _content(document: Mapping[str, JSON]) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """One part of a sample in two versions: its title, and both texts in one flow."""
+    """One part of a sample in two versions: its title, and both texts merged."""
 
     title: str
     pieces: tuple[Piece, ...]
 
 
 def compare_documents(old: Mapping[str, JSON], new: Mapping[str, JSON]) -> list[Change]:
-    """Return the parts that differ; a turn put in between shifts no other."""
+    """Return the parts that differ; an inserted turn does not shift the others."""
     passages = [
         (gettext("Id"), _text(old.get("id")), _text(new.get("id"))),
         (gettext("Scenario"), _text(old.get("scenario")), _text(new.get("scenario"))),
@@ -136,7 +136,7 @@ def _turns(
 def _aligned(
     before: list[T], after: list[T]
 ) -> Iterator[tuple[int, T | None, T | None]]:
-    """Yield what differs side by side, with the number it has, or had, from 1."""
+    """Yield aligned items that differ, with their present or former number, from 1."""
     codes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     for tag, i1, i2, j1, j2 in codes:
         if tag == "equal":
@@ -171,7 +171,7 @@ def _turn_texts(turn: Mapping[str, JSON]) -> tuple[str, ...]:
 
 
 def _context_text(context: Mapping[str, JSON]) -> str:
-    """Write a context as lines, one action a line, so that a change is small."""
+    """Write a context as lines, one action per line, so that differences stay small."""
     lines = [
         f"{_text(context.get('title'))} ({_text(context.get('scope'))})",
         _text(context.get("background")),

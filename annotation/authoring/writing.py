@@ -1,6 +1,6 @@
-"""Writing: how a person's draft begins, is handed in, and ends.
+"""Drafts from start to submission: begin, revise, derive, delete, submit.
 
-:func:`annotation.authoring.samples.save_draft` keeps it in between.
+:func:`annotation.authoring.samples.save_draft` saves a draft in between.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 def start_draft(
     *, project: Project, user: User, content: Content
 ) -> tuple[Draft, list[str]]:
-    """Begin a draft with ``content``; return it, and the places of what was left out.
+    """Begin a draft with ``content``; return it, and the places of what was removed.
 
-    Of what acts by itself (``annotation.authoring.effective_fields``) only a curator may bring anything.
+    Only a curator may bring fields that have an effect
+    (``annotation.authoring.effective_fields``).
     """
     with transaction.atomic():
         roles = require_role(project, user, *WRITERS, deed="Writing")
@@ -51,7 +52,7 @@ def start_draft(
 
 
 def revise_sample(*, project: Project, user: User, sample: Sample) -> Draft:
-    """Open a draft of one's own returned sample; an open one is gone on with."""
+    """Open a draft of one's own returned sample, or continue the existing one."""
     with transaction.atomic():
         require_role(project, user, *WRITERS, deed="Writing")
         sample = get_object_or_404(
@@ -70,9 +71,9 @@ def revise_sample(*, project: Project, user: User, sample: Sample) -> Draft:
 def derive_sample(
     *, project: Project, user: User, sample: Sample, content: Content
 ) -> tuple[Draft, list[str]]:
-    """Begin a draft that was made out of a sample: the user's own, or any for a curator.
+    """Begin a draft made from a sample: the user's own, or any for a curator.
 
-    As in ``start_draft``, what acts by itself comes along only for a curator.
+    As in ``start_draft``, only a curator keeps fields that have an effect.
     """
     with transaction.atomic():
         roles = require_role(project, user, *WRITERS, deed="Writing")
@@ -104,13 +105,13 @@ def delete_draft(*, project: Project, user: User, draft: Draft) -> None:
 def submit_draft(
     *, project: Project, user: User, draft: Draft, why: str = ""
 ) -> tuple[Sample, list[str]]:
-    """Hand a draft in: its sample is stored and submitted, and the draft is over.
+    """Submit a draft: its sample is stored and submitted, and the draft is deleted.
 
-    A curator's fix becomes the next version of a sample that is submitted already, with
-    ``why``. Returned are the sample and the places of what acts by itself and was left
-    out, for the user is no curator and the sample did not have it. Raises what
-    save_sample, submit_sample and finish_fix raise; JSONError and DefinitionError for
-    typed actions that cannot be read. Then the draft is as it was.
+    A curator's fix becomes the next version of a sample that is already submitted, with
+    ``why``. Returns the sample and the places of the fields with an effect that were
+    removed, because the user is no curator and the sample did not have them. Raises the
+    errors of save_sample, submit_sample and finish_fix, and JSONError and
+    DefinitionError for typed actions that cannot be read; the draft is then unchanged.
     """
     with transaction.atomic():
         roles = require_role(project, user, *WRITERS, deed="Submitting a sample")

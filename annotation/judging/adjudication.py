@@ -1,4 +1,4 @@
-"""Adjudication: a curator settles a pair on which people stay split."""
+"""Adjudication: a curator settles a pair that the labelers could not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from annotation.judging.judgments import decide
 
 
 class AlreadySettled(JudgingError):
-    """The pair has its outcome: a curator's word or the labelers' majority."""
+    """The pair has an outcome already: from a curator or the labelers' majority."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
@@ -43,9 +43,9 @@ def adjudicate(
     units_that_differ: Iterable[str] = (),
     comment: str = "",
 ) -> Adjudication:
-    """Settle a pair the labelers did not: split to the end, or skipped by all.
+    """Settle a pair that stayed split to the end or that all labelers skipped.
 
-    Its waiting slots are closed; a judgment still under way is kept as an extra.
+    Its waiting slots are closed; a judgment still in progress is kept as an extra.
     Raises Forbidden without the role curator or for one's own sample, InvalidJudgment,
     and AlreadySettled.
     """

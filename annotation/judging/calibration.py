@@ -1,10 +1,10 @@
-"""Calibration: does the side a response stands on, or its name, sway the judgment?
+"""Calibration: does the side of a response, or its name, influence the judgment?
 
 A share of the pairs is shown as "response A" and "response B", half of them with the
-label on the right. Which pairs, and how they stand, follows from the pair and the person
-by a hash: a reload, a second tab and the judgment that arrives see the same arrangement,
-and no form field says it. Changing ``Project.calibration_percent`` while a pair is on
-somebody's screen moves only that pair in or out.
+label on the right. A hash of the pair and the person decides which pairs and which
+arrangement: a reload, a second tab and the arriving judgment get the same arrangement,
+and no form field reveals it. Changing ``Project.calibration_percent`` while a pair is
+on a screen only moves that pair in or out of calibration.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from annotation.models import InputKind, Pair, Project, Reason
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise
 
-# On a page that does not name the sides these reasons are told by side; a form that
-# comes back from it uses "missing step" for a step that only the left side has.
+# A page that does not name the sides offers these reasons by side; its form uses
+# "missing step" for a step that only the left side has.
 _BY_SIDE: Final = {
     Reason.MISSING_STEP: _("Step only in A"),
     Reason.EXTRA_STEP: _("Step only in B"),
@@ -37,11 +37,11 @@ _TURNED: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How the judgments of one arrangement came out.
+    """The results of the judgments made in one arrangement.
 
-    ``consistent`` is the share of 1 among ``count``; ``agreement`` the share that equals
-    what others say among the ``final`` judgments: those whose pair has an outcome that
-    others had a say in. None means that there is nothing to divide by.
+    ``consistent`` is the share of verdict 1 among ``count`` judgments. ``agreement`` is
+    the share that equals the others' verdict among the ``final`` judgments, whose pair
+    has an outcome in which others took part. None means that the denominator is 0.
     """
 
     sides_swapped: bool | None
@@ -62,8 +62,8 @@ class Arrangement:
 def sides_swapped(*, project: Project, pair: Pair, user_id: int) -> bool | None:
     """Return whether ``user_id`` sees the label on the right; None outside calibration.
 
-    A pair of which a side breaks the grammar is never in it: that side would be known
-    for the sampled one.
+    A pair with a side that breaks the grammar is never in it: that side would be
+    recognized as the sampled one.
     """
     digest = hashlib.sha256(f"calibration {pair.pk} {user_id}".encode()).digest()
     number = int.from_bytes(digest[:8])
@@ -73,7 +73,7 @@ def sides_swapped(*, project: Project, pair: Pair, user_id: int) -> bool | None:
 
 
 def view_for(*, project: Project, pair: Pair, user_id: int) -> PairView:
-    """Return the pair's rows as this person sees them, left and right."""
+    """Return the rows of the pair as this person sees them, left and right."""
     swapped = sides_swapped(project=project, pair=pair, user_id=user_id)
     left, right = pair.label_text, pair.sampled_text
     if swapped:
@@ -87,13 +87,16 @@ def view_for(*, project: Project, pair: Pair, user_id: int) -> PairView:
 
 
 def reason_choices(*, is_blind: bool) -> list[tuple[str, str | _StrPromise]]:
-    """Return the reasons of a page, with labels that do not name the sides if blind."""
+    """Return the reasons of a page; if blind, their labels do not name the sides."""
     by_side = _BY_SIDE if is_blind else {}
     return [(reason.value, by_side.get(reason, reason.label)) for reason in Reason]
 
 
 def reasons_from_sides(reasons: Iterable[str], *, swapped: bool | None) -> list[str]:
-    """Turn the reasons of a page back: what only the left side has may be extra."""
+    """Translate reasons by side into reasons by label.
+
+    What only the left side has is extra where the sampled response stands left.
+    """
     if not swapped:
         return list(reasons)
     return [_TURNED.get(reason, reason) for reason in reasons]

@@ -1,7 +1,7 @@
-"""The guideline people judge by: publish a version, read it again, pin examples.
+"""The guideline that people judge by: publish versions, confirm reading, pin examples.
 
-A judgment names the version it was given under. A version that asks to be read again
-stands before the next pair of every labeler who has not confirmed it, or a later one.
+A judgment stores the version it was given under. A version that asks to be read again
+is shown before the next pair to every labeler who has not confirmed it, or a later one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NOTE_LENGTH: Final = 2000
 
 
 class GuidelineError(Exception):
-    """What was asked of a guideline cannot be done; the text says why."""
+    """A deed on a guideline is refused; the message says why."""
 
 
 class GuidelineConflict(GuidelineError):
@@ -51,18 +51,18 @@ class GuidelineConflict(GuidelineError):
 
 
 class NothingChanged(GuidelineError):
-    """The text is word for word what is published."""
+    """The text equals the published one."""
 
     def __init__(self) -> None:
         super().__init__(gettext("This is word for word the published guideline."))
 
 
 class InvalidGuideline(GuidelineError):
-    """A field is not what it must be."""
+    """A field has an invalid value."""
 
 
 class ExampleUnsettled(GuidelineError):
-    """A pair that people may still judge would tell them the verdict."""
+    """The pair is not settled: as an example it would reveal the verdict."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
@@ -83,8 +83,8 @@ def publish_guideline(
 ) -> GuidelineVersion:
     """Make ``text`` the guideline under the next version number.
 
-    The text it replaces is kept as a version too, if it never was. The author counts as
-    having read what they wrote. Raises Forbidden unless the author is a curator,
+    The replaced text is stored as a version too, if it never was. The author counts as
+    having read the new text. Raises Forbidden unless the author is a curator,
     InvalidGuideline, NothingChanged, and GuidelineConflict when ``base_version`` is no
     longer the newest.
     """
@@ -121,7 +121,7 @@ def publish_guideline(
 
 
 def confirm_reading(*, project: Project, user: User, version: int) -> None:
-    """Keep that a labeler has read a version; saying it twice is no error."""
+    """Record that a labeler has read a version; repeating it is no error."""
     with transaction.atomic():
         require_role(project, user, Role.LABELER, deed="Judging")
         known = GuidelineVersion.objects.filter(project=project, version=version)
@@ -138,10 +138,10 @@ def _keep_reading(project: Project, user: User, version: int) -> None:
 
 
 def unread_guideline(*, project: Project, user: User) -> GuidelineVersion | None:
-    """Return the newest version that asks to be read and that ``user`` has not (1 query).
+    """Return the newest version that must be read and that ``user`` has not (1 query).
 
-    A later version that asks for nothing does not free anybody from reading an earlier
-    one that did; having read a later one does.
+    A later version that need not be read does not replace an earlier one that must;
+    having read a later one does.
     """
     readings = GuidelineReading.objects.filter(
         project=project, user=user, version__gte=OuterRef("version")
@@ -157,11 +157,11 @@ def unread_guideline(*, project: Project, user: User) -> GuidelineVersion | None
 def last_known_version(
     *, project: Project, user: User, before: int
 ) -> GuidelineVersion | None:
-    """Return the newest version under ``before`` that the person has read or judged by.
+    """Return the newest version below ``before`` that the person read or judged by.
 
-    A judgment under ``before`` itself was under way when that came out: the person had
-    the one before in front of them. None where there is no such version, or where its
-    text was never kept.
+    A judgment under ``before`` itself was in progress when that version came out, so
+    the person saw the previous one. None when there is no such version, or its text was
+    never stored.
     """
     read = GuidelineReading.objects.filter(
         project=project, user=user, version__lt=before
@@ -176,7 +176,7 @@ def last_known_version(
 def pin_example(
     *, project: Project, pair: Pair, curator: User, note: str = ""
 ) -> GuidelineExample:
-    """Show a settled pair with the guideline; pinned again, its note is replaced.
+    """Pin a settled pair to the guideline; a second pin replaces the note.
 
     Raises Forbidden unless the user is a curator, and ExampleUnsettled.
     """
@@ -187,7 +187,7 @@ def pin_example(
         settled: int | None = getattr(settled_pair, "outcome", None)
         if settled is None:
             raise ExampleUnsettled(pair)
-        # The lock makes two pins at once take two places.
+        # Lock, so that two concurrent pins get two positions.
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         last = project.examples.aggregate(last=Max("position"))["last"]
         example, _ = GuidelineExample.objects.update_or_create(
@@ -211,7 +211,7 @@ def pin_example(
 def unpin_example(
     *, project: Project, example: GuidelineExample, curator: User
 ) -> None:
-    """Take an example off the guideline. Raises Forbidden unless a curator asks."""
+    """Remove an example from the guideline. Raises Forbidden unless a curator asks."""
     with transaction.atomic():
         require_role(project, curator, Role.CURATOR, deed="Unpinning an example")
         here = GuidelineExample.objects.filter(project=project)

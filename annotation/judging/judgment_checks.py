@@ -1,4 +1,4 @@
-"""What a judgment must say before it is recorded: units, reasons, time, order of steps."""
+"""Checks of a judgment before it is recorded: units, reasons, time, order of steps."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     pass
 
 
-# A policy may give a parameter any name: none, a very long one, one of several lines.
-# Only a zero byte has no place in the database.
+# A policy may give a parameter any name: empty, very long, or with line breaks. The
+# database refuses only a zero byte.
 UNIT_KEY: Final = re.compile(
     r"thinking|result|answer|format|plan/[1-9][0-9]{0,3}"
     r"|action/[1-9][0-9]{0,3}/(name|parameters/[^\x00]*)"
@@ -37,7 +37,7 @@ UNITS_LIMIT: Final = 500
 
 
 class InvalidJudgment(JudgingError):
-    """A field of a decision is not what it must be."""
+    """A field of a decision has an invalid value."""
 
     def __init__(self, field: str, expected: str, found: object) -> None:
         self.field, self.expected, self.found = field, expected, found
@@ -48,9 +48,9 @@ class InvalidJudgment(JudgingError):
 
 
 class OrderNotConfirmed(JudgingError):
-    """'Consistent' was chosen though plan steps come in another order.
+    """'Consistent' was chosen although the plan steps have another order.
 
-    ``steps`` are the pairs of label steps, counted from 1, whose order is turned round.
+    ``steps`` are the pairs of label steps, counted from 1, whose order is reversed.
     """
 
     def __init__(self, steps: tuple[tuple[int, int], ...]) -> None:
@@ -69,7 +69,7 @@ class OrderNotConfirmed(JudgingError):
 
 
 def steps_turned_round(pair: Pair) -> tuple[tuple[int, int], ...]:
-    """Return the label's plan steps, counted from 1, that the sample has in turn."""
+    """Return the pairs of label plan steps, from 1, that the response reverses."""
     is_inside = pair.turn.input_kind == InputKind.OBSERVATION
     label = _plan_of(pair.label_text, is_inside)
     sampled = _plan_of(pair.sampled_text, is_inside)
@@ -94,7 +94,10 @@ def check_seconds(seconds: float) -> None:
 
 
 def reasons_of_units(pair: Pair, units: Collection[str]) -> list[str]:
-    """Return the reasons the alignment gives for ``units``, else those of their kind."""
+    """Return the reasons that the alignment proposes for ``units``.
+
+    A unit without a proposed reason gets that of its kind.
+    """
     is_inside = pair.turn.input_kind == InputKind.OBSERVATION
     try:
         label = parse(pair.label_text, inside_thinking=is_inside)

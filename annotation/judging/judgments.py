@@ -1,7 +1,7 @@
-"""Judging: what a labeler does with a pair.
+"""Judging: record, skip and undo a labeler's decision on a pair.
 
-The deeds that hand out and give back slots live in :mod:`annotation.judging.queue`; they are
-named here too, so that a page finds all a labeler can do in one place.
+The deeds that hand out and take back slots live in :mod:`annotation.judging.queue`;
+this module re-exports them, so that a page finds all deeds of a labeler in one place.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ UNDO_DEPTH: Final = 10
 
 
 class AlreadyJudged(JudgingError):
-    """The person has judged this pair otherwise; ``judgment`` is what counts."""
+    """The person has judged this pair differently.
+
+    ``judgment`` is the one that counts.
+    """
 
     def __init__(self, judgment: Judgment) -> None:
         self.judgment = judgment
@@ -111,7 +114,7 @@ class AlreadyJudged(JudgingError):
 
 
 class NothingToUndo(JudgingError):
-    """No decision of this person can be taken back, or not the one named."""
+    """The person has no decision to undo, or the named one cannot be undone."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -126,7 +129,7 @@ class _Decision:
 
 @dataclass(frozen=True)
 class _Vote:
-    """A slot of a pair, and the verdict that fills it."""
+    """A slot of a pair, and the verdict that fills it, if any."""
 
     state: str
     ordinal: int
@@ -149,25 +152,25 @@ def record_judgment(
     guideline_version: int | None = None,
     proof: str = "",
 ) -> Judgment:
-    """Keep a person's 0/1 for the pair of a slot they were handed.
+    """Record a person's verdict 0 or 1 on the pair of a slot they were handed.
 
-    It counts while the slot is still theirs, even if the lease has run out and nobody
-    else took it, and while they hold another slot of the same pair. Otherwise it is kept
-    as an extra that does not count (``is_extra``): say so to the person. Posting the
-    same verdict again returns the judgment that is there.
+    It counts while the slot is theirs, even if the lease has run out and nobody else
+    took it, and while they hold another slot of the same pair. Otherwise it is kept as
+    an extra that does not count (``is_extra``): tell the person so. Posting the same
+    verdict again returns the existing judgment.
 
-    ``guideline_version`` is the one the person had on screen; without it, or if there is
-    no such version, the judgment is stamped with the current one. ``proof`` is the
-    ``lease_proof`` of the slot as it was shown: it stands for the touch where that is
-    gone, because the pair had passed on and might have been met again.
+    ``guideline_version`` is the version the person had on screen; without it, or if it
+    does not exist, the judgment gets the current one. ``proof`` is the ``lease_proof``
+    of the slot when it was shown. It replaces the touch where the touch is gone because
+    the pair had passed on and could be met again.
 
-    A verdict 0 needs reasons or units that differ; units alone bring their reasons. A
-    verdict 1 has neither, whatever the form still carried. In calibration ``reasons``
-    are those of the sides as the person saw them; they are kept as of the label.
+    A verdict 0 needs reasons or units that differ; units alone imply their reasons. A
+    verdict 1 has neither, whatever the form contained. In calibration ``reasons`` refer
+    to the sides as the person saw them; they are stored as referring to the label.
 
     Raises InvalidJudgment, OrderNotConfirmed, AlreadyJudged, LeaseLost when nothing
-    says that the slot ever was this person's, and NoSuchSlot. Who has left the project
-    does not judge in it, late or otherwise.
+    shows that the slot was ever this person's, NoSuchSlot, and Forbidden or NotAMember
+    for who has left the project, late or not.
     """
     record = partial(
         _record,
@@ -185,9 +188,9 @@ def record_judgment(
             require_role(project, user, Role.LABELER, deed="Judging")
             return record(slot_id=slot_id, token=token)
     except _NotHeld:
-        # Again under the person's lock, which comes before the pair's: a claim of theirs
-        # in this instant might find the touch unseen and the judgment not there yet, and
-        # hand them the pair once more.
+        # Try again under the person's lock, which comes before the pair's: otherwise a
+        # concurrent claim of theirs could see the unseen touch but not yet this
+        # judgment, and hand them the pair again.
         with transaction.atomic():
             require_role(project, user, Role.LABELER, deed="Judging")
             lock_person(project=project, user=user)
@@ -202,7 +205,7 @@ def record_judgment(
 
 
 class _NotHeld(Exception):
-    """The slot is not the person's now: their judgment of it is late, if not more."""
+    """The person does not hold the slot now, so their judgment is late or foreign."""
 
 
 def _record(
@@ -219,9 +222,9 @@ def _record(
     guideline_version: int | None,
     is_late: bool = False,
 ) -> Judgment:
-    """Keep a judgment, inside a transaction.
+    """Record a judgment, inside a transaction.
 
-    Raises _NotHeld unless the slot is the person's or they are locked (``is_late``).
+    Raises _NotHeld unless the person holds the slot or is locked (``is_late``).
     """
     pair = (
         Pair.objects.select_for_update(no_key=True, of=["self"])
@@ -253,7 +256,7 @@ def _record(
     is_held = slot.state == SlotState.LEASED and slot.holder_id == user.pk
     if not is_held and not is_late:
         raise _NotHeld
-    # What is held by nobody or another has a newer token than any this person had.
+    # A slot held by nobody or by another has a newer token than any this person had.
     newest = slot.token if is_held else slot.token - 1
     if not 1 <= token <= newest or (same_lease is not None and not is_held):
         raise LeaseLost(slot_id)
@@ -264,14 +267,14 @@ def _record(
         and (steps := steps_turned_round(pair))
     ):
         raise OrderNotConfirmed(steps)
-    # Versions are numbered from 1 without a gap.
+    # Versions are numbered from 1 without gaps.
     current, on_screen = pair.project.guideline_version, guideline_version or 0
     judgment = Judgment.objects.create(
         project_id=pair.project_id,
         pair=pair,
         slot=slot,
-        # A tab from before the person released or undid this very slot and got it
-        # again has an older token: what it posts counts for the lease they have.
+        # A tab may be older than the release or undo of this very slot and carry an
+        # older token: its post counts for the present lease.
         token=slot.token if is_held else token,
         labeler=user,
         verdict=decision.verdict,
@@ -304,7 +307,7 @@ def _record(
 def skip_slot(
     *, project: Project, slot_id: int, token: int, user: User, reason: str
 ) -> Skip:
-    """Give a slot back unjudged, saying why; the person does not meet the pair again.
+    """Return a slot unjudged with a reason; the person does not meet the pair again.
 
     Raises InvalidJudgment without a reason and LeaseLost when the slot is not theirs.
     """
@@ -321,7 +324,7 @@ def skip_slot(
 def last_decisions(
     user: User, project: Project, limit: int = UNDO_DEPTH
 ) -> JudgmentQuerySet:
-    """Return the person's newest judgments that stand, the newest first."""
+    """Return the person's newest judgments that stand, newest first."""
     return (
         Judgment.objects.given_by(user, project)
         .select_related("pair__turn__sample")
@@ -332,15 +335,13 @@ def last_decisions(
 def undo_judgment(
     *, project: Project, user: User, judgment_id: int | None = None
 ) -> Claim:
-    """Take back one of the person's last ten decisions and hand the pair back to them.
+    """Undo one of the person's last ten decisions and hand the pair back to them.
 
-    Without ``judgment_id`` it is the newest one that counts. A row that supersedes the
-    judgment says it was withdrawn; the slot is leased to the same person under a new
-    token; a slot that only the disagreement had added and that nobody has taken is
-    closed again.
-
-    Raises NothingToUndo: nothing there, not among the last ten, came late and so never
-    counted, or settled by a curator.
+    Without ``judgment_id`` it is the newest one that counts. A superseding row marks
+    the judgment as withdrawn, and the slot is leased to the same person under a new
+    token. A slot that only the disagreement had added and that nobody has taken is
+    closed again. Raises NothingToUndo when there is no such decision, or it is not
+    among the last ten, came late and never counted, or was settled by a curator.
     """
     with transaction.atomic():
         require_role(project, user, Role.LABELER, deed="Judging")
@@ -385,12 +386,12 @@ def undo_judgment(
 
 
 def _lock_slot_with_votes(slot_id: int, token: int, user: User) -> Any:
-    """Lock a slot and read, in one query, all that a decision on its pair depends on.
+    """Lock a slot and read in one query all that a decision on its pair depends on.
 
-    The caller has locked the pair, so nothing of this changes until it commits:
-    ``same_lease``, the judgment given under this very lease; ``before``, the user's last
-    one of the pair, withdrawn or not; ``others``, the pair's other slots as the fields
-    of ``_Vote``; and whether a curator has settled it.
+    The caller has locked the pair, so none of this changes until the commit:
+    ``same_lease``, the judgment given under this very lease; ``before``, the user's
+    last one on the pair, withdrawn or not; ``others``, the other slots of the pair as
+    fields of ``_Vote``; and whether a curator has settled it.
     """
     same_lease = Judgment.objects.filter(slot=OuterRef("pk"), token=token)
     before = Judgment.objects.filter(
@@ -421,13 +422,13 @@ def _lock_slot_with_votes(slot_id: int, token: int, user: User) -> Any:
 def _add_slots_when_split(pair: Pair, votes: list[_Vote]) -> None:
     """Ask more people when every slot is done and the judgments are a tie.
 
-    They are asked in twos, so that the number stays even: a third judgment alone always
-    makes a majority, however hard the pair. So a pair that was split is settled by a lead
-    of two, or, at the project's limit, stays disputed: a curator's. (An odd limit leaves
-    the last word to one person.)
+    Slots are added in twos, so that the number stays even: a third judgment alone
+    always makes a majority, however hard the pair is. A pair that was split is
+    therefore settled by a lead of two, or stays disputed at the project's limit, and a
+    curator settles it. (With an odd limit the last person decides.)
 
-    The caller has locked the pair, so of two judgments that fill its last two slots
-    the later one sees both.
+    The caller has locked the pair: of two judgments that fill its last two slots, the
+    later one sees both.
     """
     ordinal = 1 + max(vote.ordinal for vote in votes)
     was_split = any(vote.round > 1 for vote in votes)
@@ -451,7 +452,7 @@ def _add_slots_when_split(pair: Pair, votes: list[_Vote]) -> None:
 def decide(
     pair: Pair, verdict: int, reasons: Iterable[str], units_that_differ: Iterable[str]
 ) -> _Decision:
-    """Check what a person chose, and fill in the reasons that the units imply."""
+    """Check a person's choice and add the reasons that the units imply."""
     if verdict not in (Verdict.INCONSISTENT, Verdict.CONSISTENT):
         raise InvalidJudgment("verdict", _("0 or 1"), verdict)
     if verdict == Verdict.CONSISTENT:

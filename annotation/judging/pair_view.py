@@ -1,11 +1,13 @@
-"""A pair as the rows of the Judge page: what stands beside what, and what differs.
+"""A pair as the rows of the Judge page: aligned parts, and where they differ.
 
-Made from the two texts alone, with no database and no HTML, so the page cannot show
-where an answer came from. The first text stands left: the label, or in calibration
-(:mod:`annotation.judging.calibration`) any of the two; then no word says which it is, and the
-rows follow from left and right alone. Words are compared up to ``WORDS`` a side and only marked
-where the texts share enough for the marks to help; longer texts are shown whole and
-unmarked. Rows beyond ``UNITS`` units are left out in favour of the two whole texts.
+The rows come from the two texts alone, without database or HTML, so the page cannot
+show where an answer came from. The first text stands left: the label, or in calibration
+(:mod:`annotation.judging.calibration`) either of the two. In calibration no word names
+the label, and the rows depend on left and right only.
+
+Words are compared up to ``WORDS`` per side and marked only where the texts share enough
+for marks to help; longer texts are shown whole and unmarked. Beyond ``UNITS`` units the
+two whole texts replace the rows.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Tone = Literal["", "yes", "no"]
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece a person can mark; ``number`` counts from 1 in reading order."""
+    """A part that a person can mark; ``number`` counts from 1 in reading order."""
 
     number: int
     key: str
@@ -52,7 +54,10 @@ class TextRow:
 
 @dataclass(frozen=True)
 class Step:
-    """A plan step on one side; ``means`` is the other side's step it means, if moved."""
+    """A plan step on one side.
+
+    ``means`` is the matching step of the other side, if its place differs.
+    """
 
     number: int
     text: str
@@ -107,7 +112,7 @@ class ActionRow:
 
 @dataclass(frozen=True)
 class RawRow:
-    """The sampled text breaks the grammar: the label's blocks beside it as it is."""
+    """The sampled text breaks the grammar: shown raw, beside the label's blocks."""
 
     unit: Unit | None
     label: tuple[Block, ...]
@@ -134,9 +139,9 @@ class PairView:
 def view_of_pair(
     label_text: str, sampled_text: str, *, inside_thinking: bool, is_blind: bool = False
 ) -> PairView:
-    """Return the rows of a pair; cached, because k people see each pair.
+    """Return the rows of a pair; cached, because several people see each pair.
 
-    Any two texts give a view: one outside the grammar is shown as it is. ``is_blind``
+    Any two texts give a view: one that breaks the grammar is shown raw. ``is_blind``
     names the sides A and B; the first text stands left either way.
     """
     return _view(label_text, sampled_text, inside_thinking, is_blind, get_language())
@@ -210,7 +215,7 @@ def _view(
 
 
 def _raw_view(label_text: str, sampled_text: str, inside_thinking: bool) -> PairView:
-    """Show a pair of which a side breaks the grammar; a bad label has no units either."""
+    """Show a pair with a side that breaks the grammar; a bad label has no units."""
     title = gettext("the format")
     unit = Unit(1, "format", differs=True, reason="content", title=title)
     try:
@@ -291,7 +296,7 @@ def _text_row(pair: UnitPair, units: dict[str, Unit], is_blind: bool) -> TextRow
 
 
 def _observation_rows(label: Response, sampled: Response) -> list[Row]:
-    """Observations inside a response (whole episodes only); they are nobody's units."""
+    """Show the observations inside a whole episode; they are not units."""
     ours = [node.text for node in label.thinking if isinstance(node, Observation)]
     theirs = [node.text for node in sampled.thinking if isinstance(node, Observation)]
     rows: list[Row] = []
@@ -361,7 +366,7 @@ def _plan_row(
         if j in sampled_row:
             connectors.append(Connector(f"M84 {_middle(sampled_row[j])} h-34", "lone"))
             sentences.append(alone_right % {"step": j + 1})
-    # Crossings are drawn last, over the quiet lines.
+    # Draw crossings last, above the faint lines.
     connectors.sort(key=lambda connector: connector.kind == "x")
     return PlanRow(
         steps=tuple(steps),
@@ -427,7 +432,7 @@ def _action_row(
 def _shown(
     pair: UnitPair, name: str, call: ActionCall | None, other: ActionCall | None
 ) -> tuple[str | None, str | None]:
-    """Return both values; as JSON where text and number would look the same."""
+    """Return both values as text; as JSON where text and number would look alike."""
     alike = pair.label is not None and pair.label == pair.sampled
     if pair.differs and alike and call and other:
         return dump_json(call.parameters[name]), dump_json(other.parameters[name])

@@ -1,4 +1,4 @@
-"""Pairing: what policies answered becomes pairs, and pairs become slots of the queue."""
+"""Turn policies' responses into pairs, and pairs into slots of the queue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FORMAT_ERROR_LENGTH: Final = 300
 
 @dataclass(frozen=True)
 class ProducerFacts:
-    """Who answered: the lineage every sampled response carries."""
+    """The lineage that every sampled response carries: run, checkpoint and settings."""
 
     run_id: int
     checkpoint_id: int
@@ -49,10 +49,10 @@ class ProducerFacts:
 
 @dataclass(frozen=True)
 class ResponseRow:
-    """One answer of a policy, as a line of ``outputs/responses.jsonl`` has it.
+    """One sampled response, a line of ``outputs/responses.jsonl``.
 
-    ``sample`` is the sample's external id, ``turn`` its position counted from 0,
-    ``index`` 0 to G-1 among this producer's answers to the turn.
+    ``sample`` is the sample's external id, ``turn`` its position from 0, ``index`` 0 to
+    G-1 among this producer's responses to the turn.
     """
 
     sample: str
@@ -76,12 +76,13 @@ class RefusedResponse:
 
 @dataclass(frozen=True)
 class Received:
-    """What a delivery added; all numbers are 0 when it was received before.
+    """What a delivery added; all numbers are 0 for a delivery received before.
 
-    ``responses`` of which ``identical`` equal their label response byte for byte,
-    ``by_rule`` equal it or a reference in normal form and ``malformed`` break the
-    grammar; ``pairs`` that were not there yet, derived ones included; ``slots`` that
-    people have to fill, and ``saved``, those that the first two kinds would have been.
+    Of ``responses``, ``identical`` equal their label response byte for byte,
+    ``by_rule`` equal it or a reference in normal form, and ``malformed`` break the
+    grammar. ``pairs`` counts new pairs, derived ones included. ``slots`` counts
+    judgments that people have to give, and ``saved`` those that the first two kinds
+    would have needed.
     """
 
     responses: int = 0
@@ -95,7 +96,7 @@ class Received:
 
 
 def pair_hash(label: str, sampled: str) -> str:
-    """Return the hash by which two pairs of one turn are the same pair."""
+    """Return the hash that identifies a pair within its turn."""
     return text_hash(f"{len(label)}:{label}{sampled}")
 
 
@@ -107,20 +108,19 @@ def receive_responses(
     judge_malformed: bool = False,
     priority: int = 0,
 ) -> Received:
-    """Keep sampled responses, pair each with its label response, and open slots.
+    """Store sampled responses, pair each with its label response, and open slots.
 
-    Idempotent: the same run, checkpoint, role, turn and index are taken in once. Equal
-    texts for one turn are one pair with one set of slots, however often they were
-    sampled. Without a ``producer`` no policy answered: the demo's generator did, and
-    nothing that counts a policy's answers counts these.
+    Idempotent: the same run, checkpoint, role, turn and index are stored once. Equal
+    texts for one turn form one pair with one set of slots, however often they were
+    sampled. Without a ``producer`` the responses come from the demo's generator, and no
+    count of a policy's responses includes them.
 
-    A rule settles what a person need not look at: an answer that equals the label byte
-    for byte (source ``identical``, outcome 1), one that equals the label or a reference
-    response in normal form (``rule``, 1), and one that breaks the grammar (``format``,
-    0), unless ``judge_malformed`` sends those to people. Pairs of returned and retired
-    samples get no slots until the sample is approved again.
-
-    Deliveries to one project run one after the other.
+    A rule settles pairs that need no person: a response equal to the label byte for
+    byte (source ``identical``, outcome 1), one equal to the label or a reference in
+    normal form (``rule``, 1), and one that breaks the grammar (``format``, 0), unless
+    ``judge_malformed`` sends those to people. Pairs of returned and retired samples get
+    no slots until the sample is approved again. Deliveries to one project run one after
+    the other.
     """
     refused: list[RefusedResponse] = []
     names = ["responses", "pairs", "identical", "by_rule", "malformed", "saved"]
@@ -195,7 +195,7 @@ def _keep_responses(
     rows: list[ResponseRow],
     refused: list[RefusedResponse],
 ) -> list[SampledResponse]:
-    """Store the answers that are new, and return them with their turns."""
+    """Store the responses that are new, and return them with their turns."""
     turns = {
         (turn.sample.external_id, turn.position): turn
         for turn in Turn.objects.filter(
@@ -250,7 +250,7 @@ def _hash_of(answer: SampledResponse) -> str:
 def _keep_pairs(
     project: Project, answers: list[SampledResponse], judge_malformed: bool
 ) -> dict[tuple[int, str], tuple[Pair, bool]]:
-    """Find or make the pair of each answer; return them by turn and content hash."""
+    """Find or create the pair of each response; key them by turn and content hash."""
     hashes = [_hash_of(answer) for answer in answers]
     pairs = {
         (pair.turn_id, pair.content_hash): (pair, False)
@@ -300,7 +300,7 @@ class _Wordings:
         self._parsed: dict[int, list[Response]] = {}
 
     def have(self, answer: SampledResponse) -> bool:
-        """Say whether the answer, which is well formed, is one of them in normal form."""
+        """Whether the well-formed response equals one of them in normal form."""
         sampled = _parsed(answer.turn, answer.text)
         if answer.turn_id not in self._parsed:
             self._parsed[answer.turn_id] = [

@@ -1,4 +1,4 @@
-"""Pairs that somebody waits for stand before the rest of the queue."""
+"""Move pairs that somebody waits for to the front of the queue."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from django.db.models import Q
 from annotation.judging.slots import new_places
 from annotation.models import PairQuerySet, Project, Slot
 
-# Above new and once tied pairs and accepted answers; a tie among these stands higher still.
+# Above new pairs, pairs tied once, and accepted answers; a later tie among these still
+# stands higher.
 FIRST: Final = 7
 
 
 def put_first(*, project: Project, pairs: PairQuerySet) -> int:
-    """Hand out ``pairs`` before all others; return how many of their slots that moved.
+    """Hand out ``pairs`` before all others; return how many of their slots moved.
 
-    What was put first before, and is not among them, goes to the end of the queue: it
-    would stand before them for its older places. Every slot that moves takes a new last
-    place, since people's cursors may have passed its old one. Doing it twice moves
-    nothing twice. A pair that somebody puts aside afterwards stays aside.
+    Pairs that were moved to the front before, and are not among them, go to the end of
+    the queue, since their older places would come first. Every moved slot gets a new
+    last place, because people's cursors may have passed its old one. Repeating the call
+    moves nothing. A pair that somebody puts aside afterwards stays aside.
     """
     these = Q(pair__in=pairs.values("pk"))
     with transaction.atomic():

@@ -1,7 +1,7 @@
-"""A person's own figures: pace, dwell, and agreement with what the others said.
+"""A person's own figures: pace, dwell time, and agreement with the others.
 
-Agreement leaves one's own vote out: it is with a curator's word, or with the majority of
-the other judgments. It is told of final pairs only; before that it would be a hint.
+Agreement is leave-one-out: with the curator's verdict, or with the majority of the
+other judgments. Only final pairs count; before that, the figure would be a hint.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.utils.functional import _StrPromise
 
-# What a slot or a curator says: labeler, verdict, reasons; see ``with_votes``.
+# The verdict of a slot or a curator: labeler, verdict, reasons; see ``with_votes``.
 _Vote = dict[str, Any]
 
 DAYS: Final = 30
-# Above this the oldest of the 30 days are left out rather than the page made slow.
+# Above this number the oldest of the 30 days are left out, to keep the page fast.
 ROWS: Final = 5000
-# So many of the newest are compared with the others': each costs a look at its pair.
+# This many of the newest are compared with the others' verdicts; each costs a look-up
+# of its pair.
 COMPARED: Final = 60
 
 
 @dataclass(frozen=True)
 class Spell:
-    """The judgments of a time: from ``start`` on.
+    """The judgments of a period that begins at ``start``.
 
-    ``quick`` took less than the project's minimum dwell. ``median`` is in seconds.
+    ``quick`` counts those below the project's minimum dwell time. ``median`` is in
+    seconds.
     """
 
     start: date
@@ -55,7 +57,7 @@ class Spell:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of ``count`` judgments whose pair is final, so many equal what others say of it."""
+    """Of ``count`` judgments on final pairs, ``agreed`` equal the others' verdict."""
 
     count: int
     agreed: int
@@ -67,7 +69,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ReasonSeen:
-    """Of ``count`` final pairs that differ for a reason, so many the person saw as 0."""
+    """How often the person saw a reason for a difference that the others saw.
+
+    Of ``count`` final pairs with this reason, the person judged ``seen`` as 0.
+    """
 
     label: str | _StrPromise
     count: int
@@ -97,7 +102,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Compared:
-    """A judgment, and the verdict and reasons of the others: None where they say none."""
+    """A judgment, and the others' verdict and reasons; None without a verdict."""
 
     verdict: int
     sides_swapped: bool | None
@@ -125,7 +130,10 @@ def totals_of(*, project: Project, user: User) -> dict[str, int]:
 
 
 def progress_of(*, project: Project, user: User) -> Progress:
-    """Return the person's figures of the last 30 days, whole and by week: two queries."""
+    """Return the person's figures of the last 30 days, whole and by week.
+
+    Two queries.
+    """
     since = midnight_of(timezone.now()) - timedelta(days=DAYS - 1)
     mine = (
         Judgment.objects.given_by(user, project)
@@ -160,7 +168,7 @@ def _rows(mine: JudgmentQuerySet) -> list[_Row]:
 
 
 def _compared(mine: JudgmentQuerySet) -> list[_Compared]:
-    """Return the newest that count, each with what was said of its pair besides."""
+    """Return the newest judgments that count, each with the others' verdict."""
     rows = mine.filter(is_extra=False).with_votes()
     values = rows.values_list(
         "labeler", "verdict", "sides_swapped", F("votes"), F("word")
@@ -172,10 +180,10 @@ def _compared(mine: JudgmentQuerySet) -> list[_Compared]:
 
 
 def final_verdict(judgment: Judgment) -> int | None:
-    """Return the outcome of the judgment's pair, if others had a say in it.
+    """Return the outcome of the judgment's pair if others took part in it.
 
-    On one's own word alone an outcome would agree with it always. The judgment is
-    one of ``with_votes``.
+    An outcome from one's own judgment alone would always agree with it. The judgment
+    must come from ``with_votes``.
     """
     votes: Sequence[_Vote] = judgment.votes  # type: ignore[attr-defined]
     word: _Vote | None = judgment.word  # type: ignore[attr-defined]
@@ -187,7 +195,7 @@ def final_verdict(judgment: Judgment) -> int | None:
 
 
 def _majority(votes: Sequence[_Vote]) -> int | None:
-    """Return what more than half say; None while one is outstanding, or at a tie."""
+    """Return the strict majority; None while a vote is missing, or at a tie."""
     verdicts = [vote["verdict"] for vote in votes]
     if None in verdicts or 2 * sum(verdicts) == len(verdicts):
         return None
@@ -197,10 +205,10 @@ def _majority(votes: Sequence[_Vote]) -> int | None:
 def _without(
     labeler: int, votes: Sequence[_Vote], word: _Vote | None
 ) -> tuple[int | None, frozenset[str]]:
-    """Return what the others say of a pair, and why it differs: leave-one-out.
+    """Return the verdict and reasons of the others on a pair (leave-one-out).
 
-    That is nothing while a judgment is outstanding, where all of them tie (the pair is
-    in dispute), and where those of the others do: then the one left out decided.
+    There is none while a judgment is missing, when all tie (the pair is in dispute),
+    and when the others tie: then the judgment left out decided.
     """
     if word is not None and word["labeler"] != labeler:
         return word["verdict"], frozenset(word["reasons"])
@@ -212,7 +220,7 @@ def _without(
 
 def _spell(start: date, rows: Iterable[_Row], project: Project) -> Spell:
     rows = list(rows)
-    # 0 is what a page without scripts sends: no time was taken.
+    # A page without scripts sends 0: the time was not measured.
     timed = [row.seconds for row in rows if row.seconds > 0]
     return Spell(
         start=start,
@@ -223,7 +231,7 @@ def _spell(start: date, rows: Iterable[_Row], project: Project) -> Spell:
 
 
 def _reasons_seen(final: Iterable[_Compared]) -> tuple[ReasonSeen, ...]:
-    """Tell per reason how often the person saw what the others say is there.
+    """Count per reason how often the person saw a difference that the others saw.
 
     The reasons are the curator's, else those of the other people who judged 0.
     """

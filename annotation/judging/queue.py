@@ -1,11 +1,10 @@
-"""The queue: which pair a person is shown next, and how a slot is held and given back.
+"""The queue: which pair a person sees next, and how a slot is held and returned.
 
-docs/queue.md tells the design in words. In short: one row per needed judgment (``Slot``),
-a unique ``Touch`` per pair and person, a fencing token that grows when a slot changes
-hands, and a cursor per person that no slot can come back behind.
-
-Locks are always taken in the order membership, person, pair, slot, project, and several
-slots in the order of their keys, so no two deeds wait for each other in a circle.
+docs/queue.md explains the design. In short: one row per needed judgment (``Slot``), a
+unique ``Touch`` per pair and person, a fencing token that grows when a slot changes
+hands, and a cursor per person that no slot can come back behind. Locks are always taken
+in the order membership, person, pair, slot, project, and several slots in the order of
+their keys, so no two deeds wait for each other in a circle.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ from annotation.models import (
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-# A person's page may extend its lease on its own for so many lease lengths; then the
-# slot is another's, unless the person themself reloads the page.
+# A page may extend its lease by this many lease lengths; then the slot is free for
+# others, unless the person reloads the page.
 EXTENSIONS: Final = 6
 
-# A page that is left gives its pair back after so long: time enough for a reload, which
-# leaves too, to find the same pair again.
+# A page that is left returns its pair after this time. A reload also leaves the page;
+# this is long enough for it to find the same pair again.
 GRACE: Final = timedelta(seconds=10)
 
-# How far the first slot for a person must have moved before their cursor is rewritten.
-# Smaller writes more, larger reads more; benchmarks/claim.py shows both.
+# The cursor is rewritten when the first slot for a person has moved by this much.
+# Smaller values write more, larger ones read more; benchmarks/claim.py shows both.
 CURSOR_STRIDE: Final = 8
 
-# A slot that is free but locked by another claim at this instant is tried again.
+# Try again when a free slot is locked by another claim at this moment.
 TRIES: Final = 6
 
 
@@ -70,7 +69,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What comes after the pair on screen, whose lease began ``since`` and is whole."""
+    """The claim after the pair on screen, whose renewed lease began at ``since``."""
 
     since: datetime
     claim: Claim | NothingToDo
@@ -78,7 +77,10 @@ class Ahead:
 
 @dataclass(frozen=True)
 class Lease:
-    """A lease as a page knows it; ``since`` is the slot's ``leased_at`` it was told."""
+    """A lease as a page knows it.
+
+    ``since`` is the ``leased_at`` that the page was sent.
+    """
 
     slot_id: int
     token: int
@@ -89,10 +91,10 @@ class Lease:
 class NothingToDo:
     """Why there is no pair for a person.
 
-    ``no pairs``: the project never had one. ``all done``: no judgment is needed in it.
-    ``all leased``: what this person could judge is held by others; the first lease ends
-    at ``next_free_at``. ``nothing for you``: judgments are needed, but this person has
-    met all those pairs or wrote their samples. ``paused``: it hands out nothing.
+    ``no pairs``: the project never had one. ``all done``: it needs no judgment. ``all
+    leased``: others hold what this person could judge; the first lease ends at
+    ``next_free_at``. ``nothing for you``: judgments are needed, but this person has met
+    all those pairs or wrote their samples. ``paused``: the project hands out nothing.
     """
 
     kind: Kind
@@ -101,7 +103,7 @@ class NothingToDo:
 
 @dataclass(frozen=True)
 class QueueState:
-    """The queue of a project in numbers of slots, and when the next lease ends."""
+    """The number of slots of a project by state, and when the next lease ends."""
 
     open: int
     leased: int
@@ -115,15 +117,15 @@ class QueueState:
 
 
 class JudgingError(Exception):
-    """What a person asked of the queue cannot be done; the text says why."""
+    """A deed on the queue is refused; the message says why."""
 
 
 class NoSuchSlot(Http404):
-    """The project has no such slot, whatever another may have under that number."""
+    """The project has no such slot; another project may have one with this number."""
 
 
 class LeaseLost(JudgingError):
-    """The slot is no longer, or never was, this person's."""
+    """The slot is no longer this person's, or never was."""
 
     def __init__(self, slot_id: int) -> None:
         self.slot_id = slot_id
@@ -135,11 +137,11 @@ class LeaseLost(JudgingError):
 def claim_slot(
     *, project: Project, user: User, another: bool = False
 ) -> Claim | NothingToDo:
-    """Hand ``user`` a pair to judge, or say why there is none.
+    """Hand ``user`` a pair to judge, or return why there is none.
 
-    A person who holds a slot gets that one again, with a fresh lease and the same
-    token: reloading or opening a second tab shows the same pair and loses nothing.
-    With ``another`` they get one more. Two tabs never get the same pair as two slots.
+    A person who holds a slot gets it again with a fresh lease and the same token:
+    reloading or opening a second tab shows the same pair and loses nothing. With
+    ``another`` they get one more slot. Two tabs never get the same pair as two slots.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         require_role(project, user, Role.LABELER, deed="Judging")
@@ -154,9 +156,9 @@ def claim_slot(
 def claim_ahead(*, project: Project, user: User, shown: int, token: int) -> Ahead:
     """Lease the pair after the one on screen, for a short time.
 
-    ``shown`` and ``token`` name the lease of the pair on screen; it becomes a whole one.
-    A person has at most one slot ahead: who asks again gets it again. Raises LeaseLost
-    when the pair on screen is not the person's any more.
+    ``shown`` and ``token`` name the lease of the pair on screen, which is renewed in
+    full. A person has at most one slot ahead; asking again returns the same one. Raises
+    LeaseLost when the pair on screen is no longer the person's.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         require_role(project, user, Role.LABELER, deed="Judging")
@@ -197,14 +199,14 @@ def _claim(project: Project, user: User, *, ahead: bool) -> Claim | NothingToDo:
                     if next_free_at
                     else NothingToDo("nothing for you")
                 )
-            # The last free slots are in other claims' hands at this very moment:
-            # either they become leases or, if that claim fails, they stay free.
+            # Other claims hold the last free slots at this moment: either they become
+            # leases or, if that claim fails, they stay free.
             time.sleep(0.002 * 2**attempt)
     return NothingToDo("all leased", timezone.now())
 
 
 def held_claim(slot_id: int) -> Claim:
-    """Return the claim that stands for a leased slot, with what a page shows."""
+    """Return the claim for a leased slot, with what a page shows."""
     slot = Slot.objects.select_related("project", "pair__turn__sample").get(pk=slot_id)
     if slot.leased_until is None:
         raise LeaseLost(slot_id)
@@ -212,10 +214,10 @@ def held_claim(slot_id: int) -> Claim:
 
 
 def lock_person(*, project: Project, user: User) -> None:
-    """Let one claim, release or undo of a person in a project run at a time.
+    """Serialize the claims, releases and undos of a person in a project.
 
     Without it two tabs could each find no lease and take one, and a release could set
-    back a cursor that a claim is just moving on. Held until the transaction ends.
+    back a cursor that a claim is moving forward. Held until the transaction ends.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -225,9 +227,9 @@ def lock_person(*, project: Project, user: User) -> None:
 
 
 def lock_held_slot(*, project: Project, slot_id: int, token: int, user: User) -> Slot:
-    """Lock the slot and return it; raises LeaseLost unless the lease is the user's.
+    """Lock and return the slot; raise LeaseLost unless the lease is the user's.
 
-    Raises NoSuchSlot for one of another project.
+    Raises NoSuchSlot for a slot of another project.
     """
     slot = (
         Slot.objects.select_for_update(no_key=True, of=["self"])
@@ -254,14 +256,14 @@ def lost(*, project: Project, slot_id: int) -> LeaseLost | NoSuchSlot:
 
 
 def reopen(slot: Slot) -> None:
-    """Give a leased slot back to everybody; its token dies with the lease."""
+    """Return a leased slot to everybody; its token ends with the lease."""
     Slot.objects.filter(pk=slot.pk).update(
         state=SlotState.OPEN, token=F("token") + 1, **NOT_HELD
     )
 
 
 def release_slot(*, project: Project, slot_id: int, token: int, user: User) -> None:
-    """Give a slot back without a word; the same person may meet the pair again.
+    """Return a slot without a reason; the same person may meet the pair again.
 
     Raises LeaseLost when the slot is not the user's.
     """
@@ -271,12 +273,12 @@ def release_slot(*, project: Project, slot_id: int, token: int, user: User) -> N
 
 
 def leave_slots(*, project: Project, user: User, leases: Iterable[Lease]) -> int:
-    """Let go of what a page held when it is left; return how many leases that ended.
+    """End the leases of a page that is left; return how many ended.
 
-    A pair that was ahead is free at once, the one on screen after GRACE, so that a
+    A pair fetched ahead is free at once, the one on screen after GRACE, so that a
     reload finds it again. Either way the person may meet the pair again, whoever takes
-    it meanwhile. A lease that another tab or a reload has taken up since then is theirs:
-    ``since`` differs, and it stays.
+    it meanwhile. A lease that another tab or a reload has renewed since has a different
+    ``since`` and stays.
     """
     count = 0
     for lease in leases:
@@ -304,9 +306,9 @@ def leave_slots(*, project: Project, user: User, leases: Iterable[Lease]) -> int
 
 
 def set_aside(*, project: Project, slot_id: int, token: int, user: User) -> None:
-    """Put a pair at the back of the queue, for the same person or another to meet later.
+    """Move a pair to the back of the queue, for the same person or another.
 
-    All its open slots go there, or the person would be handed the next one at once. The
+    All its open slots move, or the person would be handed the next one at once. The
     pair waits behind every priority. Raises LeaseLost when the slot is not the user's.
     """
     with transaction.atomic():
@@ -325,7 +327,7 @@ def set_aside(*, project: Project, slot_id: int, token: int, user: User) -> None
 
 
 def _give_back(project: Project, slot_id: int, token: int, user: User) -> Slot:
-    """Reopen a slot at its holder's wish, and keep the person locked."""
+    """Reopen a slot for its holder, and keep the person locked."""
     lock_person(project=project, user=user)
     slot = lock_held_slot(project=project, slot_id=slot_id, token=token, user=user)
     reopen(slot)
@@ -336,7 +338,7 @@ def unmeet(slot: Slot, user: User) -> None:
     """Let a person meet the slot's pair again; the caller holds the person's lock.
 
     The touch let their cursors pass all slots of the pair, also those that other people
-    hold: should one be given back, this person may have it.
+    hold: if one of these is returned, this person may get it.
     """
     Touch.objects.filter(pair=slot.pair_id, user=user).delete()
     for level, first in (
@@ -352,12 +354,11 @@ def unmeet(slot: Slot, user: User) -> None:
 
 
 def extend_lease(*, project: Project, slot_id: int, token: int, user: User) -> datetime:
-    """Prolong a lease that nobody else has taken; return when it ends now.
+    """Extend a lease that nobody else has taken; return its new end.
 
-    A page may call this while it is open. It adds up to EXTENSIONS lease lengths after
-    the claim or the last reload, so that a forgotten page does not keep a pair for
-    ever. A lease ahead stays a short one. Raises LeaseLost when the slot is not the
-    user's.
+    A page calls this while it is open. It adds up to EXTENSIONS lease lengths after the
+    claim or the last reload, so that a forgotten page does not keep a pair for ever. A
+    lease ahead stays short. Raises LeaseLost when the slot is not the user's.
     """
     with transaction.atomic():
         require_role(project, user, Role.LABELER, deed="Judging")
@@ -378,10 +379,10 @@ def lease_length(project: Project, *, ahead: bool = False) -> timedelta:
 
 
 def lease_again(slot: Slot, *, user: User) -> None:
-    """Lease a slot that was done to ``user`` once more, under a new token.
+    """Lease a finished slot to ``user`` once more, under a new token.
 
-    It takes a new last place: other people's cursors have passed the old one, and must
-    find the slot should this person give it back.
+    It gets a new last place: other people's cursors have passed the old one, and must
+    find the slot if this person returns it.
     """
     (place,) = new_places(project=slot.project, count=1)
     Slot.objects.filter(pk=slot.pk).update(

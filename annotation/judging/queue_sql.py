@@ -6,12 +6,12 @@
 from datetime import timedelta
 from typing import Final
 
-# How long a pair fetched ahead of its showing is kept, unless the page asks for longer.
+# How long a pair fetched ahead stays leased, unless the page asks for longer.
 AHEAD: Final = timedelta(seconds=90)
 
 # The first slots a person may have, level by level from the highest priority, each
-# level from the person's cursor on. "Theirs" is asked in scalar sub-queries on
-# purpose: written as NOT EXISTS the planner may turn them into a join that reads every
+# level from the person's cursor on. Whether a slot is theirs is asked in scalar
+# sub-queries on purpose: the planner may turn NOT EXISTS into a join that reads every
 # touch of the person before it finds the first slot.
 _LEVELS: Final = """
 WITH RECURSIVE here AS (
@@ -65,13 +65,14 @@ _FROM_CURSOR: Final = f"""
 
 _FREE: Final = "(s.state = 'open' OR s.leased_until <= statement_timestamp())"
 
-# The claim: one statement. ``water`` is, per level, the first slot the person could ever
-# have, free or held by another. The cursor goes up to it and never past it, so a lease
-# that ends, a skip or a claim that is rolled back needs no message to anyone's cursor.
-# ``picked`` reads its levels in the order ``level`` made them and stops at the first
-# hit, so LIMIT 1 is the highest priority. ``touched`` is empty when another tab met the
-# pair at the same instant; then nothing is leased. ``ahead`` is a lease for a pair that
-# is not on a screen yet: short, and the touch says that the person has not seen it.
+# The claim, in one statement. ``water`` is, per level, the first slot the person could
+# ever have, free or held by another. The cursor moves up to it and never past it, so a
+# lease that ends, a skip or a claim that is rolled back needs no update of anyone's
+# cursor. ``picked`` reads its levels in the order in which ``level`` made them and
+# stops at the first hit, so LIMIT 1 gives the highest priority. ``touched`` is empty
+# when another tab met the pair at the same moment; then nothing is leased. ``ahead``
+# marks a lease for a pair that is not on screen yet: it is short, and the touch says
+# that the person has not seen it.
 CLAIM: Final = f"""
 {_LEVELS},
 water AS MATERIALIZED (
@@ -119,8 +120,9 @@ moved AS (
 SELECT id FROM leased
 """
 
-# Pairs that were leased to the person, never seen or left again, and lost: they may meet
-# them after all. The touch goes, and the cursors go back to before the pair's slots.
+# Pairs that were leased to the person, never seen or left again, and lost: the person
+# may meet them again. The touch is deleted, and the cursors go back to before the
+# pair's slots.
 _FORGOTTEN: Final = """
 forgotten AS (
     DELETE FROM annotation_touch t USING annotation_pair p
@@ -153,9 +155,9 @@ set_back AS (
 )
 """
 
-# The person's newest lease, for as long again, the one on screen before one fetched
-# ahead. It may have run out: while nobody else took the slot, the person goes on where
-# they were. It waits for a deed that is writing the slot, or a reload in that instant
+# Renew the person's newest lease, the one on screen before one fetched ahead. It may
+# have run out: while nobody else took the slot, the person continues with it. The
+# statement waits for a deed that is writing the slot; otherwise a reload at that moment
 # would show another pair.
 RENEW: Final = f"""
 WITH {_FORGOTTEN},
@@ -181,10 +183,11 @@ seen AS (
 SELECT id FROM renewed
 """
 
-# A page says which pair it shows and wants the one after it. The shown one gets a whole
-# lease, if it is still the person's. Next is what they hold besides (after an undo, the
-# pair that was on screen before), else what they already have ahead. ``held`` locks all
-# that is written here, in the order of the keys, as everything that locks several does.
+# A page names the pair it shows and asks for the next one. The pair on screen gets a
+# whole lease if it is still the person's. Next is what the person holds besides (after
+# an undo, the pair that was on screen before), else what they already have ahead.
+# ``held`` locks all rows written here in the order of their keys, as all statements
+# that lock several rows do.
 TURN_OVER: Final = f"""
 WITH {_FORGOTTEN},
 here AS (

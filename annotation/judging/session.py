@@ -1,8 +1,8 @@
-"""A person's session at the Judge page: goal, pace, last decisions, two gentle notices.
+"""A person's session at the Judge page: goal, pace, last decisions, two notices.
 
-All of it is counted from the judgments, in one expression that a page adds to a query it
-makes anyway (``expression``), so nothing is stored and a reload says the same. The
-notices block nothing: many equal answers in a row, and a long stretch without a pause.
+Everything is computed from the judgments, in one expression that a page adds to a query
+it makes anyway (``expression``): nothing is stored, and a reload shows the same. The
+notices (many equal answers in a row, a long stretch without a pause) block nothing.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 EQUAL_IN_A_ROW: Final = 20
 PAUSE: Final = timedelta(minutes=5)
-# A stretch of judging is looked for this far back, over midnight too.
+# How far back a stretch of judging is searched, also past midnight.
 LOOK_BACK: Final = timedelta(hours=6)
 
-# The index judgment_by_labeler_time gives ``recent``; the strip walks judgment_by_labeler.
-# The successor is asked in a scalar sub-query on purpose: as a join the planner may read
-# the table whole for the few hundred rows of a day.
+# The index judgment_by_labeler_time serves ``recent``; the strip uses
+# judgment_by_labeler. The successor is read in a scalar sub-query on purpose: for a
+# join the planner may read the whole table for the few hundred rows of a day.
 _SESSION: Final = """
 (
     WITH recent AS MATERIALIZED (
@@ -126,7 +126,7 @@ class Decision:
 
     @property
     def name(self) -> str:
-        """Say the verdict and which pair it was."""
+        """Return the verdict and the number of the pair, in words."""
         words = {
             "verdict": Verdict(self.verdict).label,
             "scenario": self.scenario or gettext("no scenario"),
@@ -145,7 +145,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class SessionNotice:
-    """Something noticed; ``key`` names the occasion, so that closing it is for good."""
+    """A notice; ``key`` identifies its occasion, so that closing it lasts."""
 
     key: str
     text: str
@@ -153,7 +153,7 @@ class SessionNotice:
 
 @dataclass(frozen=True)
 class Session:
-    """``goal`` 0 means none; ``last`` has the oldest decision first."""
+    """The session's figures; ``goal`` 0 means none; ``last`` starts with the oldest."""
 
     today: int
     goal: int
@@ -168,7 +168,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Revealed:
-    """What a judged answer came from, and the others' verdicts once it is settled."""
+    """The source of a judged answer, and the others' verdicts once it is settled."""
 
     decision: Decision
     origins: tuple[str, ...]
@@ -195,7 +195,7 @@ def expression(*, project: Project, user: User) -> RawSQL:
 def session_from(
     columns: Mapping[str, Any], *, project: Project, closed: Collection[str] = ()
 ) -> Session:
-    """Read what ``expression`` found; notices whose key is in ``closed`` stay away."""
+    """Read the result of ``expression``; skip notices whose key is in ``closed``."""
     notices = [*_equal_answers(columns), *_long_stretch(columns, project)]
     return Session(
         today=columns["today"],
@@ -219,17 +219,17 @@ def session_from(
 def session_of(
     *, project: Project, user: User, closed: Collection[str] = ()
 ) -> Session:
-    """Return the session in one query of its own."""
+    """Return the session, in one query."""
     here = Project.objects.filter(pk=project.pk)
     columns = here.values_list(expression(project=project, user=user)).get()[0]
     return session_from(columns, project=project, closed=closed)
 
 
 def reveal(*, project: Project, session: Session) -> Revealed | None:
-    """Tell what the newest judged answer came from, if the project reveals it.
+    """Return the source of the newest judged answer, if the project reveals it.
 
-    One query. Others' verdicts are told of a settled pair only: before, they would be
-    a hint to whom the pair comes next in the same room.
+    One query. The others' verdicts are given for a settled pair only: before that they
+    would be a hint to a colleague in the same room who gets the pair next.
     """
     if not project.reveal_after or not session.last:
         return None
@@ -281,7 +281,7 @@ def _origin_in_words(origin: Mapping[str, Any]) -> str:
 
 
 def midnight_of(now: datetime) -> datetime:
-    """Return when today began where the project's people are (``TIME_ZONE``)."""
+    """Return when today began in the project's time zone (``TIME_ZONE``)."""
     local = timezone.localtime(now)
     return local.replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -320,7 +320,7 @@ def _array(rows: QuerySet[Any], **fields: str) -> ArraySubquery:
 
 
 def _positional(sql: str, places: Mapping[str, object]) -> tuple[str, list[object]]:
-    """Rewrite named places as the positional ones that an ORM expression can carry."""
+    """Replace named parameters by the positional ones that an ORM expression takes."""
     params: list[object] = []
 
     def take(match: re.Match[str]) -> str:

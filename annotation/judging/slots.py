@@ -1,4 +1,4 @@
-"""The supply of slots: opened for new pairs, added where people are split, closed."""
+"""The supply of slots: open them for new pairs, add some after a split, close them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_HELD: Final[dict[str, Any]] = {
 
 
 def close_slots(slots: SlotQuerySet) -> int:
-    """Take the waiting ones among ``slots`` out of the queue; return how many.
+    """Remove the waiting ones among ``slots`` from the queue; return how many.
 
     What their holders still post is kept as an extra. The caller is in a transaction.
     """
@@ -36,11 +36,11 @@ def close_slots(slots: SlotQuerySet) -> int:
 
 
 def open_slots(*, project: Project, pairs: Sequence[int], priority: int = 0) -> int:
-    """Bring each pair up to the project's overlap; return how many slots that made.
+    """Give each pair the project's overlap of slots; return how many were opened.
 
-    Slots that were closed come back first, at new places (cursors have passed the old
-    ones); then new ones are added. Slots of one pair are neighbours in the queue, so
-    that pairs are finished one after the other.
+    Closed slots are reopened first, at new places (cursors have passed the old ones);
+    then new ones are added. Slots of one pair are neighbours in the queue, so that
+    pairs are finished one after the other.
     """
     ordinals: dict[int, int] = dict.fromkeys(pairs, 0)
     needed: dict[int, int] = dict.fromkeys(pairs, project.overlap)
@@ -84,9 +84,9 @@ def open_slots(*, project: Project, pairs: Sequence[int], priority: int = 0) -> 
 def new_places(*, project: Project, count: int) -> range:
     """Return ``count`` new last places of the queue, in order.
 
-    This locks the project's row until the transaction ends, which is the point: places
-    become visible in the order they are given out, so no cursor can pass a place whose
-    slot is not committed yet. Call it last, right before the slots are written.
+    This locks the project's row until the transaction ends on purpose: places become
+    visible in the order they are given out, so no cursor can pass a place whose slot is
+    not committed yet. Call it last, right before the slots are written.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -103,8 +103,8 @@ def add_slots(
 ) -> None:
     """Ask for ``count`` more judgments of a pair, at the end of the queue.
 
-    One statement, for it is part of a decision; as in ``new_places``, the project's row
-    stays locked from giving out the places until the slots are committed.
+    One statement, because it is part of a decision. As in ``new_places``, the project's
+    row stays locked from giving out the places until the slots are committed.
     """
     with connection.cursor() as cursor:
         cursor.execute(

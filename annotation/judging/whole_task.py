@@ -1,9 +1,9 @@
-"""A whole sampled task at once: every turn that a policy answered in one pass, in order.
+"""Judge a whole sampled task: every turn that a policy answered in one pass, in order.
 
-A task is the answers of one producer to one sample with one index. The queue decides
-which: the first slot free for a person names the task, and the free slots of its other
-turns are leased with it, one a pair. Each turn is then judged by itself, under a token of
-its own, by :func:`annotation.judging.judgments.record_judgment`.
+A task is the set of answers of one producer to one sample with one index. The queue
+decides which: the first slot free for a person names the task, and the free slots of
+its other turns are leased with it, one per pair. Each turn is then judged by itself,
+under its own token, by :func:`annotation.judging.judgments.record_judgment`.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ State = Literal[
     "unanswered",
 ]
 
-# The task's other slots, by the claim's own rules: free, of a pair never met, one a pair.
-# A slot that another claim is taking at this instant is passed over, never waited for.
+# The other slots of the task, by the rules of a claim: free, of a pair never met, one
+# per pair. A slot that another claim is taking is skipped, never waited for.
 _LEASE_REST: Final = """
 WITH here AS (
     SELECT lease_seconds FROM annotation_project
@@ -84,8 +84,8 @@ FROM picked, touched, here
 WHERE slot.id = picked.id AND touched.pair_id = picked.pair_id
 """
 
-# What the person holds of the task already, on screen again: seen, and for a whole lease.
-# A slot that is being judged or left at this instant is passed over too.
+# What the person already holds of the task is on screen again: seen, and with a whole
+# lease. A slot that is being judged or left at this moment is skipped too.
 _RENEW_REST: Final = """
 WITH held AS MATERIALIZED (
     SELECT id FROM annotation_slot
@@ -109,11 +109,11 @@ WHERE t.pair_id = renewed.pair_id AND t.user_id = %(user)s AND NOT t.is_seen
 
 @dataclass(frozen=True)
 class TaskTurn:
-    """A turn of the task and where it stands for this person.
+    """A turn of the task and its state for this person.
 
     ``yours``: ``slot`` is leased to them. ``judged``: ``judgment`` is theirs, and
-    ``can_undo`` says whether it may still be taken back. ``others``: the judgments it
-    needs are made or under way without them. The rest say why no person is asked.
+    ``can_undo`` says whether they may still undo it. ``others``: other people have
+    given or are giving its judgments. The remaining states say why no person is asked.
     """
 
     turn: Turn
@@ -126,7 +126,7 @@ class TaskTurn:
 
 @dataclass(frozen=True)
 class Task:
-    """``answer`` is the key of any of the task's answers."""
+    """A sampled task; ``answer`` is the key of any of its answers."""
 
     sample: Sample
     answer: int
@@ -146,10 +146,11 @@ def claim_task(
 ) -> Task | NothingToDo | None:
     """Lease all turns of a sampled task that are free for ``user``, or say why not.
 
-    With ``answer`` it is that task again, with fresh leases, or None unless the person
-    has met it: nobody chooses what to judge. Without, None means that the person holds
-    a pair that no sampled response is known for; the Judge page has it. Locks: the person, then slots; slots that
-    others are taking are skipped, so two people get different tasks or different slots.
+    With ``answer`` it is that task again with fresh leases, or None if the person has
+    not met it: nobody chooses what to judge. Without ``answer``, None means that the
+    person holds a pair without a known sampled response; the Judge page shows it.
+    Locks: the person, then slots. Slots that others are taking are skipped, so two
+    people get different tasks or different slots.
     """
     with transaction.atomic():
         if answer is None:
@@ -177,7 +178,7 @@ def claim_task(
 
 
 def task_of(*, project: Project, user: User, answer: int) -> Task | None:
-    """Return a task the person has met as it stands, leasing nothing."""
+    """Return the present state of a task the person has met; lease nothing."""
     first = _met_answer(project, user, answer)
     if first is None:
         return None

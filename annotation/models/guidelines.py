@@ -1,4 +1,4 @@
-"""The guideline people judge by: its versions, its examples, and who has read which."""
+"""The guideline that people judge by: versions, examples, and who has read which."""
 
 from __future__ import annotations
 

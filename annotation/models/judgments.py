@@ -1,4 +1,4 @@
-"""What people said of pairs: judgments and adjudications."""
+"""People's verdicts on pairs: judgments and adjudications."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
         return self.filter(project__in=Project.objects.visible_to(user))
 
     def current(self) -> JudgmentQuerySet:
-        """Return the rows no later row supersedes and nobody withdrew."""
-        # Only a person's own later row supersedes; saying so gives Postgres the small
-        # index judgment_superseding, where it would read the large one by ``supersedes``.
+        """Return the rows that no later row supersedes and nobody withdrew."""
+        # Only a person's own later row supersedes. Repeating that here lets Postgres
+        # use the small index judgment_superseding instead of the large one on
+        # ``supersedes``.
         later = Judgment.objects.filter(
             labeler=OuterRef("labeler"),
             supersedes=OuterRef("pk"),
@@ -46,8 +47,8 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
         self, user: AbstractBaseUser | AnonymousUser, project: Project
     ) -> JudgmentQuerySet:
         """Return a person's current judgments in a project."""
-        # The later rows of one person are few: as a list Postgres reads them once, where
-        # ``current`` asks row by row.
+        # The later rows of one person are few: Postgres reads them once as a list,
+        # where ``current`` asks row by row.
         later = Judgment.objects.filter(labeler=user.pk, supersedes__isnull=False)
         return (
             self.filter(labeler=user.pk, project=project)
@@ -60,16 +61,16 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
         return self.filter(fills__isnull=False)
 
     def with_outcome(self) -> JudgmentQuerySet:
-        """Annotate ``outcome``, the pair's, or null."""
+        """Annotate ``outcome``, that of the pair, or null."""
         pairs = Pair.objects.with_outcome().filter(pk=OuterRef("pair"))
         outcomes = pairs.values(pair_outcome=F("outcome"))
         return self.annotate(outcome=Subquery(outcomes[:1]))
 
     def with_votes(self) -> JudgmentQuerySet:
-        """Annotate what is said of the judgment's pair, for ``progress`` to weigh.
+        """Annotate the verdicts on the judgment's pair, for ``progress`` to compare.
 
-        ``votes`` are its slots, but for those closed again: labeler, verdict and
-        reasons, null where nobody has judged. ``word`` is a curator's, or null.
+        ``votes`` are its slots except those closed again: labeler, verdict and reasons,
+        null without a judgment. ``word`` is a curator's verdict, or null.
         """
         slots = Slot.objects.filter(pair=OuterRef("pair")).exclude(
             state=SlotState.CLOSED, round__gt=1
@@ -88,7 +89,7 @@ class JudgmentQuerySet(models.QuerySet["Judgment"]):
 
 
 class Judgment(models.Model):
-    """One person's 0/1 for one pair. Append-only: a change of mind is a new row."""
+    """One person's 0/1 for one pair. Append-only: a changed verdict is a new row."""
 
     project = models.ForeignKey(
         Project,
@@ -175,7 +176,8 @@ class Judgment(models.Model):
             models.Index(
                 fields=["labeler", "project", "-id"], name="judgment_by_labeler"
             ),
-            # Their figures are read from these two without touching the table.
+            # People's figures are read from these two indexes without touching the
+            # table.
             models.Index(
                 fields=["labeler", "project", "created_at"],
                 include=[
@@ -206,13 +208,13 @@ class Judgment(models.Model):
 
     @property
     def reason_labels(self) -> list[str]:
-        """The reasons in words; one no longer known as it is."""
+        """Return the labels of the reasons; an unknown one unchanged."""
         known = {reason.value: str(reason.label) for reason in Reason}
         return [known.get(reason, reason) for reason in self.reasons]
 
 
 class Adjudication(models.Model):
-    """A curator's final word on a pair that the labelers did not settle."""
+    """A curator's final verdict on a pair that the labelers did not settle."""
 
     pair = models.OneToOneField(
         Pair, on_delete=models.PROTECT, related_name="adjudication"

@@ -1,7 +1,7 @@
-"""Pairs and what happens to them: slots, touches, judgments.
+"""Pairs: what is judged, and by which slots and outcomes.
 
-The queue is described in docs/queue.md. These tables hold it up: a unique key or a check
-stands behind every promise, so that a mistake in the deeds of ``judging`` fails instead of counting.
+docs/queue.md explains the queue. A unique key or a check stands behind every promise of
+these tables, so that a mistake in the deeds of ``judging`` fails instead of counting.
 """
 
 from __future__ import annotations
@@ -76,19 +76,19 @@ class PairQuerySet(models.QuerySet["Pair"]):
         return self.filter(project__in=Project.objects.visible_to(user))
 
     def from_people(self) -> PairQuerySet:
-        """Return the pairs that people judge, derived ones left out."""
+        """Return the pairs that people judge, without derived ones."""
         return self.filter(source=PairSource.PEOPLE)
 
     def by_rule(self) -> PairQuerySet:
-        """Return the pairs that a rule settled: no person is asked."""
+        """Return the pairs that a rule settled, without a person."""
         return self.exclude(source=PairSource.PEOPLE)
 
     def _with_votes(self) -> PairQuerySet:
-        """Annotate ``_lean`` and ``_is_complete``, what an outcome is made of.
+        """Annotate ``_lean`` and ``_is_complete``, from which an outcome follows.
 
         ``_lean`` is ones minus zeros over the counted judgments, null when there are
-        none. A pair is complete when every slot is done; a slot that disagreement added
-        (round 2 and up) and that was closed again does not hold it up.
+        none. A pair is complete when every slot is done; a slot that a disagreement
+        added (round 2 and up) and that was closed again does not count.
         """
         slots = Slot.objects.filter(pair=OuterRef("pk")).order_by()
         leans = Case(
@@ -112,8 +112,8 @@ class PairQuerySet(models.QuerySet["Pair"]):
     def with_outcome(self) -> PairQuerySet:
         """Annotate ``outcome`` (0, 1 or null) and ``outcome_source`` (text or null).
 
-        The source is ``adjudication`` (a curator's word, which wins), ``people`` (the
-        strict majority once every slot is done), or, derived and never mixed with
+        The source is ``adjudication`` (a curator's verdict, which wins), ``people``
+        (the strict majority once every slot is done), or, derived and kept apart from
         these, ``identical`` and ``rule`` (1) and ``format`` (0).
         """
         people = Q(source=PairSource.PEOPLE, _is_complete=True)
@@ -149,9 +149,10 @@ class PairQuerySet(models.QuerySet["Pair"]):
         )
 
     def wanting_slots(self) -> PairQuerySet:
-        """Return the pairs for people that no slot was made for, or that lost theirs.
+        """Return the pairs for people that have no slots, or lost them.
 
-        The latter are pairs of a sample that was returned and is approved again.
+        Slots are lost when a sample is returned; they are missing when it is approved
+        again.
         """
         slots = Slot.objects.filter(pair=OuterRef("pk"))
         return self.from_people().filter(
@@ -160,19 +161,19 @@ class PairQuerySet(models.QuerySet["Pair"]):
         )
 
     def disputed(self, slots: SlotQuerySet | None = None) -> PairQuerySet:
-        """Return the pairs whose judgments stay split: a curator's to settle.
+        """Return the pairs whose judgments stay split, for a curator to settle.
 
-        All of ``slots`` are read, once: name those of one project or pair where others
-        do not matter. (Asked pair by pair it takes twice as long.)
+        All of ``slots`` are read, once: pass those of one project or pair where others
+        do not matter. (Asking pair by pair takes twice as long.)
         """
         split = (Slot.objects.all() if slots is None else slots).of_split_pairs()
         return self.from_people().filter(pk__in=split, adjudication__isnull=True)
 
     def skipped_by_all(self) -> PairQuerySet:
-        """Return the pairs that wait though every labeler who could judge has met them.
+        """Return the waiting pairs that every labeler who could judge has met.
 
-        Somebody has skipped each, or they are split and more people were asked for than
-        there are. Nobody holds them now: a curator's to settle.
+        Each was skipped by somebody, or is split and asks for more people than there
+        are. Nobody holds them now, so a curator has to settle them.
         """
         touches = Touch.objects.filter(
             pair=OuterRef(OuterRef("pk")), user=OuterRef("user")
@@ -183,7 +184,8 @@ class PairQuerySet(models.QuerySet["Pair"]):
             .filter(~Exists(touches))
         )
         slots = Slot.objects.filter(pair=OuterRef("pk"))
-        # Named by a union: as "skipped or split" it would be asked of every pair.
+        # As a union: "skipped or split" in one condition would be evaluated for every
+        # pair.
         split = Slot.objects.waiting().filter(round__gt=1)
         met = Skip.objects.order_by().values("pair").union(split.values("pair"))
         return self.from_people().filter(
@@ -195,8 +197,8 @@ class PairQuerySet(models.QuerySet["Pair"]):
         )
 
     def not_written_by(self, user: AbstractBaseUser | AnonymousUser) -> PairQuerySet:
-        """Leave out the pairs of samples that ``user`` wrote."""
-        # A scalar sub-query: as a join Postgres may read all turns for each pair.
+        """Exclude the pairs of samples that ``user`` wrote."""
+        # A scalar sub-query: for a join Postgres may read all turns for each pair.
         author = Turn.objects.filter(pk=OuterRef("turn")).order_by()
         known = Coalesce(
             Subquery(author.values("sample__author")),
@@ -209,9 +211,9 @@ class PairQuerySet(models.QuerySet["Pair"]):
 class Pair(models.Model):
     """A label response and a sampled response of one turn.
 
-    ``label_text`` and ``sampled_text`` are copies: what a person judged stays what it
-    was when the sample is edited later. Equal pairs (same turn, same two texts) are
-    one row, whatever produced them; ``PairOrigin`` says which answers they were.
+    ``label_text`` and ``sampled_text`` are copies: the judged texts stay the same when
+    the sample is edited later. Equal pairs (same turn, same two texts) are one row,
+    whatever produced them; ``PairOrigin`` names the responses.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="pairs")
@@ -256,7 +258,7 @@ class Pair(models.Model):
 
 
 class PairOrigin(models.Model):
-    """Which sampled response a pair was made from."""
+    """The sampled response that a pair was made from."""
 
     pair = models.ForeignKey(Pair, on_delete=models.CASCADE, related_name="origins")
     sampled_response = models.OneToOneField(

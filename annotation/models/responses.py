@@ -1,4 +1,4 @@
-"""What policies answered, and which policy it was."""
+"""Sampled responses, and the policies that produced them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ProducerSource(models.TextChoices):
 
 
 class Producer(models.Model):
-    """What a response came from: one run's use of one checkpoint with one setting.
+    """The source of a response: one run's use of one checkpoint with one setting.
 
     ``run_id`` and ``checkpoint_id`` are the primary keys of ``training.Run`` and
-    ``training.Checkpoint``; they are no foreign keys because the arrow of imports
-    points from ``training`` to here. Both are null, and the rest empty, for the one
-    producer that is no policy: the demo's generator, whose answers give the first
-    people something to judge.
+    ``training.Checkpoint``. They are no foreign keys because imports go from
+    ``training`` to here. Both are null, and the rest empty, for the one producer that
+    is no policy: the demo's generator, whose answers give the first people something to
+    judge.
     """
 
     source = models.CharField(
@@ -41,8 +41,8 @@ class Producer(models.Model):
 
     class Meta:
         constraints = [
-            # The role is part of the key: in the first iteration the current policy
-            # is the initial one, and the answers of both are wanted.
+            # The role is part of the key: in the first iteration the current policy is
+            # the initial one, and the responses of both are needed.
             models.UniqueConstraint(
                 fields=["run_id", "checkpoint_id", "policy_role"],
                 name="producer_checkpoint_once_per_run",
@@ -76,7 +76,7 @@ class Producer(models.Model):
 
 
 class SampledResponse(models.Model):
-    """What a policy answered to one turn's input."""
+    """A policy's response to the input of one turn."""
 
     turn = models.ForeignKey(
         Turn,

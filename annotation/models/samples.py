@@ -76,7 +76,7 @@ class SampleQuerySet(models.QuerySet["Sample"]):
         return self.filter(project__in=Project.objects.visible_to(user))
 
     def that_nobody_can_revise(self) -> SampleQuerySet:
-        """Return returned samples that were imported, or whose author is not here now."""
+        """Return returned samples that were imported, or whose author has left."""
         author = Membership.objects.filter(
             project=OuterRef("project"),
             user=OuterRef("author"),
@@ -90,7 +90,7 @@ class SampleQuerySet(models.QuerySet["Sample"]):
         return self.filter(status=SampleStatus.APPROVED)
 
     def with_open_comments(self) -> SampleQuerySet:
-        """Annotate ``open_comments``, the number of comments nobody has resolved."""
+        """Annotate ``open_comments``, the number of unresolved comments."""
         comments = (
             Comment.objects.filter(sample=OuterRef("pk"), resolved_at__isnull=True)
             .order_by()
@@ -217,7 +217,7 @@ class Turn(models.Model):
 
 
 class ReferenceResponse(models.Model):
-    """Another wording of a label response: a consistent pair nobody has to judge."""
+    """Another wording of a label response: a consistent pair that needs no judgment."""
 
     turn = models.ForeignKey(Turn, on_delete=models.CASCADE, related_name="references")
     author = models.ForeignKey(USER, null=True, blank=True, on_delete=models.PROTECT)
@@ -237,7 +237,7 @@ class ReferenceResponse(models.Model):
 
 
 class SampleVersion(models.Model):
-    """A sample as it stood after a change: what was written, by whom and why."""
+    """A sample after a change: its content, the editor and the reason."""
 
     sample = models.ForeignKey(
         Sample, on_delete=models.CASCADE, related_name="versions", db_index=False
@@ -266,7 +266,7 @@ class SampleVersion(models.Model):
 
 
 class Comment(models.Model):
-    """A curator's word on a place of a sample; open until someone resolves it."""
+    """A curator's comment on a place of a sample; open until someone resolves it."""
 
     sample = models.ForeignKey(
         Sample, on_delete=models.CASCADE, related_name="comments"
@@ -306,7 +306,7 @@ class Comment(models.Model):
 
 
 class Draft(models.Model):
-    """What a person is writing, kept on the server until it becomes a sample."""
+    """A person's unfinished sample, kept on the server until it is submitted."""
 
     project = models.ForeignKey(
         Project, on_delete=models.CASCADE, related_name="drafts", db_index=False

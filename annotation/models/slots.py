@@ -24,8 +24,8 @@ class SlotState(models.TextChoices):
     CLOSED = "closed", _("Closed: no longer needed")
 
 
-# Written out, not an enum expression: claim_slot's SQL repeats it word for word, which
-# is what lets Postgres use the partial index.
+# Literal text instead of an enum expression: claim_slot's SQL repeats it word for word,
+# which lets Postgres use the partial index.
 WAITING_STATES = ["open", "leased"]
 
 
@@ -42,10 +42,10 @@ class SlotQuerySet(models.QuerySet["Slot"]):
         return self.filter(state=SlotState.LEASED)
 
     def of_split_pairs(self) -> models.QuerySet[Slot, int]:
-        """Return the pairs whose judgments are all there and tie, as their keys.
+        """Return the keys of the pairs whose judgments are complete and tie.
 
-        A slot that disagreement added (round 2 and up) and that was closed again does
-        not hold a pair up.
+        A slot that a disagreement added (round 2 and up) and that was closed again does
+        not count.
         """
         return (
             self.exclude(state=SlotState.CLOSED, round__gt=1)
@@ -62,9 +62,9 @@ class SlotQuerySet(models.QuerySet["Slot"]):
 
 
 class Slot(models.Model):
-    """One needed judgment of one pair: the narrow row the queue hands out.
+    """One needed judgment of one pair: the narrow row that the queue hands out.
 
-    Claimed only by :func:`annotation.judging.judgments.claim_slot`.
+    Only :func:`annotation.judging.judgments.claim_slot` claims it.
     """
 
     project = models.ForeignKey(
@@ -127,7 +127,7 @@ class Slot(models.Model):
             models.UniqueConstraint(
                 fields=["pair", "ordinal"], name="slot_ordinal_once"
             ),
-            # A promise and the queue's index in one: the claim walks it.
+            # A constraint and the queue's index in one: the claim walks it.
             models.UniqueConstraint(
                 fields=["project", "priority", "place"],
                 condition=Q(state__in=WAITING_STATES),
@@ -189,15 +189,15 @@ class Slot(models.Model):
 
     @property
     def lease_proof(self) -> str:
-        """A signature for the page: the slot was leased to its holder by its token."""
+        """Return a signature for the page: its holder leased the slot by its token."""
         assert self.holder_id is not None
         return _LEASES.signature(f"{self.pk} {self.token} {self.holder_id}")
 
     @staticmethod
     def was_leased(proof: str, *, slot_id: int, token: int, user_id: int) -> bool:
-        """Say whether ``proof`` is the ``lease_proof`` of such a lease.
+        """Whether ``proof`` is the ``lease_proof`` of such a lease.
 
-        The rows tell no more once the slot has passed on and the touch is gone.
+        The rows do not show it once the slot has passed on and the touch is gone.
         """
         try:
             _LEASES.unsign(f"{slot_id} {token} {user_id}:{proof}")
@@ -207,7 +207,7 @@ class Slot(models.Model):
 
 
 class Touch(models.Model):
-    """A person has met a pair, and no claim shows it to them again."""
+    """A person has met a pair, so no claim shows it to them again."""
 
     pk = models.CompositePrimaryKey("pair_id", "user_id")
     pair = models.ForeignKey(
@@ -246,7 +246,7 @@ class QueueCursor(models.Model):
     """How far one person has come in one priority of a project's queue.
 
     A cache, safe to delete: no slot at or before ``place`` is for this person, now or
-    ever (done, closed, met, or their own sample). docs/queue.md says why that holds.
+    ever (done, closed, met, or their own sample). docs/queue.md proves it.
     """
 
     project = models.ForeignKey(
@@ -268,7 +268,7 @@ class QueueCursor(models.Model):
 
 
 class Skip(models.Model):
-    """A person gave a slot back without judging; a reason is required."""
+    """A person returned a slot without judging; a reason is required."""
 
     pair = models.ForeignKey(
         "annotation.Pair", on_delete=models.CASCADE, related_name="skips"

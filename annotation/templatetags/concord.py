@@ -1,4 +1,4 @@
-"""What the templates need and Django's own filters do not give."""
+"""Template filters that Django does not have."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ register = template.Library()
 
 @register.filter
 def pairs(mapping: Any) -> list[tuple[str, Any]]:
-    """Return a mapping's items; ``mapping.items`` would find a key named "items"."""
+    """Return a mapping's items; ``mapping.items`` could be its key "items"."""
     return list(mapping.items()) if isinstance(mapping, dict) else []
 
 
 @register.filter
 def at(mapping: Any, key: Any) -> Any:
-    """Return what a mapping holds at a key, or an empty list."""
+    """Return a mapping's value for a key, or an empty list."""
     return mapping.get(key, []) if isinstance(mapping, dict) else []
 
 

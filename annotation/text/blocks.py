@@ -1,8 +1,8 @@
-"""A response as the blocks a person reads; no database, no HTML.
+"""A response as the blocks that a person reads; no database, no HTML.
 
 Thinking text, the plan inside it, each action call, each observation and the answer are
-one block each, in the order they stand. Nothing of the text is left out. A text outside
-the grammar is one block "raw" that carries the format error.
+one block each, in their order. No text is left out. A text outside the grammar is one
+block "raw" with the format error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from annotation.text.grammar_messages import grammar_message
 
 BlockKind = Literal["thinking", "plan", "action", "observation", "answer", "raw"]
 
-# Texts longer than this get a box of their own to scroll in.
+# Longer texts get a scroll box of their own.
 LONG = 4000
 PLANS = 4
 
@@ -39,12 +39,12 @@ class Block:
 
 
 def value_text(value: JSON) -> str:
-    """Write a parameter's value as people write it: a string without its quotes."""
+    """Write a parameter's value for people: a string without its quotes."""
     return value if isinstance(value, str) else dump_json(value)
 
 
 def blocks_of_response(response: Response) -> Iterator[Block]:
-    """Yield the blocks of a parsed response; blank thinking text is passed over."""
+    """Yield the blocks of a parsed response; skip blank thinking text."""
     for node in response.thinking:
         if isinstance(node, Text):
             yield from _blocks_of_thinking(node.text)
@@ -64,7 +64,7 @@ def blocks_of_response(response: Response) -> Iterator[Block]:
 
 def _blocks_of_thinking(text: str) -> Iterator[Block]:
     # Each search reads the rest of the text, so the number of plans shown as plans is
-    # limited; what follows stays readable as thinking text.
+    # limited; later ones are shown as thinking text.
     for _ in range(PLANS):
         span = find_plan(text)
         if span is None:

@@ -1,8 +1,8 @@
-"""What changed between two versions of a text, in one flow; no database, no HTML.
+"""The changes between two versions of a text, merged in one flow; no database, no HTML.
 
-Lines are compared first and words inside the lines that differ, so a long text costs
-little. Every character of both texts stands in the result, unless ``context`` says how
-many unchanged lines to keep around a change.
+Lines are compared first, then words inside the lines that differ, so that long texts
+cost little. The result contains every character of both texts, unless ``context``
+limits the number of unchanged lines around a change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOKEN: Final = re.compile(r"\s+|\w+|[^\w\s]")
 def changes(
     before: str, after: str, *, context: int | None = None
 ) -> tuple[Piece, ...]:
-    """Return the pieces of ``after`` with what was taken out of ``before`` among them."""
+    """Return the pieces of ``after``, with those removed from ``before`` among them."""
     if before == after:
         return (Piece(after),) if after else ()
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
@@ -74,7 +74,8 @@ def _words(before: str, after: str) -> list[Piece]:
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
         same = "".join(new[j1:j2])
         if tag != "equal" or ((taken or added) and same.isspace()):
-            # Only blanks between two changes: one longer change reads better.
+            # Only blanks between two changes: merge them into one change, which reads
+            # better.
             taken += old[i1:i2]
             added += new[j1:j2]
             continue

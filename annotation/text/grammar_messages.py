@@ -1,7 +1,8 @@
-"""The words of the response grammar's errors, in the visitor's language.
+"""Translate the errors of the response grammar into the visitor's language.
 
-``actions`` imports no Django, so what its parser expected and found is translated here,
-where a page says it. A phrase that quotes the text itself stays as it is.
+``actions`` does not import Django, so the phrases that its parser expected and found
+are translated here, where a page shows them. A phrase that quotes the text stays
+unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from django.utils.translation import gettext, gettext_noop
 if TYPE_CHECKING:
     from actions.grammar import FormatError
 
-# What actions.grammar and actions.json_values say, for the catalogue.
+# Phrases of actions.grammar and actions.json_values, for the message catalog.
 PHRASES = (
     gettext_noop("an answer without tags, or <<think>> first"),
     gettext_noop("<<think>> at the start, or an answer without tags"),

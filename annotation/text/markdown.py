@@ -1,7 +1,7 @@
-"""Markdown as safe HTML: the one place where HTML made from people's text is marked safe.
+"""Markdown as safe HTML: the only module that marks HTML from people's text as safe.
 
-The text is CommonMark with tables; HTML in it is shown, not obeyed. What comes out is
-sanitised all the same, by a library that is kept up for that purpose.
+The text is CommonMark with tables; HTML in it is shown as text. The output is also
+sanitized, by a maintained library for that purpose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TAGS: Final = {
     *("ul", "ol", "li", "h3", "h4", "h5", "h6"),
     *("table", "thead", "tbody", "tr", "th", "td"),
 }
-# A guideline stands under the h2 of a drawer or the h1 of its page.
+# A guideline is shown under the h2 of a drawer or the h1 of its page.
 HEADINGS: Final = {"h1": "h3", "h2": "h4", "h3": "h5"}
 
 _READER: Final = MarkdownIt("commonmark", {"html": False}).enable(

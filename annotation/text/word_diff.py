@@ -10,7 +10,7 @@ from typing import Literal
 from annotation.text.blocks import LONG
 
 WORDS = 800
-# Below this share of equal words, marking the others would colour the whole text.
+# Below this share of equal words, marking the others would color the whole text.
 ENOUGH_SHARED = 0.45
 
 # Blanks belong to the word after them, so that cutting loses no character.
@@ -35,15 +35,15 @@ class Passage:
 
 
 def compare_words(label: str, sampled: str) -> tuple[Passage, Passage, float]:
-    """Mark the words that only one side has; return the share of equal words too.
+    """Mark the words that only one side has; also return the share of equal words.
 
-    The share is 1.0 for equal texts; for texts over ``WORDS`` words it is 0.0 and nothing is
-    marked.
+    The share is 1.0 for equal texts; for texts over ``WORDS`` words it is 0.0 and
+    nothing is marked.
     """
     plain = Passage((Piece(label),)), Passage((Piece(sampled),))
     if label == sampled:
         return *plain, 1.0
-    # A text can hold a very long word or very many: look at no more than may be shown.
+    # A text can hold a very long word, or very many: read no more than can be shown.
     ours = _WORD.findall(label[: 40 * WORDS])
     theirs = _WORD.findall(sampled[: 40 * WORDS])
     if (

@@ -1,4 +1,4 @@
-"""How large a request a view takes, where it takes more than a form (config/web/bodies.py)."""
+"""The request size a view accepts, if more than a form's (config/web/bodies.py)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Final, TypeVar
 
 View = TypeVar("View", bound=Callable[..., object])
 
-# The longest conversation that an import takes, and then some: of more, what was typed
-# would be lost.
+# Somewhat more than the longest conversation that an import accepts; beyond it, the
+# typed text would be lost.
 LONG_TEXT: Final = 16 * 2**20
 FILE: Final = 2**30
 
 
 def takes(size: int) -> Callable[[View], View]:
-    """Let a view take requests of ``size`` bytes; the outermost of its decorators."""
+    """Let a view accept requests of ``size`` bytes; must be its outermost decorator."""
 
     def mark(view: View) -> View:
         view.body_limit = size  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The drawer beside a pair: the conversation and the contexts that its answer stands in."""
+"""The drawer beside a pair: its conversation and its thinking contexts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def context(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def _drawer(
     request: HttpRequest, template: str, content: Mapping[str, object]
 ) -> HttpResponse:
-    """Answer with a drawer's content, or with a page of its own around it."""
+    """Answer with the content of a drawer, or with a whole page around it."""
     is_fragment = bool(request.htmx)  # type: ignore[attr-defined]
     frame = "annotation/_drawer.html" if is_fragment else "base.html"
     facts = {**content, "is_fragment": is_fragment, "frame": frame}

@@ -1,6 +1,6 @@
-"""Disagreements: the pairs that labelers left to a curator, one at a time.
+"""Disagreements: the pairs that labelers leave to a curator, one at a time.
 
-A pair's own page shows the same and serves to pin the pair to the guideline.
+The page of one pair shows the same, and can pin the pair to the guideline.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vote:
-    """What one labeler said of the pair, in words."""
+    """One labeler's verdict on the pair, in words."""
 
     judgment: Judgment
     reasons: list[str]
@@ -59,7 +59,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
     kind, at = DisputeForm(request.GET).chosen()
     waiting = _waiting(request, project, kind).order_by("pk")
     keys = list(waiting.values_list("pk", flat=True))
-    # One past the last pair goes back to the first, so that nothing is passed over.
+    # After the last pair start again at the first, so that none is skipped.
     place = bisect_left(keys, at) % max(1, len(keys))
     pairs = Pair.objects.select_related("turn__sample__author")
     pair = pairs.get(pk=keys[place]) if keys else None
@@ -88,7 +88,7 @@ def pair(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_POST
 @login_required
 def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Record the curator's word; then the next of the queue it came from."""
+    """Record the curator's verdict, then show the next pair of the same queue."""
     form = SettleForm(request.POST)
     pair = _pair(request, slug, pk)
     if not form.is_valid():
@@ -163,9 +163,9 @@ def _pair_page(
 def _waiting(
     request: HttpRequest, project: Project, kind: str, pair: Pair | None = None
 ) -> PairQuerySet:
-    """Return the pairs this curator may settle, of all or only ``found`` if it is one.
+    """Return the pairs that this curator may settle, of all or only ``pair``.
 
-    Never a pair of a sample they wrote.
+    Pairs of samples that the curator wrote are never among them.
     """
     pairs, slots = Pair.objects.filter(project=project), Slot.objects.all()
     if pair is None:

@@ -1,4 +1,4 @@
-"""How a page enters a project: one door, two queries, and the frame knows the place."""
+"""How a page enters a project: one function, at most two queries, one visit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Visit:
-    """Where a visitor stands: a project, and their roles in it."""
+    """A project, and the roles of the visitor in it."""
 
     project: Project
     roles: frozenset[str]
@@ -25,11 +25,11 @@ class Visit:
 
 
 def enter(request: HttpRequest, slug: str, *roles: str) -> Project:
-    """Return the project for a page of ``roles`` (none: of any member), in one query.
+    """Return the project for a page of ``roles`` (none: any member), in one query.
 
-    The place is kept on the request, so that the page's frame asks no second time.
-    Raises ``Http404`` for strangers and :class:`~annotation.access.Forbidden` for
-    members without the role.
+    The visit is kept on the request, so that the frame of the page needs no second
+    query. Raises ``Http404`` for strangers and :class:`~annotation.access.Forbidden`
+    for members without the role.
     """
     memberships = list(
         Membership.objects.filter(
@@ -50,7 +50,7 @@ def enter(request: HttpRequest, slug: str, *roles: str) -> Project:
 
 
 def visit_of(request: HttpRequest, slug: str) -> Visit:
-    """Return the place :func:`enter` kept, or look it up."""
+    """Return the visit that :func:`enter` kept, or enter now."""
     visit: Visit | None = getattr(request, "visit", None)
     if visit is None or visit.project.slug != slug:
         enter(request, slug)
@@ -60,6 +60,6 @@ def visit_of(request: HttpRequest, slug: str) -> Visit:
 
 
 def visitor(request: HttpRequest) -> User:
-    """Return who has come in; :func:`enter` lets nobody in who has not signed in."""
+    """Return the signed-in user; :func:`enter` admits nobody else."""
     assert request.user.is_authenticated
     return request.user

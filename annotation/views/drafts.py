@@ -1,4 +1,4 @@
-"""The list of a person's drafts, and the ways a draft begins and ends."""
+"""The list of a person's drafts, and how a draft begins and ends."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ HANDED_IN = 20
 @require_safe
 @login_required
 def drafts(request: HttpRequest, slug: str) -> HttpResponse:
-    """List the person's drafts, and their samples that came back or wait."""
+    """List the person's drafts, and their returned and submitted samples."""
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     mine = Sample.objects.filter(project=project, author_id=request.user.pk)
     facts = {
@@ -96,7 +96,7 @@ def new(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 @login_required
 def revise(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Open a draft of one's own returned sample; an open one is gone on with."""
+    """Open a draft of one's own returned sample, or continue the existing one."""
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     sample = get_object_or_404(
         Sample.objects.visible_to(request.user),
@@ -112,7 +112,7 @@ def revise(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_POST
 @login_required
 def duplicate(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Make a draft of another situation out of a sample that one may read."""
+    """Make a draft of another situation from a sample that the person may read."""
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     sample = get_object_or_404(
         Sample.objects.visible_to(request.user), project=project, pk=pk
@@ -139,7 +139,7 @@ def duplicate(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def paste(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show what a pasted conversation becomes; then make it a draft."""
+    """Preview a pasted conversation; then make it a draft."""
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     text = request.POST.get("text", "")
     facts: dict[str, object] = {

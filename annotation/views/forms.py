@@ -1,4 +1,4 @@
-"""What the annotation pages accept, checked before a deed sees it."""
+"""The forms of the annotation pages: input checked before a deed gets it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DAY = 24 * 3600.0
 
 
 class SlotForm(forms.Form):
-    """The lease a page was shown: every deed on a pair names it."""
+    """The lease that a page was shown; every deed on a pair names it."""
 
     slot = forms.IntegerField(min_value=1, max_value=BIGGEST)
     token = forms.IntegerField(min_value=1, max_value=BIGGEST)
 
 
 class ShownForm(SlotForm):
-    """A lease on a page, and when it began as far as the page knows."""
+    """A lease on a page, and its start as far as the page knows."""
 
     since = forms.DateTimeField()
 
@@ -36,7 +36,7 @@ class ShownForm(SlotForm):
 
 
 class DecisionForm(forms.Form):
-    """A verdict on a pair, and why."""
+    """A verdict on a pair, and its reasons."""
 
     verdict = forms.TypedChoiceField(
         choices=[(0, _("Not consistent")), (1, _("Consistent"))],
@@ -46,13 +46,13 @@ class DecisionForm(forms.Form):
     reasons = forms.MultipleChoiceField(choices=Reason.choices, required=False)
 
     def units_that_differ(self) -> list[str]:
-        """Return the unit keys sent; the deed checks each."""
+        """Return the posted unit keys; the deed checks each."""
         assert isinstance(self.data, QueryDict)
         return self.data.getlist("units")
 
 
 class JudgmentForm(DecisionForm, SlotForm):
-    """A labeler's decision, under the lease its page was shown."""
+    """A labeler's decision, with the lease that its page was shown."""
 
     seconds = forms.FloatField(required=False)
     order_confirmed = forms.BooleanField(required=False)
@@ -60,17 +60,17 @@ class JudgmentForm(DecisionForm, SlotForm):
     proof = forms.CharField(required=False)
 
     def clean_seconds(self) -> float:
-        """Keep the time within a day; a missing one is 0."""
+        """Limit the time to a day; a missing one is 0."""
         return min(max(self.cleaned_data["seconds"] or 0.0, 0.0), DAY)
 
     def clean_guideline(self) -> int | None:
-        """Return the version that was on screen; None for what is no number."""
+        """Return the version that was on screen; None if it is not a number."""
         text = self.cleaned_data["guideline"]
         is_number = text.isascii() and text.isdigit() and len(text) < 10
         return int(text) if is_number else None
 
     def judgment(self) -> dict[str, Any]:
-        """Return what ``record_judgment`` wants to know, but for the person."""
+        """Return the arguments of ``record_judgment``, without the person."""
         data = self.cleaned_data
         return {
             "slot_id": data["slot"],
@@ -86,7 +86,7 @@ class JudgmentForm(DecisionForm, SlotForm):
 
 
 class TaskJudgmentForm(JudgmentForm):
-    """A turn's judgment on the page of a whole task, which ``answer`` names."""
+    """A judgment of one turn on the page of a whole task, named by ``answer``."""
 
     answer = forms.IntegerField(min_value=1, max_value=BIGGEST)
 
@@ -96,7 +96,7 @@ class SkipForm(SlotForm):
     more = forms.CharField(max_length=200, required=False)
 
     def words(self) -> str:
-        """Return the reason, and the person's own words after it."""
+        """Return the reason, followed by the person's own text."""
         reason, more = self.cleaned_data["reason"], self.cleaned_data["more"]
         return f"{reason}: {more}" if more else str(reason)
 
@@ -135,7 +135,7 @@ class ReturnForm(forms.Form):
 
 
 class ReviewFilterForm(forms.Form):
-    """Which submitted samples a curator goes through, and where they stand."""
+    """The filters of the submitted samples that a curator reviews, and the position."""
 
     FILTERS = {
         "scenario": "scenario",
@@ -177,14 +177,14 @@ class CommentForm(forms.Form):
 
 
 class SettleForm(DecisionForm):
-    """A curator's final word on a pair."""
+    """A curator's final verdict on a pair."""
 
     comment = forms.CharField(max_length=5000, required=False)
     pin = forms.BooleanField(required=False)
 
 
 class DisputeForm(forms.Form):
-    """Which pairs a curator goes through, and where they stand."""
+    """Which pairs a curator settles, and the position among them."""
 
     KINDS = ("disputed", "skipped")
     kind = forms.ChoiceField(choices=[(kind, kind) for kind in KINDS], required=False)
@@ -198,7 +198,7 @@ class DisputeForm(forms.Form):
 
 
 class KeysForm(forms.Form):
-    """The keys of rows a person has confirmed, with commas between."""
+    """The keys of rows that a person has confirmed, separated by commas."""
 
     keys = forms.RegexField(r"\A[0-9]{1,18}(,[0-9]{1,18}){0,999}\Z")
 
@@ -207,7 +207,7 @@ class KeysForm(forms.Form):
 
 
 class GuidelineForm(forms.Form):
-    """A guideline being edited; its text keeps every blank and line end in it."""
+    """A guideline being edited; its text keeps all blanks and line ends."""
 
     LONGEST = TEXT_LENGTH
     text = forms.CharField(max_length=TEXT_LENGTH, required=False, strip=False)
@@ -216,7 +216,7 @@ class GuidelineForm(forms.Form):
     base_version = forms.IntegerField(min_value=1, max_value=2**31 - 1)
 
     def clean_text(self) -> str:
-        """Take out the line ends that browsers add."""
+        """Remove the line ends that browsers add."""
         return str(self.cleaned_data["text"]).replace("\r\n", "\n")
 
 
@@ -235,9 +235,9 @@ class VersionsForm(forms.Form):
     new = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
 
     def chosen(self, numbers: Sequence[int]) -> tuple[int, int]:
-        """Return the two asked for, else the newest of ``numbers`` and the one before.
+        """Return the two versions asked for, else the newest and the one before it.
 
-        ``numbers`` are the known versions, the newest first; 0 stands for no version.
+        ``numbers`` are the known versions, newest first; 0 stands for no version.
         """
         self.is_valid()
         new: int | None = self.cleaned_data.get("new")

@@ -1,4 +1,4 @@
-"""The guideline's pages: read it, edit and publish it, its history, its examples."""
+"""The guideline's pages: read, edit, publish, history and examples."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 EXAMPLES = 30
 VERSIONS = 200
 CONTEXT_LINES = 3
-# Which version of each project's guideline this session knows to be read.
+# The version of each project's guideline that this session knows to be read.
 SESSION_KEY = "guideline-read"
 
 
 @require_safe
 @login_required
 def guideline(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the guideline and its examples: as a page, or inside a drawer."""
+    """Show the guideline and its examples, as a page or inside a drawer."""
     project = enter(request, slug)
     is_fragment = bool(request.htmx)  # type: ignore[attr-defined]
     facts = _guideline_facts(project) | {
@@ -97,9 +97,9 @@ def guideline_to_read(
 ) -> HttpResponse | None:
     """Return the page that asks this person to read the guideline, or None.
 
-    Judge calls it before it hands out a pair. Version 1 is what stood there before
-    anything was published and asks for nothing; and once a session knows that the
-    newest version is read, this costs no query until another is published.
+    Judge calls it before it hands out a pair. Version 1 is the text before the first
+    publication and need not be read. Once a session knows that the newest version is
+    read, the check costs no query until another is published.
     """
     if project.guideline_version == 1:
         return None
@@ -133,7 +133,7 @@ def guideline_to_read(
 @require_POST
 @login_required
 def read(request: HttpRequest, slug: str) -> HttpResponse:
-    """Keep that the person has read the version the page showed; go on judging."""
+    """Record that the person has read the version on the page; continue judging."""
     project = enter(request, slug, Role.LABELER)
     form = ReadingForm(request.POST)
     if not form.is_valid():
@@ -157,7 +157,7 @@ def read(request: HttpRequest, slug: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def edit(request: HttpRequest, slug: str) -> HttpResponse:
-    """Edit the guideline; what was typed stays in the form whatever happens."""
+    """Edit the guideline; the form keeps the typed text whatever happens."""
     project = enter(request, slug, Role.CURATOR)
     if request.method != "POST":
         start = {
@@ -217,7 +217,7 @@ def _editor(
 @require_POST
 @login_required
 def preview(request: HttpRequest, slug: str) -> HttpResponse:
-    """Answer with what is being typed as it will look."""
+    """Answer with a preview of the text being typed."""
     enter(request, slug, Role.CURATOR)
     text = request.POST.get("text", "")[: GuidelineForm.LONGEST]
     facts = {"html": render_markdown(text.replace("\0", ""))}
@@ -227,7 +227,7 @@ def preview(request: HttpRequest, slug: str) -> HttpResponse:
 @require_safe
 @login_required
 def history(request: HttpRequest, slug: str) -> HttpResponse:
-    """List the versions, and show what changed between two of them."""
+    """List the versions, and show the changes between two of them."""
     project = enter(request, slug)
     versions = list(
         GuidelineVersion.objects.filter(project=project)

@@ -1,4 +1,4 @@
-"""The start page: choose a project, or go straight to one's work."""
+"""The start page: choose a project, or go directly to one's work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from annotation.views.door import enter, visit_of
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
-# Whose start page is which, the most everyday work first.
+# The start page of each role, the most everyday work first.
 STARTS = (
     (Role.LABELER, "annotation:judge"),
     (Role.CURATOR, "annotation:samples"),
@@ -25,7 +25,7 @@ STARTS = (
 @require_safe
 @login_required
 def home(request: HttpRequest) -> HttpResponse:
-    """Send a member of one project there; let others choose (``?choose``: always)."""
+    """Redirect a member of one project to it; others choose (``?choose``: always)."""
     projects = list(Project.objects.visible_to(request.user).order_by("name")[:200])
     if len(projects) == 1 and "choose" not in request.GET:
         return redirect(projects[0])
@@ -35,7 +35,7 @@ def home(request: HttpRequest) -> HttpResponse:
 @require_safe
 @login_required
 def project(request: HttpRequest, slug: str) -> HttpResponse:
-    """Send a member to the page of their role; an admin to the samples."""
+    """Redirect a member to the page of their role, an admin to the samples."""
     enter(request, slug)
     roles = visit_of(request, slug).roles
     for role, address in STARTS:

@@ -1,9 +1,10 @@
-"""The Judge page: one pair at a time, as a plain form that judge.js makes quick.
+"""The Judge page: one pair at a time, as a plain form that judge.js makes fast.
 
-A deed on a pair (decide, skip, put aside, undo) answers a browser's form by a redirect
-to the next pair, and judge.js, which has the next pair at hand, with JSON: 200 done, 409
-this pair is not yours any more, 422 not like that; ``notice`` is what to tell.
-Nothing here tells where a response came from; the labeler judges blind.
+A deed on a pair (decide, skip, put aside, undo) answers a browser's form with a
+redirect to the next pair. It answers judge.js, which holds the next pair already, with
+JSON: 200 done, 409 the pair is no longer yours, 422 invalid input; ``notice`` is the
+message to show. Nothing here shows where a response came from: the labeler judges
+blind.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ from annotation.views.session import closed_notices
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-# Kept as they are written here, shown in the person's language.
+# Stored in English, shown in the person's language.
 SKIP_REASONS = (
     gettext_noop("I cannot tell"),
     gettext_noop("The input or the label response looks wrong"),
@@ -66,13 +67,13 @@ SKIP_REASONS = (
     gettext_noop("It should not be shown to people"),
 )
 
-# A page holds two leases, or a few more when it has been left and taken up again.
+# A page holds two leases, or a few more after it was left and resumed.
 LEASES_OF_A_PAGE = 8
 
 
 @dataclass(frozen=True)
 class Notice:
-    """What a person is told beside the pair."""
+    """A message to the person beside the pair."""
 
     text: str
     level: str = "warning"
@@ -80,7 +81,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the person had filled in when a post came back to them."""
+    """The person's input, kept when a post is refused."""
 
     slot: int | None = None
     verdict: int | None = None
@@ -93,7 +94,7 @@ class Chosen:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def judge(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the person's pair, or record what they decided about one."""
+    """Show the person's pair, or record their decision about one."""
     project = enter(request, slug, Role.LABELER)
     if request.method == "POST":
         return _record(request, project)
@@ -197,15 +198,15 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
 def ahead(request: HttpRequest, slug: str) -> HttpResponse:
     """Lease the pair after the one on screen, and answer with its fragment.
 
-    The pair on screen is the person's for a whole lease from now on; 409 when it is not
-    theirs. ``Judge-Since`` says since when.
+    The lease of the pair on screen is renewed in full; 409 when it is not the person's.
+    ``Judge-Since`` says when that lease began.
     """
     project = enter(request, slug, Role.LABELER)
     form = SlotForm(request.POST)
     if not form.is_valid():
         return HttpResponse(_problem(form).text, status=422)
     if guideline_to_read(request, project):
-        # The page asks for the person's pair when this one is done, and gets that.
+        # When this pair is done, the page asks for the person's pair and gets that one.
         return HttpResponse(status=204)
     try:
         following = claim_ahead(
@@ -226,7 +227,7 @@ def ahead(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 @login_required
 def leave(request: HttpRequest, slug: str) -> HttpResponse:
-    """Give back what a page held that was closed: a beacon nobody reads the answer of."""
+    """End the leases of a closed page; it is a beacon, so nobody reads the answer."""
     project = enter(request, slug, Role.LABELER)
     fields = [request.POST.getlist(name) for name in ("slot", "token", "since")]
     forms = [
@@ -244,7 +245,7 @@ def leave(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 @login_required
 def extend(request: HttpRequest, slug: str) -> HttpResponse:
-    """Prolong the lease of a page somebody is working on; 409 when it is lost."""
+    """Extend the lease of a page in use; 409 when it is lost."""
     project = enter(request, slug, Role.LABELER)
     form = SlotForm(request.POST)
     if not form.is_valid():
@@ -301,7 +302,7 @@ def _go_on(
     *,
     status: int = 200,
 ) -> HttpResponse:
-    """Answer a deed that is done, or that cannot be done any more."""
+    """Answer a deed that is done, or that is no longer possible."""
     if _wants_json(request):
         return _json(notice, status)
     if notice:
@@ -325,7 +326,7 @@ def _refuse(
     *,
     asks_order: bool = False,
 ) -> HttpResponse:
-    """Answer a deed that was not filled in right: the pair again, nothing lost."""
+    """Answer invalid input: show the pair again with everything typed."""
     if _wants_json(request):
         return _json(notice, 422, asks_order=asks_order)
     return _show(request, project, notice, chosen, asks_order=asks_order, status=422)
@@ -342,8 +343,8 @@ def _show(
     template: str = "",
     status: int = 200,
 ) -> HttpResponse:
-    """Show the pair in the person's hands, or why there is none."""
-    # Before a pair is handed out, and never in the middle of a decision.
+    """Show the person's pair, or why there is none."""
+    # Ask before a pair is handed out, never during a decision.
     if claim is None and chosen is None:
         words = notice.text if notice else ""
         if page := guideline_to_read(request, project, words):
@@ -361,7 +362,7 @@ def _show(
         if claim.kind == "no pairs":
             facts |= _first_steps(request, project)
     else:
-        # What was filled in belongs to the pair it was filled in for.
+        # The input belongs to the pair it was typed for.
         same = chosen is not None and chosen.slot == claim.slot.pk
         facts |= _pair_facts(
             claim,
@@ -375,7 +376,7 @@ def _show(
 
 
 def _first_steps(request: HttpRequest, project: Project) -> dict[str, object]:
-    """Return what a project without pairs lacks, and whether this person may see to it."""
+    """Return what a project without pairs lacks, and whether this person may add it."""
     visit = visit_of(request, project.slug)
     return {
         "has_samples": Sample.objects.filter(project=project).approved().exists(),
@@ -394,7 +395,7 @@ def _pair_facts(claim: Claim, chosen: Chosen, *, asks_order: bool) -> dict[str, 
     return {
         "claim": claim,
         "since": slot.leased_at.isoformat(),
-        # By the database's clock on both sides.
+        # Both times are from the database's clock.
         "lease_left": int((claim.leased_until - slot.leased_at).total_seconds()),
         "extend_seconds": int(
             lease_length(slot.project, ahead=True).total_seconds() / 3
@@ -416,10 +417,10 @@ def _pair_facts(claim: Claim, chosen: Chosen, *, asks_order: bool) -> dict[str, 
 def _past(
     request: HttpRequest, project: Project, sample_id: int | None = None
 ) -> dict[str, object]:
-    """Return the person's session and the sample's counts.
+    """Return the person's session and the counts of the sample.
 
-    One query for all of it, whatever the page shows; one more where the project
-    reveals what the pair before came from.
+    One query for everything the page shows; one more where the project reveals the
+    source of the previous pair.
     """
     here = {"session": expression(project=project, user=visitor(request))}
     row: dict[str, Any]

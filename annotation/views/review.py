@@ -1,6 +1,6 @@
-"""Review: submitted samples one at a time, the oldest first, or many at once.
+"""Review: submitted samples one at a time, oldest first, or many at once.
 
-A deed answers with the next sample of the same filters. Keys are in static/js/review.js;
+A deed answers with the next sample of the same filters. static/js/review.js adds keys;
 without it everything is a form or a link.
 """
 
@@ -96,7 +96,7 @@ def _desk(
         .order_by("pk")
     )
     at = form.cleaned_data.get("at") or 0
-    # One past the last sample goes back to the first, so that nothing is passed over.
+    # After the last sample start again at the first, so that none is skipped.
     sample = rows.filter(pk__gte=at).first() or (rows.first() if at else None)
     chosen, key = Q(**lookups), sample.pk if sample else 0
     queue = waiting.aggregate(
@@ -183,7 +183,7 @@ def return_(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_POST
 @login_required
 def comment(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Leave a comment at a place; the answer is the page at that place."""
+    """Comment on a place; answer with the page at that place."""
     sample = _sample(request, slug, pk)
     form = CommentForm(request.POST)
     typed = {
@@ -247,7 +247,7 @@ def resolve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         facts = {"note": Note(changed), "is_live": True}
         return render(request, "annotation/_note.html", facts)
     to = request.POST.get("next", "")
-    # Not redirect(): it takes what is no path for the name of a page.
+    # Not redirect(): it takes a text without a slash for the name of a page.
     if not (
         to.startswith("/") and url_has_allowed_host_and_scheme(to, allowed_hosts=None)
     ):
@@ -259,7 +259,7 @@ def resolve(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def bulk(request: HttpRequest, slug: str) -> HttpResponse:
-    """Say what approving all that match would do; a post does what was said."""
+    """Show what approving all matches would do; a post does what was shown."""
     project = enter(request, slug, Role.CURATOR)
     form = ReviewFilterForm(request.GET)
     facts: dict[str, object] = {
@@ -305,7 +305,7 @@ def bulk(request: HttpRequest, slug: str) -> HttpResponse:
 @require_safe
 @login_required
 def history(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Show every version of a sample, and what changed between two of them."""
+    """Show every version of a sample, and the changes between two of them."""
     project = enter(request, slug)
     sample = get_object_or_404(
         Sample.objects.visible_to(request.user).select_related("author"),

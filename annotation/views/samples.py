@@ -1,4 +1,4 @@
-"""The curator's pages: find samples, look at one, approve or return it, move files."""
+"""The curator's pages of samples: find, read, approve, return, import, export."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ READERS = (Role.CURATOR, Role.TRAINER)
 @require_safe
 @login_required
 def samples(request: HttpRequest, slug: str) -> HttpResponse:
-    """List the newest samples, filtered; paged by key, so every page costs the same."""
+    """List the newest samples, filtered.
+
+    Paged by key, so that every page costs the same.
+    """
     project = enter(request, slug, *READERS)
     form = SampleFilterForm(request.GET)
     rows = _filtered(project, form) if form.is_valid() else Sample.objects.none()
@@ -168,9 +171,9 @@ class _TurnRow:
 
 
 def sample_facts(sample: Sample, *, with_counts: bool = True) -> dict[str, Any]:
-    """Return a sample as its page and Review show it: five queries, whatever its size.
+    """Return what the sample's page and Review show: five queries for any size.
 
-    Without counts of pairs and judgments it is four.
+    Without counts of pairs and judgments, four.
     """
     pairs = _pairs_of(sample) if with_counts else {}
     rows = []
@@ -275,7 +278,7 @@ def _for_curator(request: HttpRequest, slug: str, pk: int) -> Sample:
 @require_safe
 @login_required
 def coverage(request: HttpRequest, slug: str) -> HttpResponse:
-    """Count approved and other samples by scenario and situation, held out apart."""
+    """Count samples by scenario and situation: approved, other and held-out."""
     project = enter(request, slug, *READERS)
     counts: dict[str, dict[str, object]] = defaultdict(dict)
     rows = (
@@ -322,7 +325,7 @@ def export(request: HttpRequest, slug: str) -> StreamingHttpResponse | HttpRespo
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def import_(request: HttpRequest, slug: str) -> HttpResponse:
-    """Take a file of samples; the good lines are kept, the others reported."""
+    """Import a file of samples; keep the good lines and report the others."""
     project = enter(request, slug, Role.CURATOR)
     is_sent = request.method == "POST"
     form = ImportForm(request.POST, request.FILES) if is_sent else ImportForm()

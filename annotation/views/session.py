@@ -1,4 +1,4 @@
-"""The session at the Judge page: its figures by themselves, and closing a notice."""
+"""The session at the Judge page: its figures alone, and closing a notice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KEY = re.compile(r"(run-[0-9]{1,19}-[0-9]{1,9}|break-[0-9]{1,19})\Z")
 
 
 def closed_notices(request: HttpRequest) -> list[str]:
-    """Return the notices this person has closed, which stay away."""
+    """Return the keys of the notices that this person has closed."""
     keys = request.session.get(CLOSED, [])
     return keys if isinstance(keys, list) else []
 
@@ -33,7 +33,7 @@ def closed_notices(request: HttpRequest) -> list[str]:
 @require_safe
 @login_required
 def session(request: HttpRequest, slug: str) -> HttpResponse:
-    """Answer with the header, the strip and the notices, to be swapped in by their ids."""
+    """Answer with the header, the strip and the notices, swapped in by their ids."""
     project = enter(request, slug, Role.LABELER)
     assert request.user.is_authenticated
     current = session_of(
@@ -50,7 +50,7 @@ def session(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 @login_required
 def close_notice(request: HttpRequest, slug: str) -> HttpResponse:
-    """Keep a notice away for as long as the person stays signed in."""
+    """Hide a notice for as long as the person stays signed in."""
     project = enter(request, slug, Role.LABELER)
     key = request.POST.get("notice", "")
     if _KEY.match(key):

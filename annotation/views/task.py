@@ -1,7 +1,7 @@
 """A whole sampled task on one page: its turns in order, each judged by itself.
 
-A post answers with that turn's section: as a fragment to htmx, by a redirect to everybody
-else. As on the Judge page nothing here tells where the answers came from.
+A post answers htmx with the fragment of that turn's section, and everybody else with a
+redirect. As on the Judge page, nothing here shows where the answers came from.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WHY_NOT_YOURS = {
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def task(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the task in the person's hands or the next one, or record one turn of it."""
+    """Show the person's task or the next one, or record a judgment of one turn."""
     project = enter(request, slug, Role.LABELER)
     if request.method == "POST":
         return _record(request, project)
@@ -59,7 +59,7 @@ def task(request: HttpRequest, slug: str) -> HttpResponse:
     if claimed is None and answer is not None:
         return redirect("annotation:judge-task", project.slug)
     if claimed is None or isinstance(claimed, NothingToDo):
-        # The Judge page has the pair, or says which of the four answers it is.
+        # The Judge page shows the pair, or says why there is none.
         return redirect("annotation:judge", project.slug)
     if answer is None:
         return redirect(_address(project, claimed.answer))
@@ -75,7 +75,7 @@ def task(request: HttpRequest, slug: str) -> HttpResponse:
 def undo(request: HttpRequest, slug: str) -> HttpResponse:
     """Take back the decision of the task that ``judgment`` names."""
     project = enter(request, slug, Role.LABELER)
-    # 0 is nobody's judgment and stands for a key that was not understood.
+    # 0 is no judgment's key; it stands for a key that is not a number.
     judgment_id = _number(request.POST.get("judgment", "")) or 0
     try:
         claim = undo_judgment(
@@ -120,7 +120,7 @@ def _again(
     *,
     asks_order: bool = False,
 ) -> HttpResponse:
-    """Answer with the turn as it was filled in."""
+    """Answer with the turn and the person's input."""
     data = form.cleaned_data
     slot = data.get("slot")
     pair = (
@@ -146,7 +146,7 @@ def _answer(
     problem: str = "",
     chosen: dict[str, Any] | None = None,
 ) -> HttpResponse:
-    """Answer a deed with its turn's section, or the page, or the way back to it."""
+    """Answer a deed with its turn's section, the page, or a redirect to it."""
     answer = _number(request.POST.get("answer", ""))
     claimed = (
         task_of(project=project, user=visitor(request), answer=answer)
@@ -195,7 +195,7 @@ def _shown(
     chosen: dict[str, Any] | None = None,
     problem: str = "",
 ) -> dict[str, Any]:
-    """Return what a turn's section shows; the rows only where there is a pair."""
+    """Return what a turn's section shows; rows only where there is a pair."""
     facts: dict[str, Any] = {
         "one": one,
         "turn": one.turn,
@@ -231,7 +231,7 @@ def _address(project: Project, answer: int) -> str:
 
 
 def _number(text: str) -> int | None:
-    """Return a key as people's pages send it; None for anything else."""
+    """Return a key in the form that pages send; None for anything else."""
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         return None
     return int(text) if 0 < int(text) <= BIGGEST else None

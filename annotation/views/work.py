@@ -1,4 +1,4 @@
-"""My work: what the person judged, how it came out, and what came back to them."""
+"""My work: what the person judged, the results, and what was returned to them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def work(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _before(request: HttpRequest) -> int | None:
-    """Return the key the page starts below; anything else is the first page."""
+    """Return the key below which the page starts; bad input means the first page."""
     text = request.GET.get("before", "")
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         return None

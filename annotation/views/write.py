@@ -1,8 +1,9 @@
-"""The Write pages: a person's drafts, and the editor that keeps one on the server.
+"""The Write pages: a person's drafts, and the editor that saves one on the server.
 
-The editor is one form. Its buttons post it whole, so it works without JavaScript; with
-it, write.js posts the same form while the person types and gets back what is wrong
-where. A response is its raw text; blocks are that text as fields (draft_blocks.py).
+The editor is one form, and its buttons post the whole form, so it works without
+JavaScript. With it, write.js posts the same form while the person types, and gets back
+the problems and their places. A response is its raw text; blocks are that text as
+fields (draft_blocks.py).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ CHIPS = 12
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def draft(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Edit a draft; a post is one of the form's buttons."""
+    """Edit a draft; a post comes from one of the form's buttons."""
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     draft = _mine(request, project, pk)
     if request.method != "POST":
@@ -111,7 +112,7 @@ def draft(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 
 def _anchor(deed: str, content: Content) -> str:
-    """Return the part of the page to go on with after a button."""
+    """Return the part of the page to continue with after a button."""
     name, _colon, place = deed.partition(":")
     number = place.partition(":")[0]
     if name in ("add-context", "remove-context"):
@@ -126,7 +127,7 @@ def _anchor(deed: str, content: Content) -> str:
 def _with_result(
     request: HttpRequest, project: Project, content: Content, deed: str
 ) -> Content:
-    """Put in what the call of a turn returns, or a fetched context; or say why not."""
+    """Insert the result of a turn's call, or a fetched context; or say why not."""
     name, _colon, place = deed.partition(":")
     number, _colon, how = place.partition(":")
     if how.startswith("exception:"):
@@ -178,10 +179,10 @@ def _with_result(
 @require_POST
 @login_required
 def save(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Keep what is being typed, and answer with what is wrong and where.
+    """Save the form while it is typed, and answer with its problems and their places.
 
-    ``redraw`` names the turns whose blocks the page wants anew. The raw text of a turn
-    that was posted as blocks comes back with the answer.
+    ``redraw`` names the turns whose blocks the page needs again. The answer contains
+    the raw text of each turn that was posted as blocks.
     """
     project = enter(request, slug, Role.LABELER, Role.CURATOR)
     draft = _mine(request, project, pk)
@@ -240,7 +241,7 @@ def _submit(request: HttpRequest, project: Project, draft: Draft) -> HttpRespons
 
 
 def tell_left_out(request: HttpRequest, places: list[str]) -> None:
-    """Say what of a draft was not kept, for only a curator may bring it."""
+    """Tell which parts of a draft were removed because only a curator may add them."""
     if places:
         messages.warning(request, left_out_in_words(places))
 
@@ -262,7 +263,7 @@ def _mine(request: HttpRequest, project: Project, pk: int) -> Draft:
 
 
 def _taken(request: HttpRequest) -> set[str]:
-    """Return the parts that a person chose to take as the other version has them."""
+    """Return the parts that a person chose to take from the other version."""
     return {
         name.removeprefix("choice-")
         for name, value in request.POST.items()
@@ -271,7 +272,7 @@ def _taken(request: HttpRequest) -> set[str]:
 
 
 def version_of(request: HttpRequest, name: str = "version") -> int:
-    """Return the version the page began from; nonsense is older than everything."""
+    """Return the version the page began from; bad input is older than everything."""
     text = request.POST.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
@@ -279,7 +280,7 @@ def version_of(request: HttpRequest, name: str = "version") -> int:
 def show_conflict(
     request: HttpRequest, project: Project, conflict: StaleDraft, content: Content
 ) -> HttpResponse:
-    """Show what was posted and what the server has, when another save came between."""
+    """Show the posted and the stored version when another save came between."""
     return _editor(
         request, project, conflict.draft, content, conflict=conflict, status=409
     )
@@ -333,9 +334,9 @@ def _advice(content: Content) -> str:
 def _contexts(
     project: Project, content: Content
 ) -> tuple[list[ThinkingContext], list[DraftContext], Contexts]:
-    """Return the contexts to choose from, those typed, and the actions of the draft's."""
+    """Return the contexts to choose from, those typed, and the actions in the draft."""
     chosen = existing_contexts(content)
-    # The newest contexts, and every one the draft uses, however old it is.
+    # The newest contexts, and every one that the draft uses, however old.
     known = list(
         ThinkingContext.objects.filter(project=project).order_by("-pk")[:CONTEXTS]
     )
@@ -381,7 +382,7 @@ def _facts(project: Project, draft: Draft, content: Content) -> dict[str, object
         "notes": notes_of_draft(draft, turns),
         "definitions": definitions,
         "typed": typed,
-        # The draft's own come first, so that a long list hides none of them.
+        # The draft's own contexts come first, so that a long list hides none of them.
         "contexts": sorted(
             ((context, context.pk in chosen) for context in known),
             key=lambda pair: not pair[1],

@@ -1,4 +1,4 @@
-"""Where a page finds the words of its scripts."""
+"""The address of the message catalog for a page's scripts."""
 
 from django import template
 

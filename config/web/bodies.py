@@ -1,7 +1,7 @@
-"""How large a request may be, route by route, before anything of it is read.
+"""The largest request body per route, checked before the body is read.
 
-A form takes 2 MB. Routes that take long texts or files say so themselves
-(``annotation.views.bodies.takes``). A request over the limit of its route gets 413.
+A form may have 2 MB. Routes that accept long texts or files say so themselves
+(``annotation.views.bodies.takes``). A larger request gets 413.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PIECE: Final = 2**16
 
 
 class BodyLimit:
-    """Middleware; stands before whatever reads the body (the CSRF check does)."""
+    """Middleware; placed before anything that reads the body (the CSRF check does)."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -38,7 +38,7 @@ class BodyLimit:
             sent = 0
         if sent <= limit:
             return None
-        # A browser that is still sending does not read the answer: let it finish.
+        # A browser that is still sending does not read the answer: read the rest first.
         unread = sent if sent <= DRAINED_BYTES else 0
         while unread > 0 and (piece := request.read(min(unread, PIECE))):
             unread -= len(piece)

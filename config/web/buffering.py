@@ -1,9 +1,10 @@
-"""gunicorn's threads, for requests that have come whole.
+"""gunicorn threads that get only requests that have arrived completely.
 
-A thread is what runs a page, so a slow sender must not hold one: as many of them as
-there are threads would stop the site. Here the worker's main loop, which waits for all
-connections at once, takes in the request; a thread gets it when the last byte is there.
-A sender that is too slow is cut off. Bodies beyond a megabyte lie in a temporary file.
+A thread runs a page, so a slow sender must not hold one: as many slow senders as
+threads would stop the site. The worker's main loop, which waits for all connections at
+once, receives the request, and a thread gets it when the last byte is there. A sender
+that is too slow is disconnected. Bodies beyond a megabyte are stored in a temporary
+file.
 """
 
 from __future__ import annotations
@@ -42,10 +43,9 @@ WAITS = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.I)
 
 
 class Request:
-    """The bytes of one request as they come in.
+    """The bytes of one request as they arrive.
 
-    Says when they are whole, no more: gunicorn checks what they mean, and answers those
-    that mean nothing.
+    It only says when they are complete: gunicorn parses them and answers invalid ones.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Request:
         self._is_chunked = self._at_the_last = False
 
     def take(self, data: bytes) -> None:
-        """Add what has come."""
+        """Add received bytes."""
         self.bytes.write(data)
         self.received += len(data)
         if not self.has_head:
@@ -89,7 +89,7 @@ class Request:
         self.waits_for_leave = bool(WAITS.search(head))
 
     def _take_chunks(self, data: bytes) -> None:
-        """Walk over chunks: a line with a size, as many bytes, an empty line; 0 ends."""
+        """Read chunks: a line with a size, that many bytes, an empty line; size 0 ends."""
         while data and not self.is_whole:
             if self._lacking:
                 passed = min(self._lacking, len(data))
@@ -126,7 +126,7 @@ class Request:
 
 
 class ReceivedUnreader(Unreader):  # type: ignore[misc]
-    """Reads what was received, never the socket: a thread waits for no sender."""
+    """Reads received bytes, never the socket: no thread waits for a sender."""
 
     received: IO[bytes] | None = None
 
@@ -140,7 +140,7 @@ class ReceivedUnreader(Unreader):  # type: ignore[misc]
         return data
 
     def keep_rest(self) -> None:
-        """Hold what came behind the request, the begin of the next, as read ahead."""
+        """Keep the bytes after the request, the start of the next one, as read ahead."""
         if self.received is not None:
             ahead = self.take_buffered() + self.received.read()
             self.unread(ahead)
@@ -149,7 +149,7 @@ class ReceivedUnreader(Unreader):  # type: ignore[misc]
 
 
 class BufferingWorker(ThreadWorker):  # type: ignore[misc]
-    """A gthread worker whose threads get whole requests only."""
+    """A gthread worker whose threads get complete requests only."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -157,12 +157,12 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self.closing: dict[socket.socket, float] = {}  # until when at most
 
     def init_process(self) -> None:
-        # gunicorn looks once a second whether its master lives, but waits for threads.
+        # gunicorn checks once a second whether its master lives, but waits for threads.
         die_with(self.ppid, signal.SIGKILL)
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Begin to receive a request; called where a thread would be taken."""
+        """Start to receive a request; gunicorn calls this where it would take a thread."""
         if conn.parser is None:
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader = ReceivedUnreader()
@@ -178,7 +178,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._receive(conn, conn.sock)
 
     def _receive(self, conn: Any, sock: Any) -> None:
-        """Take in what has come of a request, and hand it on when it is whole."""
+        """Receive part of a request, and hand it to a thread when it is complete."""
         request = self.receiving[conn]
         try:
             for _ in range(READS_AT_ONCE):
@@ -224,10 +224,10 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         super().finish_request(conn, fs)
 
     def _close(self, sock: socket.socket, graceful: bool = False) -> None:
-        """Close a connection; the main loop must not wait until the other side does.
+        """Close a connection without blocking the main loop until the other side does.
 
-        What still comes is read and dropped for a moment: closed with bytes unread, a
-        connection is reset, and the other side may lose the end of the answer.
+        Bytes that still arrive are read and dropped for a moment: a connection closed
+        with unread bytes is reset, and the other side may lose the end of the answer.
         """
         with contextlib.suppress(OSError):
             if graceful and len(self.closing) < MOST_CLOSING:
@@ -254,7 +254,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         sock.close()
 
     def murder_pending(self) -> None:
-        """Cut off who is too slow; the main loop calls this at least once a second."""
+        """Disconnect slow senders; the main loop calls this at least once a second."""
         super().murder_pending()
         now = time.monotonic()
         is_full = self.nr_conns >= self.worker_connections

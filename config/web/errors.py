@@ -1,9 +1,8 @@
-"""Answers where something is wrong: with a request, or with the servers behind the site.
+"""Answers to bad requests, and while the servers behind the site are down.
 
-Requests that cannot be read are answered by 400, never by a fault of the server.
-Django's pages of errors check the body for its CSRF token before they answer. A body
-that cannot be read then raises the same error once more, and the answer would be a 500;
-so these pages go without a body.
+A request that cannot be read gets 400, never a server error. Django's error pages read
+the body for its CSRF token before they answer. A body that cannot be read would then
+raise the same error again and become a 500, so these pages are rendered without a body.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ SECONDS_TO_WAIT = 3
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    """Answer an error of the server: 503 where only its servers are away for a moment.
+    """Answer a server error: 503 where only its servers are down for a moment.
 
-    The page asks for itself again. Not after a form: that would be lost, and is still
-    in the browser one page back.
+    The page reloads itself. Not after a form: the reload would lose it, while the
+    browser still has it one page back.
     """
     error = sys.exc_info()[1]
     if error is None or not is_away(error):
@@ -63,10 +62,11 @@ def server_error(request: HttpRequest) -> HttpResponseBase:
 
 
 def is_away(error: BaseException) -> bool:
-    """Say whether an error means that the database or Valkey takes no connection.
+    """Whether an error means that the database or Valkey accepts no connection.
 
-    Postgres' own errors have a code: 08 is the connection, 53 too little of something,
-    57P a stop or a start. Without one, the client found nobody there.
+    Postgres' own errors have a code: 08 is a connection failure, 53 insufficient
+    resources, 57P a stop or a start. An error without a code comes from the client,
+    which could not connect.
     """
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return True
@@ -80,11 +80,11 @@ OTHER_CHARSET = "concord.other_charset"  # set where a request names one
 
 
 def take_charset(environ: dict[str, Any]) -> dict[str, Any]:
-    """Take the charset out of a request's type, and mark the request if it is not UTF-8.
+    """Remove the charset from a request's type; mark the request if it is not UTF-8.
 
-    Before Django has made a request, and could answer one, it reads the query in that
-    charset. Pages are UTF-8, so browsers send nothing else; Python knows encodings that
-    are none for text (rot13, hex), or that cannot be read with replacements (idna).
+    Django reads the query in that charset before it has a request that it could answer.
+    Pages are UTF-8, so browsers send nothing else. Python also knows encodings that are
+    not for text (rot13, hex), or that cannot be read with replacements (idna).
     """
     text = environ.get("CONTENT_TYPE", "")
     if "charset" not in text.lower() and "*" not in text:
@@ -111,7 +111,7 @@ def _is_utf8(charset: str) -> bool:
 
 
 class Utf8Forms:
-    """The middleware that refuses what :func:`take_charset` has marked."""
+    """Middleware that refuses requests marked by :func:`take_charset`."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response

@@ -1,8 +1,8 @@
-"""Messages that cannot be read are dropped, and the worker goes on.
+"""Drop messages that cannot be read, so that the worker keeps running.
 
-kombu's Valkey transport lets the error of a message that is no JSON, or no message, out
-of the worker's loop, and the worker ends with all it does. A message is only a hint
-(config.celery): what a lost one asked for, the reconciler finds.
+kombu's Valkey transport does not catch the error of a message that is no JSON, or no
+message, and the worker would end with all its work. A message is only a hint
+(config.celery): the reconciler finds what a lost one asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Channel(redis.Channel):
-    """A channel that survives what it reads."""
+    """A channel that survives an unreadable message."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -49,7 +49,7 @@ class Channel(redis.Channel):
         self.connection._callbacks[queue] = receive_or_drop
 
     def _drop(self, message: Any) -> None:
-        """Take the message from those that would be delivered again, if it is there."""
+        """Remove the message from those to be delivered again, if it is there."""
         try:
             tag = message["properties"]["delivery_tag"]
             self.basic_reject(tag, requeue=False)  # type: ignore[no-untyped-call]

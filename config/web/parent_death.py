@@ -1,4 +1,4 @@
-"""A process that is sent a signal when the one that forked it is gone."""
+"""A process that gets a signal when the process that forked it is gone."""
 
 import ctypes
 import os
@@ -10,9 +10,9 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with(parent: int, death_signal: signal.Signals) -> None:
-    """Have this process sent a signal when the thread that forked it is gone.
+    """Send this process a signal when the thread that forked it is gone.
 
-    The parent may have died before the request was made, hence the second look.
+    The parent may have died before the request was made, hence the second check.
     """
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)

@@ -1,8 +1,9 @@
-"""How long a web request waits for the database, and what it answers when that is over.
+"""The time limit of a web request's queries, and the answer when it is exceeded.
 
-A query goes on after its browser has left, and a few that read everything hold all
-connections. So the web process, and only it (``config.wsgi``: not workers, migrations or
-commands), has Postgres cut a statement after SECONDS, waiting for locks included.
+A query continues after its browser has left, and a few that read everything can hold
+all connections. Postgres therefore cancels a statement after SECONDS, lock waits
+included. Only in the web process (``config.wsgi``), not in workers, migrations or
+commands.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ logger = logging.getLogger(__name__)
 
 
 def limit_statements() -> None:
-    """Have every connection that this process opens from now on cut long statements."""
+    """Set the statement timeout on every connection that this process opens from now
+    on.
+    """
     options = settings.DATABASES["default"]["OPTIONS"]
     options_before = options.get("options", "")
     options["options"] = f"{options_before} -c statement_timeout={SECONDS}s".strip()
 
 
 class CutQueries:
-    """Answer a page whose query was cut with status 503 and a sentence.
+    """Answer a page whose query was cancelled with status 503 and a sentence.
 
-    The transaction it was in is rolled back, so nothing is half done. The page asks the
-    database for nothing, not even who is signed in.
+    Its transaction is rolled back, so nothing is half done. The page makes no query,
+    not even for the signed-in user.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:

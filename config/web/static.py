@@ -1,9 +1,9 @@
-"""How static files are stored for serving."""
+"""Storage of static files for serving."""
 
 from whitenoise.storage import CompressedManifestStaticFilesStorage
 
 
 class Storage(CompressedManifestStaticFilesStorage):  # type: ignore[misc]  # untyped
-    """Hashed names, cached for ever, in `import` statements of ES modules too."""
+    """Hashed file names, cached for ever, also in `import` statements of ES modules."""
 
     support_js_module_import_aggregation = True

@@ -1,13 +1,13 @@
-"""Nobody guesses passwords: five wrong ones in five minutes, then a wait.
+"""Limit password guessing: five wrong passwords in five minutes, then a wait.
 
-Counted in Valkey, so over all web processes, by account and by address. The count by
-account begins before the password is looked at: guesses sent at the same moment are no
-way around it. It ends five minutes after its first wrong password, whatever is tried
+The counts are in Valkey, so they cover all web processes; by account and by address.
+The count by account starts before the password is checked, so that concurrent guesses
+cannot bypass it. It ends five minutes after its first wrong password, whatever is tried
 meanwhile, and with a right one.
 
-Others could lock somebody out by wrong passwords for their account. So an address from
-which somebody has signed in before has a count of its own for them, and the others' does
-not hold there.
+Others could lock somebody out with wrong passwords for their account. So an address
+from which somebody has signed in before has its own count for them, and the count of
+others does not apply there.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ FORMS = {"login", "admin:login", "password_change", "admin:password_change"}
 
 
 def address_of(request: HttpRequest) -> str:
-    """Return whence a request comes; of an IPv6 address the network of one site.
+    """Return the source address of a request; for IPv6 the network of one site.
 
-    Behind a proxy (HTTPS=1) it is what the proxy has added to X-Forwarded-For. "" where
-    nothing is known: then only accounts are counted.
+    Behind a proxy (HTTPS=1) it is the address that the proxy has added to
+    X-Forwarded-For. "" if unknown: then only accounts are counted.
     """
     text = request.META.get("REMOTE_ADDR", "")
     if settings.HTTPS:
@@ -52,7 +52,7 @@ def address_of(request: HttpRequest) -> str:
 
 
 class Attempt:
-    """One password sent: for whom, whence, and what was counted before."""
+    """One submitted password: its account, its address, and the counts before it."""
 
     def __init__(self, account: str, address: str) -> None:
         name = unicodedata.normalize("NFKC", account).strip().casefold()
@@ -64,7 +64,7 @@ class Attempt:
         self.account = self.both if is_known else f"sign-in:wrong:{who}"
 
     def begin(self) -> int:
-        """Count the attempt; return the seconds to wait, 0 where it may go on."""
+        """Count the attempt; return the seconds to wait, 0 if it may proceed."""
         if self.address and cache.get(self.address, 0) >= WRONG_ALLOWED:
             return _seconds_left(self.address)
         if _count(self.account) > WRONG_ALLOWED:
@@ -78,7 +78,7 @@ class Attempt:
             _count(self.both)
 
     def was_right(self) -> None:
-        """Forget the wrong ones before it, and only those for this account."""
+        """Reset the count of wrong passwords, only for this account."""
         if self.address:
             wrong_here = cache.get(self.both, 0)
             if wrong_here and cache.get(self.address) is not None:
@@ -87,12 +87,12 @@ class Attempt:
         cache.delete_many([self.account, self.both])
 
     def was_none(self) -> None:
-        """Take the count back: the form said nothing about a password."""
+        """Undo the count: the form contained no password."""
         _uncount(self.account, 1)
 
 
 def _count(key: str) -> int:
-    """Add one within the window that the first one opened; return the sum."""
+    """Add one within the window that the first one opened; return the count."""
     if cache.add(key, 1, WINDOW):
         cache.set(f"{key}:ends", time.time() + WINDOW, WINDOW)
         return 1
@@ -113,7 +113,7 @@ def _seconds_left(key: str) -> int:
 
 
 class SignInThrottle:
-    """The middleware around every form that asks for a password."""
+    """Middleware around every form that asks for a password."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -136,7 +136,7 @@ class SignInThrottle:
     def process_view(
         self, request: HttpRequest, view: object, args: object, kwargs: object
     ) -> HttpResponse | None:
-        """Refuse a form where too many wrong passwords came before."""
+        """Refuse a form after too many wrong passwords."""
         match = request.resolver_match
         if request.method != "POST" or not match or match.view_name not in FORMS:
             return None

@@ -1,7 +1,7 @@
-"""The scripts' words in the language of the page: Django's catalogue, cached for ever.
+"""The scripts' texts in the language of the page: Django's catalog, cached for ever.
 
-The address names the language and the catalogue's content, so a browser fetches it once
-and again only when it has changed. Pages in English need none: the words are in the code.
+The address names the language and a hash of the catalog, so a browser fetches it again
+only when it has changed. English pages need none: the English texts are in the code.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-# Ours alone: an app without a catalogue leaves out those of the admin.
+# Only our app: without this list the catalog would include the admin's texts.
 _catalogue = JavaScriptCatalog.as_view(packages=["config"])
 
 
 @require_safe
 @cache_control(public=True, max_age=365 * 24 * 3600, immutable=True)
 def words(request: HttpRequest, language: str, digest: str) -> HttpResponseBase:
-    """Answer the catalogue of ``language``, whatever the visitor's own language is."""
+    """Answer the catalog of ``language``, whatever the visitor's own language is."""
     if language not in dict(settings.LANGUAGES):
         raise Http404("no such language")
     with override(language):
@@ -38,7 +38,7 @@ def words(request: HttpRequest, language: str, digest: str) -> HttpResponseBase:
 
 
 def words_url() -> str:
-    """Return the address of the catalogue of the page's language, "" for English."""
+    """Return the address of the catalog for the page's language, "" for English."""
     language = get_language() or settings.LANGUAGE_CODE
     digest = _digest(language)
     if not digest:
@@ -48,7 +48,7 @@ def words_url() -> str:
 
 @cache
 def _digest(language: str) -> str:
-    """Return what changes with the catalogue of ``language``; "" where there is none."""
+    """Return a hash of the catalog of ``language``; "" if there is none."""
     name = f"{to_locale(language)}/LC_MESSAGES/djangojs.mo"
     files = [Path(place) / name for place in settings.LOCALE_PATHS]
     content = b"".join(file.read_bytes() for file in files if file.is_file())

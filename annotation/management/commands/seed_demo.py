@@ -1,4 +1,4 @@
-"""Write the demo project: approved samples, one person per role, and what they do."""
+"""Create the demo project: approved samples, one person per role, and their work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PEOPLE = (
     ("rita", Role.CURATOR),
     ("tara", Role.TRAINER),
 )
-# Held out: plan orders that training has seen, and plan orders it has not.
+# Held out: plan orders that occur in training, and plan orders that do not.
 SAMPLES: tuple[tuple[Split, int], ...] = (
     ("", 1200),
     ("held-out", 60),
@@ -44,7 +44,7 @@ class Command(BaseCommand):
     def handle(self, *, seed: int, **options: object) -> None:
         if Project.objects.filter(name=NAME).exists():
             raise CommandError(f'The project "{NAME}" is there already.')
-        # Two people label: what they disagree on goes to the curator at once.
+        # Two people label: a pair they disagree on goes to the curator at once.
         project = Project.objects.create(
             name=NAME, slug=SLUG, overlap_limit=2, reveal_after=True
         )
@@ -74,9 +74,9 @@ class Command(BaseCommand):
 
 
 def add_people(project: Project) -> dict[str, str]:
-    """Give each role a person; return the passwords of those who are new.
+    """Create a person per role; return the passwords of the new ones.
 
-    Somebody who is there already keeps the password, which nobody knows here.
+    A person who exists already keeps their password, which nobody knows here.
     """
     passwords: dict[str, str] = {}
     for name, role in PEOPLE:
@@ -84,7 +84,8 @@ def add_people(project: Project) -> dict[str, str]:
         if is_new:
             passwords[name] = secrets.token_urlsafe(9)
             user.set_password(passwords[name])
-            # Ada also administers the installation: members, tokens, Django's admin.
+            # Ada is also the administrator of the installation: members, tokens,
+            # Django's admin.
             user.is_staff = user.is_superuser = role == Role.ADMIN
             user.save()
         Membership.objects.create(project=project, user=user, role=role)

@@ -1,4 +1,4 @@
-"""Bring the database, the static files and the demo up to date, if they are not."""
+"""Bring the database, the static files and the demo up to date where needed."""
 
 import hashlib
 import importlib.util
@@ -30,7 +30,9 @@ class Command(BaseCommand):
             self.seed_the_demo()
 
     def progress(self, message: str) -> None:
-        """Tell the supervisor's console; it knows these lines by their first sign."""
+        """Report to the supervisor's console, which recognizes the lines by their first
+        sign.
+        """
         self.stdout.write(f"… {message}")
         self.stdout.flush()
 
@@ -41,7 +43,7 @@ class Command(BaseCommand):
             call_command("migrate", interactive=False, verbosity=0)
 
     def collect_static_files(self) -> None:
-        """Collect when a source differs, from nothing: no file stays that is gone."""
+        """Collect again from nothing when a source changed: no removed file stays."""
         root = Path(settings.STATIC_ROOT)
         fingerprint = static_fingerprint()
         stamp = root / ".fingerprint"
@@ -53,7 +55,7 @@ class Command(BaseCommand):
         stamp.write_text(fingerprint, encoding="ascii")
 
     def seed_the_demo(self) -> None:
-        """Seed a database that has no project; one deleted on purpose stays away."""
+        """Seed a database without a project; a project deleted on purpose stays away."""
         if Project.objects.exists():
             return
         self.progress("writing the demo project")
@@ -61,7 +63,9 @@ class Command(BaseCommand):
         self.start_the_first_run()
 
     def start_the_first_run(self) -> None:
-        """Train the demo's first policy and draw its answers: something to judge."""
+        """Train the demo's first policy and draw its responses, so that there is work
+        to judge.
+        """
         if importlib.util.find_spec("torch") is None:
             return  # a web machine; the trainers' machines are elsewhere
         project = Project.objects.get(slug=SLUG)
