@@ -11,8 +11,10 @@ from accelerate.utils import DistributedType
 
 from records.recipes import SftRecipe
 from training.engine import sft
+from training.engine.modeling.optim import update
 from training.engine.run.directory import run_program
 
+STEPS = 6
 build = PartialState.__init__
 
 
@@ -22,17 +24,20 @@ def build_as_if_on_gpus(self, *args, **settings):
         self.distributed_type = DistributedType.MULTI_GPU
 
 
-class Telling(sft.Watch):
-    def on_train_end(self, args, state, control, model=None, **others):
-        weight = next(model.parameters())
-        held, whole = tuple(weight.to_local().shape), tuple(weight.shape)
+def update_and_tell(stepper, schedule, parameters, *, step, **settings):
+    """Take a step; after the last say how much of a weight this process holds."""
+    weights = list(parameters)
+    figures = update(stepper, schedule, weights, step=step, **settings)
+    if step == STEPS:
+        held, whole = tuple(weights[0].to_local().shape), tuple(weights[0].shape)
         # In one piece: the other process writes to the same place.
         sys.stdout.write(f"each holds {held} of {whole}\n")
         sys.stdout.flush()
+    return figures
 
 
 if __name__ == "__main__":
     PartialState.__init__ = build_as_if_on_gpus
     sft.check_sharding = lambda recipe, place: None
-    sft.Watch = Telling
+    sft.update = update_and_tell
     sys.exit(run_program("sft", SftRecipe, sft.train))

@@ -3,12 +3,9 @@
 import pytest
 import torch
 
-from records.recipes import SftRecipe
 from tests.engine.kinds import KINDS, small_model
-from tests.engine.micro import demo_samples, micro_tokenizer
-from training.engine import sft
-from training.engine.data.conversations import Encoded, Encoder
-from training.engine.data.sft_batches import Course, packed, padded
+from training.engine.data.conversations import Encoded
+from training.engine.data.sft_batches import packed, packs_exactly, padded
 from training.engine.modeling.exactness import packing, refuse_packed_rows
 from training.engine.modeling.policies import Place
 from training.engine.modeling.shared_prompt import can_share, shared_logprobs
@@ -125,15 +122,11 @@ def test_weights_that_hardly_look_back_hide_no_mistake():
 
 
 def test_fine_tuning_packs_nothing_for_a_model_that_mixes_and_says_so():
-    tokenizer = micro_tokenizer()
-    recipe = SftRecipe(conversations_per_step=4, packing=True)
-    samples = sft.with_wordings(demo_samples(), recipe, {})
     told = []
-    rows = [{"place": place} for place in range(4)]
     for name, packs in (("llama", True), ("falcon", False)):
-        course = Course(Encoder(tokenizer), samples, recipe, 2048)
-        course.measure_packing(small_model(name), 4, lambda *said: told.append(said))
-        assert ("attention_mask" not in course.collate(rows)) is packs
+        model = small_model(name)
+        said = packs_exactly(model, [90, 40, 60], 2, lambda *log: told.append(log))
+        assert said is packs
     (good, info), (bad, warning) = told
     assert (info, warning) == ("info", "warning")
     assert good.startswith("conversations packed into one row: exact for this model")

@@ -29,10 +29,8 @@ from actions.in_force import Contexts, definitions_in_force, fetched_before
 from actions.rules import Rule, RuleError, rule_of
 from actions.tags import JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
 from training.engine.modeling.chat_frame import ChatFrame, content_ids
+from training.engine.modeling.token_loss import IGNORED as IGNORED
 from training.engine.run.directory import RunError, read_rows
-
-IGNORED = -100
-
 
 # Samples
 

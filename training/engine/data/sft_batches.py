@@ -1,4 +1,4 @@
-"""The order of fine-tuning's data, and the batches made of it.
+"""Fine-tuning's data: the wordings of a turn, the order of the conversations, batches.
 
 Everything here depends on the seed and the place alone, so a resumed run learns the same
 sequences as one that was never interrupted.
@@ -6,8 +6,8 @@ sequences as one that was never interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
@@ -19,11 +19,90 @@ from training.engine.data.conversations import (
     Encoder,
     Sample,
     lengths_summary,
+    read_samples,
     windows,
 )
 from training.engine.modeling.exactness import packing
-from training.engine.modeling.throughput import Work
-from training.engine.run.directory import RunDirectory, RunError, step_random
+from training.engine.run.directory import RunDirectory, RunError, read_rows, step_random
+from training.engine.run.distributed import process_count, process_rank
+
+Log = Callable[[str, str], None]
+Approved = Mapping[tuple[str, int], Sequence[str]]  # texts by sample and turn
+
+
+# Samples and the wordings of their turns
+
+
+def read_data(
+    run: RunDirectory, recipe: SftRecipe
+) -> tuple[list[Sample], list[Sample]]:
+    """Return the samples to learn, with the wordings the recipe wants, and held-out ones.
+
+    Raises ``RunError`` where there is nothing to learn.
+    """
+    approved = approved_answers(run) if recipe.judged_answers else {}
+    samples = with_wordings(read_samples(run.need_data("train")), recipe, approved)
+    if not samples:
+        raise RunError("data.train", "at least one sample", "an empty file")
+    held_out = read_samples(run.data["held_out"]) if "held_out" in run.data else []
+    return samples, held_out
+
+
+def approved_answers(run: RunDirectory) -> Approved:
+    """Return the sampled answers that people judged consistent, but for those of the
+    held-out split.
+    """
+    approved: dict[tuple[str, int], list[str]] = {}
+    for row in read_rows(run.need_data("judgments")):
+        learned = row["source"] == "people" and row.get("split") != "held-out"
+        if row["consistent"] and learned:
+            turn = str(row["sample"]), int(str(row["turn"]))
+            approved.setdefault(turn, []).append(str(row["sampled"]))
+    count = sum(map(len, approved.values()))
+    run.log(f"{count} answers judged consistent are learned as further wordings")
+    return approved
+
+
+def with_wordings(
+    samples: Sequence[Sample], recipe: SftRecipe, approved: Approved
+) -> list[Sample]:
+    """Return the samples with just those references that are learned: the written ones
+    where the recipe wants them, and the approved answers.
+    """
+
+    def wordings(sample: Sample, number: int) -> tuple[str, ...]:
+        written = sample.turns[number].references if recipe.references else ()
+        return (*written, *approved.get((sample.id, number), ()))
+
+    return [
+        replace(
+            sample,
+            turns=tuple(
+                replace(turn, references=wordings(sample, number))
+                for number, turn in enumerate(sample.turns)
+            ),
+        )
+        for sample in samples
+    ]
+
+
+def texts_of(samples: Sequence[Sample]) -> list[str]:
+    """Return every text of the samples, which a tokenizer should know."""
+    return [
+        text
+        for sample in samples
+        for text in (
+            sample.context,
+            *(
+                text
+                for turn in sample.turns
+                for text in (turn.text, turn.response, *turn.references)
+            ),
+        )
+    ]
+
+
+# The order they are learned in
 
 
 @dataclass(frozen=True)
@@ -34,7 +113,7 @@ class LeftOut:
     turn: int
 
 
-class Course:
+class EpochOrder:
     """Which conversation is learned at which place, and in which wording.
 
     Places are numbered through the whole run: ``conversations_per_step`` to a step. A
@@ -53,23 +132,19 @@ class Course:
         self.recipe = recipe
         self.samples = samples
         self.longest = longest
-        self.packing = recipe.packing
-        self.tokens = 0
-        self.work: Work | None = None
-        self.learned = 0
         self.left_out: list[LeftOut] = []
         # (sample, which window): cut by the labels' lengths once.
         self.sequences: list[tuple[int, int]] = []
         self.lengths: list[int] = []
         for number, sample in enumerate(samples):
-            found, out = windows(encoder, sample, longest)
+            encodings, out = windows(encoder, sample, longest)
             self.left_out += [LeftOut(sample.id, turn) for turn in out]
-            for window, encoded in enumerate(found):
+            for window, encoded in enumerate(encodings):
                 self.sequences.append((number, window))
                 self.lengths.append(len(encoded.ids))
         if not self.sequences:
-            found_text = f"none of {len(samples)} samples"
-            raise RunError("recipe: `max_tokens`", "room for some turn", found_text)
+            none = f"none of {len(samples)} samples"
+            raise RunError("recipe: `max_tokens`", "room for some turn", none)
         self._order: dict[int, list[int]] = {}
 
     def order(self, epoch: int) -> list[int]:
@@ -94,43 +169,58 @@ class Course:
         epoch, position = divmod(place, len(self.sequences))
         number, window = self.sequences[self.order(epoch)[position]]
         sample = self.samples[number]
-        found, left_out = windows(self.encoder, sample, self.longest)
-        if len(found) > 1 or left_out or not any(t.references for t in sample.turns):
-            return found[window]  # windows are cut by the labels and stay with them
+        encodings, left_out = windows(self.encoder, sample, self.longest)
+        rewords = any(turn.references for turn in sample.turns)
+        if len(encodings) > 1 or left_out or not rewords:
+            # Windows are cut by the labels and stay with them.
+            return encodings[window]
         random = step_random(self.recipe.seed, "wording", epoch, sample.id)
         responses = [
             random.choice((turn.response, *turn.references)) for turn in sample.turns
         ]
         reworded = self.encoder.encode(sample, responses=responses)
-        return reworded if len(reworded.ids) <= self.longest else found[0]
+        return reworded if len(reworded.ids) <= self.longest else encodings[0]
 
-    def measure_packing(
-        self, model: PreTrainedModel, at_once: int, log: Callable[[str, str], None]
-    ) -> None:
-        """Pack no conversations where the model mixes those of a row.
+    def step(self, step: int) -> list[Encoded]:
+        """Return this process's part of the conversations of a step, counted from 0."""
+        per_rank = self.recipe.conversations_per_step // process_count()
+        start = step * self.recipe.conversations_per_step + process_rank() * per_rank
+        return [self.at(place) for place in range(start, start + per_rank)]
 
-        ``at_once`` is how many conversations a row may have.
-        """
-        if self.packing:
-            ordered = sorted(self.lengths)
-            found = packing(model, ordered[-1], sum(ordered[-at_once:]))
-            found.tell(log, "each conversation has a row of its own, padded")
-            self.packing = found.exact
-
-    def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
-        """Return the tensors of one batch of places."""
-        batch = [self.at(row["place"]) for row in rows]
-        self.tokens += sum(len(encoded.ids) for encoded in batch)
-        if self.work is not None:
-            self.work.add(len(encoded.ids) for encoded in batch)
-        self.learned += sum(
-            label != IGNORED for encoded in batch for label in encoded.labels
+    def report(self, log: Log) -> None:
+        """Say how long the sequences are and what does not fit."""
+        summary = lengths_summary(self.lengths)
+        log(
+            f"{len(self.samples)} conversations, {summary['count']} sequences of at most "
+            f"{self.longest} tokens: median {summary['median']}, "
+            f"95 % within {summary['p95']}, longest {summary['max']}, "
+            f"{summary['sum']} in all",
+            "info",
         )
-        if self.packing:
-            return packed(batch)
-        pad = self.encoder.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        return padded(batch, pad)
+        if self.left_out:
+            shown = ", ".join(f"{o.sample} turn {o.turn}" for o in self.left_out[:5])
+            log(
+                f"{len(self.left_out)} turns are left out, each longer than "
+                f"{self.longest} tokens with its contexts and its user message: {shown}"
+                + (", …" if len(self.left_out) > 5 else ""),
+                "warning",
+            )
+
+
+# Batches
+
+
+def packs_exactly(
+    model: PreTrainedModel, lengths: Sequence[int], at_once: int, log: Log
+) -> bool:
+    """Measure whether conversations packed into a row stay what they are; say so.
+
+    ``lengths`` are those of all conversations, of which a row has at most ``at_once``.
+    """
+    ordered = sorted(lengths)
+    measured = packing(model, ordered[-1], sum(ordered[-at_once:]))
+    measured.tell(log, "each conversation has a row of its own, padded")
+    return measured.exact
 
 
 def padded(batch: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
@@ -151,7 +241,7 @@ def packed(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
 
     Positions start again at 0 with each conversation; from that, transformers makes the
     block mask (or flash attention's sequence borders), so none sees another. Not for
-    every model: ``exactness.packing`` measures it.
+    every model: ``packs_exactly`` measures it.
     """
     ids = [token for encoded in batch for token in encoded.ids]
     # The first token of a conversation is not predicted from the one before it.
@@ -164,26 +254,8 @@ def packed(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     }
 
 
-def report_lengths(run: RunDirectory, course: Course, longest: int) -> None:
-    """Say how long the sequences are and what does not fit."""
-    summary = lengths_summary(course.lengths)
-    run.log(
-        f"{len(course.samples)} conversations, {summary['count']} sequences of at most "
-        f"{longest} tokens: median {summary['median']}, 95 % within {summary['p95']}, "
-        f"longest {summary['max']}, {summary['sum']} in all"
-    )
-    if course.left_out:
-        shown = ", ".join(f"{o.sample} turn {o.turn}" for o in course.left_out[:5])
-        run.log(
-            f"{len(course.left_out)} turns are left out, each longer than {longest} "
-            f"tokens with its contexts and its user message: {shown}"
-            + (", …" if len(course.left_out) > 5 else ""),
-            "warning",
-        )
-
-
 def split(inputs: dict[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
-    """Return the conversations of a batch in pieces of at most ``size``."""
+    """Return the conversations of a batch in micro-batches of at most ``size``."""
     if "position_ids" in inputs:  # packed: each starts again at 0
         places = inputs["position_ids"][0]
         starts = (places == 0).nonzero().flatten().tolist()[::size]

@@ -109,5 +109,6 @@ def accumulate_gradients(
     return torch.stack(results).sum(0)
 
 
-Parts: TypeAlias = MicroBatch  # the older names
+# Older names.
+Parts: TypeAlias = MicroBatch
 summed = accumulate_gradients

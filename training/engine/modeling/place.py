@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from transformers import PreTrainedModel, set_seed
 
 from records.recipes.groups import Compute
@@ -44,3 +45,28 @@ def on_device(model: PreTrainedModel, place: Place) -> PreTrainedModel:
     """Return the model after moving its weights to the place's device."""
     torch.nn.Module.to(model, place.device)
     return model
+
+
+def accelerator_for(
+    place: Place,
+    *,
+    sharded: bool = False,
+    per_rank: int = 1,
+    max_grad_norm: float = 0.0,
+) -> Accelerator:
+    """Return what joins the processes of a run. Collective: every rank must call it.
+
+    A run computes in bf16 within ``place.autocast()``. Only where weights are ``sharded``
+    accelerate is told, for it then gathers them in bf16: its state is one a process, and
+    cannot change between two runs in one. DeepSpeed wants to know the rows that a process
+    has in a step, and clips by itself.
+    """
+    accelerator = Accelerator(
+        cpu=place.device.type == "cpu",
+        mixed_precision="bf16" if sharded and place.half else "no",
+    )
+    if accelerator.state.deepspeed_plugin is not None:
+        accelerator.state.deepspeed_plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=per_rank, gradient_clipping=max_grad_norm
+        )
+    return accelerator

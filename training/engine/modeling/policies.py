@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -107,3 +108,15 @@ def longest_input(model: PreTrainedModel, wanted: int) -> int:
     """Return ``wanted`` or the model's own limit of positions, whichever is less."""
     limit = getattr(model.config, "max_position_embeddings", None)
     return min(wanted, limit) if isinstance(limit, int) else wanted
+
+
+def checkpoint_activations(learner: PreTrainedModel | PeftModel) -> None:
+    """Let training recompute activations in the backward pass instead of keeping them.
+
+    Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174), layer by layer.
+    """
+    # transformers is renaming it; adapters pass both names on to their model.
+    older = "gradient_checkpointing_enable"
+    newer = "activation_checkpointing_enable"
+    name = newer if hasattr(learner, newer) else older
+    getattr(learner, name)({"use_reentrant": False})

@@ -13,15 +13,17 @@ process, so the figure means the same on every machine.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from training.engine.modeling.policies import Place
+from training.engine.run.distributed import over_all, process_count
 
 
 def attend(model: PreTrainedModel, place: Place, longest: int) -> None:
@@ -37,6 +39,42 @@ def attend(model: PreTrainedModel, place: Place, longest: int) -> None:
             model.set_attn_implementation("flash_attention_2")
     elif longest <= EAGER_TOKENS:
         model.set_attn_implementation("eager")
+
+
+class Meter:
+    """How fast a run trains: tokens a second and MFU, pauses not counted."""
+
+    def __init__(self, model: PreTrainedModel, place: Place) -> None:
+        self.place = place
+        self.work = Work.of(model, passes=3)
+        self.peak = matrix_rate(place) * process_count()
+        self.tokens = 0  # of all processes, when last measured
+        self.flops = 0.0
+        self.since = time.monotonic()
+
+    def add(self, lengths: Iterable[int]) -> None:
+        """Count sequences of these many tokens, trained on by this process."""
+        self.work.add(lengths)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time that is spent on something other than training."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
+
+    def measure(self) -> dict[str, float]:
+        """Return the figures since the last call. Collective: every rank must call it."""
+        tokens = round(over_all(self.work.tokens, self.place.device))
+        flops = over_all(self.work.flops, self.place.device)
+        now = time.monotonic()
+        seconds = now - self.since
+        figures = {
+            "tokens_per_second": (tokens - self.tokens) / seconds,
+            "mfu": (flops - self.flops) / seconds / self.peak,
+        }
+        self.tokens, self.flops, self.since = tokens, flops, now
+        return figures
 
 
 EAGER_TOKENS = 1024  # from longer sequences on, SDPA's memory counts more
