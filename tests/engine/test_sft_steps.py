@@ -64,6 +64,9 @@ CASES = {
 }
 
 
+QUICK = ("full", "lora-packed", "micro-batches", "bf16")
+
+
 def run_case(folder, case, shape="qwen3"):
     """Run a recipe to its end, and its second half again; return what it did."""
     start = save_micro_policy(folder / "start", shape)
@@ -91,7 +94,13 @@ def run_case(folder, case, shape="qwen3"):
     return done
 
 
-@pytest.mark.parametrize("case", CASES)
+def slow(case):
+    return pytest.param(case, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in QUICK else slow(c) for c in CASES], ids=list(CASES)
+)
 def test_the_steps_are_those_recorded(tmp_path, case):
     recorded = json.loads(RECORDED.read_text())[case]
     done = run_case(tmp_path, case)

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from records.recipes import SftRecipe
 from training.engine.data.conversations import Encoder, Sample, windows
 from training.engine.data.sft_batches import (
     EpochOrder,
-    packed,
+    collate,
     packs_exactly,
     padded,
     read_data,
@@ -55,8 +56,8 @@ from training.engine.modeling.new_tokens import (
 from training.engine.modeling.optim import (
     Together,
     muon_and_adamw,
+    schedule_for,
     update,
-    warmup_stable_decay,
 )
 from training.engine.modeling.place import accelerator_for
 from training.engine.modeling.policies import (
@@ -144,13 +145,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         place, sharded=sharded, per_rank=per_rank, max_grad_norm=recipe.max_grad_norm
     )
     model, stepper = accelerator.prepare(learner.module, optimizer)
-    schedule = warmup_stable_decay(
-        optimizer,
-        first=first,
-        steps=recipe.steps,
-        warmup=recipe.warmup_steps,
-        decay_fraction=recipe.decay_fraction,
-    )
+    schedule = schedule_for(optimizer, recipe, first)
 
     def writer(step: int) -> Callable[[Path], None]:
         # Collective where weights are cut in parts: every rank brings its own.
@@ -183,17 +178,14 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     no_sync = functools.partial(accelerator.no_sync, model)
     log_every = max(1, min(LOG_EVERY, recipe.steps - first))
     values: dict[str, object] = {}
-    losses, accuracies = list[float](), list[float]()  # since the last log
+    window: list[dict[str, float]] = []  # of the steps since the last log
     run.progress(first, recipe.steps)
     for step in range(first + 1, recipe.steps + 1):
         seed_step(recipe.seed, step - 1)
         model.train()
         conversations = order.step(step - 1)
         meter.add(len(conversation.ids) for conversation in conversations)
-        batch = (
-            packed(conversations) if packs else padded(conversations, learner.pad_id)
-        )
-        batch = {name: tensor.to(place.device) for name, tensor in batch.items()}
+        batch = collate(conversations, learner.pad_id, packs, place.device)
         learned = max(1.0, over_all(learned_count(batch["labels"]), place.device))
         sums = micro_batch.accumulate(
             functools.partial(split, batch),
@@ -211,15 +203,13 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
             step=step,
             clip=accelerator.clip_grad_norm_,
         )
-        losses.append(figures["loss"])
-        accuracies.append(right / learned)
+        window.append({"loss": figures["loss"], "token_accuracy": right / learned})
         if (step - first) % log_every == 0 or step == recipe.steps:
-            figures["loss"] = sum(losses) / len(losses)
-            figures["token_accuracy"] = sum(accuracies) / len(accuracies)
-            run.metrics(step, figures | meter.measure())
+            figures |= mean_of(window) | meter.measure()
+            run.metrics(step, figures)
             run.progress(step, recipe.steps)
             values |= figures
-            losses, accuracies = [], []
+            window.clear()
         if validation and step % recipe.evaluate_every == 0:
             with meter.paused():
                 loss = mean_token_loss(learner.module, validation, place)
@@ -237,6 +227,11 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     values |= {"tokens": meter.tokens, "turns_left_out": len(order.left_out)}
     save(recipe.steps, writer(recipe.steps), metrics=values, final=True)
     return Ending("finished", values)
+
+
+def mean_of(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of every figure over the steps of a window."""
+    return {name: fmean(figures[name] for figures in window) for name in window[0]}
 
 
 def check_sharding(recipe: SftRecipe, place: Place) -> None:

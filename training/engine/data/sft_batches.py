@@ -223,6 +223,14 @@ def packs_exactly(
     return measured.exact
 
 
+def collate(
+    batch: Sequence[Encoded], pad: int, packs: bool, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of some conversations: in one row, or in padded rows."""
+    tensors = packed(batch) if packs else padded(batch, pad)
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
 def padded(batch: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
     """Return (batch, longest) tensors, padded on the right, where it costs no position."""
     longest = max(len(encoded.ids) for encoded in batch)

@@ -13,6 +13,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from records.finite import must_be_finite
+from records.recipes.groups import Optimizer as Schedule
 from training.engine.modeling.new_tokens import NewRows, RowsAdamW
 
 ClipGradients: TypeAlias = Callable[..., torch.Tensor | None]
@@ -130,6 +131,17 @@ def warmup_stable_decay(
         return max(0.0, min(1.0, rising, falling))
 
     return LambdaLR(optimizer, scale)
+
+
+def schedule_for(optimizer: Optimizer, settings: Schedule, first: int) -> LambdaLR:
+    """Return ``warmup_stable_decay`` as a recipe sets it, after ``first`` steps."""
+    return warmup_stable_decay(
+        optimizer,
+        first=first,
+        steps=settings.steps,
+        warmup=settings.warmup_steps,
+        decay_fraction=settings.decay_fraction,
+    )
 
 
 def update(
