@@ -42,8 +42,8 @@ def tests() -> Iterator[tuple[str, list[str]]]:
     yield (
         "pytest",
         [
-            *(f"{BIN}/pytest", "-n", "2", "--dist", "worksteal", "--durations", "12"),
-            *("-m", "not gpu and not browser"),  # the slow ones too
+            *(f"{BIN}/pytest", "tests", "--durations", "12"),
+            *("-m", "not gpu and not browser"),  # the slow ones and the engine's too
         ],
     )
 

@@ -2,14 +2,35 @@
 
 import gc
 import os
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 
+import hypothesis
 import pytest
 from django.utils import translation
 
 from local import servers
 
 SERVERS = pytest.StashKey[ExitStack]()
+ENGINE = Path(__file__).parent / "engine"
+MOST_PROCESSES = 8  # each has a database of its own to make
+
+hypothesis.settings.register_profile(
+    "quick", max_examples=25, deadline=None, derandomize=True
+)
+hypothesis.settings.register_profile("full", max_examples=300, deadline=None)
+hypothesis.settings.load_profile("full" if os.environ.get("CI") else "quick")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return a process for each core; one for files by name, and for a browser's tests."""
+    files = config.args_source == pytest.Config.ArgsSource.ARGS and all(
+        ".py" in argument for argument in config.args
+    )
+    if files or config.option.markexpr == "browser":
+        return 0
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,10 +54,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[SERVERS].close()
 
 
-def pytest_collection_finish() -> None:
-    """Spare every collection of garbage the million objects of the imports."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse torch where no test wants it; spare garbage collections the imports."""
+    if not any(map(may_import_torch, session.items)):
+        if sys.modules.get("torch") is not None:
+            raise pytest.UsageError("a test outside of tests/engine imports torch")
+        sys.modules["torch"] = None  # whoever imports it now gets an ImportError
     gc.collect()
     gc.freeze()
+
+
+def may_import_torch(item: pytest.Item) -> bool:
+    """Whether it is a test of the engine, or of whole programs."""
+    return item.path.is_relative_to(ENGINE) or "slow" in item.keywords
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actions.demo import DIFFICULTIES, generate
@@ -72,14 +72,12 @@ def test_accepts_every_label_and_reference():
 
 
 @given(turns, randoms)
-@settings(max_examples=200, deadline=None)
 def test_accepts_every_mixture_of_wordings(turn, rng):
     text = render(parse_facts(turn["facts"]), rng.choice)
     assert judge(turn, text).consistent
 
 
 @given(turns, randoms, st.sampled_from(KINDS))
-@settings(max_examples=300, deadline=None)
 def test_rejects_every_corruption_by_name(turn, rng, kind):
     if kind not in applicable_kinds(turn):
         return
@@ -91,7 +89,6 @@ def test_rejects_every_corruption_by_name(turn, rng, kind):
 
 
 @given(turns, turns)
-@settings(max_examples=300, deadline=None)
 def test_accepts_the_label_of_another_turn_only_where_it_says_the_same(turn, other):
     def without_openings(facts):
         return {k: v for k, v in facts.items() if k not in ("openings", "scenario")}
@@ -104,7 +101,6 @@ def test_accepts_the_label_of_another_turn_only_where_it_says_the_same(turn, oth
 
 
 @given(turns, st.text() | st.text(alphabet='<>/think\nPlan:1. {}"a', max_size=60))
-@settings(max_examples=300, deadline=None)
 def test_any_text_gets_a_verdict(turn, text):
     verdict = judge(turn, text)
     assert not verdict.consistent
@@ -112,7 +108,6 @@ def test_any_text_gets_a_verdict(turn, text):
 
 
 @given(turns, st.data())
-@settings(max_examples=300, deadline=None)
 def test_a_damaged_label_is_never_consistent(turn, data):
     """Drop, double or change one character: not white space, not a step's number.
 
@@ -132,7 +127,6 @@ def test_a_damaged_label_is_never_consistent(turn, data):
 
 
 @given(turns, randoms, st.data())
-@settings(max_examples=200, deadline=None)
 def test_unit_keys_are_those_of_the_alignment(turn, rng, data):
     kind = data.draw(st.sampled_from(applicable_kinds(turn)))
     text, _ = corrupted(turn, rng, kind)
@@ -143,7 +137,6 @@ def test_unit_keys_are_those_of_the_alignment(turn, rng, data):
 
 
 @given(turns, turns)
-@settings(max_examples=200, deadline=None)
 def test_verdict_units_and_errors_agree(turn, other):
     verdict = judge(turn, other["response"])
     assert verdict.consistent == all(verdict.units.values()) == (verdict.errors == ())

@@ -10,7 +10,7 @@ import json
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actions.calculate import CalculationError, calculate
@@ -32,8 +32,6 @@ from actions.plans import Plan, align_plans, extract_plan
 from actions.tags import TAGS, find_tag
 from actions.units import align_units, unit_pairs_of_text
 from benchmarks.parse import ADVERSARIES
-
-modest = settings(derandomize=True, max_examples=80, deadline=None)
 
 fragments = st.lists(
     st.sampled_from(
@@ -104,7 +102,6 @@ def result_of(work, error, *arguments, **options):
 
 
 @given(fragments | st.text(), st.booleans())
-@modest
 def test_any_text_parses_or_fails_cleanly(text, inside):
     result = result_of(parse, FormatError, text, inside_thinking=inside)
     if isinstance(result, FormatError):
@@ -121,14 +118,12 @@ def test_any_text_parses_or_fails_cleanly(text, inside):
 
 
 @given(responses())
-@modest
 def test_any_response_is_read_back_as_it_was(response):
     inside = not response.opens and (response.closes or bool(response.thinking))
     assert parse(render(response), inside_thinking=inside) == response
 
 
 @given(responses(), responses())
-@modest
 def test_any_two_responses_align(one, other):
     units = align_units(one, other)
     assert len({unit.key for unit in units}) == len(units)
@@ -137,13 +132,11 @@ def test_any_two_responses_align(one, other):
 
 
 @given(responses(), fragments, st.booleans())
-@modest
 def test_any_sampled_text_gives_units(label, text, inside):
     assert isinstance(unit_pairs_of_text(label, text, inside_thinking=inside), tuple)
 
 
 @given(st.text())
-@modest
 def test_any_json_text_is_read_or_refused(text):
     result = result_of(load_json, JSONError, text)
     if isinstance(result, JSONError):
@@ -153,7 +146,6 @@ def test_any_json_text_is_read_or_refused(text):
 
 
 @given(values)
-@modest
 def test_any_json_value_is_read_back(value):
     assert json_equal(load_json(json.dumps(value, ensure_ascii=False)), value)
 
@@ -163,7 +155,6 @@ steps = st.lists(st.lists(words, min_size=1).map(" ".join), max_size=6).map(tupl
 
 
 @given(steps, steps)
-@modest
 def test_every_step_is_matched_missing_or_extra_once(a, b):
     alignment = align_plans(Plan(a), Plan(b))
     left = [match.a for match in alignment.matched] + list(alignment.missing)
@@ -174,13 +165,11 @@ def test_every_step_is_matched_missing_or_extra_once(a, b):
 
 
 @given(st.text(alphabet="0123456789.+-*/%() ,[]eroundmaxsqtlg", max_size=60))
-@modest
 def test_any_expression_is_calculated_or_refused(expression):
     assert str(result_of(calculate, CalculationError, expression))
 
 
 @given(fragments)
-@modest
 def test_any_observation_text_fits_into_a_response(text):
     clean = clean_observation(text, 1000)
     call = ActionCall.make("A", {})

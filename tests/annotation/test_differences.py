@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actions.tags import TAGS
@@ -104,7 +104,6 @@ def test_texts_over_the_limit_are_shown_whole_and_unmarked():
     assert len(left.pieces) == 1
 
 
-@settings(max_examples=500, deadline=None)
 @example("a b", "a c \n")
 @given(st.text(), st.text())
 def test_comparing_loses_no_character(label, sampled):
@@ -127,7 +126,6 @@ responses = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
 @given(responses, responses, st.booleans())
 def test_any_two_texts_give_a_view_whose_units_are_distinct(label, sampled, inside):
     view = view_of_pair(label, sampled, inside_thinking=inside)

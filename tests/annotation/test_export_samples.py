@@ -7,7 +7,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import call_command
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actions.demo import generate
@@ -127,7 +127,6 @@ def conversations(draw):
 
 
 @given(conversations())
-@settings(derandomize=True, max_examples=60, deadline=None)
 def test_any_conversation_comes_back(messages):
     assert by_value(back(messages)["messages"]) == by_value(messages)
 
