@@ -261,3 +261,24 @@ def test_the_index_lists_every_page_of_docs():
     }
     pages = {page for page in PAGES if page.is_relative_to(index.parent)}
     assert sorted(page.name for page in pages - linked - {index}) == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page not in RECORDS], ids=lambda page: page.name
+)
+def test_what_a_page_says_is_in_a_module_is_there(page):
+    pairs = re.findall(
+        r"`(\w+)`\s+in\s+`([\w/]+\.py)`", page.read_text(encoding="utf-8")
+    )
+    missing = [
+        (name, path)
+        for name, path in pairs
+        if not any(
+            re.search(rf"^\s*(?:def|class) {name}\b|^{name}\b", file.read_text(), re.M)
+            for folder in FOLDERS
+            for file in (
+                [BASE_DIR / path] if "/" in path else (BASE_DIR / folder).rglob(path)
+            )
+        )
+    ]
+    assert missing == []
