@@ -280,7 +280,7 @@ def test_a_group_told_to_another_process_is_the_same_there(monkeypatch):
     assert len(group[0].answers) > 1
     told = json.loads(json.dumps([episode.to_json() for episode in group]))
     again = rollouts.told(first, told)
-    assert [episode.to_json() for episode in again] == told
+    assert json.loads(json.dumps([episode.to_json() for episode in again])) == told
     assert [episode.answers for episode in again] == [e.answers for e in group]
     # What is wrong with an answer is found there anew.
     told[1]["answers"][0][2][2] = False
