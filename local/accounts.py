@@ -1,9 +1,9 @@
-"""The user that Postgres runs as where we are root: one of its own, which nobody shares.
+"""The user that Postgres runs as when we are root: one that nobody else uses.
 
 Postgres refuses to run as root. As `nobody` it would share its files, its memory and
-its rights with whatever else runs as `nobody`. So it gets a number that no user of this
-system has, and a group of the same number: the key to the directories above its data,
-which belong to root and are closed to all others.
+its rights with whatever else runs as `nobody`. So it gets a user number that this
+system does not use, and a group of the same number. The group gives access to the
+directories above the data, which belong to root and are closed to all others.
 """
 
 import os
@@ -39,16 +39,16 @@ def of_its_own(checkout: Path) -> Account:
 
 
 def give(path: Path, account: Account | None) -> None:
-    """Let only that user into a directory, or read a file."""
+    """Let only that user enter a directory, or read a file."""
     path.chmod(0o700 if path.is_dir() else 0o600)
     if account is not None:
         os.chown(path, account.uid, account.gid)
 
 
 def give_all(directory: Path, account: Account) -> None:
-    """Change the owner of all that is below the directory, and of itself.
+    """Change the owner of everything below the directory, then of the directory.
 
-    Itself last: its owner says whether the rest is done.
+    The directory comes last: its owner says whether the rest is done.
     """
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
@@ -58,13 +58,13 @@ def give_all(directory: Path, account: Account) -> None:
 
 
 def let_through(directory: Path, account: Account) -> None:
-    """Let that user pass through a directory of ours, and no other."""
+    """Let that user, and no other, pass through a directory of ours."""
     os.chown(directory, -1, account.gid)
     directory.chmod(0o710)
 
 
 def can(account: Account, script: str, argument: Path) -> bool:
-    """Try a line of shell as that user: file modes alone do not tell the truth."""
+    """Run a shell test as that user: file modes alone do not tell the truth."""
     tried = subprocess.run(
         ["/bin/sh", "-c", script, "sh", str(argument)],
         user=account.uid,

@@ -1,9 +1,9 @@
 """Child processes that cannot outlive the process that started them.
 
-On Linux the kernel itself tells a child that its parent is gone (PR_SET_PDEATHSIG),
-which holds even when the parent dies by `kill -9`. That signal belongs to the *thread*
-that forked, so a supervisor starts all its children from its main thread. Elsewhere the
-`Record` finds what an earlier supervisor left behind.
+On Linux the kernel tells a child that its parent is gone (PR_SET_PDEATHSIG), even when
+the parent dies by `kill -9`. The signal belongs to the *thread* that forked, so a
+supervisor starts all its children from its main thread. On other systems the `Record`
+finds what an earlier supervisor left running.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ LOG_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class Account:
-    """The user and group a child runs as, when it is not ours."""
+    """The user and group that a child runs as, if not ours."""
 
     uid: int
     gid: int
@@ -35,8 +35,8 @@ class Account:
 class Command:
     """What to run, and which signals end it.
 
-    `stop_signal` asks for an orderly end; `death_signal` is what the kernel sends when
-    the supervisor is gone, so it is the quickest one the program survives unharmed.
+    `stop_signal` asks for an orderly end. The kernel sends `death_signal` when the
+    supervisor is gone, so it is the quickest one that the program survives unharmed.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Command:
 
 
 def start(command: Command, *, log: Path, cwd: Path) -> subprocess.Popen[bytes]:
-    """Start the command in its own session, output appended to the log file."""
+    """Start the command in its own session; append its output to the log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     account = command.account
     with log.open("ab") as output:
@@ -71,16 +71,16 @@ def start(command: Command, *, log: Path, cwd: Path) -> subprocess.Popen[bytes]:
 
 
 def _die_with(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
-    """Return what the child does between fork and exec.
+    """Return what the child runs between fork and exec.
 
-    Python runs it after changing the uid, and it must: a change of uid clears the
+    Python runs it after changing the uid, as it must: a change of uid clears the
     request.
     """
     return partial(die_with, parent, death_signal)
 
 
 def stop(process: subprocess.Popen[bytes], command: Command) -> None:
-    """Ask the process to end, and end it after its grace; the whole group goes."""
+    """Ask the process to end, kill it after its grace, then end its whole group."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(command.stop_signal)
@@ -101,9 +101,9 @@ def how_it_ended(status: int) -> str:
 
 
 def trim(log: Path) -> None:
-    """Put a log aside as `.log.1` when it has grown large, while it is written.
+    """Move a large log aside as `.log.1` while it is being written.
 
-    The writer appends, so it goes on at the beginning of the emptied file; what it
+    The writer appends, so it continues at the beginning of the emptied file. What it
     writes between copying and emptying is lost.
     """
     if log.exists() and log.stat().st_size > LOG_BYTES:
@@ -144,8 +144,8 @@ def started_at(pid: int) -> str | None:
 class Record:
     """The file that names our children, so that a later start can end leftovers.
 
-    Used only by the holder of the state directory's lock: what it finds there belongs
-    to a supervisor that is dead.
+    Only the holder of the state directory's lock uses it: the processes it finds there
+    belong to a dead supervisor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +168,7 @@ class Record:
         staged.replace(self.path)
 
     def end_leftovers(self, seconds: float = 10.0) -> list[str]:
-        """End what an earlier supervisor left running; return the names ended."""
+        """End what an earlier supervisor left running; return the names."""
         try:
             rows = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -179,7 +179,7 @@ class Record:
                 continue
             ended.append(name)
             deadline = time.monotonic() + seconds
-            # SIGQUIT is the quick and safe end of Postgres and gunicorn alike.
+            # SIGQUIT ends Postgres and gunicorn quickly and safely.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGQUIT)
             while started_at(pid) == mark and time.monotonic() < deadline:

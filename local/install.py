@@ -1,6 +1,6 @@
 """Set up the virtual environment: `python3 local/install.py`, or `make setup`.
 
-Runs under any Python from 3.11 on before anything is installed, so it imports only the
+It runs under any Python from 3.11 before anything is installed, so it imports only the
 standard library. A stamp in the environment makes the next call return at once.
 """
 
@@ -27,12 +27,12 @@ def say(message: str) -> None:
 
 
 def has_nvidia_gpu() -> bool:
-    """Look for a device, not for the driver's tools, which images carry around."""
+    """Look for a device; images may contain the driver's tools without a GPU."""
     return Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
 
 
 def stamp_text() -> str:
-    """Return what the set-up depends on; unequal to the stamp means set up again."""
+    """Return what the set-up depends on; if it differs from the stamp, set up again."""
     parts = (
         (BASE_DIR / "pyproject.toml").read_bytes(),
         CONSTRAINTS.read_bytes(),
@@ -42,7 +42,7 @@ def stamp_text() -> str:
 
 
 def use_supported_python() -> None:
-    """Go on under a Python that the dependencies support, or say which are."""
+    """Continue under a Python that the dependencies support, or say which they are."""
     if OLDEST <= sys.version_info[:2] < FIRST_UNSUPPORTED:
         return
     for minor in range(FIRST_UNSUPPORTED[1] - 1, OLDEST[1] - 1, -1):
@@ -78,7 +78,7 @@ def make_venv() -> None:
 def install_torch(pip: tuple[str, ...]) -> None:
     """Install the CPU build of torch where no GPU would use the CUDA build.
 
-    The CUDA build is gigabytes of libraries. A wheel on this machine (PIP_FIND_LINKS,
+    The CUDA build has gigabytes of libraries. A wheel on this machine (PIP_FIND_LINKS,
     pip's configuration) comes first, then torch's own index of CPU builds.
     """
     if has_nvidia_gpu() or sys.platform == "darwin":

@@ -1,8 +1,8 @@
 """Who may connect to the embedded Postgres, and as which role.
 
-The kernel says who connects (peer authentication): only the user that started Concord
-is let in, as the application's role or as the superuser. So there is no password to
-keep, and none to steal. The application's role owns its database and may create others
+The kernel identifies who connects (peer authentication): only the user that started
+Concord is admitted, as the application's role or as the superuser. There is no password
+to store or to steal. The application's role owns its database and may create others
 (for tests); it is no superuser.
 """
 
@@ -51,7 +51,7 @@ END $$
 
 
 def write_access(data: Path, account: Account | None) -> None:
-    """Write Postgres' files of who may connect; it reads them when it starts."""
+    """Write Postgres' access files, which it reads at its start."""
     me = pwd.getpwuid(os.geteuid()).pw_name
     lines = [f'concord "{me}" {role}\n' for role in (ROLE, SUPERUSER)]
     for name, text in (
@@ -65,7 +65,7 @@ def write_access(data: Path, account: Account | None) -> None:
 
 
 def are_ready(sockets: Path) -> bool:
-    """Say whether the application's role has its database; see to it if it has not."""
+    """Whether the application's role has its database; create it where needed."""
     import psycopg  # slow to import, and set-up runs without it
 
     def connect(role: str, database: str) -> psycopg.Connection:
@@ -87,9 +87,9 @@ def are_ready(sockets: Path) -> bool:
         return row == (True,)
 
     def rename_superuser() -> None:
-        """Give the first superuser its name: it was the application's role once."""
+        """Rename the first superuser, which had the name of the application's role."""
         with connect(ROLE, "postgres") as connection, connection.transaction():
-            # Nobody may rename the role they are.
+            # A session cannot rename its own role.
             connection.execute("CREATE ROLE concord_renames SUPERUSER")
             connection.execute("SET LOCAL SESSION AUTHORIZATION concord_renames")
             connection.execute(f"ALTER ROLE {ROLE} RENAME TO {SUPERUSER}")

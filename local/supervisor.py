@@ -1,10 +1,10 @@
 """One process that owns all others: `make up`, or `python -m local.supervisor`.
 
-It starts the servers that the environment leaves to it, prepares the database, then
-runs web, worker and scheduler; restarts what dies, with growing pauses; and stops all
-of them in order on Ctrl-C or SIGTERM. Nothing survives it (see local.children).
-Everything a child says goes to a log file of its own; the console tells only of the
-start and of trouble.
+It starts the servers that the environment does not replace, prepares the database, then
+runs web, worker and scheduler. It restarts what dies, with growing pauses, and stops
+all of them in order on Ctrl-C or SIGTERM. Nothing survives it (see local.children). The
+output of each child goes to its own log file; the console shows only the start and
+trouble.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class StartError(Exception):
 
 @dataclass
 class Child:
-    """One process to keep alive, and what is known of its lives so far."""
+    """One process to keep alive, and the record of its starts and ends."""
 
     command: Callable[[], Command]
     name: str
@@ -48,7 +48,7 @@ class Child:
     due: float = field(default=0.0)
 
     def pause(self) -> float:
-        """Return the seconds to wait before the next start, doubling per death."""
+        """Return the seconds to wait before the next start; each death doubles them."""
         return min(FIRST_PAUSE * 2.0 ** max(0, self.deaths - 1), LONGEST_PAUSE)
 
 
@@ -93,7 +93,8 @@ class Supervisor:
                 self.say(name, "ended one that an earlier start had left behind")
             self._start_servers()
             notes = self._prepare()
-            # The page first: worker and scheduler would take its processor time.
+            # Start the web process first: worker and scheduler would take its processor
+            # time.
             self._start_service("web", self._web)
             self._wait_for_the_site()
             self._start_service("worker", self._worker)
@@ -127,9 +128,9 @@ class Supervisor:
             time.sleep(0.2)
 
     def _bind(self) -> None:
-        """Take the port before anything is started, so that trouble is told at once.
+        """Bind the port before anything is started, so that a conflict shows at once.
 
-        The web process inherits the socket: a restart of it refuses no connection.
+        The web process inherits the socket: its restart refuses no connection.
         """
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -170,7 +171,7 @@ class Supervisor:
             self._stop_if_asked()
 
     def _look_for_external_servers(self, mine: set[str]) -> None:
-        """Say at once that a given server is not there, rather than on every page."""
+        """Report a missing external server now, rather than on every page."""
         if "postgres" not in mine:
             url = env.secret("DATABASE_URL")
             if not servers.database_answers(url):
@@ -191,9 +192,9 @@ class Supervisor:
                 client.close()
 
     def _prepare(self) -> str:
-        """Bring database, static files and demo up to date; return what it printed.
+        """Bring database, static files and demo up to date; return the printed text.
 
-        Skipped when nothing it looks at has changed since it last went through.
+        Skipped when nothing that it reads has changed since it last succeeded.
         """
         stamp = self.state.home / "prepared"
         fingerprint = self._what_was_prepared()
@@ -229,7 +230,7 @@ class Supervisor:
                 raise _Stop
             time.sleep(0.02)
         text = output.read_text(encoding="utf-8", errors="replace")
-        # It may hold passwords, which are shown once and stored nowhere.
+        # The log may contain passwords, which are shown once and stored nowhere.
         output.unlink()
         if status:
             output.write_text(text, encoding="utf-8")
@@ -243,7 +244,7 @@ class Supervisor:
     def _what_was_prepared(self) -> str:
         """Return a digest of migrations, static sources, packages and the database.
 
-        Empty for a database that is not ours: others may change it.
+        Empty for an external database: others may change it.
         """
         cluster = self.state.home / "postgres" / "PG_VERSION"
         if "postgres" not in {child.name for child in self.children}:
@@ -293,7 +294,7 @@ class Supervisor:
         )
 
     def _worker(self) -> Command:
-        # Each run holds a thread for its whole life, so there are several: the short
+        # Each run holds a thread for its whole life, so there are several; the short
         # tasks of the `default` queue share them.
         threads = env.integer("WORKER_THREADS", 8, minimum=2)
         return Command(
@@ -387,7 +388,7 @@ class Supervisor:
     def _note_death(
         self, child: Child, process: subprocess.Popen[bytes], now: float
     ) -> None:
-        # Its own children, should it have left any, hold sockets and shared memory.
+        # Children that it left behind would still hold sockets and shared memory.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGTERM)
         child.deaths = 1 if now - child.since > HEALTHY_AFTER else child.deaths + 1
@@ -420,7 +421,7 @@ class Supervisor:
             raise _Stop
 
     def _stop_all(self) -> None:
-        """Stop the scheduler, the worker, the web, then the servers under them."""
+        """Stop the scheduler, the worker, the web process, then the servers."""
         if any(child.process for child in self.children):
             self.say("concord", "stopping")
         for child in reversed(self.children):
@@ -436,7 +437,7 @@ class Supervisor:
 
 
 class _Stop(Exception):
-    """The person asked to stop during the start."""
+    """A signal asked to stop during the start."""
 
 
 def main() -> int:

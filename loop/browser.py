@@ -1,7 +1,7 @@
 """A small browser for scripted people: cookies, forms, redirects; no JavaScript.
 
 The scripted labelers and the scripted trainer of ``loop.run`` use the product through
-it, so that what they do passes the same pages, forms and checks as what a person does.
+it: their actions pass the same pages, forms and checks as a person's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ VOID_VALUES = {"submit", "button", "image", "reset", "file"}
 
 
 class PageError(Exception):
-    """A page answered something other than what was expected."""
+    """A page did not answer as expected."""
 
 
 @dataclass
 class Form:
-    """A form as a browser would send it untouched.
+    """A form as a browser would send it unchanged.
 
-    ``values`` maps a field's name to the values it would send; ``choices`` maps the name
-    of a select to the values it offers.
+    ``values`` maps a field's name to the values it would send; ``choices`` maps the
+    name of a select to the values it offers.
     """
 
     action: str
@@ -108,7 +108,7 @@ class _FormParser(HTMLParser):
 
 @dataclass(frozen=True)
 class Page:
-    """What an address answered after redirects."""
+    """The answer of an address after redirects."""
 
     status: int
     address: str
@@ -139,7 +139,7 @@ class Page:
 
 
 class Browser:
-    """One signed-in (or not) visitor of one server; not safe for several threads."""
+    """One visitor of one server, signed in or not; not safe for several threads."""
 
     def __init__(self, origin: str, *, seconds: float = 60) -> None:
         parts = urlsplit(origin)
@@ -209,10 +209,10 @@ class Browser:
     def _send(
         self, method: str, path: str, body: str | None, headers: dict[str, str]
     ) -> http.client.HTTPResponse:
-        """Send on the kept connection; on a fresh one where a resend could do harm.
+        """Send on the open connection; on a new one where a resend could do harm.
 
-        A server may close a kept connection at any time. A GET is then simply asked
-        again; a POST might have been taken already, so it never rides on a kept one.
+        A server may close an open connection at any time. A GET is then repeated. A
+        POST might have been processed already, so it always uses a new connection.
         """
         if method != "GET":
             self._connection.close()

@@ -1,4 +1,4 @@
-"""The last page of ``make loop``: the tables, and what of its claims holds."""
+"""The report of ``make loop``: the tables, and which of its claims hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_PAIRS = 300
 
 @dataclass
 class Report:
-    """What the last page of output is made of."""
+    """The data of the report."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     judged: Counter[str] = field(default_factory=Counter)
@@ -142,7 +142,7 @@ def print_rl(run: Run) -> None:
 
 
 def print_what_the_runs_said(report: Report) -> None:
-    """Print token lengths, what was left out and why, as the programs told it."""
+    """Print token lengths, and what the programs left out and why."""
     write()
     for name, run in report.runs.items():
         for note in run.notes.order_by("pk"):
@@ -158,7 +158,7 @@ def print_what_the_runs_said(report: Report) -> None:
 def verdict(
     report: Report, columns: dict[str, Figures], promoted: str, has_truth: bool
 ) -> int:
-    """Print what holds and what does not; return the exit status."""
+    """Print which claims hold; return the exit status."""
     if not has_truth:
         write()
         write(
@@ -183,7 +183,7 @@ def verdict(
 
 
 def gate_missed(reward: Figures) -> str:
-    """Return which bounds of the gate the reward model misses; empty when it passes."""
+    """Return the bounds of the gate that the reward model misses."""
     bounds = {
         "quads/seen/accuracy": QUADS_GATE,
         "quads/unseen/accuracy": QUADS_GATE,

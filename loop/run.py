@@ -1,19 +1,19 @@
 """The whole loop, headless, in one command: ``make loop`` (see README).
 
-Write → SFT → draw → judge → reward → policy → evaluate → promote → draw again, in a
-state directory of its own. A scripted trainer starts every run from the pages, and
-scripted labelers judge every pair on the Judge page: the same addresses, forms and
-checks as for people.
+Write → SFT → draw → judge → reward → policy → evaluate → promote → draw again, in its
+own state directory. A scripted trainer starts every run from the pages, and scripted
+labelers judge every pair on the Judge page, with the same addresses, forms and checks
+as people.
 
-On the demo data the labelers answer by the demo's oracle (the verdict and the units that
-differ). On other data nobody knows the truth, so they accept what the page proposes from
-the alignment: that exercises every stage and teaches the reward model no more than the
-alignment knows; the report says so.
+On the demo data the labelers answer by the demo's oracle (the verdict and the units
+that differ). For other data no truth is known, so they accept what the page proposes
+from the alignment. That exercises every stage, and the reward model learns no more than
+the alignment knows; the report says so.
 
 Exit status: 0, every stage ran and, on the demo data, the reward model passed its gate
-(balanced quads >= 0.9, bad answers caught >= 0.85) and what was promoted is not worse
+(balanced quads >= 0.9, bad answers caught >= 0.85) and the promoted policy is not worse
 than the policy after supervised fine-tuning; 1, a stage failed; 2, every stage ran but
-one of those does not hold.
+one of those claims does not hold.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
     from training.models import Checkpoint, Run
 
 LABELERS = ("lena", "luis")
-# A model this small gains much from two processes of a thread, and little from two threads.
+# A model this small gains much from two processes, and little from two threads.
 SIDE_BY_SIDE: dict[str, object] = {"processes": 2}
-# What differs from the recipes' defaults, which are the demo's.
+# Settings that differ from the recipes' defaults, which are made for the demo.
 DEMO: dict[str, dict[str, object]] = {
     "sft": {
         "steps": 360,
         "evaluate_every": 90,
         **SIDE_BY_SIDE,
     },
-    # The longest label response has 70 tokens; a cut one fails the format check.
+    # The longest label response has 70 tokens; a truncated one fails the format check.
     "draw": {
         "turns": 140,
         "responses_per_turn": 2,
@@ -74,10 +74,10 @@ DEMO: dict[str, dict[str, object]] = {
     },
     "evaluate": {"max_new_tokens": 96, **SIDE_BY_SIDE},
 }
-# The start has learned nothing and rambles: a part of the samples shows it.
+# The start has learned nothing and rambles: some of the samples are enough to show it.
 BASE: dict[str, object] = {"samples": 60, "processes": 1}
 # Real conversations: thousands of tokens each, and a model far too small for them. The
-# runs are short because what they show is that nothing is lost on the way.
+# runs are short, because they only show that nothing is lost on the way.
 OTHER: dict[str, dict[str, object]] = {
     "sft": {
         "steps": 12,
@@ -107,7 +107,7 @@ OTHER: dict[str, dict[str, object]] = {
 
 
 class StageFailedError(Exception):
-    """A stage did not end as it should; the message says which and why."""
+    """A stage did not end as it should; the message says which one and why."""
 
 
 def say(text: str) -> None:
@@ -134,7 +134,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def site(state: State) -> Iterator[str]:
-    """Run the whole product on a fresh state directory; yield its address."""
+    """Run the whole product in a new state directory; yield its address."""
     state.remove()
     state.make()
     environment = {
@@ -191,7 +191,7 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
         policy = last_checkpoint(sft)
     checkpoints = list(sft.checkpoints.order_by("step"))
     base = checkpoints[0] if checkpoints[0].step == 0 else None
-    # Earlier checkpoints make other mistakes: the reward model needs to see both.
+    # Earlier checkpoints make other mistakes: the reward model must see both kinds.
     earlier = [c for c in reversed(checkpoints) if 0 < c.step < policy.step]
     with report.stage("draw"):
         before = earlier[0] if earlier else None
@@ -201,7 +201,7 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
         for draw, name in zip(draws, ("draw", "draw early"), strict=False):
             tara.wait(draw, name, report)
     with report.stage("judge"):
-        # Needs nobody's judgment: it is measured beside the judging.
+        # It needs no judgments, so it runs while people judge.
         of_base = None
         if base is not None:
             of_base = tara.start(
@@ -247,14 +247,14 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
 
 
 def set_up(folder: Path | None, seed: int) -> tuple[Project, dict[str, str]]:
-    """Make the project, its people and its approved samples; return the passwords."""
+    """Create the project, its people and its approved samples; return the passwords."""
     from django.contrib.auth import get_user_model
 
     from annotation.models import Membership, Project
 
     name = f"Loop {time.strftime('%Y-%m-%d %H:%M:%S')}"
     slug = f"loop-{time.time_ns()}"
-    # Labelers who know the truth agree: one of them is enough for a pair.
+    # Labelers who know the truth agree: one per pair is enough.
     project = Project.objects.create(name=name, slug=slug, overlap=1)
     passwords = {}
     for username, role in [
@@ -290,7 +290,7 @@ def import_demo(project: Project, seed: int) -> None:
 
 
 def import_folder(project: Project, folder: Path) -> None:
-    """Import a folder of chats, every fifth conversation held out."""
+    """Import a folder of chats; hold every fifth conversation out."""
     from annotation.authoring.import_files import import_file
 
     tools = folder / "tools.json"
@@ -312,7 +312,7 @@ def import_folder(project: Project, folder: Path) -> None:
 
 
 class Trainer:
-    """The scripted trainer: starts runs from their pages and waits for their end."""
+    """The scripted trainer: starts runs from their pages and waits until they end."""
 
     def __init__(
         self,
@@ -337,7 +337,7 @@ class Trainer:
         recipe: dict[str, object] | None = None,
         **inputs: Checkpoint | None,
     ) -> Run:
-        """Start a run from its page and wait for its end."""
+        """Start a run from its page and wait until it ends."""
         number = self.start(kind, recipe=recipe, **inputs)
         return self.wait(number, name or kind, report)
 
@@ -357,7 +357,7 @@ class Trainer:
         }
         settings = {"seed": self.seed, **self.recipes[kind], **(recipe or {})}
         for setting, value in settings.items():
-            # A box that is not ticked is not sent.
+            # An unticked box is not sent.
             chosen[f"recipe_{setting}"] = None if value is False else value
         page = self.browser.submit(page, form, **chosen)
         if page.status != 200 or page.errors():
@@ -365,21 +365,21 @@ class Trainer:
         return int(page.address.rstrip("/").rsplit("/", 1)[1])
 
     def wait(self, number: int, name: str, report: Report) -> Run:
-        """Return the run once it has ended, and put it into the report."""
+        """Return the run once it has ended, and add it to the report."""
         from training.models import FINAL_STATES, Run
 
         while (run := Run.objects.get(pk=number)).state not in FINAL_STATES:
             time.sleep(0.5)
-        # A policy run that its own alarm stopped has kept its best checkpoint.
+        # A policy run stopped by its own alarm has kept its best checkpoint.
         if run.state != "finished" and not run.result.get("alarm"):
             raise StageFailedError(f"{name}: run {run.pk} {run.state}: {run.error}")
         report.runs[name] = run
         return run
 
     def promote(self, checkpoint: Checkpoint, is_lower: bool) -> Checkpoint:
-        """Promote from the checkpoint's page; return the project's current policy.
+        """Promote on the checkpoint's page; return the project's current policy.
 
-        The few samples of the loop decide little: what is not lower may pass.
+        The few samples of the loop prove little: a policy that is not lower passes.
         """
         from training.runs.starting_points import current_policy
 
@@ -396,7 +396,7 @@ class Trainer:
 
 
 def is_lower(evaluation: Run) -> bool:
-    """Tell whether a policy completed fewer held-out tasks than the one before it."""
+    """Whether a policy completed fewer held-out tasks than the one before it."""
     from training.iterations.metrics import comparison
 
     compared = comparison(evaluation.result)
@@ -413,7 +413,7 @@ def last_checkpoint(run: Run) -> Checkpoint:
 def judge(
     origin: str, project: Project, passwords: dict[str, str], report: Report
 ) -> None:
-    """Let the labelers judge side by side until the queue has nothing for either."""
+    """Let the labelers judge side by side until the queue is empty for both."""
     failures: list[BaseException] = []
 
     def work(name: str) -> None:
@@ -432,7 +432,7 @@ def judge(
 
 
 class Labeler:
-    """The scripted labeler: reads a Judge page, decides, sends the page's own form."""
+    """The scripted labeler: reads a Judge page, decides, submits its form."""
 
     def __init__(self, origin: str, project: Project, name: str, password: str) -> None:
         self.browser = Browser(origin)
@@ -471,7 +471,7 @@ class Labeler:
 
 
 def decide(slot: Any, proposed: list[str]) -> tuple[int, list[str]]:
-    """Return the verdict and the units that differ: by the oracle, where there is one."""
+    """Return the verdict and the units that differ, by the oracle if there is one."""
     from actions.demo import oracle
     from annotation.authoring.export import turn_to_json
 

@@ -89,7 +89,7 @@ class Request:
         self.waits_for_leave = bool(WAITS.search(head))
 
     def _take_chunks(self, data: bytes) -> None:
-        """Read chunks: a line with a size, that many bytes, an empty line; size 0 ends."""
+        """Read chunks: a line with a size, its bytes, an empty line; size 0 ends."""
         while data and not self.is_whole:
             if self._lacking:
                 passed = min(self._lacking, len(data))
@@ -140,7 +140,7 @@ class ReceivedUnreader(Unreader):  # type: ignore[misc]
         return data
 
     def keep_rest(self) -> None:
-        """Keep the bytes after the request, the start of the next one, as read ahead."""
+        """Keep the bytes after the request as read ahead: the next request's start."""
         if self.received is not None:
             ahead = self.take_buffered() + self.received.read()
             self.unread(ahead)
@@ -162,7 +162,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Start to receive a request; gunicorn calls this where it would take a thread."""
+        """Start to receive a request, where gunicorn would take a thread."""
         if conn.parser is None:
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader = ReceivedUnreader()

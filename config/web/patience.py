@@ -25,9 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def limit_statements() -> None:
-    """Set the statement timeout on every connection that this process opens from now
-    on.
-    """
+    """Set the statement timeout on every connection this process opens from now on."""
     options = settings.DATABASES["default"]["OPTIONS"]
     options_before = options.get("options", "")
     options["options"] = f"{options_before} -c statement_timeout={SECONDS}s".strip()

@@ -30,7 +30,7 @@ class Command(BaseCommand):
             self.seed_the_demo()
 
     def progress(self, message: str) -> None:
-        """Report to the supervisor's console, which recognizes the lines by their first
+        """Report to the supervisor's console, which knows the lines by their first
         sign.
         """
         self.stdout.write(f"… {message}")
@@ -55,7 +55,7 @@ class Command(BaseCommand):
         stamp.write_text(fingerprint, encoding="ascii")
 
     def seed_the_demo(self) -> None:
-        """Seed a database without a project; a project deleted on purpose stays away."""
+        """Seed a database without a project; one deleted on purpose stays away."""
         if Project.objects.exists():
             return
         self.progress("writing the demo project")
@@ -63,9 +63,7 @@ class Command(BaseCommand):
         self.start_the_first_run()
 
     def start_the_first_run(self) -> None:
-        """Train the demo's first policy and draw its responses, so that there is work
-        to judge.
-        """
+        """Train the demo's first policy and draw its responses: work to judge."""
         if importlib.util.find_spec("torch") is None:
             return  # a web machine; the trainers' machines are elsewhere
         project = Project.objects.get(slug=SLUG)
