@@ -1,4 +1,4 @@
-"""Who may do what with runs, checkpoints and iterations: trainers, and the product."""
+"""Access control of runs, checkpoints and iterations: trainers, and the product."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def require_trainer(project: Project, user: User | None, *, deed: str) -> None:
-    """Ask for the role of trainer, first in a deed's transaction (``require_role``).
+    """Require the role of trainer, first in a deed's transaction (``require_role``).
 
-    Without a user the product itself acts: a command, or what a person began earlier.
+    Without a user the product itself acts: a command, or work that a person began
+    earlier.
     """
     if user is not None:
         require_role(project, user, Role.TRAINER, deed=deed)

@@ -1,8 +1,8 @@
-"""Django admin for the rows of the trainer: for looking things up.
+"""Django admin for the rows of the trainer, to look things up.
 
-Nothing is edited here. Runs move by the deeds of ``training.runs.launch`` and
-``training.runs.supervise``, which hold their leases; checkpoints, snapshots and metrics are
-what happened.
+Nothing can be edited here. The deeds of ``training.runs.launch`` and
+``training.runs.supervise``, which hold the leases, change runs; checkpoints, snapshots
+and metrics are a record.
 """
 
 from django.contrib import admin
@@ -32,7 +32,7 @@ class SnapshotAdmin(Lookup):
     list_filter = ["project"]
     list_select_related = ["project", "created_by"]
     search_fields = ["content_hash"]
-    # The rows it links are too many for a page; its files have them.
+    # A snapshot links too many rows for a page; its files contain them.
     exclude = ["samples", "judgments"]
 
 

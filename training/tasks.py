@@ -1,4 +1,4 @@
-"""Celery tasks. A message is a hint; the row of the run decides what is done.
+"""Celery tasks. A message is a hint; the run's row decides what is done.
 
 Tasks acknowledge early: a broker that redelivers an hour-long message would otherwise
 start it twice.
@@ -31,10 +31,10 @@ hands = threading.BoundedSemaphore(settings.RUNS_AT_ONCE)
 
 @shared_task(name="training.tasks.run_hint", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def run_hint(run_id: int) -> None:
-    """Claim the run, if it still waits, and see it to its end.
+    """Claim the run, if it still waits, and supervise it to its end.
 
-    A worker that has its hands full lets the hint go: the run waits in its row, and
-    whoever is done with a run asks for the one that has waited longest.
+    A busy worker drops the hint: the run waits in its row, and a worker that finishes a
+    run asks for the one that has waited longest.
     """
     if not hands.acquire(blocking=False):
         return
@@ -63,7 +63,7 @@ def _put_what_is_missing() -> None:
 
 @shared_task(name="training.tasks.reconcile", acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def reconcile() -> None:
-    """Look after runs and what follows them; runs every 15 seconds."""
+    """Reconcile runs and what depends on them; runs every 15 seconds."""
     claim.reconcile()
     start_asked_draws()
     advance_all()
@@ -78,16 +78,16 @@ def propose(proposal_id: int) -> None:
 
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]
 def hear_of_own_queue(instance: Any, **_: object) -> None:
-    """Listen to the hints of runs that wish for this worker's queue, besides ``-Q``."""
+    """Listen to hints for runs that wish for this worker's queue, beside ``-Q``."""
     if this_place().queue:
         queues = instance.app.amqp.queues
-        # By its name alone it would get another exchange than the senders give it.
+        # With its name alone the queue would get another exchange than the senders use.
         queues.select_add(queues.new_missing(broker_queue(this_place().queue)))
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def announce_place(**_: object) -> None:
-    """Tell the pages, from now on, which queue this worker serves."""
+    """Announce to the pages, from now on, which queue this worker serves."""
     place = this_place()
     if place.queue:
         threading.Thread(

@@ -1,9 +1,9 @@
-"""Moving an iteration on by itself, as far as it goes without a person.
+"""Advance an iteration automatically, as far as no person is needed.
 
-:func:`advance` looks at the iteration's rows and at the runs, pairs and figures as they
-are, and does what is next. It is called every 15 seconds, when a run ends, and by the
-buttons of the page; several callers at once do it once, and one that dies in the middle
-leaves what the next finds.
+:func:`advance` reads the iteration's rows and the current runs, pairs and figures, and
+does the next step. It runs every 15 seconds, when a run ends, and from the buttons of
+the page. Several concurrent callers do a step once, and one that dies in the middle
+leaves a state from which the next continues.
 """
 
 from __future__ import annotations
@@ -57,22 +57,23 @@ NEEDS_A_NEW_POLICY = (StepName.EVALUATE, StepName.COMPARE, StepName.PROMOTE)
 
 
 def advance_all() -> None:
-    """Do what is next in every iteration that is under way."""
+    """Advance every iteration that is under way."""
     going = Iteration.objects.filter(state=IterationState.GOING)
     for pk in list(going.values_list("pk", flat=True)):
         try:
             advance(iteration_id=pk)
         except Exception:
-            # One that cannot go on must not keep the others from it.
+            # An iteration that fails must not stop the others.
             logger.exception("Iteration %s could not be looked at.", pk)
 
 
 def advance(*, iteration_id: int) -> None:
-    """Do what is next, as long as something is; doing it again changes nothing.
+    """Do the next step as long as there is one; repeating the call changes nothing.
 
-    The row is locked while it is looked at, and who finds it locked leaves: the other
-    does the same. A run is started outside that lock, since freezing its data takes
-    long, and attached in the transaction that makes it: of two only one run is made.
+    The row is locked while it is read, and a caller that finds it locked leaves,
+    because the other does the same. A run is started outside that lock, since freezing
+    its data takes long, and attached in the transaction that creates it: of two callers
+    only one creates a run.
     """
     for _turn in range(3 * len(STEP_ORDER)):
         with transaction.atomic():
@@ -94,7 +95,7 @@ def advance(*, iteration_id: int) -> None:
 
 
 def _look(iteration: Iteration, step: IterationStep) -> str:
-    """Move one step on; return "again", "start" (its run) or "rest"."""
+    """Advance one step; return "again", "start" (its run) or "rest"."""
     if step.state in (StepState.DONE, StepState.SKIPPED):
         return _next(iteration, step)
     if step.state == StepState.WORKING:
@@ -159,7 +160,7 @@ def _look_at_work(iteration: Iteration, step: IterationStep) -> str:
 
 
 def put_pairs_first(iteration: Iteration) -> None:
-    """Have people judge what the iteration drew before whatever else waits for them."""
+    """Have people judge the pairs of the iteration's draw before all others."""
     draw = run_of(iteration, StepName.DRAW)
     if draw is not None:
         project = iteration.project
@@ -196,11 +197,14 @@ def stop_because(iteration: Iteration, reason: str, *, is_alarm: bool = False) -
 
 
 class _OvertakenError(Exception):
-    """Somebody else has moved the iteration on meanwhile."""
+    """Somebody else has advanced the iteration meanwhile."""
 
 
 def _start_run_of(iteration: Iteration, step: IterationStep) -> bool:
-    """Start the run of a step and attach it; False when another caller did, or it failed."""
+    """Start the run of a step and attach it.
+
+    False when another caller did, or when the start failed.
+    """
     # An iteration may have begun before a setting was retired.
     recipe, _ = brought_up_to_date(step.name, iteration.recipes.get(step.name, {}))
     inputs = default_inputs(iteration.project, step.name)
@@ -224,7 +228,7 @@ def _start_run_of(iteration: Iteration, step: IterationStep) -> bool:
         moved = IterationStep.objects.filter(
             pk=step.pk, state=StepState.WAITING, iteration__step=step.name
         )
-        # A recipe changed meanwhile: the next caller starts the run with the new one.
+        # The recipe changed meanwhile: the next caller starts the run with the new one.
         is_same = held.recipes.get(step.name) == settings
         is_going = held.state == IterationState.GOING
         if not (is_same and is_going) or not moved.update(
@@ -253,7 +257,7 @@ def _start_run_of(iteration: Iteration, step: IterationStep) -> bool:
 
 
 def _to_evaluate(iteration: Iteration) -> dict[str, Checkpoint]:
-    """Return the new policy, the one it started from, and the model that rewarded it."""
+    """Return the new policy, the policy it started from, and its reward model."""
     inputs: dict[str, Checkpoint] = {}
     new = candidate_of(iteration)
     run = run_of(iteration, StepName.POLICY)
@@ -269,7 +273,7 @@ def _to_evaluate(iteration: Iteration) -> dict[str, Checkpoint]:
 
 
 def _promote(iteration: Iteration, step: IterationStep) -> str:
-    """Promote the new policy; return what is wrong, or nothing."""
+    """Promote the new policy; return the refusal, or nothing."""
     checkpoint = candidate_of(iteration)
     if checkpoint is None:
         return _("The policy run left no final checkpoint.")
@@ -279,8 +283,8 @@ def _promote(iteration: Iteration, step: IterationStep) -> str:
             checkpoint=checkpoint,
             user=step.approved_by or iteration.created_by,
             reason=step.reason or _promotion_reason(iteration),
-            # The verdict of its own comparison, or a person in spite of it, has let the
-            # policy come this far.
+            # The verdict of its own comparison, or a person overruling it, has let the
+            # policy reach this step.
             against=speaks_against(comparison_of(iteration)),
             force=True,
             by_itself=True,
@@ -291,7 +295,7 @@ def _promote(iteration: Iteration, step: IterationStep) -> str:
 
 
 def _promotion_reason(iteration: Iteration) -> str:
-    """Say in a sentence what the promotion rests on: a person's word, or the gain."""
+    """Say in a sentence why to promote: a person's reason, or the gain."""
     number = _("Iteration %(number)d.") % {"number": iteration.number}
     if was_accepted(iteration):
         return f"{number} {step_of(iteration, StepName.COMPARE).reason}"

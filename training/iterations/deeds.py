@@ -1,7 +1,8 @@
 """Iterations: the cycle draw → judge → reward → policy → evaluate → compare → promote.
 
-An iteration is rows only: what it is at, which run works for it. Here is what people do
-with it; ``advance`` moves it on by itself, ``status`` says what it knows of itself.
+An iteration consists of rows only: its current step, and the run that works for it.
+This module holds people's deeds; ``advance`` moves an iteration on automatically,
+``status`` reads its state.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ if TYPE_CHECKING:
 
     from annotation.models import Project
 
-# Without one there is nothing that the later steps could be about.
+# The later steps evaluate and promote the policy of this step.
 NEVER_SKIPPED = (StepName.POLICY,)
 DEED = "Running an iteration"
 
 
 class IterationRefusedError(Exception):
-    """This cannot be done with the iteration; ``problems`` names fields where it can."""
+    """The iteration does not allow the deed; ``problems`` names fields if possible."""
 
     def __init__(
         self, message: str, problems: Mapping[str, Mapping[str, str]] | None = None
@@ -55,7 +56,7 @@ class IterationRefusedError(Exception):
 
 
 class ReasonNeededError(IterationRefusedError):
-    """It can be done in spite of what speaks against it, with a reason."""
+    """The deed needs a reason, because something speaks against it."""
 
 
 # Starting and ending
@@ -71,10 +72,11 @@ def start_iteration(
     margin: float = 0.03,
     automatic: tuple[str, ...] = ("draw", "reward", "policy", "evaluate", "compare"),
 ) -> Iteration:
-    """Begin the next iteration of a project; its first step is taken by `advance`.
+    """Begin the next iteration of a project; `advance` takes its first step.
 
-    ``recipes`` has, per step with a run, settings other than the defaults. Raises
-    IterationRefusedError when one is open, no policy is there, or a setting is wrong.
+    ``recipes`` holds, per step with a run, settings other than the defaults. Raises
+    IterationRefusedError when an iteration is open, there is no policy, or a setting is
+    wrong.
     """
     checked = _checked_recipes(recipes or {})
     try:
@@ -152,10 +154,11 @@ def change_iteration(
     automatic: tuple[str, ...],
     newest_seen: int | None = None,
 ) -> None:
-    """Change what an open iteration waits for and which steps ask nobody.
+    """Change what an open iteration waits for and which steps are automatic.
 
-    Who changed what is recorded. ``newest_seen`` is the :func:`newest_change` that the
-    page showed; raises IterationRefusedError when another change came after it.
+    The change and its author are recorded. ``newest_seen`` is the :func:`newest_change`
+    that the page showed; raises IterationRefusedError when another change came after
+    it.
     """
     with transaction.atomic():
         iteration = _locked(project, iteration, user)
@@ -191,11 +194,11 @@ def change_recipe(
     recipe: Mapping[str, object],
     newest_seen: int | None = None,
 ) -> IterationChange | None:
-    """Change the recipe of a step that has not begun; None when nothing is new.
+    """Change the recipe of a step that has not begun; return None when nothing is new.
 
-    Who changed what is kept. Raises IterationRefusedError for a step that has begun, or
-    that was passed, for a setting that is not right, and where another change came
-    after ``newest_seen``.
+    The change and its author are recorded. Raises IterationRefusedError for a step that
+    has begun or was passed, for an invalid setting, and when another change came after
+    ``newest_seen``.
     """
     with transaction.atomic():
         iteration = _locked(project, iteration, user)
@@ -213,7 +216,7 @@ def change_recipe(
 
 
 def changeable_recipes(iteration: Iteration) -> list[str]:
-    """Return the steps with a recipe that have not begun; none once it has ended."""
+    """Return the steps with a recipe that have not begun; none after its end."""
     if not iteration.is_open:
         return []
     not_begun = (StepState.WAITING, StepState.ASKING)
@@ -227,13 +230,13 @@ def changeable_recipes(iteration: Iteration) -> list[str]:
 
 
 def newest_change(iteration: Iteration, step: str) -> int:
-    """Return the number of the last change of a step's recipe, or of the settings."""
+    """Return the number of the last change to a step's recipe, or to the settings."""
     newest = iteration.changes.filter(step=step).order_by("-pk").first()
     return 0 if newest is None else newest.pk
 
 
 def _must_be_newest(iteration: Iteration, step: str, newest_seen: int | None) -> None:
-    """Refuse to write over what somebody else, or another tab, has changed meanwhile."""
+    """Refuse to overwrite what somebody else, or another tab, has changed meanwhile."""
     if newest_seen is None or newest_seen >= newest_change(iteration, step):
         return
     later = iteration.changes.filter(step=step, pk__gt=newest_seen).select_related(
@@ -274,7 +277,7 @@ def _keep_change(
 def pause_iteration(
     *, project: Project, iteration: Iteration, user: User | None
 ) -> None:
-    """Start nothing more; a run under way goes on."""
+    """Start no more steps; a run under way continues."""
     with transaction.atomic():
         iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
@@ -301,9 +304,9 @@ def stop_iteration(
 def resume_iteration(
     *, project: Project, iteration: Iteration, user: User | None, reason: str = ""
 ) -> None:
-    """Go on with a paused or stopped iteration.
+    """Continue a paused or stopped iteration.
 
-    In spite of an alarm only with a reason, which is kept.
+    After an alarm a reason is required, which is recorded.
     """
     try:
         with transaction.atomic():
@@ -342,9 +345,9 @@ def approve_step(
     user: User | None,
     reason: str = "",
 ) -> None:
-    """Let the step begin, or pass, that asks a person.
+    """Let a step begin, or pass, that waits for a person.
 
-    With a reason where something speaks against it: a gate that was missed, a truth
+    A reason is required where something speaks against it: a missed gate, or a truth
     that is worse or was not measured.
     """
     with transaction.atomic():
@@ -368,7 +371,7 @@ def skip_step(
     user: User | None,
     reason: str,
 ) -> None:
-    """Go on without a step; a run of it must have ended. The reason is kept."""
+    """Skip a step whose run, if any, has ended; record the reason."""
     if not reason.strip():
         raise ReasonNeededError(_("Say why the step is skipped."))
     with transaction.atomic():
@@ -386,7 +389,7 @@ def skip_step(
 def retry_step(
     *, project: Project, iteration: Iteration, name: str, user: User | None
 ) -> None:
-    """Try a failed step again: its run goes on from its last checkpoint."""
+    """Retry a failed step: its run continues from its last checkpoint."""
     with transaction.atomic():
         iteration, step = _current(project, iteration, name, user)
         if step.state != StepState.FAILED:
@@ -407,7 +410,7 @@ def retry_step(
 def go_back(
     *, project: Project, iteration: Iteration, name: str, user: User | None
 ) -> None:
-    """Do a step again, and all after it; what their runs left stays."""
+    """Repeat a step and all after it; the results of their old runs stay."""
     with transaction.atomic():
         iteration = _locked(project, iteration, user)
         _must_be_open(iteration)
@@ -436,7 +439,7 @@ def _reset(step: IterationStep) -> None:
 
 
 def _locked(project: Project, iteration: Iteration, user: User | None) -> Iteration:
-    """Ask for the role, lock the project's iteration and return it as it is now."""
+    """Require the role, lock the project's iteration and return its current state."""
     require_trainer(project, user, deed=DEED)
     rows = Iteration.objects.select_for_update(of=("self",)).select_related("project")
     return get_object_or_404(rows, project=project, pk=iteration.pk)
@@ -445,7 +448,10 @@ def _locked(project: Project, iteration: Iteration, user: User | None) -> Iterat
 def _current(
     project: Project, iteration: Iteration, name: str, user: User | None
 ) -> tuple[Iteration, IterationStep]:
-    """Lock an open iteration; return it with the step of that name, its present one."""
+    """Lock an open iteration; return it with its current step.
+
+    That step must have the name ``name``.
+    """
     iteration = _locked(project, iteration, user)
     _must_be_open(iteration)
     if iteration.step != name:

@@ -1,17 +1,16 @@
-"""What more judgments would be worth: a learning curve through past reward models.
+"""The value of more judgments: a learning curve through past reward models.
 
-Plain numbers, no database. The error of a reward model is taken to fall with the number
-of judgments n as a power law, error = a · n^(−b), as learning curves mostly do; a and b
-are fitted by least squares in the logarithms (Cortes et al. 1994).
-
-What the next model will reach lies, 19 times in 20, within the prediction interval of
-that regression: with k models, s the spread of their log errors about the line and x = ln n,
+Plain numbers, no database. The error of a reward model is assumed to fall with the
+number of judgments n as a power law, error = a · n^(−b), as most learning curves do; a
+and b are fitted by least squares in the logarithms (Cortes et al. 1994). The next
+model's error lies, 19 times in 20, within the prediction interval of that regression:
+with k models, s the standard deviation of their log errors about the line and x = ln n,
 
     ln error ± t(k − 2) · s · sqrt(1 + 1/k + (x − mean)² / Σ (xᵢ − mean)²)
 
-t is Student's, so three models give a very wide interval, and two none at all. It knows
-the scatter of these models (held-out samples, seeds), not a change of recipe, nor that
-the power law may bend.
+t is Student's, so three models give a very wide interval, and two none. The interval
+covers the scatter of these models (held-out samples, seeds), not a change of recipe or
+a bend of the power law.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ LEAST_FOR_INTERVAL = 3
 
 @dataclass(frozen=True)
 class Known:
-    """A reward model: how many judgments it learned from, and a figure of 0 to 1."""
+    """A reward model: its number of judgments, and a figure from 0 to 1."""
 
     judgments: int
     figure: float
@@ -41,7 +40,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Scatter:
-    """How the known log errors lie about the line; ``deviation`` is s of the formula."""
+    """The log errors about the fitted line; ``deviation`` is s of the formula."""
 
     models: int
     freedom: int
@@ -58,10 +57,11 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Curve:
-    """A fitted curve. ``spread`` is how far the known figures lie from it, on average.
+    """A fitted curve.
 
-    ``grows`` is False when more judgments did not go with a better figure so far; the
-    curve is then their mean. ``scatter`` is None with too few models for an interval.
+    ``spread`` is the mean distance of the known figures from it. ``grows`` is False
+    when more judgments did not improve the figure so far; the curve is then their mean.
+    ``scatter`` is None with too few models for an interval.
     """
 
     scale: float
@@ -71,11 +71,11 @@ class Curve:
     scatter: Scatter | None = None
 
     def at(self, judgments: int) -> float:
-        """Return the figure expected after so many judgments."""
+        """Return the expected figure after this many judgments."""
         return 1 - self.scale * math.pow(max(1, judgments), -self.power)
 
     def between(self, judgments: int) -> tuple[float, float] | None:
-        """Return where the next model's figure lies in 19 of 20; None with too few."""
+        """Return the next model's 95 % interval; None with too few models."""
         if self.scatter is None:
             return None
         half = self.scatter.half_width(math.log(max(1, judgments)))
@@ -86,7 +86,7 @@ class Curve:
         )
 
     def needed_for(self, figure: float) -> int | None:
-        """Return how many judgments the figure takes; None if they do not lead there."""
+        """Return how many judgments the figure needs; None if it is out of reach."""
         if not self.grows or figure >= 1:
             return None
         log_judgments = math.log(self.scale / (1 - figure)) / self.power

@@ -1,4 +1,4 @@
-"""The figures an iteration is steered by: judging, the gate, the comparison, the alarm."""
+"""The figures that steer an iteration: judging, gate, comparison, alarm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from training.models import Iteration, Run
 
 AUC = "judged/auc"
-# A fall of people's share counts beyond this, and beyond what chance does in 19 of 20.
+# A fall of people's share counts only beyond this, and beyond chance in 19 of 20.
 TOLERANCE = 0.02
 BEYOND_CHANCE = 1.64
 
@@ -45,7 +45,7 @@ BEYOND_CHANCE = 1.64
 
 @dataclass(frozen=True)
 class JudgeProgress:
-    """How far people are with a set of pairs."""
+    """The progress of judging a set of pairs."""
 
     judgments: int
     still_open: int
@@ -57,11 +57,11 @@ class JudgeProgress:
         return 100 * self.settled // self.pairs if self.pairs else 100
 
     def target(self, iteration: Iteration) -> int:
-        """Return how many judgments are enough: no more than there are slots for."""
+        """Return how many judgments are enough: at most as many as there are slots."""
         return min(iteration.wanted_judgments, self.judgments + self.still_open)
 
     def is_enough(self, iteration: Iteration) -> bool:
-        """Tell whether enough is judged or settled, or nothing is left to judge."""
+        """Whether enough is judged or settled, or nothing is left to judge."""
         return (
             not self.still_open
             or self.judgments >= iteration.wanted_judgments
@@ -70,7 +70,7 @@ class JudgeProgress:
 
 
 def pairs_of(project: Project, draw: Run | None) -> PairQuerySet:
-    """Return the pairs for people that a draw made; of the project without one."""
+    """Return the pairs for people from a draw; without one, those of the project."""
     pairs = Pair.objects.filter(project=project, source=PairSource.PEOPLE)
     if draw is None:
         return pairs
@@ -79,7 +79,7 @@ def pairs_of(project: Project, draw: Run | None) -> PairQuerySet:
 
 
 def judge_progress(project: Project, draw: Run | None) -> JudgeProgress:
-    """Count slots and outcomes of the pairs that a draw made (two queries)."""
+    """Count slots and outcomes of the pairs from a draw (two queries)."""
     pairs = pairs_of(project, draw)
     slots = Slot.objects.filter(pair__in=pairs.values("pk")).aggregate(
         judgments=Count("pk", filter=Q(state="done")),
@@ -93,7 +93,7 @@ def judge_progress(project: Project, draw: Run | None) -> JudgeProgress:
 
 @dataclass(frozen=True)
 class Pace:
-    """How quickly people judge: in the last hour, and in hours in which they judge."""
+    """The speed of judging: in the last hour, and in hours with judgments."""
 
     last_hour: int
     per_hour: float
@@ -111,7 +111,7 @@ class Median(Aggregate):
 def judging_pace(project: Project) -> Pace:
     """Return the pace of the last seven days (two queries)."""
     now = timezone.now()
-    # Those undone since are among them: giving them took time too.
+    # Judgments undone since are included: they took time too.
     recent = Judgment.objects.filter(
         project=project, is_extra=False, created_at__gte=now - timedelta(days=7)
     ).exclude(verdict=Verdict.WITHDRAWN)
@@ -136,10 +136,11 @@ def judging_pace(project: Project) -> Pace:
 
 @dataclass(frozen=True)
 class Fresh:
-    """A policy on fresh samples: what its reward model and what people say.
+    """A policy on fresh samples: the reward model's score and people's verdicts.
 
-    ``people`` is the share of its answers with outcome "consistent", ``answers`` how
-    many have an outcome; ``rm_score`` the mean probability the reward model gave them.
+    ``people`` is the share of its responses with outcome "consistent", ``answers`` the
+    number with an outcome; ``rm_score`` is the mean probability that the reward model
+    gave them.
     """
 
     name: str
@@ -155,7 +156,7 @@ class Fresh:
 
     @property
     def _variance(self) -> float:
-        # With one more success and failure: a share of 0 or 1 is not certain either.
+        # Add one success and one failure: a share of 0 or 1 is uncertain too.
         share = (self.people * self.answers + 1) / (self.answers + 2)
         return share * (1 - share) / max(1, self.answers)
 
@@ -163,7 +164,7 @@ class Fresh:
 def hacking(before: Fresh, after: Fresh, *, tolerance: float = TOLERANCE) -> str:
     """Return why to stop, or nothing: the score rose while people's share fell.
 
-    The fall must be larger than ``tolerance`` and than chance makes it in 19 of 20.
+    The fall must exceed ``tolerance`` and the 95 % range of chance.
     """
     if before.rm_score is None or after.rm_score is None:
         return ""
@@ -188,10 +189,10 @@ def hacking(before: Fresh, after: Fresh, *, tolerance: float = TOLERANCE) -> str
 
 
 def fresh_figures(draws: Sequence[Run]) -> dict[int, list[Fresh]]:
-    """Return, by draw, what is known of each policy that answered in it (one query).
+    """Return by draw the figures of each policy that answered in it (one query).
 
-    An answer counts by its pair's outcome, those derived among them: one that equals
-    the label is consistent, one that breaks the grammar is not.
+    A response counts by the outcome of its pair, derived outcomes included: one equal
+    to the label is consistent, one that breaks the grammar is not.
     """
     made_by = "origins__sampled_response__producer__"
     rows = (
@@ -201,8 +202,8 @@ def fresh_figures(draws: Sequence[Run]) -> dict[int, list[Fresh]]:
         .annotate(people=Avg("outcome"), answers=Count("origins__pk"))
         .order_by("run", "role")
     )
-    # Where only answers that the reward model accepted go to people, their share says
-    # nothing of the policy's answers.
+    # Where only responses accepted by the reward model go to people, their share is not
+    # representative of the policy's responses.
     results = {
         draw.pk: {} if draw.recipe.get("keep") == "accepted" else draw.result
         for draw in draws
@@ -227,7 +228,7 @@ def fresh_figures(draws: Sequence[Run]) -> dict[int, list[Fresh]]:
 
 
 def gate_of(reward: Checkpoint | None, recipe: Mapping[str, Json]) -> list[str]:
-    """Return what keeps a reward model from the gate of a policy recipe."""
+    """Return the bounds of a policy recipe's gate that a reward model misses."""
     if reward is None:
         return []
     bounds = PolicyRecipe()
@@ -246,7 +247,7 @@ def _number(value: Json, default: float) -> float:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A figure of past reward models over their judgments, and where it leads."""
+    """A figure of past reward models by number of judgments, and its curve."""
 
     label: str
     bound: float | None
@@ -288,7 +289,7 @@ def reward_forecasts(project: Project, bad_recall: float) -> list[Forecast]:
 
 
 class GainVerdict(models.TextChoices):
-    """What the interval of the gain says of a new policy."""
+    """What the interval of the gain says about a new policy."""
 
     BETTER = "better", gettext_lazy("Better")
     NOT_WORSE = "not worse", gettext_lazy("Not worse")
@@ -298,10 +299,10 @@ class GainVerdict(models.TextChoices):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two policies on the same held-out samples, by the truth known there.
+    """Two policies on the same held-out samples, by the known truth.
 
-    ``gain_interval`` is of the difference, paired sample by sample; None where only two
-    shares are known. ``margin`` is the loss that still counts as none.
+    ``gain_interval`` is the interval of the difference, paired by sample; None where
+    only two shares are known. ``margin`` is the loss that still counts as none.
     """
 
     measure: str
@@ -318,7 +319,7 @@ class Comparison:
 
     @property
     def verdict(self) -> GainVerdict:
-        """Return what the whole interval says, and Undecided where it does not.
+        """Return what the whole interval says, else Undecided.
 
         Better: all of it above 0. Not worse: all above −margin. Worse: all below 0.
         """
@@ -333,7 +334,7 @@ class Comparison:
 
     @property
     def is_passed(self) -> bool:
-        """Whether the new policy may go on without a person."""
+        """Whether the new policy may continue without a person."""
         return self.verdict in (GainVerdict.BETTER, GainVerdict.NOT_WORSE)
 
     @property
@@ -342,7 +343,7 @@ class Comparison:
 
 
 def comparison(result: Mapping[str, Json], *, margin: float = 0.0) -> Comparison | None:
-    """Read an evaluation of a policy and of the one before it; None without truth."""
+    """Read an evaluation of a policy and its predecessor; None without truth."""
     policies = result.get("policies")
     if not isinstance(policies, dict):
         return None
@@ -371,7 +372,7 @@ def comparison(result: Mapping[str, Json], *, margin: float = 0.0) -> Comparison
 
 
 def speaks_against(compared: Comparison | None) -> list[str]:
-    """Return why a comparison does not let the new policy pass by itself."""
+    """Return why a comparison does not let the new policy pass automatically."""
     if compared is None:
         return [_("Held-out truth was not measured; a person has to decide.")]
     if compared.is_passed:
@@ -406,9 +407,9 @@ def speaks_against(compared: Comparison | None) -> list[str]:
 
 
 def own_comparison(run: Run, *, margin: float = 0.0) -> Comparison | None:
-    """Return what a policy run says of its held-out truth, at its start and its end.
+    """Return a policy run's held-out truth at its start and its end.
 
-    Without an interval: it chose its checkpoint on those very samples.
+    Without an interval: the run chose its checkpoint on those very samples.
     """
     before, after = run.result.get("truth_at_start"), run.result.get("truth")
     if not isinstance(before, int | float) or not isinstance(after, int | float):
@@ -417,7 +418,7 @@ def own_comparison(run: Run, *, margin: float = 0.0) -> Comparison | None:
 
 
 def _gain(result: Mapping[str, Json], measure: str) -> dict[str, Json]:
-    """Return the paired gain that the evaluation wrote; older ones wrote none."""
+    """Return the paired gain from the evaluation; older evaluations have none."""
     gain: Json = result.get("gains")
     for name in ("policy", measure):
         gain = gain.get(name) if isinstance(gain, dict) else None

@@ -1,8 +1,8 @@
-"""Making a checkpoint the current policy: what is known against it, and the deed.
+"""Make a checkpoint the current policy: what speaks against it, and the deed.
 
-A person decides. What they decide on is what iterations judge by: the newest evaluation
-in which the checkpoint and the policy that it would replace answered the same held-out
-samples, and the interval of the gain (:mod:`training.iterations.metrics`).
+A person decides, on the same evidence as iterations: the newest evaluation in which the
+checkpoint and the policy it would replace answered the same held-out samples, and the
+interval of the gain (:mod:`training.iterations.metrics`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ if TYPE_CHECKING:
 
 
 class PromotionRefusedError(Exception):
-    """The checkpoint must not become the current policy; ``can_force`` with a reason."""
+    """The checkpoint must not become the current policy.
+
+    ``can_force``: a person may overrule it with a reason.
+    """
 
     def __init__(self, message: str, *, can_force: bool) -> None:
         self.can_force = can_force
@@ -53,11 +56,11 @@ class PromotionRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of a checkpoint beside ``current``, the policy it would replace.
+    """The evidence on a checkpoint beside ``current``, the policy it would replace.
 
-    ``run`` is where ``comparison`` comes from: an evaluation of both, else the run that
-    made the checkpoint, which compared it with what it started from. ``against`` says,
-    in sentences, what a person has to overrule.
+    ``run`` is the source of ``comparison``: an evaluation of both, else the run that
+    made the checkpoint and compared it with its start. ``against`` lists in sentences
+    what a person has to overrule.
     """
 
     current: Checkpoint | None = None
@@ -71,8 +74,9 @@ class Standing:
 
 
 def standing_of(checkpoint: Checkpoint) -> Standing:
-    """Return how a checkpoint stands; against the first policy, or the same, are only
-    figures that are no numbers.
+    """Return the standing of a checkpoint.
+
+    Against the first policy, or the current one itself, only non-finite figures speak.
     """
     current = current_policy(checkpoint.project)
     broken = broken_figures(checkpoint)
@@ -99,7 +103,7 @@ def standing_of(checkpoint: Checkpoint) -> Standing:
 
 
 def _evaluations(new: Checkpoint, current: Checkpoint) -> list[Run]:
-    """Return the newest evaluations of a policy beside the current one."""
+    """Return the newest evaluations of a policy together with the current one."""
     rows = Run.objects.filter(
         project=new.project_id, kind=RunKind.EVALUATE, state=RunState.FINISHED
     )
@@ -109,7 +113,7 @@ def _evaluations(new: Checkpoint, current: Checkpoint) -> list[Run]:
 
 
 def _margin_of(project: Project) -> float:
-    """Return the loss that counts as none: that of the newest iteration."""
+    """Return the loss that counts as none, from the newest iteration."""
     newest = Iteration.objects.filter(project=project).order_by("-number").first()
     return (newest or Iteration()).margin
 
@@ -126,10 +130,10 @@ def promote(
 ) -> Promotion:
     """Make a checkpoint the current policy of its project.
 
-    Raises PromotionRefusedError for a reward model, for files that are not whole, and,
-    unless forced with a reason, for a policy that is worse than the current one, or not
-    known to be as good. ``against`` replaces what is known against it. ``by_itself``: an
-    iteration promotes, in the name of who let it go so far.
+    Raises PromotionRefusedError for a reward model, for incomplete files, and, unless
+    forced with a reason, for a policy that is worse than the current one or not known
+    to be as good. ``against`` replaces the known objections. ``by_itself``: an
+    iteration promotes, on behalf of the person who let it come this far.
     """
     checkpoint = get_object_or_404(
         Checkpoint.objects.select_related("project", "run"),
@@ -169,7 +173,8 @@ def promote(
             reason=reason.strip(),
             is_forced=bool(against),
         )
-        # The new row holds a lock on the checkpoint's: retention sees it or was first.
+        # The new row locks the checkpoint's row: retention either sees it, or came
+        # first.
         if Checkpoint.objects.filter(
             pk=checkpoint.pk, files_removed_at__isnull=False
         ).exists():

@@ -1,4 +1,4 @@
-"""Where an iteration stands: what it made, what people say of it, what speaks against it."""
+"""The state of an iteration: results, people's verdicts, and objections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STEPS = Prefetch("steps", IterationStep.objects.select_related("run"))
 
 
 def judged_so_far(iteration: Iteration) -> JudgeProgress:
-    """Return how far people are with the answers that the iteration drew."""
+    """Return the progress of judging the responses that the iteration drew."""
     return judge_progress(iteration.project, run_of(iteration, StepName.DRAW))
 
 
@@ -55,13 +55,13 @@ def candidate_of(iteration: Iteration) -> Checkpoint | None:
 
 
 def is_unchanged(iteration: Iteration) -> bool:
-    """Tell whether the policy run ended with what it started from: its step 0 was best."""
+    """Whether the policy run ended with its start: its step 0 was best."""
     run = run_of(iteration, StepName.POLICY)
     return run is not None and run.is_final and run.result.get("chosen_step") == 0
 
 
 def comparison_of(iteration: Iteration) -> Comparison | None:
-    """Return old and new policy on held-out samples: the evaluation, else the run's own."""
+    """Return the comparison on held-out samples, from the evaluation or the run."""
     run = run_of(iteration, StepName.EVALUATE)
     margin = iteration.margin
     compared = comparison(run.result, margin=margin) if run is not None else None
@@ -72,16 +72,16 @@ def comparison_of(iteration: Iteration) -> Comparison | None:
 
 
 def fresh_of(iteration: Iteration) -> list[Fresh]:
-    """Return what people and reward model say of the answers it drew, per policy."""
+    """Return the figures of people and reward model on the draw, per policy."""
     run = run_of(iteration, StepName.DRAW)
     return [] if run is None else fresh_figures([run])[run.pk]
 
 
 def fresh_alarm(iteration: Iteration) -> str:
-    """Return why people and reward model part on fresh answers, or nothing.
+    """Return why people and reward model disagree on fresh responses, or nothing.
 
-    Compared are the policies whose answers this iteration drew, and the current one
-    with that of the iteration before.
+    Compares the policies whose responses this iteration drew, and the current one with
+    that of the previous iteration.
     """
     now = fresh_of(iteration)
     before = (
@@ -101,7 +101,7 @@ def fresh_alarm(iteration: Iteration) -> str:
 
 
 def gate_misses_of(iteration: Iteration) -> list[str]:
-    """Return what keeps the iteration's reward model from its gate."""
+    """Return the bounds of the gate that the iteration's reward model misses."""
     recipe = iteration.recipes.get(StepName.POLICY, {})
     if recipe.get("consistency_source") in ("oracle", "alignment"):
         return []
@@ -120,13 +120,13 @@ def against(iteration: Iteration, step: IterationStep) -> list[str]:
 
 
 def was_accepted(iteration: Iteration) -> bool:
-    """Tell whether a person has accepted the comparison in spite of what it says."""
+    """Whether a person has accepted the comparison in spite of its result."""
     step = step_of(iteration, StepName.COMPARE)
     return step.state == StepState.DONE and bool(step.reason)
 
 
 def what_speaks_against(iteration: Iteration) -> list[str]:
-    """Return what speaks against the step that the iteration is at."""
+    """Return what speaks against the current step of the iteration."""
     return against(iteration, step_of(iteration, iteration.step))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what runs left, what starts from them, which one is the current policy."""
+"""Checkpoints: results of runs, inputs of runs, and the current policy."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
         return self.filter(project__in=Project.objects.visible_to(user))
 
     def policies(self) -> CheckpointQuerySet:
-        """Return the checkpoints that answer: of SFT, policy and preference runs."""
+        """Return the checkpoints that respond: of SFT, policy and preference runs."""
         return self.filter(run__kind__in=LEAVES_A_POLICY)
 
     def reward_models(self) -> CheckpointQuerySet:
-        """Return the checkpoints that judge: consistency, or preference."""
+        """Return the checkpoints that judge, by consistency or by preference."""
         return self.filter(run__kind=RunKind.REWARD)
 
     def consistency_models(self) -> CheckpointQuerySet:
-        """Return the reward models that compare an answer with its label."""
+        """Return the reward models that compare a response with its label."""
         return self.reward_models().filter(
             ~Q(run__recipe__judges="preference") | Q(run__recipe__judges__isnull=True)
         )
 
     def preference_models(self) -> CheckpointQuerySet:
-        """Return the reward models that score an answer by itself."""
+        """Return the reward models that score a response by itself."""
         return self.reward_models().filter(run__recipe__judges="preference")
 
     def final(self) -> CheckpointQuerySet:
-        """Return the checkpoints runs ended with, by their programs' word.
+        """Return the checkpoints that programs marked as their last.
 
         A policy run that stopped itself has one too.
         """
         return self.filter(is_final=True)
 
     def for_list(self) -> CheckpointQuerySet:
-        """Return the checkpoints with what a line of the list shows, in one query."""
+        """Return the checkpoints with the data of a list line, in one query."""
         return self.select_related("project", "run", "run__snapshot").defer("manifest")
 
 
 class Checkpoint(models.Model):
-    """What a run leaves: a model directory, its manifest, its lineage."""
+    """The result of a run: a model directory, its manifest, its lineage."""
 
     project = models.ForeignKey(
         Project, on_delete=models.CASCADE, related_name="checkpoints"
@@ -107,7 +107,7 @@ class Checkpoint(models.Model):
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether it is the policy that its run started from, which the run did not better."""
+        """Whether it is the policy its run started from, unimproved."""
         return self.step == 0 and self.run.kind in (RunKind.POLICY, RunKind.PREFERENCE)
 
     @property
@@ -117,7 +117,7 @@ class Checkpoint(models.Model):
 
 
 class Retention(models.Model):
-    """Which checkpoints of a project keep their files (:mod:`training.policies.retention`)."""
+    """Which checkpoints of a project keep files: :mod:`training.policies.retention`."""
 
     project = models.OneToOneField(
         Project, on_delete=models.CASCADE, related_name="retention"
@@ -152,13 +152,13 @@ class InputRole(models.TextChoices):
     PREFERENCE = "preference", _("Preference model")
 
 
-# The roles of the reward models that judge consistency, together if there are several.
+# Roles of the reward models that judge consistency, as an ensemble if several.
 ENSEMBLE = (InputRole.REWARD, InputRole.REWARD_2, InputRole.REWARD_3)
 JUDGES = (*ENSEMBLE, InputRole.PREFERENCE)
 
 
 class RunInput(models.Model):
-    """A checkpoint a run starts from, and what for."""
+    """A checkpoint that a run starts from, and its role."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="run_inputs")
     checkpoint = models.ForeignKey(
@@ -179,7 +179,7 @@ class RunInput(models.Model):
 
 
 class Promotion(models.Model):
-    """The newest row names the project's current policy.
+    """A promotion; the newest row names the project's current policy.
 
     The newest row whose checkpoint came from an SFT run names the initial policy.
     """

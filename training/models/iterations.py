@@ -1,4 +1,4 @@
-"""Iterations: one turn of the cycle each, step by step."""
+"""Iterations: one round of the cycle each, step by step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StepName(models.TextChoices):
 
 
 STEP_ORDER: list[str] = [*StepName.values]
-# Those whose work a run does; its kind has the step's name.
+# Steps whose work a run does; the kind of the run has the step's name.
 RUN_STEPS: list[str] = ["draw", "reward", "policy", "evaluate"]
 
 
@@ -56,14 +56,15 @@ class IterationQuerySet(models.QuerySet["Iteration"]):
         return self.filter(project__in=Project.objects.visible_to(user))
 
     def open(self) -> IterationQuerySet:
-        """Return those that have not ended: at most one of each project."""
+        """Return iterations that have not ended: at most one per project."""
         return self.filter(state__in=["going", "paused"])
 
 
 class Iteration(models.Model):
-    """One turn of the cycle: draw, judge, reward, policy, evaluate, compare, promote.
+    """One round of the cycle: draw, judge, reward, policy, evaluate, compare, promote.
 
-    Moved by the deeds of :mod:`training.iterations.deeds` and :mod:`training.iterations.advance` only.
+    Only the deeds of :mod:`training.iterations.deeds` and
+    :mod:`training.iterations.advance` change it.
     """
 
     project = models.ForeignKey(
@@ -209,7 +210,7 @@ class IterationStep(models.Model):
 
 
 class IterationChange(models.Model):
-    """Somebody changed what an open iteration waits for, or the recipe of a step."""
+    """A change to what an open iteration waits for, or to the recipe of a step."""
 
     iteration = models.ForeignKey(
         Iteration, on_delete=models.CASCADE, related_name="changes"

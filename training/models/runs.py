@@ -1,4 +1,4 @@
-"""Runs, what they told while they ran, and the devices they run on."""
+"""Runs, the events they wrote, and the devices they run on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunKind(models.TextChoices):
     EVALUATE = "evaluate", _("Evaluate")
 
 
-# What people call the runs of a kind: ``Policy 12``.
+# Short names of the kinds: ``Policy 12``.
 SHORT = {
     RunKind.SFT: _("SFT"),
     RunKind.DRAW: _("Draw"),
@@ -39,14 +39,14 @@ SHORT = {
 }
 
 
-# The kinds whose model answers: its answers can be drawn as soon as it is there.
+# Kinds whose model generates responses, which can be drawn as soon as it is there.
 LEAVES_A_POLICY = (RunKind.SFT, RunKind.POLICY, RunKind.PREFERENCE)
-# The kinds that learn from judgments.
+# Kinds that learn from judgments.
 LEARNS_FROM_JUDGMENTS = (RunKind.REWARD, RunKind.PREFERENCE)
 
 
 def run_name(run: Run) -> str:
-    """Return what people call a run: ``Policy 12``."""
+    """Return the short name of a run: ``Policy 12``."""
     return f"{SHORT[RunKind(run.kind)]} {run.pk}"
 
 
@@ -70,11 +70,11 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.filter(project__in=Project.objects.visible_to(user))
 
     def active(self) -> RunQuerySet:
-        """Return the runs a worker says it holds."""
+        """Return the runs that a worker holds."""
         return self.filter(state__in=ACTIVE_STATES)
 
     def for_list(self) -> RunQuerySet:
-        """Return the runs with what a line of the list shows, in one query."""
+        """Return the runs with the data of a list line, in one query."""
         return self.select_related("project", "created_by", "snapshot")
 
 
@@ -251,7 +251,7 @@ class Metric(models.Model):
 
 
 class RunSample(models.Model):
-    """A sampled text a program showed while it ran, for the live page."""
+    """A sampled text that a program showed during its run, for the live page."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="shown_samples")
     event_offset = models.PositiveBigIntegerField(
@@ -276,7 +276,7 @@ class RunSample(models.Model):
 
 
 class RunNote(models.Model):
-    """What happened to a run, in a sentence: said by its program or its supervisor."""
+    """An event of a run in a sentence, from its program or its supervisor."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="notes")
     level = models.CharField(
@@ -303,7 +303,7 @@ class RunNote(models.Model):
 
 
 class Device(models.Model):
-    """Where a worker runs programs, as it announced it (:mod:`training.runs.placement`)."""
+    """A worker's place for programs, as announced (:mod:`training.runs.placement`)."""
 
     host = models.CharField(max_length=130)
     queue = models.CharField(max_length=60)

@@ -1,4 +1,4 @@
-"""The data a run was trained on."""
+"""The data that a run was trained on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class SnapshotQuerySet(models.QuerySet["Snapshot"]):
 
 
 class Snapshot(models.Model):
-    """An immutable, content-hashed data set a run was trained on.
+    """An immutable, content-hashed data set that a run was trained on.
 
-    The rows are written to ``DATA_DIR/snapshots/<content_hash>/`` as the JSON lines the
-    programs read; the link tables below say which rows of the database they were.
-    Made only by :func:`training.storage.snapshots.build_snapshot`.
+    The rows are written to ``DATA_DIR/snapshots/<content_hash>/`` as the JSON lines
+    that programs read; the link tables below name the rows of the database they came
+    from. Only :func:`training.storage.snapshots.build_snapshot` makes one.
     """
 
     project = models.ForeignKey(

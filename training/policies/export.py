@@ -1,7 +1,7 @@
-"""A checkpoint as a plain Hugging Face directory that needs nothing of Concord.
+"""Export a checkpoint as a plain Hugging Face directory that does not need Concord.
 
-The programs already save the model that way, adapters merged: what is left is to leave
-out what only resuming needs and to write the model card. So no torch is needed here.
+Programs already save the model in that form, with adapters merged. The export leaves
+out the state that only a resume needs and adds a model card, so it needs no torch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LONGEST_LINEAGE = 50
 
 
 class ExportError(Exception):
-    """A checkpoint cannot be written where it was asked for."""
+    """A checkpoint cannot be written to this place."""
 
 
 def exported_files(checkpoint: Checkpoint) -> list[str]:
-    """Return the files of the model: all but the trainer's own state."""
+    """Return the files of the model, without the trainer's state."""
     return sorted(
         name
         for name in checkpoint.manifest["files"]
@@ -43,7 +43,7 @@ def export_checkpoint(
 ) -> Path:
     """Write the model and its card to the new directory ``target``.
 
-    Written aside, synced and renamed, so ``target`` is whole or absent. Raises
+    It is written aside, synced and renamed, so ``target`` is complete or absent. Raises
     ExportError when ``target`` exists, CheckpointError for damaged files.
     """
     if target.exists():
@@ -72,9 +72,9 @@ def _sync(path: Path) -> None:
 
 
 def model_card(checkpoint: Checkpoint, licence: str = UNKNOWN_LICENCE) -> str:
-    """Return the model card: what it is, learned from what, how good, how to load.
+    """Return the model card: origin, training data, figures, and how to load it.
 
-    In English, whoever asks: it is read where the model goes.
+    Always in English: people read it wherever the model goes.
     """
     with translation.override("en"):
         return _card(checkpoint, licence)
@@ -83,7 +83,7 @@ def model_card(checkpoint: Checkpoint, licence: str = UNKNOWN_LICENCE) -> str:
 def _card(checkpoint: Checkpoint, licence: str) -> str:
     run = checkpoint.run
     is_reward_model = checkpoint.manifest.get("kind") == "reward"
-    # A JSON text is a YAML text, whatever a name holds.
+    # Every JSON text is a YAML text, whatever characters a name contains.
     facts = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if is_reward_model else "text-generation",
@@ -156,7 +156,7 @@ def _data(run: Run) -> dict[str, str]:
 
 
 def _lineage(checkpoint: Checkpoint) -> Iterator[str]:
-    """Name the checkpoint and what it came from, nearest first, each once."""
+    """Name the checkpoint and its ancestors, nearest first, each once."""
     yield f"this checkpoint: `{checkpoint.digest}`"
     visited = {checkpoint.pk}
     waiting = [checkpoint.run_id]
@@ -184,7 +184,7 @@ def _table(facts: Mapping[str, object]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text that markdown does not read as more than text, on one line."""
+    """Return text on one line that Markdown shows as plain text."""
     for mark in "\\`*_[]<>|#":
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())

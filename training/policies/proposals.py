@@ -1,8 +1,8 @@
 """Proposals: a promoted policy writes the next response of a person's draft.
 
-The row is asked for by a page and answered by a worker, which starts
-``training.engine.propose`` for it. Nothing of it reaches the draft until the person
-takes it over, and then the draft says so (``proposal`` of the turn).
+A page creates the row, and a worker answers it by running ``training.engine.propose``.
+The text enters the draft only when the person takes it over, and the draft then records
+that (``proposal`` of the turn).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ one_at_a_time = threading.Lock()
 
 
 class ProposalRefused(Exception):
-    """No policy can be asked for this; the text says why."""
+    """No policy can answer this; the message says why."""
 
 
 def ask_proposal(
@@ -64,9 +64,9 @@ def ask_proposal(
     """Ask the current policy for the response to ``turn`` (from 0) of the draft.
 
     Where none is promoted yet, the newest one that finished its training is asked.
-    ``content`` is the draft as the page has it, saved or not. A proposal that is still
-    on its way for this draft is asked for no longer. Raises ProposalRefused, and
-    Http404 for somebody else's draft.
+    ``content`` is the draft as the page has it, saved or not. An earlier unanswered
+    proposal for this draft is cancelled. Raises ProposalRefused, and Http404 for a
+    draft of somebody else.
     """
     policy = current_policy(project) or newest_policy(project)
     if policy is None:
@@ -96,9 +96,9 @@ def ask_proposal(
 def answer_proposal(
     proposal_id: int, *, command: Sequence[str] | None = None
 ) -> Proposal | None:
-    """Have the policy write the response; None when the proposal is no longer wanted.
+    """Let the policy write the response; return None if the proposal was cancelled.
 
-    Whatever goes wrong is written into the row, for the person who waits.
+    Any error is written into the row, for the person who waits.
     """
     pending = Proposal.objects.filter(pk=proposal_id, state=ProposalState.ASKED)
     with one_at_a_time:
@@ -116,7 +116,7 @@ def answer_proposal(
 
 
 def is_overdue(proposal: Proposal) -> bool:
-    """Say whether no worker has taken the proposal up in reasonable time."""
+    """Whether no worker has started the proposal in reasonable time."""
     return (
         proposal.state == ProposalState.ASKED
         and timezone.now() - proposal.created_at > GIVE_UP
@@ -174,7 +174,7 @@ def _document(draft: Draft, content: Content, turn: int) -> dict[str, JSON]:
 
 
 def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
-    """Return the text and "", or "" and what went wrong."""
+    """Return the text and "", or "" and the error."""
     checkpoint = proposal.checkpoint
     try:
         store.fetch(checkpoint)
@@ -184,7 +184,8 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
     except store.StoreError as error:
         return "", _("The policy's files cannot be had: %(why)s.") % {"why": error}
     program = command or [sys.executable, "-m", "training.engine.propose"]
-    # A run may be using the device for all it is worth; it must not run out of memory.
+    # A run may be using the whole device; the proposal must not make it run out of
+    # memory.
     is_busy = Run.objects.filter(state__in=ACTIVE_STATES).exists()
     wish = {"seed": proposal.pk, "device": "cpu" if is_busy else ""}
     request = {"document": proposal.document, "settings": wish}

@@ -1,12 +1,12 @@
-"""Which checkpoints keep their files, and removing those of the others.
+"""Which checkpoints keep their files, and the removal of the others' files.
 
-A checkpoint's row and its manifest stay for ever, and with them its lineage, figures and
-hashes; only files go. Kept are, of every run:
+The row and the manifest of a checkpoint stay for ever, and with them lineage, figures
+and hashes; only files are removed. Of every run these are kept:
 
-* what it ended with, and what was ever promoted;
+* its final checkpoint, and every checkpoint ever promoted;
 * the last ``keep_last`` by step (at least one, so that a run can be resumed);
-* the best ``keep_best`` by the figure its kind is measured by;
-* everything a run that is not finished reads or writes: it may be resumed;
+* the best ``keep_best`` by the figure of its kind;
+* everything that an unfinished run reads or writes: it may be resumed;
 * the parents of anything kept, so that a kept model can be made again.
 """
 
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The figure of a manifest that tells the best, by kind of run, and whether more is better.
+# The figure in a manifest that ranks checkpoints, by kind of run, and whether more is
+# better.
 MEASURES: dict[str, tuple[tuple[str, bool], ...]] = {
     RunKind.SFT: (("held_out_loss", False), ("loss", False)),
     RunKind.REWARD: (
@@ -55,13 +56,13 @@ MEASURES: dict[str, tuple[tuple[str, bool], ...]] = {
     RunKind.POLICY: (("truth", True), ("rm_score", True)),
     RunKind.PREFERENCE: (("truth", True), ("held_out/accuracy", True)),
 }
-# The measures of a kind that is not named above, whichever it has.
+# The measures of any other kind, whichever it has.
 ANY_MEASURE = (("truth", True), ("held_out_loss", False), ("loss", False))
 
 
 @dataclass(frozen=True)
 class Doomed:
-    """A checkpoint whose files would go, and their bytes."""
+    """A checkpoint whose files would be removed, and their bytes."""
 
     checkpoint: Checkpoint
     bytes: int
@@ -69,7 +70,10 @@ class Doomed:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a policy would remove, and how many are kept for which reason first."""
+    """What a policy would remove, and the number kept for each reason.
+
+    A checkpoint with several reasons counts for the first.
+    """
 
     doomed: tuple[Doomed, ...]
     kept_by_reason: tuple[tuple[str | Promise, int], ...]
@@ -80,8 +84,9 @@ class Plan:
 
 
 def retention_of(project: Project) -> Retention:
-    """Return the project's policy: as saved, else the defaults, which remove nothing
-    by themselves.
+    """Return the project's saved policy, else the defaults.
+
+    The defaults remove nothing automatically.
     """
     return Retention.objects.filter(project=project).first() or Retention(
         project=project
@@ -89,7 +94,7 @@ def retention_of(project: Project) -> Retention:
 
 
 def plan_removal(policy: Retention) -> Plan:
-    """Return what would be removed now; a dry run, nothing is changed."""
+    """Return what would be removed now: a dry run that changes nothing."""
     rows = _with_files(policy.project)
     reasons = _kept(policy, rows)
     doomed = tuple(
@@ -114,10 +119,10 @@ def save_policy(*, policy: Retention, user: User, **chosen: Any) -> Retention:
 def remove_files(policy: Retention, *, user: User | None = None) -> Plan:
     """Remove the files of the checkpoints that ``policy`` does not keep; return them.
 
-    The rows are locked before it is looked who reads them. A run that starts takes a
-    lock on its inputs as it names them, so it either is seen here or sees that they are
-    gone (``launch.start_run``). Rows are marked first: what a crash leaves on disk is
-    removed the next time. ``user`` is the trainer who asks; none where it is automatic.
+    The rows are locked before their readers are checked. A starting run locks its
+    inputs when it names them, so it is either seen here or sees that they are gone
+    (``launch.start_run``). Rows are marked first: the next call removes what a crash
+    leaves on disk. ``user`` is the trainer who asks; none for automatic removal.
     """
     project = policy.project
     with transaction.atomic():
@@ -141,7 +146,7 @@ def remove_files(policy: Retention, *, user: User | None = None) -> Plan:
 
 
 def remove_where_automatic() -> None:
-    """Apply the policies of the projects that asked for it."""
+    """Apply the policies of the projects with automatic removal."""
     for policy in Retention.objects.filter(is_automatic=True).select_related("project"):
         remove_files(policy)
 
@@ -152,7 +157,7 @@ def _with_files(project: Project) -> list[Checkpoint]:
 
 
 def _kept(policy: Retention, rows: Iterable[Checkpoint]) -> dict[int, str | Promise]:
-    """Return the checkpoints to keep, each with the first reason."""
+    """Return the checkpoints to keep, each with its first reason."""
     promoted = set(
         Promotion.objects.filter(project=policy.project).values_list(
             "checkpoint_id", flat=True
@@ -184,7 +189,7 @@ def _kept(policy: Retention, rows: Iterable[Checkpoint]) -> dict[int, str | Prom
 
 
 def _best(kind: str, rows: list[Checkpoint], count: int) -> list[Checkpoint]:
-    """Return the best by the first figure of its kind that any of them has."""
+    """Return the best checkpoints by the first figure of their kind that any has."""
     for name, more_is_better in MEASURES.get(kind, ANY_MEASURE):
         measured = [
             (value if more_is_better else -value, -row.step, row)
@@ -220,7 +225,7 @@ def _bytes(directory: Path) -> int:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a checkpoint's directory; until it is gone whole it carries a dot."""
+    """Remove a checkpoint's directory; it gets a leading dot until it is gone."""
     if not directory.is_dir():
         return
     aside = directory.with_name(f".removed-{uuid.uuid4().hex[:8]}")

@@ -1,4 +1,4 @@
-"""Which curves a run's page draws, and which of them share a chart."""
+"""Which curves the page of a run draws, and which of them share a chart."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MOST_POINTS = 2000
 
 @dataclass(frozen=True)
 class Chart:
-    """One small multiple: a title, what it measures, and the metrics it draws.
+    """One small chart: a title, a unit, and the metrics it draws.
 
-    ``names`` are shell patterns; a chart without any metric is left out. ``smooth``
-    draws a running mean over a faint raw curve.
+    ``names`` are shell patterns; a chart without metrics is left out. ``smooth`` draws
+    a running mean over a faint raw curve.
     """
 
     title: _StrPromise
@@ -152,7 +152,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
     ),
 }
 
-# What any kind of run may report of its speed, after its own charts.
+# Speed metrics of any kind of run, after its own charts.
 SPEED = (
     Chart(
         _("Speed"),
@@ -164,8 +164,8 @@ SPEED = (
     Chart(_("Device memory"), _("bytes"), ("memory", "memory/*")),
 )
 
-# Counts and parts that have a place of their own on the page. A metric's ``/low`` and
-# ``/high`` become the band around its curve.
+# Counts and parts shown elsewhere on the page. A metric's ``/low`` and ``/high`` become
+# the band around its curve.
 HIDDEN = (
     "*/count",
     "*/by_rule",
@@ -181,10 +181,10 @@ HIDDEN = (
 
 
 def layout(kind: str, names: Iterable[str]) -> list[dict[str, object]]:
-    """Return the charts for the metrics a run has, as the page's script reads them.
+    """Return the charts for a run's metrics, in the form the page's script reads.
 
-    Metrics no chart of the kind asks for get one each, at the end. An evaluation has
-    figures but no course, so it gets none.
+    Metrics outside the charts of the kind get one each, at the end. An evaluation has
+    figures but no curves, so it gets no chart.
     """
     if kind == RunKind.EVALUATE:
         return []
@@ -221,7 +221,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _short(name: str, names: list[str]) -> str:
-    """Return what tells a metric from its neighbours in the same chart."""
+    """Return the part of a metric's name that differs from others in the same chart."""
     if len(names) == 1:
         return words(name.rpartition("/")[2])
     parts = [n.split("/") for n in names]
@@ -233,9 +233,9 @@ def _short(name: str, names: list[str]) -> str:
 
 
 def metric_names(*runs: Run) -> list[str]:
-    """Return the names of the metrics that have a course to draw.
+    """Return the names of the metrics that have a curve.
 
-    What an ended run has measured once is a figure of its result and no curve.
+    A metric that an ended run measured once is a figure of its result, not a curve.
     """
     names = Metric.objects.filter(run__in=runs).values("name").order_by("name")
     if all(run.is_final for run in runs):
@@ -247,9 +247,9 @@ def metric_names(*runs: Run) -> list[str]:
 def series_after(run: Run, row: int) -> tuple[int, dict[str, list[list[float]]]]:
     """Return the newest row, and per metric its ``[steps, values]`` after ``row``.
 
-    Rows are counted by primary key, not by step: an evaluation of step 100 may be told
-    after the loss of step 100. A metric of more than MOST_POINTS is thinned out evenly;
-    its last point always stays.
+    Rows are counted by primary key, not by step: an evaluation of step 100 may be
+    written after the loss of step 100. A metric with more than MOST_POINTS points is
+    thinned out evenly; its last point always stays.
     """
     points = Metric.objects.filter(run=run, pk__gt=row)
     newest: int = points.aggregate(newest=Max("pk"))["newest"] or row

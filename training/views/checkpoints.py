@@ -1,4 +1,4 @@
-"""Checkpoints and snapshots: what came of what, both ways; promote, download."""
+"""Checkpoints and snapshots: lineage in both directions; promotion and download."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Line:
 @require_safe
 @login_required
 def checkpoints(request: HttpRequest, slug: str) -> HttpResponse:
-    """List checkpoints, the finals of finished runs unless asked; paged by key."""
+    """List checkpoints, by default the finals of finished runs; paged by key."""
     project = enter(request, slug, Role.TRAINER)
     form = CheckpointFilterForm(request.GET)
     rows: QuerySet[Checkpoint] = Checkpoint.objects.none()
@@ -203,7 +203,7 @@ def _checkpoint_page(
 
 
 def _standing(checkpoint: Checkpoint) -> dict[str, object]:
-    """Return what a promotion would rest on: the verdict and its figures in sentences."""
+    """Return the evidence for a promotion: the verdict and its figures in sentences."""
     if checkpoint.run.kind not in LEAVES_A_POLICY:
         return {"can_promote": False}
     standing = standing_of(checkpoint)
@@ -224,7 +224,7 @@ def _standing(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 def _children(checkpoint: Checkpoint) -> list[tuple[Run, str, str]]:
-    """Return the newest runs that started from a checkpoint, with what it was there."""
+    """Return the newest runs that started from a checkpoint, with its role there."""
     roles: dict[Run, list[str]] = {}
     rows = RunInput.objects.filter(checkpoint=checkpoint).select_related("run")
     for each in rows.order_by("-run_id", "pk")[:60]:
@@ -233,7 +233,7 @@ def _children(checkpoint: Checkpoint) -> list[tuple[Run, str, str]]:
 
 
 def _judgments_learned(checkpoint: Checkpoint) -> int:
-    """Count the judgments behind a checkpoint: its own, or its reward model's."""
+    """Count the judgments that a checkpoint, or its reward model, learned from."""
     of_reward_models = RunInput.objects.filter(
         run=checkpoint.run, role__in=JUDGES
     ).values_list("checkpoint__run__snapshot", flat=True)
@@ -251,7 +251,7 @@ def _answers(checkpoint: Checkpoint) -> dict[str, Count]:
     )
     judged_pairs = pairs.values("pair")[: ANSWERS_COUNTED + 1]
     judgments = Judgment.objects.filter(pair__in=judged_pairs)
-    # Read in Python: a DISTINCT in the database would read all answers before it counts.
+    # Count in Python: with DISTINCT the database would read all responses first.
     read = pairs.values_list("pair", flat=True)[: ORIGINS_READ + 1]
     different = len(set(read))
     counted = Count(
@@ -274,7 +274,7 @@ def _file(checkpoint: Checkpoint, name: str, digest: str) -> dict[str, object]:
 
 
 def _fetched(checkpoint: Checkpoint) -> None:
-    """Have the files of a checkpoint here, whole, from the store if need be."""
+    """Make the files of a checkpoint present and complete, from the store if needed."""
     if not store.is_at_hand(checkpoint):
         raise Http404("the files of this checkpoint are gone")
     try:
@@ -320,7 +320,7 @@ def download(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
 @require_safe
 @login_required
 def export(request: HttpRequest, slug: str, pk: int) -> HttpResponseBase:
-    """Stream the model as a plain Hugging Face directory, with its model card."""
+    """Stream the model as a plain Hugging Face directory with its model card."""
     project = enter(request, slug, Role.TRAINER)
     checkpoint = _checkpoint(project, pk)
     form = ExportForm(request.GET)
@@ -379,7 +379,7 @@ def retention(request: HttpRequest, slug: str) -> HttpResponse:
 @require_safe
 @login_required
 def snapshot(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Show what a snapshot holds and which runs learned from it."""
+    """Show the content of a snapshot and the runs that learned from it."""
     project = enter(request, slug, Role.TRAINER)
     snapshot = get_object_or_404(
         Snapshot.objects.filter(project=project).select_related("created_by"), pk=pk

@@ -1,4 +1,4 @@
-"""Curves of runs: as JSON for the charts, as CSV to take away, of several together."""
+"""Curves of runs: as JSON for charts, as CSV to download, of several runs together."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from records.events import Json
 
 
-# A page asks for the curves of each run by itself; more than this no eye tells apart.
+# A page requests the curves of each run separately; more runs than this cannot be told
+# apart in a chart.
 MOST_COMPARED = 100
 
 
@@ -67,7 +68,7 @@ class _Echo:
 
 
 def _csv(runs: list[Run], name: str) -> StreamingHttpResponse:
-    """Answer all curves of runs as CSV, row by row: one line is one number."""
+    """Answer all curves of runs as CSV: one line per number."""
     writer = csv.writer(_Echo())
     names = {run.pk: run_name(run) for run in runs}
     rows = (
@@ -89,7 +90,7 @@ def _csv(runs: list[Run], name: str) -> StreamingHttpResponse:
 
 
 def _harmless(value: object) -> object:
-    """Keep a text from being read as a formula: programs name their metrics freely."""
+    """Keep a text from being read as a formula: programs choose metric names freely."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"
     return value
@@ -154,7 +155,7 @@ def _title(chart: dict[str, object], series: dict[str, str]) -> str:
 
 
 def _results(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """Return the figures that any of the runs ended with, with the value of each run."""
+    """Return the final figures that any of the runs has, with the value of each run."""
     figures = [headline_figures(run.result) for run in runs]
     names = dict.fromkeys(name for each in figures for name in each)
     return [(name, [each.get(name, "") for each in figures]) for name in names]
@@ -163,7 +164,7 @@ def _results(runs: list[Run]) -> list[tuple[str, list[str]]]:
 def _recipe_differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """Return the settings in which the runs differ, with the value of each run.
 
-    A recipe of before a setting was there meant what is now its default.
+    A recipe older than a setting means the setting's present default.
     """
     recipes = [_defaults(run.kind) | to_show(run.kind, run.recipe) for run in runs]
     settings = dict.fromkeys(name for recipe in recipes for name in recipe)

@@ -1,4 +1,4 @@
-"""An iteration as its page shows it: a line per step, its cost, what is forecast."""
+"""An iteration as its page shows it: a line per step, its cost, and forecasts."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def _judging_facts(
 
 
 def comparison_facts(compared: Comparison) -> list[str]:
-    """Return what the comparison found, in sentences."""
+    """Return the results of the comparison, in sentences."""
     measure = capitalized(words(compared.measure))
     facts = [
         _("%(measure)s: %(after).3f after %(before).3f")
@@ -225,7 +225,7 @@ def comparison_facts(compared: Comparison) -> list[str]:
 def _deeds(
     iteration: Iteration, step: IterationStep, is_current: bool
 ) -> tuple[str, ...]:
-    """Return what a person can do with a step now."""
+    """Return the deeds that a person can do with a step now."""
     if not iteration.is_open:
         return ()
     is_still = step.run is None or step.run.is_final
@@ -259,7 +259,7 @@ def _people_time(progress: JudgeProgress | None, pace: Pace | None) -> str:
 
 
 def _typical_seconds(project: Project) -> dict[str, float]:
-    """Return how long the newest finished run of each kind took (one query)."""
+    """Return the duration of the newest finished run of each kind (one query)."""
     rows = (
         Run.objects.filter(project=project, state=RunState.FINISHED)
         .order_by("kind", "-pk")
@@ -271,7 +271,7 @@ def _typical_seconds(project: Project) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ForecastView:
-    """A learning curve as an SVG of 100 by 40, and in words."""
+    """A learning curve as an SVG of 100 by 40, and in sentences."""
 
     forecast: Forecast
     points: list[tuple[str, str]]
@@ -283,7 +283,7 @@ class ForecastView:
 
 
 def forecasts(iteration: Iteration) -> list[ForecastView]:
-    """Return what the reward model will be worth, while that is still open."""
+    """Return the forecasts for the reward model, while it is still open."""
     recipe = iteration.recipes.get(StepName.POLICY, {})
     bad_recall = recipe.get("gate_bad_recall", PolicyRecipe().gate_bad_recall)
     every = reward_forecasts(iteration.project, float(bad_recall))
@@ -376,7 +376,7 @@ def _band(
     x: Callable[[float], str],
     y: Callable[[float], str],
 ) -> str:
-    """Return the outline of the interval, from the first model to what is forecast."""
+    """Return the outline of the interval, from the first model to the forecast."""
     first = min(k.judgments for k in known)
     sizes = [round(first + (target - first) * i / 24) for i in range(25)]
     ends = [(n, between) for n in sizes if (between := curve.between(n))]
@@ -387,7 +387,7 @@ def _band(
 
 @dataclass(frozen=True)
 class ChangeLine:
-    """A change as the page shows it: who, when, of what, and each value."""
+    """A change as the page shows it: by whom, when, of what, and each value."""
 
     change: IterationChange
     of: str
@@ -395,7 +395,7 @@ class ChangeLine:
 
 
 def changes(iteration: Iteration) -> list[ChangeLine]:
-    """Return what people changed in an iteration, the newest first (one query)."""
+    """Return people's changes to an iteration, newest first (one query)."""
     rows = iteration.changes.select_related("user")[:CHANGES_SHOWN]
     return [
         ChangeLine(
@@ -429,7 +429,7 @@ def _word(value: object) -> str:
 
 
 def evaluated(iteration: Iteration) -> Comparison | None:
-    """Return the comparison of an iteration that has come so far."""
+    """Return the comparison of an iteration that has reached that step."""
     place = STEP_ORDER.index(iteration.step)
     if place < STEP_ORDER.index(StepName.COMPARE):
         return None

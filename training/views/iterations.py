@@ -1,4 +1,4 @@
-"""Iterations: the list, a new one, and the page that runs one from draw to promotion."""
+"""Iterations: the list, a new one, and the page of one from draw to promotion."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Line:
 @require_safe
 @login_required
 def iterations(request: HttpRequest, slug: str) -> HttpResponse:
-    """List the newest iterations, with what reward model and people say of each."""
+    """List the newest iterations, with the figures of reward model and people."""
     project = enter(request, slug, Role.TRAINER)
     before_text = request.GET.get("before", "")
     before = (
@@ -108,7 +108,7 @@ def _with_steps(project: Project) -> QuerySet[Iteration]:
 
 
 def _fresh_of(iterations: list[Iteration]) -> dict[int, list[Fresh]]:
-    """Return the figures on fresh answers by iteration, in one query."""
+    """Return the figures on fresh responses by iteration, in one query."""
     draws = {
         each.pk: run for each in iterations if (run := run_of(each, StepName.DRAW))
     }
@@ -146,7 +146,7 @@ def _course_layout() -> list[dict[str, object]]:
 @require_safe
 @login_required
 def series(request: HttpRequest, slug: str) -> JsonResponse:
-    """Answer the curves over the iterations, as a run's page answers those of a run."""
+    """Answer the curves over the iterations, in the form of a run's curves."""
     project = enter(request, slug, Role.TRAINER)
     listed = list(reversed(_with_steps(project)[:LISTED]))
     fresh = _fresh_of(listed)
@@ -194,7 +194,7 @@ def iteration_new(request: HttpRequest, slug: str) -> HttpResponse:
         for name in RUN_STEPS
     }
     refusal = ""
-    # Each form says what is wrong with it, not only the first.
+    # Validate every form, not only the first one that is wrong.
     if data is not None and all(
         [form.is_valid(), *(f.is_valid() for f in recipes.values())]
     ):
@@ -246,7 +246,7 @@ def _settings_of(last: Iteration | None) -> dict[str, object]:
 def _known_recipes(
     project: Project, last: Iteration | None
 ) -> Mapping[str, Mapping[str, Json]]:
-    """Return the recipes of the last iteration; before the first, those of past runs."""
+    """Return the recipes of the last iteration; before the first, of past runs."""
     if last is not None:
         recipes: dict[str, dict[str, Json]] = last.recipes
         return recipes
@@ -318,7 +318,7 @@ def _policy_layout() -> list[dict[str, object]]:
 @require_safe
 @login_required
 def live(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Answer the steps of an iteration, or 304 when they look as they did."""
+    """Answer the steps of an iteration, or 304 when they look the same as before."""
     project = enter(request, slug, Role.TRAINER)
     facts = _live_facts(_iteration(project, number))
     version = str(facts["version"])
@@ -334,7 +334,7 @@ def live(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 def _live_facts(
     iteration: Iteration, typed: Mapping[str, str] | None = None
 ) -> dict[str, object]:
-    """Return what the steps show; their version is the hash of how they look."""
+    """Return what the steps show; their version is a hash of the rendered page."""
     facts = page_facts(iteration) | {"typed": typed or {}, "version": ""}
     text = render_to_string("training/_iteration_steps.html", facts)
     return facts | {"version": f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'}
@@ -346,7 +346,7 @@ def _live_facts(
 @require_POST
 @login_required
 def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Do one thing with an iteration: of itself or of the step it is at."""
+    """Do a deed on an iteration as a whole or on its current step."""
     project = enter(request, slug, Role.TRAINER)
     iteration = _iteration(project, number)
     deed, name = request.POST.get("deed", ""), request.POST.get("step", "")
@@ -396,7 +396,7 @@ def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @require_POST
 @login_required
 def iteration_change(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Change what an iteration waits for and which steps ask."""
+    """Change what an iteration waits for and which steps are automatic."""
     project = enter(request, slug, Role.TRAINER)
     iteration = _iteration(project, number)
     form = IterationForm(request.POST)
@@ -472,7 +472,7 @@ def recipe_edit(
 
 
 def _seen(request: HttpRequest) -> int | None:
-    """Return the change up to which the sender of a form has seen all, if it says so."""
+    """Return the newest change that the sender of a form has seen, if it says so."""
     text = request.POST.get("seen", "")
     return int(text) if text.isdecimal() and len(text) < 19 else None
 

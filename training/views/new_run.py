@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
-    """Show the form of a recipe; start the run it describes."""
+    """Show the form of a recipe; start the run that it describes."""
     project = enter(request, slug, Role.TRAINER)
     if kind not in RunKind.values:
         raise Http404("no such kind of run")
@@ -83,7 +83,7 @@ def run_new(request: HttpRequest, slug: str, kind: str) -> HttpResponse:
 
 
 def _data_available(project: Project) -> dict[str, Count]:
-    """Count what a run could learn from now."""
+    """Count the data that a run could learn from now."""
     approved = Sample.objects.filter(project=project).approved().order_by("pk")
     return {
         "train": count_up_to(approved.filter(split="")),

@@ -1,7 +1,7 @@
-"""A policy's proposal for the next response of a draft: asked for, watched, taken over.
+"""A policy's proposal for the next response of a draft: ask, watch, take over.
 
-The buttons belong to the editor's form and post all of it, so what was typed a moment
-ago is what the policy reads, and what is saved when its text is taken over.
+The buttons belong to the editor's form and post all of it. So the policy reads what was
+typed a moment ago, and taking the text over saves it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def propose(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_safe
 @login_required
 def proposal(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Show how far a proposal has come; the fragment asks again until it is there."""
+    """Show the progress of a proposal; the fragment polls until it is there."""
     proposal = _proposal(request, slug, pk)
     return _show(request, proposal.draft, proposal.turn, proposal)
 
@@ -74,7 +74,7 @@ def proposal(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_POST
 @login_required
 def use(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """Put the proposed text into the draft, with everything else the form holds."""
+    """Put the proposed text into the draft, with everything else in the form."""
     proposal = _proposal(request, slug, pk)
     if proposal.state != ProposalState.READY:
         raise Http404("There is no proposed text.")

@@ -1,4 +1,4 @@
-"""What a run's page says of a run: recipe, waiting, pace, parents, what comes next."""
+"""Facts on a run's page: recipe, waiting, pace, parents, next steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from records.events import Json
 
 
-# What usually comes after a kind of run: (kind, the role its checkpoint takes there).
+# The usual next runs after a kind of run: (kind, the role of its checkpoint there).
 NEXT_STAGES: dict[str, tuple[tuple[RunKind, InputRole | None], ...]] = {
     RunKind.SFT: (
         (RunKind.DRAW, InputRole.POLICY),
@@ -69,8 +69,8 @@ class Setting:
 def recipe_lines(kind: str, recipe: Mapping[str, Json]) -> list[Setting]:
     """Return the settings of a recipe in the order of its dataclass.
 
-    Without those that do nothing beside the values of others (``when``), and with those
-    that only earlier versions had, where they were not left at their default.
+    Settings that have no effect beside the values of others (``when``) are left out;
+    settings of earlier versions are included.
     """
     recipe = to_show(kind, recipe)
     fields = {field.name: field for field in dataclasses.fields(RECIPES[kind])}
@@ -107,7 +107,7 @@ def heartbeat_of(run: Run) -> str:
 
 
 def is_silent(run: Run) -> bool:
-    """Tell whether the worker has given no sign of life for too long."""
+    """Whether the worker has sent no heartbeat for too long."""
     return (
         run.is_active
         and run.leased_until is not None
@@ -116,7 +116,7 @@ def is_silent(run: Run) -> bool:
 
 
 def waits_long(run: Run) -> bool:
-    """Tell whether a run without a wish has waited longer than a free worker takes."""
+    """Whether a run without a wish has waited longer than a free worker needs."""
     return (
         run.state == RunState.QUEUED
         and not run.queue
@@ -126,7 +126,7 @@ def waits_long(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a queued run waits for, and the run that holds it, if that may be shown."""
+    """What a queued run waits for, and the run that occupies it, if visible here."""
 
     queue: str
     is_away: bool
@@ -158,7 +158,7 @@ def waiting_of(run: Run) -> Waiting | None:
 
 @dataclass(frozen=True)
 class Parent:
-    """A checkpoint a run started from, and what for."""
+    """A checkpoint that a run started from, and its role."""
 
     checkpoint: Checkpoint
     run_name: str
@@ -166,7 +166,7 @@ class Parent:
 
 
 def parents_of(run: Run) -> list[Parent]:
-    """Return the checkpoints a run started from, each once with all its roles."""
+    """Return the checkpoints that a run started from, each once with all its roles."""
     roles: dict[Checkpoint, list[str]] = {}
     rows = RunInput.objects.filter(run=run).select_related("checkpoint__run")
     for each in rows.order_by("pk"):
@@ -178,12 +178,12 @@ def parents_of(run: Run) -> list[Parent]:
 
 
 def all_of(names: list[str]) -> str:
-    """Return names as one: ``policy and initial policy``."""
+    """Join names: ``policy and initial policy``."""
     return gettext(" and ").join(names)
 
 
 def pace_of(run: Run) -> dict[str, str]:
-    """Return seconds per step and what is left, from the newest steps' times."""
+    """Return seconds per step and the remaining time, from the newest steps."""
     if run.is_final:
         if run.started_at and run.ended_at:
             took = (run.ended_at - run.started_at).total_seconds()
@@ -212,7 +212,7 @@ def pace_of(run: Run) -> dict[str, str]:
 
 
 def step_times(run: Run) -> list[dict[str, object]]:
-    """Return the parts of a step's time as rectangles of a 100-wide drawing."""
+    """Return the parts of a step's time as rectangles of a drawing 100 wide."""
     parts: list[dict[str, object]] = []
     x = 0.0
     for place, (name, share) in enumerate(charts.step_times(run)):
@@ -230,7 +230,7 @@ def step_times(run: Run) -> list[dict[str, object]]:
 
 
 def next_kinds(run: Run) -> tuple[tuple[RunKind, InputRole | None], ...]:
-    """Return what usually comes after a run: kinds, and what its checkpoint is there."""
+    """Return the usual next runs: their kinds, and the role of the checkpoint there."""
     if run.kind == RunKind.REWARD and run.recipe.get("judges") == "preference":
         return ((RunKind.POLICY, InputRole.PREFERENCE),)
     return NEXT_STAGES[run.kind]

@@ -1,4 +1,4 @@
-"""Texts a run sampled while it ran: their rewards, and how they differ from the label."""
+"""Texts that a run sampled: their rewards, and their differences from the label."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAGE = 30
 
 @dataclass(frozen=True)
 class Shown:
-    """A sampled text for the page: blocks where it parses, scores, and the label beside."""
+    """A sampled text for the page: blocks if it parses, scores, and the label."""
 
     sample: RunSample
     blocks: tuple[Block, ...]
@@ -59,14 +59,15 @@ def shown(sample: RunSample) -> Shown:
 
 
 def _place_of_score(name: str) -> tuple[bool, bool, str]:
-    """Put the format first and what is made of all rewards last."""
+    """Sort key: the format first, the total of all rewards last."""
     return name == "advantage", "format" not in name, name
 
 
 def _is_inside_thinking(text: str) -> bool:
-    """Tell whether a response goes on inside the thinking of the turn before.
+    """Whether a response continues the thinking of the turn before.
 
-    So do those to an observation. The label says so more surely than what was sampled.
+    Responses to an observation do. The label shows it more reliably than a sampled
+    text.
     """
     return not text.startswith("<<think>>") and (
         "<</think>>" in text or "<<action>>" in text
@@ -76,7 +77,7 @@ def _is_inside_thinking(text: str) -> bool:
 @require_safe
 @login_required
 def run_samples(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    """List all texts a run has shown, the newest first; paged by key."""
+    """List all texts that a run has shown, newest first; paged by key."""
     project = enter(request, slug, Role.TRAINER)
     run = get_object_or_404(Run.objects.filter(project=project), pk=pk)
     before_text = request.GET.get("before", "")

@@ -1,1 +1,1 @@
-"""The words and figures of runs as people read them; imported by all of `training`."""
+"""Labels of settings, metrics and figures for pages; imported by all of `training`."""

@@ -1,4 +1,4 @@
-"""The figures a run ends with, laid out for people."""
+"""The final figures of a run, laid out for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from records.events import Json
 
 
-# jsonb keeps no order of keys, so the order of an evaluation's measures is told here.
+# jsonb does not keep the order of keys, so the order of an evaluation's measures is
+# here.
 ORDER = (
     "tasks_complete",
     "turns_right",
@@ -28,7 +29,7 @@ ORDER = (
     "rm_consistent",
     "rm_agreement",
 )
-# What a run's result begins with; the rest follows by name.
+# The first figures of a result; the rest follows by name.
 HEADLINES = (
     *("truth_at_start", "truth", "gain", "chosen_step"),
     *("quads/seen/accuracy", "quads/unseen/accuracy"),
@@ -48,7 +49,7 @@ TABLES = ("policies", "gains", "by_split", "by_situation")
 
 @dataclass(frozen=True)
 class Figure:
-    """One value, with its interval and the number of cases where they are known."""
+    """One value, with its interval and number of cases if known."""
 
     text: str
     interval: str = ""
@@ -57,7 +58,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of figures; ``columns`` are the policies they are of."""
+    """Rows of figures; ``columns`` are the policies."""
 
     title: str
     columns: tuple[str, ...]
@@ -65,7 +66,7 @@ class Table:
 
 
 def number_text(value: Json) -> str:
-    """Return a number as short as it can be read, other values as words."""
+    """Return a number as short as it is readable; other values as words."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -95,17 +96,17 @@ def capitalized(text: str) -> str:
 
 
 def setting_text(value: Json) -> str:
-    """Return a setting as a person would write it: ``0.01``, not ``0.010``."""
+    """Return a setting in everyday form: ``0.01``, not ``0.010``."""
     if isinstance(value, float):
         return f"{value:g}"
     return number_text(value) if value != "" else "–"
 
 
 def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
-    """Return the single values of a run's result, nested names joined.
+    """Return the single values of a run's result, with nested names joined.
 
-    A value stands with its interval. The parts of the time are left out: they have a
-    place of their own.
+    A value includes its interval. The parts of the time are left out, because the page
+    shows them elsewhere.
     """
     return list(_plain(result).values())
 
@@ -113,7 +114,7 @@ def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
 def folded_figures(
     result: Mapping[str, Json],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the figures to show at once, and the rest where they are very many."""
+    """Return the figures to show at once, and the rest if there are very many."""
     lines = _plain(result)
     if len(lines) <= MOST:
         return list(lines.values()), []
@@ -122,9 +123,9 @@ def folded_figures(
 
 
 def headline_figures(result: Mapping[str, Json]) -> dict[str, str]:
-    """Return, by their names in words, the figures by which runs are compared.
+    """Return by label the figures by which runs are compared.
 
-    Of an evaluation those of the policy that was measured.
+    For an evaluation, those of the policy that was measured.
     """
     lines_by_name = _plain(result)
     lines = dict(lines_by_name[name] for name in HEADLINES if name in lines_by_name)
@@ -169,11 +170,11 @@ def _flat(result: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, J
 
 
 def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
-    """Return the tables of an evaluation: all held-out samples, then each part of them.
+    """Return the tables of an evaluation: all held-out samples, then each part.
 
     Reads ``{"policies": {policy: {metric: {"value", "low", "high", "n"}}}, "gains": …,
-    "by_split": {policy: {split: {metric: …}}}, "by_situation": …}`` and passes over
-    what is not there.
+    "by_split": {policy: {split: {metric: …}}}, "by_situation": …}`` and skips what is
+    missing.
     """
     tables: list[Table] = []
     policies = _objects(result.get("policies"))
@@ -246,7 +247,7 @@ def _figure(value: Json) -> Figure | None:
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration as people say it: ``3 min 10 s``, ``2 h 5 min``."""
+    """Return a duration in words: ``3 min 10 s``, ``2 h 5 min``."""
     whole = max(0, round(seconds))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     parts = {
@@ -267,7 +268,7 @@ def duration_text(seconds: float) -> str:
 
 
 def hardware_figures(facts: Mapping[str, Json]) -> list[tuple[str, str]]:
-    """Return what a run's program runs on and takes of it, as lines."""
+    """Return the hardware of a run's program and its use of it, as lines."""
     lines: list[tuple[str, str]] = []
 
     def bytes_text(value: Json) -> str:

@@ -1,8 +1,8 @@
-"""The words of the training programs on the pages, in the visitor's language.
+"""Labels and help texts of the training programs, in the visitor's language.
 
-The engine imports no Django, so its texts are translated here, where they are shown:
-what a recipe says of its settings, and the names of settings and metrics, which are made
-into words. ``texts_of_the_engine`` lists them all for the catalogue.
+The engine does not import Django, so its texts are translated here, where pages show
+them: the help texts of recipes, and the names of settings and metrics as words.
+``texts_of_the_engine`` lists them all for the message catalog.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ SPELLED = {
     "mfu": "MFU",
 }
 
-# Parts of the names that programs give their metrics and figures; others are shown as
-# the program wrote them.
+# Parts of the names of metrics and figures; other names are shown unchanged.
 PARTS = [
     "accuracy",
     "action_name",
@@ -177,7 +176,7 @@ PARTS = [
 
 
 def words(name: str) -> str:
-    """Return the name of a metric or setting as words, with the field's spellings."""
+    """Return the name of a metric or setting as words, in the field's spelling."""
     return ", ".join(_said(part) for part in name.split("/"))
 
 
@@ -191,12 +190,12 @@ def _spelled(part: str) -> str:
 
 
 def about(kind: str) -> list[str]:
-    """Return what a recipe says of itself, by paragraphs."""
+    """Return a recipe's description of itself, by paragraphs."""
     return [gettext(paragraph) for paragraph in _paragraphs(kind)]
 
 
 def help_of(setting: Mapping[str, object]) -> str:
-    """Return the help text in the metadata of a recipe's field."""
+    """Return the help text of a recipe's field from its metadata."""
     text = setting.get("help")
     return gettext(str(text)) if text else ""
 
@@ -205,7 +204,7 @@ When: TypeAlias = Mapping[str, Sequence[str | bool]]
 
 
 def only_with(when: When) -> str:
-    """Return with which choices alone a setting is used, in words."""
+    """Return in words the only choices with which a setting is used."""
     choices = [
         words(name)
         if list(values) == [True]
@@ -217,7 +216,7 @@ def only_with(when: When) -> str:
 
 
 def texts_of_the_engine() -> Iterator[str]:
-    """Yield every text that the functions above may be asked to translate."""
+    """Yield every text that the functions above may have to translate."""
     for part in PARTS:
         yield _spelled(part)
     for kind, recipe in RECIPES.items():

@@ -30,9 +30,7 @@ class Command(BaseCommand):
             self.seed_the_demo()
 
     def progress(self, message: str) -> None:
-        """Report to the supervisor's console, which knows the lines by their first
-        sign.
-        """
+        """Report to the supervisor's console, which knows the lines by their start."""
         self.stdout.write(f"… {message}")
         self.stdout.flush()
 
