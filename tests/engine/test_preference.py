@@ -19,15 +19,10 @@ from tests.engine.micro import (
 from tests.engine.test_policy import CPU, result, toy, toy_rows  # noqa: F401
 from training.engine import preference
 from training.engine.data.conversations import Encoder
-from training.engine.data.preference_pairs import Course, Question, read_questions
+from training.engine.data.preference_pairs import BatchSampler, Question, read_questions
 from training.engine.modeling import shared_prompt
-from training.engine.preference import (
-    Pupil,
-    dpo_loss,
-    kto_loss,
-    learn,
-    logprobs,
-)
+from training.engine.modeling.reference import WithReference, answer_logprobs
+from training.engine.preference import accumulate_gradient, dpo_loss, kto_loss
 from training.engine.run.directory import RunDirectory, RunError, run_program
 
 pytestmark = [
@@ -110,18 +105,12 @@ def test_dpo_is_equation_7_of_its_paper():
 
 def test_kto_is_equation_8_of_its_paper():
     ratio, good, z, beta = [0.5, -0.2, 1.5], [True, False, False], 0.3, 0.7
-    values = [  # v(x, y), with λ_y = 1
+    values = [  # v(x, y), with λ_D = λ_U = 1
         sigmoid(beta * (r - z)) if is_good else sigmoid(beta * (z - r))
         for r, is_good in zip(ratio, good, strict=True)
     ]
-    expected = [1 - value for value in values]
-    found = kto_loss(
-        torch.tensor(ratio),
-        torch.tensor(good),
-        torch.tensor(z),
-        beta,
-    )
-    assert found.tolist() == pytest.approx(expected)
+    loss = kto_loss(torch.tensor(ratio), torch.tensor(good), torch.tensor(z), beta)
+    assert loss.tolist() == pytest.approx([1 - value for value in values])
 
 
 def test_the_log_probability_of_an_answer_is_the_sum_over_its_tokens():
@@ -134,13 +123,13 @@ def test_the_log_probability_of_an_answer_is_the_sum_over_its_tokens():
         normal = logits.log_softmax(-1)
         start = len(prompt) - 1
         expected.append(sum(float(normal[start + i, t]) for i, t in enumerate(answer)))
-    together = logprobs(model, rows, tokenizer.pad_token_id, CPU)
+    together = answer_logprobs(model, rows, tokenizer.pad_token_id, CPU)
     assert together.tolist() == pytest.approx(expected, abs=1e-4)
-    in_parts = logprobs(model, rows, tokenizer.pad_token_id, CPU, chunk=2)
+    in_parts = answer_logprobs(model, rows, tokenizer.pad_token_id, CPU, chunk=2)
     assert in_parts.tolist() == pytest.approx(expected, abs=1e-4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_prompt, "can_share", lambda model, longest: False)
-        apart = logprobs(model, rows, tokenizer.pad_token_id, CPU)
+        apart = answer_logprobs(model, rows, tokenizer.pad_token_id, CPU)
     assert apart.tolist() == pytest.approx(expected, abs=1e-4)
 
 
@@ -156,9 +145,9 @@ def test_small_batches_give_the_gradient_of_the_whole_step(objective):
         recipe = PreferenceRecipe(objective=objective, examples_per_step=4)
         model = micro_policy(tokenizer, seed=1)
         reference = micro_policy(tokenizer, seed=2)
-        pupil = Pupil(model, reference, tokenizer.pad_token_id, CPU)
-        course = Course(questions, seed=1, count=4, paired=objective == "dpo")
-        values = learn(pupil, recipe, course.at(0), size)
+        models = WithReference(model, reference, tokenizer.pad_token_id, CPU)
+        sampler = BatchSampler(questions, seed=1, count=4, paired=objective == "dpo")
+        values = accumulate_gradient(models, recipe, sampler.at(0), size)
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
         gradients.append((values["loss"], gradient))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
@@ -167,16 +156,16 @@ def test_small_batches_give_the_gradient_of_the_whole_step(objective):
 
 def test_a_step_without_room_is_learned_in_parts(tmp_path, toy, monkeypatch):  # noqa: F811
     assert run_preference(tmp_path / "roomy", toy, steps=3) == 0
-    compute, asked = Pupil.logprobs, []
+    compute, asked = WithReference.logprobs, []
 
-    def refuse(pupil, rows, *others):
+    def refuse(models, rows, *others):
         if torch.is_grad_enabled():
             asked.append(len(rows))
             if asked[-1] > 2:  # a pair
                 raise torch.OutOfMemoryError("no more memory")
-        return compute(pupil, rows, *others)
+        return compute(models, rows, *others)
 
-    monkeypatch.setattr(Pupil, "logprobs", refuse)
+    monkeypatch.setattr(WithReference, "logprobs", refuse)
     assert run_preference(tmp_path / "tight", toy, steps=3) == 0
     assert asked[:3] == [8, 4, 2]
     end = "checkpoints/step-000003/model.safetensors"
@@ -240,15 +229,15 @@ def test_without_a_pair_dpo_says_what_is_missing(tmp_path, toy):  # noqa: F811
 
 def test_every_pass_takes_every_pair_once():
     questions = [Question((i,), ((1,),), ((2,), (3,))) for i in range(5)]
-    course = Course(questions, seed=1, count=2, paired=True)
-    taken = [row for step in range(5) for row in course.at(step).rows[1::2]]
+    sampler = BatchSampler(questions, seed=1, count=2, paired=True)
+    taken = [row for step in range(5) for row in sampler.at(step).rows[1::2]]
     assert sorted(taken) == sorted(((i,), (b,)) for i in range(5) for b in (2, 3))
 
 
 def test_kto_takes_half_of_each_verdict():
     questions = [Question((i,), ((1,),), ((2,), (3,), (4,))) for i in range(5)]
-    course = Course(questions, seed=1, count=6, paired=False)
-    assert course.at(0).good.count(True) == 3
+    sampler = BatchSampler(questions, seed=1, count=6, paired=False)
+    assert sampler.at(0).good.count(True) == 3
 
 
 # Whole runs

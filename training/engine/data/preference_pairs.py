@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from training.engine.data.conversations import Encoder, Sample, read_samples
+from training.engine.modeling.reference import Row as Row
 from training.engine.run.directory import RunDirectory, RunError, read_rows, step_random
-
-Row: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # a prompt and an answer
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Step:
+class Batch:
     """The rows of one step: chosen and rejected in turn (DPO), or any answers (KTO)."""
 
     rows: list[Row]
@@ -101,7 +99,7 @@ def pair_rows(questions: Sequence[Question]) -> list[Row]:
     ]
 
 
-class Course:
+class BatchSampler:
     """Which examples a step learns; it depends on the ``seed`` and the step's number.
 
     Of ``paired`` ones a step has ``count`` pairs, a bad answer beside a good one to its
@@ -121,7 +119,7 @@ class Course:
         if not self.good and not self.bad:
             raise RunError("data.judgments", "judged answers", "none to learn from")
 
-    def at(self, step: int) -> Step:
+    def at(self, step: int) -> Batch:
         """Return the rows that ``step`` learns, each pass in an order of its own."""
         count = self.count
         if self.paired:
@@ -133,7 +131,7 @@ class Course:
                     (question.prompt, rng.choice(question.good)),
                     (question.prompt, bad),
                 ]
-            return Step(rows, [True, False] * count)
+            return Batch(rows, [True, False] * count)
         pools = [(n, p) for n, p in (("good", self.good), ("bad", self.bad)) if p]
         rows, good = [], []
         for number, (name, pool) in enumerate(pools):
@@ -141,7 +139,7 @@ class Course:
             for _, i in self._places(name, len(pool), step, share):
                 rows.append(pool[i])
                 good.append(name == "good")
-        return Step(rows, good)
+        return Batch(rows, good)
 
     def _places(
         self, name: str, size: int, step: int, count: int
@@ -156,3 +154,6 @@ class Course:
                 step_random(self.seed, name, epoch).shuffle(orders[epoch])
             places.append((epoch, orders[epoch][position]))
         return places
+
+
+Course = BatchSampler  # older name

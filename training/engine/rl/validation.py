@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -191,10 +192,14 @@ def save_progress(folder: Path, step: int, looks: Sequence[Looked]) -> None:
 def load_progress(folder: Path) -> tuple[int, list[Looked]]:
     """Return what ``save_progress`` wrote."""
     state = json.loads((folder / "state.json").read_text())
-    looks = [
+    return int(state["step"]), looks_from_json(state["looks"])
+
+
+def looks_from_json(rows: Any) -> list[Looked]:
+    """Return looks that a checkpoint kept as JSON."""
+    return [
         Looked(
             x["step"], x["rm_score"], x["truth"], tuple(x["right"]), tuple(x["sample"])
         )
-        for x in state["looks"]
+        for x in rows
     ]
-    return int(state["step"]), looks
