@@ -27,6 +27,7 @@ from tests.engine.micro import (
     save_micro_policy,
 )
 from tests.engine.test_reward import judged_rows
+from tests.engine.test_reward_equality import CASES, make_reward_run, must_equal
 from tests.engine.test_scoring import micro_reward_model
 from tests.engine.test_sft import SMALL, data, run_sft
 from training.engine import draw, evaluate, policy, reward, sft
@@ -277,6 +278,16 @@ def test_two_processes_train_the_reward_model_of_one(tmp_path):
     (ended,), (other) = events(one, "result"), events(two, "result")
     for name in ("trained_on", "left_out", "tokens", "judged"):
         assert other[0]["values"][name] == ended["values"][name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["unit, interleaved", "with rivals and history"])
+def test_two_processes_give_the_frozen_weights(tmp_path, case):
+    policy = save_micro_policy(tmp_path / "policy", "llama")
+    recipe = {**CASES[case], "processes": 2}
+    folder = make_reward_run(tmp_path / "run", policy, recipe)
+    launch(program_command("reward", recipe, folder), folder)
+    must_equal(folder, case)
 
 
 def run_reward_short_of_memory(folder, monkeypatch, rows, recipe):
