@@ -55,7 +55,8 @@ from training.engine.modeling.loading import load_policy
 from training.engine.modeling.new_tokens import fit_vocabulary
 from training.engine.modeling.optim import muon_and_adamw, warmup_stable_decay
 from training.engine.modeling.policies import Place, build_small_model, prepare
-from training.engine.reward_model.model import Packer, Pair, RewardModel, RewardSettings
+from training.engine.reward_model.model import RewardModel
+from training.engine.reward_model.packing import Packer, Pair, RewardSettings
 from training.engine.rl.rewards import Rewards
 from training.engine.rl.rollouts import Rollouts
 from training.engine.run.directory import RunDirectory, run_program

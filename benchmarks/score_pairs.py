@@ -37,13 +37,13 @@ from training.engine.modeling.new_tokens import fit_vocabulary
 from training.engine.modeling.policies import Place, build_small_model, prepare
 from training.engine.modeling.throughput import Work, matrix_rate
 from training.engine.modeling.tokenizer import train_tokenizer
-from training.engine.reward_model.model import (
+from training.engine.reward_model.model import RewardModel
+from training.engine.reward_model.packing import (
     LABEL,
     MATCH,
     SAMPLED,
     Packer,
     Pair,
-    RewardModel,
     RewardSettings,
     units_of,
 )

@@ -17,7 +17,8 @@ from tests.engine.micro import (
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import draw
 from training.engine.data.conversations import sample_from_json
-from training.engine.reward_model.model import RewardSettings, save_reward_model
+from training.engine.reward_model.model import save_reward_model
+from training.engine.reward_model.packing import RewardSettings
 from training.engine.run.directory import run_program
 from training.engine.sampling import sampler
 from training.engine.sampling.answers import Answer

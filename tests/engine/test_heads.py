@@ -12,7 +12,8 @@ from tests.engine.test_ranking import run_ranking
 from training.engine import reward
 from training.engine.modeling.heads import classifier_class
 from training.engine.modeling.loading import load_classifier, load_policy
-from training.engine.reward_model.model import Pair, load_reward_model
+from training.engine.reward_model.model import load_reward_model
+from training.engine.reward_model.packing import Pair
 from training.engine.reward_model.preference import PreferenceModel
 from training.engine.run.directory import run_program
 

@@ -29,7 +29,7 @@ from training.engine.modeling.new_tokens import (
 from training.engine.modeling.policies import Place
 from training.engine.modeling.tokenizer import add_tags, tag_ids
 from training.engine.reward_model.classifier import starting_classifier
-from training.engine.reward_model.model import Packer, RewardSettings
+from training.engine.reward_model.packing import Packer, RewardSettings
 from training.engine.run.directory import RunDirectory, run_program
 
 # peft and trl ask for names that transformers is about to drop.

@@ -26,10 +26,8 @@ from training.engine import policy
 from training.engine.data.conversations import Encoder, read_samples, sample_from_json
 from training.engine.modeling.policies import Place, save_policy
 from training.engine.reward_model.metrics import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
-from training.engine.reward_model.model import (
-    RewardSettings,
-    save_reward_model,
-)
+from training.engine.reward_model.model import save_reward_model
+from training.engine.reward_model.packing import RewardSettings
 from training.engine.rl.rewards import Rewarded, Rewards
 from training.engine.rl.rollouts import Rollouts
 from training.engine.rl.validation import HeldOut, Looked, gain

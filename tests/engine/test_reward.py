@@ -36,7 +36,8 @@ from training.engine.reward_model.augmentation import (
 from training.engine.reward_model.batches import Steps, read_judgments
 from training.engine.reward_model.loss import PairLoss, rivals, step_inputs
 from training.engine.reward_model.metrics import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
-from training.engine.reward_model.model import Pair, load_reward_model
+from training.engine.reward_model.model import load_reward_model
+from training.engine.reward_model.packing import Pair
 from training.engine.run.directory import RunError, run_program
 
 # transformers warns about settings of its own that it is renaming.

@@ -11,21 +11,23 @@ from actions.grammar import FormatError
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
 from training.engine.modeling.new_tokens import fit_vocabulary
 from training.engine.reward_model.model import (
-    MATCH,
     RULED_OUT,
+    RewardModel,
+    load_reward_model,
+    load_reward_models,
+    save_reward_model,
+)
+from training.engine.reward_model.model import _batches as cut
+from training.engine.reward_model.packing import (
+    MATCH,
     WHOLE,
     Packed,
     Packer,
     Pair,
-    RewardModel,
     RewardSettings,
     collate,
-    load_reward_model,
-    load_reward_models,
-    save_reward_model,
     units_of,
 )
-from training.engine.reward_model.model import _batches as cut
 
 LABEL = (
     "<<think>>This is a new task.\nPlan:\n1. Get the price\n2. Find the shelf\n"

@@ -56,12 +56,8 @@ from training.engine.data.conversations import (
 )
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import Place, prepare
-from training.engine.reward_model.model import (
-    Pair,
-    RewardModel,
-    load_reward_model,
-    score_of,
-)
+from training.engine.reward_model.model import RewardModel, load_reward_model, score_of
+from training.engine.reward_model.packing import Pair
 from training.engine.run.directory import (
     Ending,
     RunDirectory,

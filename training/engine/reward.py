@@ -62,14 +62,11 @@ from training.engine.reward_model.classifier import (
 from training.engine.reward_model.evaluation import figures, held_out_tests
 from training.engine.reward_model.loss import PairLoss, step_inputs
 from training.engine.reward_model.model import (
-    Labels,
-    Layout,
     MarkReader,
-    Packer,
     RewardModel,
-    RewardSettings,
     save_reward_model,
 )
+from training.engine.reward_model.packing import Packer, RewardSettings
 from training.engine.run.directory import (
     Ending,
     RunDirectory,
@@ -109,11 +106,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     tests = held_out_tests(judged, held_out, recipe.evaluate_turns)
 
     # Model: the policy's backbone with two outputs in place of the vocabulary.
-    settings = RewardSettings(
-        cast(Layout, recipe.layout),
-        cast(Labels, recipe.labels),
-        history_tokens=recipe.history_tokens,
-    )
+    settings = RewardSettings.of(recipe)
     classifier, tokenizer = starting_classifier(run, recipe, place, outputs=2)
     known = len(tokenizer)
     packer = Packer(tokenizer, settings)

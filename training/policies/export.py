@@ -138,7 +138,7 @@ _REWARD = """Says whether a sampled response says the same as a label response, 
 and in the same order. A two-output classifier (1: consistent) that is read at the
 `<<match>>` marks of a prompt in which both responses are packed; `reward.json` names the
 layout, the labels and the threshold. transformers loads it; packing a pair takes
-`training/engine/reward_model/model.py` of Concord.
+`training/engine/reward_model/packing.py` of Concord.
 
 ```python
 from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -33,7 +33,7 @@ from actions.tags import JSON
 from actions.units import UnitPair
 from records.recipes.reward import DERIVED
 from training.engine.data.conversations import Sample, Turn
-from training.engine.reward_model.model import Pair, units_of
+from training.engine.reward_model.packing import Pair, units_of
 from training.engine.sampling.answers import is_well_formed
 
 Order = Literal["seen", "unseen"]

@@ -28,7 +28,7 @@ from actions.grammar import FormatError
 from records.recipes import RewardRecipe
 from training.engine.reward_model.augmentation import UNKNOWN, Example, Source, example
 from training.engine.reward_model.loss import counted, rivals
-from training.engine.reward_model.model import Packer, Pair
+from training.engine.reward_model.packing import Packer, Pair
 from training.engine.run.directory import RunError, read_rows, step_random
 from training.engine.run.distributed import process_count, process_rank
 

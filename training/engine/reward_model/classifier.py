@@ -27,7 +27,7 @@ from training.engine.modeling.optim import (
 )
 from training.engine.modeling.policies import Place, build_small_model, on_device
 from training.engine.modeling.tokenizer import add_tags
-from training.engine.reward_model.model import HISTORY, REWARD_MARKS
+from training.engine.reward_model.packing import HISTORY, REWARD_MARKS
 from training.engine.run.directory import RunDirectory
 
 WEIGHT_DECAY = 0.01

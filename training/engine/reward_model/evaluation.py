@@ -31,7 +31,8 @@ from training.engine.reward_model.metrics import (
     probability,
     shares,
 )
-from training.engine.reward_model.model import RewardModel, RewardSettings, score_of
+from training.engine.reward_model.model import RewardModel, score_of
+from training.engine.reward_model.packing import RewardSettings
 from training.engine.run.directory import step_random
 from training.engine.run.distributed import divided
 

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.engine.reward_model.augmentation import UNKNOWN, Example
-from training.engine.reward_model.model import MarkReader, Packer, collate
+from training.engine.reward_model.model import MarkReader
+from training.engine.reward_model.packing import Packer, collate
 
 PAIR_WEIGHT = 0.5  # of the loss on a pair's minimum beside that on its units
 CHUNK_TOKENS = 8192  # positions computed at once: less padding, bounded memory

@@ -26,12 +26,12 @@ from records.finite import figures_must_be_finite
 from records.recipes import PolicyRecipe
 from training.engine.reward_model.metrics import probability
 from training.engine.reward_model.model import (
-    Pair,
     RewardEnsemble,
     RewardModel,
     Score,
     score_of,
 )
+from training.engine.reward_model.packing import Pair
 from training.engine.run.distributed import divided
 from training.engine.sampling.answers import Answer, is_well_formed, rule_verdict
 
