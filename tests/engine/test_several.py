@@ -12,11 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from records.recipes import (
-    DrawRecipe,
-    EvaluateRecipe,
-    PolicyRecipe,
     RewardRecipe,
-    SftRecipe,
 )
 from tests.engine.micro import (
     demo_rows,
@@ -26,11 +22,12 @@ from tests.engine.micro import (
     micro_tokenizer,
     save_micro_policy,
 )
+from tests.engine.processes import PROGRAMS, run_together
 from tests.engine.test_reward import judged_rows
 from tests.engine.test_reward_equality import CASES, make_reward_run, must_equal
 from tests.engine.test_scoring import micro_reward_model
 from tests.engine.test_sft import SMALL, data, run_sft
-from training.engine import draw, evaluate, policy, reward, sft
+from training.engine import reward, sft
 from training.engine.data.conversations import Encoder
 from training.engine.data.sft_batches import packed, padded, split
 from training.engine.modeling.micro_batch import Parts
@@ -88,22 +85,14 @@ def launch(command, folder):
     ).stdout
 
 
-PROGRAMS = {
-    "sft": (SftRecipe, sft.train),
-    "reward": (RewardRecipe, reward.main),
-    "policy": (PolicyRecipe, policy.main),
-    "draw": (DrawRecipe, draw.draw),
-    "evaluate": (EvaluateRecipe, evaluate.evaluate),
-}
-
-
 def launch_both(tmp_path, program, recipe, inputs, data):
     """Run a recipe in this process and in two; return the two run directories."""
     one = make_run(tmp_path / "one", program, recipe, inputs, data)
     assert run_program(program, *PROGRAMS[program], [str(one)]) == 0
     settings = {**recipe, "processes": 2}
     two = make_run(tmp_path / "two", program, settings, inputs, data)
-    launch(program_command(program, settings, two), two)
+    status, said = run_together(program, two)
+    assert status == 0, said
     return one, two
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
+from tests.engine.processes import PROGRAMS, run_together
 from tests.engine.test_policy import GOOD, save_judge
-from tests.engine.test_several import launch, launch_both
-from training.runs.command import program_command
+from tests.engine.test_several import launch_both
+from training.engine.run.directory import run_program
 
 pytestmark = pytest.mark.slow
 
@@ -60,12 +61,12 @@ def test_two_processes_draw_what_one_draws(tmp_path, inputs):
 def test_two_processes_go_on_with_what_one_has_drawn(tmp_path, inputs):
     data = {"train": demo_rows(4)}
     folder = make_run(tmp_path, "draw", {**DRAW, "processes": 2}, inputs, data)
-    launch(program_command("draw", {}, folder), folder)
+    assert run_program("draw", *PROGRAMS["draw"], [str(folder)]) == 0
     output = folder / "outputs/responses.jsonl"
     whole = rows(folder, "responses.jsonl")
     lines = output.read_text().splitlines(keepends=True)
     output.write_text("".join(lines[:7]) + lines[7][:20])  # two turns and a torn one
-    launch(program_command("draw", {"processes": 2}, folder), folder)
+    assert run_together("draw", folder)[0] == 0
     again = rows(folder, "responses.jsonl")
     assert events(folder, "result")[-1]["values"]["done_before"] == 2
     assert again[:6] == whole[:6]

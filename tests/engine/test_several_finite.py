@@ -1,11 +1,10 @@
 """Two processes: a number that is not finite in one of them ends both, and says why."""
 
-import subprocess
-
 import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
+from tests.engine.processes import run_together
 from tests.engine.test_finite import (
     SMALL,
     failure,
@@ -15,9 +14,7 @@ from tests.engine.test_finite import (
     treacherous,
 )
 from tests.engine.test_policy import GOOD, save_judge, toy, toy_rows  # noqa: F401
-from tests.engine.test_several import launch
 from tests.engine.test_several_policy import RECIPE as POLICY
-from training.runs.command import program_command
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,8 +28,8 @@ def fail_together(folder, program, recipe, inputs, data):
     """Run a recipe in two processes; it fails, and within the time limit."""
     settings = {**recipe, "processes": 2}
     make_run(folder, program, settings, inputs, data)
-    with pytest.raises(subprocess.CalledProcessError):
-        launch(program_command(program, settings, folder), folder)
+    status, said = run_together(program, folder)
+    assert status != 0, said
 
 
 def test_a_gradient_of_one_process_stops_both_before_the_step(tmp_path):

@@ -10,8 +10,9 @@ import pytest
 
 from records.checkpoints import verify_checkpoint
 from tests.engine.micro import events, make_run, save_micro_policy
+from tests.engine.processes import run_together
 from tests.engine.test_policy import toy, toy_rows  # noqa: F401
-from tests.engine.test_several import REWARD, apart, launch, reward_data
+from tests.engine.test_several import REWARD, apart, reward_data
 from tests.engine.test_several_policy import RECIPE as POLICY
 from training.runs.command import program_command
 
@@ -110,7 +111,7 @@ def make(request, tmp_path, toy):  # noqa: F811
 def test_a_stopped_run_goes_on_as_if_it_never_stopped(make):
     program, recipe, make_it = make
     whole, stopped = make_it("whole"), make_it("stopped")
-    launch(program_command(program, recipe, whole), whole)
+    assert run_together(program, whole)[0] == 0
     _, said = befallen(stopped, program, recipe, "leash 2")
     (result,) = events(stopped, "result")
     assert (result["state"], result["error"]) == ("stopped", ""), said
@@ -121,7 +122,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_stopped(make):
     document = json.loads((stopped / "run.json").read_text())
     document["resume"] = saved[0]["path"]
     (stopped / "run.json").write_text(json.dumps(document))
-    launch(program_command(program, recipe, stopped), stopped)
+    assert run_together(program, stopped)[0] == 0
     assert [e["state"] for e in events(stopped, "result")] == ["stopped", "finished"]
     assert apart(whole, stopped, f"{END}/model.safetensors") < 1e-6
     again = told(stopped)
