@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from itertools import count
 
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import User
 from django.db.models import F
 
@@ -51,13 +52,14 @@ _numbers = count(1)
 
 def make_user(name: str, **fields: object) -> User:
     """Return the user ``name`` (made at the first call); the password is PASSWORD."""
-    user, is_new = User.objects.get_or_create(
-        username=name.lower(), defaults={"first_name": name.capitalize(), **fields}
+    user, _ = User.objects.get_or_create(
+        username=name.lower(), defaults=_facts(name) | fields
     )
-    if is_new:
-        user.set_password(PASSWORD)
-        user.save()
     return user
+
+
+def _facts(name: str) -> dict[str, object]:
+    return {"first_name": name.capitalize(), "password": make_password(PASSWORD)}
 
 
 def make_project(**fields: object) -> Project:
@@ -65,12 +67,16 @@ def make_project(**fields: object) -> Project:
     number = next(_numbers)
     fields = {"name": f"Cakes {number}", "slug": f"cakes-{number}"} | fields
     project = Project.objects.create(**fields)
+    # All at once: most tests begin here.
+    User.objects.bulk_create(
+        [User(username=name, **_facts(name)) for name in ROLES], ignore_conflicts=True
+    )
+    cast = {user.username: user for user in User.objects.filter(username__in=ROLES)}
     Membership.objects.bulk_create(
-        Membership(project=project, user=make_user(name), role=role)
+        Membership(project=project, user=cast[name], role=role)
         for name, roles in ROLES.items()
         for role in roles
     )
-    make_user("sam")
     return project
 
 

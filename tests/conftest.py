@@ -57,9 +57,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse torch where no test wants it; spare garbage collections the imports."""
     if not any(map(may_import_torch, session.items)):
-        if sys.modules.get("torch") is not None:
-            raise pytest.UsageError("a test outside of tests/engine imports torch")
-        sys.modules["torch"] = None  # whoever imports it now gets an ImportError
+        # Whoever imports it gets an ImportError; that nobody has, tests/test_imports.py
+        # says.
+        sys.modules.setdefault("torch", None)
     gc.collect()
     gc.freeze()
 

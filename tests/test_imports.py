@@ -7,6 +7,7 @@ import grimp
 import pytest
 
 from config.state import BASE_DIR
+from tests.conftest import may_import_torch
 
 TRAINING_LIBRARIES = [
     "torch",
@@ -86,6 +87,12 @@ def test_everything_but_the_engine_imports_without_torch():
         set_up=True,
     )
     assert count > 40
+
+
+def test_the_tests_of_all_but_the_engine_import_no_torch(request):
+    if any(map(may_import_torch, request.session.items)):
+        pytest.skip("tests of the engine run beside")
+    assert sys.modules["torch"] is None
 
 
 def test_the_records_import_without_torch():
