@@ -1,9 +1,10 @@
 """What is said of a setting beside its type and default.
 
 The page form of a new run is made from it. ``help`` is one sentence; ``min`` and ``max``
-are inclusive; ``choices``, ``unit``; ``advanced`` settings are shown folded. ``when``
-names other settings and the values of theirs with which alone this one is used: the form
-then shows it, the program otherwise ignores it.
+are inclusive; ``choices``, ``unit``; ``advanced`` settings are shown folded. ``section``
+is the title of the group that a recipe's own setting is shown with. ``when`` names other
+settings and the values of theirs with which alone this one is used: the form then shows
+it, the program otherwise ignores it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def about(
     choices: Sequence[str] = (),
     unit: str = "",
     advanced: bool = False,
+    section: str = "",
     when: Mapping[str, Sequence[str | bool]] | None = None,
 ) -> dict[str, object]:
     """Return the metadata of one setting, leaving out what was not said."""
@@ -38,6 +40,8 @@ def about(
         metadata["choices"] = list(choices)
     if unit:
         metadata["unit"] = unit
+    if section:
+        metadata["section"] = section
     if when:
         metadata["when"] = {name: list(values) for name, values in when.items()}
     return metadata

@@ -8,10 +8,14 @@ form.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from records.recipes.fields import about
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -300,12 +304,10 @@ class Critic:
     )
 
 
-def title_of(recipe: type[object], name: str) -> str:
-    """Return the title of the group that a setting comes from; empty for its own."""
-    for ancestor in reversed(recipe.__mro__):
+def title_of(recipe: type[DataclassInstance], name: str) -> str:
+    """Return the title of the group that a setting belongs to; empty for its own."""
+    for ancestor in reversed(recipe.__mro__[1:]):
         if name in vars(ancestor).get("__annotations__", {}):
-            title: str = (
-                getattr(ancestor, "title", "") if ancestor is not recipe else ""
-            )
-            return title
-    raise KeyError(name)
+            return str(getattr(ancestor, "title", ""))
+    (own,) = [item for item in dataclasses.fields(recipe) if item.name == name]
+    return str(own.metadata.get("section", ""))

@@ -76,6 +76,7 @@ class PolicyRecipe(
             "installed.",
             choices=("own", "vllm"),
             advanced=True,
+            section=Sampling.title,
         ),
     )
     vllm_server: str = field(
@@ -85,6 +86,7 @@ class PolicyRecipe(
             "http://gpu-2.example:8000. Empty runs vLLM beside the trainer.",
             advanced=True,
             when={"backend": ("vllm",)},
+            section=Sampling.title,
         ),
     )
     consistency_source: str = field(

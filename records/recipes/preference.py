@@ -51,6 +51,8 @@ class PreferenceRecipe(PolicyValidation, Lora, Optimizer, Compute):
             unit="tokens",
         ),
     )
-    max_new_tokens: int = changed(Sampling, "max_new_tokens", 256)
+    max_new_tokens: int = changed(
+        Sampling, "max_new_tokens", 256, section=Sampling.title
+    )
     warmup_steps: int = changed(Optimizer, "warmup_steps", 5)
     evaluate_every: int = changed(PolicyValidation, "evaluate_every", 25)

@@ -123,6 +123,7 @@ class RewardRecipe(Scratch, Validation, Muon, Parallel):
             max=100_000,
             unit="turns",
             when=PAIRS,
+            section=Validation.title,
         ),
     )
     calibrate: bool = field(
@@ -131,6 +132,7 @@ class RewardRecipe(Scratch, Validation, Muon, Parallel):
             "Fit a temperature on one half of the held-out judged pairs, so that a "
             "probability of 0.8 means four in five.",
             when=PAIRS,
+            section=Validation.title,
         ),
     )
     precision: str = changed(Compute, "precision", "bf16")

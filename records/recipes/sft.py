@@ -61,6 +61,7 @@ class SftRecipe(Scratch, Validation, Lora, Muon, Checkpointing, Parallel):
             "Put the conversations of a batch end to end, without padding. Faster with "
             "flash attention on a GPU, slower on a CPU.",
             advanced=True,
+            section=Compute.title,
         ),
     )
     strategy: str = field(
@@ -71,6 +72,7 @@ class SftRecipe(Scratch, Validation, Lora, Muon, Checkpointing, Parallel):
             "cannot be resumed).",
             choices=("ddp", "fsdp2", "deepspeed-zero3"),
             advanced=True,
+            section=Compute.title,
         ),
     )
     steps: int = changed(Muon, "steps", 600)
@@ -86,6 +88,7 @@ class SftRecipe(Scratch, Validation, Lora, Muon, Checkpointing, Parallel):
             min=0,
             max=100_000,
             unit="turns",
+            section=Validation.title,
         ),
     )
     precision: str = changed(Compute, "precision", "bf16")

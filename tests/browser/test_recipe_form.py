@@ -27,45 +27,41 @@ def test_the_critics_settings_come_with_ppo_by_keyboard(sign_in, project):
     page.goto("/p/cakes/runs/new/policy/")
     tab_to(page, "details.advanced > summary")
     page.keyboard.press("Enter")
-    expect(page.locator("#id_recipe_clip_range")).to_be_visible()
+    expect(page.locator("#id_recipe_epsilon")).to_be_visible()
     critic = page.locator("#id_recipe_gae_lambda")
     expect(critic).to_be_hidden()
-    expect(page.locator("#id_recipe_draw_more")).to_be_visible()
+    expect(page.locator("#id_recipe_oversampling")).to_be_visible()
 
     page.focus("#id_recipe_algorithm")
     page.keyboard.type("ppo")
     expect(critic).to_be_visible()
-    expect(page.locator("#id_recipe_draw_more")).to_be_hidden()
+    expect(page.locator("#id_recipe_oversampling")).to_be_hidden()
     assert focus(page) == "id_recipe_algorithm"
-    page.focus("#id_recipe_updates_per_draw")
+    page.focus("#id_recipe_micro_batch")
     page.keyboard.press("Tab")
-    assert focus(page) == "id_recipe_critic_start"
+    assert focus(page) == "id_recipe_muon_learning_rate"
+    page.keyboard.press("Tab")
+    assert focus(page) == "id_recipe_critic_learning_rate"
 
     page.focus("#id_recipe_algorithm")
     page.keyboard.type("rloo")
     expect(critic).to_be_hidden()
-    page.focus("#id_recipe_updates_per_draw")
+    expect(page.get_by_role("group", name="Critic")).to_be_hidden()
+    page.focus("#id_recipe_muon_learning_rate")
     page.keyboard.press("Tab")
-    assert focus(page) == "id_recipe_processes"
-
-    tick = page.locator("#id_recipe_whole_tasks")
-    expect(page.locator("#id_recipe_completion_weight")).to_be_hidden()
-    tick.focus()
-    page.keyboard.press("Space")
-    expect(page.locator("#id_recipe_completion_weight")).to_be_visible()
+    assert focus(page) == "id_recipe_precision"
 
 
 def test_what_keeps_the_form_from_being_sent_is_shown(sign_in, project):
     page = sign_in(make_user("tara"))
-    page.goto("/p/cakes/runs/new/preference/")
+    page.goto("/p/cakes/runs/new/reward/")
     page.get_by_text("Advanced settings").click()
-    page.select_option("#id_recipe_objective", "kto")
-    page.fill("#id_recipe_good_weight", "-1")
-    page.select_option("#id_recipe_objective", "dpo")
+    page.fill("#id_recipe_pairwise_weight", "-1")
+    page.select_option("#id_recipe_judges", "preference")
     page.get_by_text("Advanced settings").click()
-    expect(page.locator("#id_recipe_good_weight")).to_be_hidden()
+    expect(page.locator("#id_recipe_pairwise_weight")).to_be_hidden()
     page.get_by_role("button", name="Start run").click()
-    expect(page.locator("#id_recipe_good_weight")).to_be_visible()
+    expect(page.locator("#id_recipe_pairwise_weight")).to_be_visible()
 
 
 def test_each_recipe_of_an_iteration_follows_its_own_choices(sign_in, project):
@@ -87,4 +83,4 @@ def test_without_scripts_all_settings_are_there_under_what_they_need(sign_in, pr
     page.get_by_text("Advanced settings").click()
     critic = page.get_by_role("group", name="Only with algorithm: ppo")
     expect(critic.locator("#id_recipe_gae_lambda")).to_be_visible()
-    expect(page.get_by_text("Only with whole tasks")).to_be_visible()
+    expect(page.get_by_text("Only with method: lora")).to_be_visible()

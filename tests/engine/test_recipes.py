@@ -1,7 +1,6 @@
 """Recipes: defaults, checks, and what the form is made from."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from records.recipes import (
 )
 from records.recipes.groups import Critic, title_of
 from records.recipes.retired import Renamed
+from tests.old_recipes import old_recipe
 
 
 @pytest.mark.parametrize("program", RECIPES)
@@ -107,13 +107,6 @@ def test_a_recipe_has_its_groups_settings_with_what_is_said_of_them(program):
 
 
 # Recipes of earlier versions
-
-OLD = Path("tests/data/old_recipes")
-
-
-def old_recipe(program):
-    """Return the default recipe as version 0.13 stored it."""
-    return json.loads((OLD / f"{program}.json").read_text())
 
 
 @pytest.mark.parametrize("program", RECIPES)
