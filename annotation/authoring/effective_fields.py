@@ -67,8 +67,8 @@ def acting_parts(document: Mapping[str, JSON]) -> list[ActingPart]:
         parts.append(ActingPart("meta.task", what, dump_json("other")))
     whats = {
         "facts": _(
-            "The demo's oracle judges answers to this turn by these facts, in rewards "
-            "and in what is called the truth."
+            "The demo's oracle judges answers to this turn by these facts, for "
+            "rewards and for the reported truth."
         ),
         "proposal": _(
             "Says that this policy's checkpoint proposed the response, and what it said."

@@ -142,7 +142,7 @@ def hints_of_turn(
             "knowledge."
         )
         if element:
-            message += " " + _("By its words the closest is: %(element)s.") % {
+            message += " " + _("Judging by the words, the closest is: %(element)s.") % {
                 "element": element
             }
         hints.append(Hint("element", message))
@@ -182,7 +182,10 @@ def _hints_of_result(turn: TurnTexts, response: Response) -> list[Hint]:
     shared = set(meaning_words(reply)) & set(meaning_words(turn.text))
     if turn.text.strip() and not shared and not (numbers(reply) & numbers(turn.text)):
         return [
-            Hint("result", _("Nothing of the result is taken up. What does it mean?"))
+            Hint(
+                "result",
+                _("The response does not use the result. What does the result mean?"),
+            )
         ]
     return []
 
@@ -246,8 +249,8 @@ def _fetch_hint(
     return Hint(
         "fetch",
         _(
-            "What is at hand does not cover this; the local thinking context “%(title)s” "
-            "may."
+            "The contexts at hand do not cover this; the local thinking context "
+            "“%(title)s” may."
         )
         % {"title": best.title},
         deed="fetch",

@@ -292,5 +292,5 @@ def unpin(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         GuidelineExample.objects.select_related("project"), project=project, pk=pk
     )
     unpin_example(project=project, example=example, curator=visitor(request))
-    messages.info(request, gettext("The example is off the guideline."))
+    messages.info(request, gettext("The example is removed from the guideline."))
     return redirect("annotation:guideline", slug)

@@ -269,7 +269,7 @@ def _problem(form: SlotForm) -> Notice:
         return Notice(_("Say why you skip the pair."), "error")
     fields = ", ".join(form.errors)
     return Notice(
-        _("Nothing was recorded: the form was not understood (%(fields)s).")
+        _("Nothing was recorded; these fields are not valid: %(fields)s.")
         % {"fields": fields},
         "error",
     )

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 WHY_NOT_YOURS = {
     "identical": gettext_lazy("Equal to the label response, letter by letter"),
-    "rule": gettext_lazy("Says what the label response or a reference says"),
+    "rule": gettext_lazy(
+        "Equal to the label response or a reference, apart from spelling"
+    ),
     "malformed": gettext_lazy("Breaks the response grammar; counts as not consistent"),
     "others": gettext_lazy("Other people judge this turn"),
     "skipped": gettext_lazy("You skipped this turn"),
@@ -221,7 +223,7 @@ def _shown(
 def _problem(form: TaskJudgmentForm) -> str:
     if set(form.errors) == {"verdict"}:
         return _("Choose consistent or not consistent first.")
-    return _("Nothing was recorded: the form was not understood (%(fields)s).") % {
+    return _("Nothing was recorded; these fields are not valid: %(fields)s.") % {
         "fields": ", ".join(form.errors)
     }
 

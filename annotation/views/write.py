@@ -248,8 +248,9 @@ def tell_left_out(request: HttpRequest, places: list[str]) -> None:
 
 def left_out_in_words(places: list[str]) -> str:
     return _(
-        "Left out, as only a curator may put it into a sample: %(places)s. It acts by "
-        "itself, on rewards or on who counts as the writer. Ask a curator to import it."
+        "Removed, because only a curator may add it to a sample: %(places)s. It "
+        "affects rewards, or who counts as the writer. Ask a curator to import "
+        "it."
     ) % {"places": ", ".join(places)}
 
 

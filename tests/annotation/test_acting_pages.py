@@ -61,7 +61,9 @@ class TestPaste:
         content = Draft.objects.get().content
         assert acting_of(content) == set()
         assert content["meta"] == {"note": "mine"}
-        assert "Left out, as only a curator may put it into a sample: meta.rule" in page
+        assert (
+            "Removed, because only a curator may add it to a sample: meta.rule" in page
+        )
 
     def test_by_a_labeler_says_so_before_anything_is_made(self, client, project):
         sign_in(client, make_user("lena"))
@@ -75,7 +77,7 @@ class TestPaste:
         sign_in(client, make_user(name))
         page = paste(client, DOCUMENT).content.decode()
         assert acting_of(Draft.objects.get().content) == set(ACTING)
-        assert "Left out" not in page
+        assert "Removed, because" not in page
 
 
 class TestSubmit:
@@ -102,7 +104,7 @@ class TestSubmit:
             "turn_key": "1",
         }
         page = client.post(f"/p/cakes/write/{draft.pk}/", sent, follow=True)
-        assert "Left out, as only a curator may" in page.content.decode()
+        assert "Removed, because only a curator may" in page.content.decode()
         sample = Sample.objects.get()
         assert (sample.status, sample.meta) == ("submitted", {"note": "mine"})
         assert sample.turns.get().facts is None
@@ -162,7 +164,7 @@ class TestAnotherSituation:
         page = client.post(address, {"situation": "noise"}, follow=True)
         meta = Draft.objects.get().content["meta"]
         assert ("rule" in meta) is kept
-        assert ("Left out" in page.content.decode()) is not kept
+        assert ("Removed, because" in page.content.decode()) is not kept
 
 
 class TestPages:
@@ -191,7 +193,7 @@ class TestPages:
         sign_in(client, make_user("rita"))
         for address in ("review/", f"samples/{sample.pk}/"):
             page = client.get(f"/p/cakes/{address}").content.decode()
-            assert "acts by itself" not in page
+            assert "affects rewards or authorship" not in page
 
     def test_show_a_rule_that_cannot_be_applied_any_more(self, client, project):
         sample = self.sample(project, meta={"rule": {"match": "luck", "answer": 1}})

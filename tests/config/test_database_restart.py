@@ -108,7 +108,7 @@ def test_pages_are_503_meanwhile_and_answer_again_at_once(site, number):
             assert headers["Retry-After"] == "3"
             assert headers["Refresh"] == "3"
             assert '<meta http-equiv="refresh" content="3">' in text
-            assert "This page reloads by itself" in text
+            assert "This page reloads automatically" in text
     # The last of four seconds with a database all answered.
     fill_the_pools(site)
 
@@ -128,7 +128,7 @@ def test_a_form_sent_meanwhile_is_not_reloaded_away(site):
     assert headers["Retry-After"] == "3"
     assert "Refresh" not in headers
     assert "refresh" not in text
-    assert "the form still holds it" in text
+    assert "the form still contains it" in text
     assert seconds < 3
     status, headers, text, _ = health
     assert (status, headers["Retry-After"]) == (503, "3")

@@ -232,7 +232,7 @@ def test_what_its_own_run_says_decides_nothing_without_an_interval(
     answer = client.post(f"/p/cakes/checkpoints/{new.pk}/promote/")
     assert answer.status_code == 409
     text = answer.content.decode()
-    assert "Held-out truth is 0.600 after 0.500, but how far chance goes" in text
+    assert "Held-out truth is 0.600 after 0.500, but its interval is not known" in text
     assert "Its own run compared it with what it started from:" in text
 
 

@@ -169,7 +169,7 @@ def test_the_page_counts_judgments_live_and_says_what_is_left(client, project, t
 def test_without_a_reward_model_no_forecast_is_made_up(client, project, tara):
     begin(project)
     text = client.get(HOME + "1/").content.decode()
-    assert "nothing is known of what judgments are worth" in text
+    assert "the value of more judgments is not known" in text
 
 
 def test_an_unchanged_policy_is_called_what_it_is(client, project, tara):

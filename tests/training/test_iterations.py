@@ -703,7 +703,7 @@ def test_a_truth_without_an_interval_asks_a_person(project):
     advance.advance_all()
     assert (fresh(iteration).step, step(iteration).state) == ("compare", "asking")
     (against,) = status.what_speaks_against(fresh(iteration))
-    assert "how far chance goes is not known" in against
+    assert "its interval is not known" in against
 
 
 def changed(iteration, **recipe):

@@ -124,9 +124,9 @@ def test_checkpoints_must_fit_their_role(project):
     with pytest.raises(LaunchRefusedError) as caught:
         start(project, "policy", policy=reward, initial=theirs, reward=policy)
     assert caught.value.problems == {
-        "policy": "Not what this takes: it comes from a run “Reward model”.",
+        "policy": "Checkpoints of a run “Reward model” do not fit here.",
         "initial": "This checkpoint belongs to another project.",
-        "reward": "Not what this takes: it comes from a run “Supervised fine-tuning”.",
+        "reward": "Checkpoints of a run “Supervised fine-tuning” do not fit here.",
     }
 
 

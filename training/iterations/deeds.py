@@ -245,8 +245,8 @@ def _must_be_newest(iteration: Iteration, step: str, newest_seen: int | None) ->
     settings = dict.fromkeys(name for each in later for name in each.values)
     raise IterationRefusedError(
         _(
-            "%(user)s has changed this meanwhile: %(settings)s. What you typed is still "
-            "here; save it again to have it in place of that."
+            "%(user)s has changed this meanwhile: %(settings)s. What you typed is"
+            " still here; save it again to replace that change."
         )
         % {
             "user": later[0].user or _("Somebody"),
@@ -356,7 +356,7 @@ def approve_step(
             raise IterationRefusedError(_("This step asks nothing now."))
         if against(iteration, step) and not reason.strip():
             raise ReasonNeededError(
-                _("Something speaks against it. To go on all the same, say why.")
+                _("There are objections. To continue all the same, say why.")
             )
         step.state, step.is_approved = StepState.WAITING, True
         step.approved_by, step.reason = user, reason.strip()

@@ -175,7 +175,8 @@ def hacking(before: Fresh, after: Fresh, *, tolerance: float = TOLERANCE) -> str
     if after.rm_score <= before.rm_score or fall <= max(tolerance, chance):
         return ""
     return _(
-        "Reward model and people part on fresh answers: from %(before)s to %(after)s the "
+        "Reward model and people disagree on fresh answers: from %(before)s to "
+        "%(after)s the "
         "score rose from %(low).3f to %(high).3f while the share that people found "
         "consistent fell from %(was).3f to %(now).3f."
     ) % {
@@ -381,8 +382,9 @@ def speaks_against(compared: Comparison | None) -> list[str]:
     if compared.gain_interval is None:
         return [
             _(
-                "Held-out truth is %(after).3f after %(before).3f, but how far chance "
-                "goes is not known: no evaluation compared them sample by sample."
+                "Held-out truth is %(after).3f after %(before).3f, but its "
+                "interval is not known: no evaluation compared them sample by "
+                "sample."
             )
             % facts
         ]

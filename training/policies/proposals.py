@@ -182,7 +182,7 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
     except CheckpointError as error:
         return "", _("The policy's files are not whole: %(why)s.") % {"why": error.why}
     except store.StoreError as error:
-        return "", _("The policy's files cannot be had: %(why)s.") % {"why": error}
+        return "", _("The policy's files cannot be fetched: %(why)s.") % {"why": error}
     program = command or [sys.executable, "-m", "training.engine.propose"]
     # A run may be using the whole device; the proposal must not make it run out of
     # memory.

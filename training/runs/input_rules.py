@@ -82,7 +82,9 @@ INPUTS: dict[str, tuple[Takes, ...]] = {
     ),
     RunKind.EVALUATE: (
         Takes(InputRole.POLICY, True, _("The policy to measure.")),
-        Takes(InputRole.INITIAL, False, _("Measured beside it.")),
+        Takes(
+            InputRole.INITIAL, False, _("A second policy to measure, for comparison.")
+        ),
         Takes(InputRole.REWARD, False, _("Scores consistency besides the oracle.")),
     ),
 }

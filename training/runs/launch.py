@@ -264,7 +264,7 @@ def _problems_with_inputs(
         elif (checkpoint.run.kind == RunKind.REWARD) != (role in JUDGES):
             kind_label = checkpoint.run.get_kind_display()
             problems[role] = gettext(
-                "Not what this takes: it comes from a run “%(kind)s”."
+                "Checkpoints of a run “%(kind)s” do not fit here."
             ) % {"kind": kind_label}
         elif role in ENSEMBLE and checkpoint.judges == "preference":
             problems[role] = gettext(

@@ -114,7 +114,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         ),
         Chart(
             _("Explained variance"),
-            _("share the critic foresaw"),
+            _("share of the variance of returns"),
             ("critic/explained_variance",),
         ),
         Chart(_("Value"), _("the critic’s, mean of tokens"), ("critic/value",)),

@@ -56,7 +56,7 @@ class CheckpointFilterForm(forms.Form):
     ]
 
     kind = forms.ChoiceField(choices=KINDS, required=False)
-    all = forms.BooleanField(required=False, label=_("Those on the way as well"))
+    all = forms.BooleanField(required=False, label=_("Intermediate checkpoints too"))
     judgment = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
     before = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
 
@@ -78,7 +78,7 @@ class RetentionForm(forms.ModelForm):  # type: ignore[type-arg] # no [] at run t
     class Meta:
         model = Retention
         fields = ("keep_last", "keep_best", "is_automatic")
-        labels = {"is_automatic": _("Remove by itself whenever a run ends")}
+        labels = {"is_automatic": _("Remove automatically whenever a run ends")}
 
     keep_last = forms.IntegerField(
         min_value=1,
@@ -213,13 +213,16 @@ def _place_fields(queues: list[Queue], wished: str = "") -> dict[str, forms.Fiel
             choices=choices,
             required=False,
             label=gettext("Runs on"),
-            help_text=gettext("It waits for these workers, whoever else is free."),
+            help_text=gettext(
+                "The run waits for these workers, even if others are free."
+            ),
         ),
         "shares_device": forms.BooleanField(
             required=False,
             label=gettext("May share its GPU"),
             help_text=gettext(
-                "Runs beside others that say so too; otherwise it is alone on it."
+                "Runs beside other runs that allow it too; otherwise it has the "
+                "GPU alone."
             ),
         ),
     }
@@ -282,8 +285,11 @@ class IterationForm(forms.Form):
     """What an iteration waits for, and which of its steps ask nobody."""
 
     wanted_judgments = forms.IntegerField(
-        label=_("Judgments that are enough"),
-        help_text=_("Of the answers it draws. The reward model is trained then."),
+        label=_("Enough judgments"),
+        help_text=_(
+            "Number of judgments on the drawn answers after which the reward model is"
+            " trained."
+        ),
         min_value=1,
         max_value=10_000_000,
         initial=300,
@@ -307,7 +313,7 @@ class IterationForm(forms.Form):
         widget=FLOAT,
     )
     automatic = forms.MultipleChoiceField(
-        label=_("Steps that ask nobody"),
+        label=_("Automatic steps"),
         choices=[
             (name, label) for name, label in StepName.choices if name != StepName.JUDGE
         ],

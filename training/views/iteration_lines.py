@@ -308,7 +308,8 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
     if curve is None:
         sentences.append(
             _(
-                "So far %(figure).3f after %(n)d judgments; a forecast needs reward models of two sizes."
+                "So far %(figure).3f after %(n)d judgments; a forecast needs "
+                "reward models with two different numbers of judgments."
             )
             % {"figure": known[-1].figure, "n": known[-1].judgments}
         )
@@ -344,12 +345,13 @@ def _forecast_view(iteration: Iteration, forecast: Forecast) -> ForecastView:
             ]
             if expected[1] - expected[0] > TOO_WIDE:
                 sentences.append(
-                    _("That is too wide to plan by: train models of more sizes.")
+                    _(
+                        "That is too wide to plan by: train reward models on more "
+                        "different numbers of judgments."
+                    )
                 )
         if not curve.grows:
-            sentences.append(
-                _("More judgments did not go with a better figure so far.")
-            )
+            sentences.append(_("More judgments have not improved the figure so far."))
         elif forecast.bound is not None:
             needed = curve.needed_for(forecast.bound)
             if needed is not None and needed < FAR:
