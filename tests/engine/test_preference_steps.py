@@ -51,6 +51,9 @@ CASES = {
 } | {"kto-micro-batches": {"objective": "kto", "micro_batch": 1, "max_grad_norm": 0.0}}
 
 
+QUICK = ("dpo-full", "kto-lora")
+
+
 def run_case(folder, case):
     """Run a recipe to its end, and its second half again; return what it did."""
     start = save_micro_policy(folder / "start")
@@ -77,7 +80,13 @@ def run_case(folder, case):
     return done
 
 
-@pytest.mark.parametrize("case", CASES)
+def slow(case):
+    return pytest.param(case, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in QUICK else slow(c) for c in CASES], ids=list(CASES)
+)
 def test_the_steps_are_those_recorded(tmp_path, case):
     done = run_case(tmp_path, case)
     for name, figures in json.loads(RECORDED.read_text())[case].items():

@@ -35,6 +35,11 @@ from training.engine.data.sft_batches import (
 )
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import Place
+from training.engine.modeling.token_loss import (
+    learned_count,
+    prepare_head,
+    token_loss,
+)
 from training.engine.modeling.tokenizer import tag_ids
 from training.engine.run.directory import RunDirectory, run_program
 
@@ -386,6 +391,25 @@ def test_a_run_learns_to_say_what_people_approved(tmp_path):
             ).loss
         likely.append(float(loss))
     assert likely[1] < likely[0] - 1  # nats per token
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_the_loss_of_the_learned_tokens_is_that_of_the_fused_head(packs):
+    tokenizer = micro_tokenizer()
+    encoder = Encoder(tokenizer)
+    batch = [encoder.encode(sample) for sample in demo_samples()[:3]]
+    inputs = packed(batch) if packs else padded(batch, tokenizer.pad_token_id)
+    results = []
+    for fused in (False, True):
+        model = micro_policy(tokenizer)
+        head = prepare_head(model, fused=fused)
+        loss, right = token_loss(model, head, inputs)
+        (loss / learned_count(inputs["labels"])).backward()
+        results.append((loss, right, model.model.embed_tokens.weight.grad))
+    (one, right_one, gradient), (other, right_other, fused_gradient) = results
+    assert int(right_one) == int(right_other)
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(gradient, fused_gradient, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("muon", [1e-2, 0.0])

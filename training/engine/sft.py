@@ -139,7 +139,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     resume_trainer(run, learner.module, optimizer)
     if recipe.gradient_checkpointing:
         checkpoint_activations(learner.module)
-    prepare_head(learner.model, place)
+    head = prepare_head(learner.model, fused=place.device.type == "cuda")
     meter = Meter(learner.model, place)
     accelerator = accelerator_for(
         place, sharded=sharded, per_rank=per_rank, max_grad_norm=recipe.max_grad_norm
@@ -168,7 +168,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     def backward(learned: float, batch: dict[str, Tensor]) -> Tensor:
         """Add a micro-batch's gradient; return its summed loss and tokens right, (2,)."""
         with place.autocast():
-            loss, right = token_loss(model, learner.head, batch)
+            loss, right = token_loss(model, head, batch)
         # The mean is over the whole step. Processes average what each has: undone by
         # their number.
         accelerator.backward(loss / learned * process_count())

@@ -1,10 +1,10 @@
 """Turns with the answers that people judged, to learn which of them are better.
 
-For the ``preference`` program (DPO, KTO) and the preference model (``ranking``). A turn's
-answers are good (judged consistent) or bad; where none was good the label response may
-stand for one. A step takes pairs of a good and a bad answer to one turn, or answers by
-themselves. Every pass over them has an order of its own, and that depends on the seed and
-the step's number alone: a resumed run repeats an uninterrupted one.
+For the ``preference`` program (DPO, KTO) and the preference model. A turn's answers are
+good (judged consistent) or bad; where none was good the label response stands for one. A
+step takes pairs of a good and a bad answer to one turn, or answers by themselves. Every
+pass over them has its own order, which depends on the seed and the step alone: a resumed
+run repeats an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def read_questions(
 ) -> tuple[list[Question], list[Question]]:
     """Return the judged turns to learn from and the held-out ones.
 
-    Where no answer was judged consistent the label stands for one. What makes a prompt
-    and its answer longer than ``longest`` tokens is left out. Raises ``RunError`` naming a line of
-    ``judgments.jsonl`` that is wrong.
+    Where no answer was judged consistent the label stands for one. An answer that is
+    longer with its prompt than ``longest`` tokens is left out. Raises ``RunError`` naming
+    a line of ``judgments.jsonl`` that is wrong.
     """
     samples: dict[str, Sample] = {}
     for name in ("train", "held_out"):
@@ -57,35 +57,32 @@ def read_questions(
         try:
             sample, turn = samples[str(row["sample"])], int(str(row["turn"]))
             text, consistent = str(row["sampled"]), bool(row["consistent"])
-            label = sample.turns[turn].response
+            sample.turns[turn]
         except (KeyError, IndexError, ValueError) as error:
             place = f"{path.name}, line {number}"
             expected = "a judged pair of a sample of this run"
             raise RunError(place, expected, f"{error!r}") from error
         held_out = row.get("split") == "held-out"
-        key = (sample.id, turn, held_out)
-        good, bad = answers.setdefault(key, ([], []))
+        good, bad = answers.setdefault((sample.id, turn, held_out), ([], []))
         (good if consistent else bad).append(text)
         counts["consistent" if consistent else "inconsistent"] += 1
-    found: dict[bool, list[Question]] = {False: [], True: []}
+
+    def fitting(texts: list[str], room: int) -> tuple[tuple[int, ...], ...]:
+        ids = [encoder.response_ids(text) for text in dict.fromkeys(texts)]
+        counts["too long"] += sum(len(answer) > room for answer in ids)
+        return tuple(answer for answer in ids if len(answer) <= room)
+
+    train, held_out_questions = list[Question](), list[Question]()
     for (name, turn, held_out), (good, bad) in answers.items():
-        label = samples[name].turns[turn].response
-        if not good:
-            good.append(label)
+        good = good or [samples[name].turns[turn].response]
         prompt = tuple(encoder.encode(samples[name]).prompt(turn))
-
-        def fitting(texts: list[str], room: int) -> tuple[tuple[int, ...], ...]:
-            ids = [encoder.response_ids(text) for text in dict.fromkeys(texts)]
-            counts["too long"] += sum(len(answer) > room for answer in ids)
-            return tuple(answer for answer in ids if len(answer) <= room)
-
         room = longest - len(prompt)
         question = Question(prompt, fitting(good, room), fitting(bad, room))
         if question.good or question.bad:
-            found[held_out].append(question)
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    run.log(f"judged answers: {told}", "warning" if counts["too long"] else "info")
-    return found[False], found[True]
+            (held_out_questions if held_out else train).append(question)
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    run.log(f"judged answers: {listed}", "warning" if counts["too long"] else "info")
+    return train, held_out_questions
 
 
 def pair_rows(questions: Sequence[Question]) -> list[Row]:

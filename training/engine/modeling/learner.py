@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from records.recipes.groups import Lora
@@ -35,13 +34,6 @@ class Learner:
         if settings.method == "full":
             return cls(model, model, tokenizer)
         return cls(model, with_adapters(model, settings.lora_rank), tokenizer)
-
-    @property
-    def head(self) -> nn.Module:
-        """The head of the vocabulary."""
-        head = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        assert isinstance(head, nn.Module)
-        return head
 
     @property
     def pad_id(self) -> int:

@@ -27,30 +27,33 @@ def learned_count(labels: Tensor) -> int:
     return int((labels[:, 1:] != IGNORED).sum())
 
 
-def prepare_head(model: PreTrainedModel, place: Place) -> None:
-    """On a GPU, give the model TRL's fused head, which never holds all the logits.
+def prepare_head(model: PreTrainedModel, *, fused: bool) -> nn.Module | None:
+    """Return the vocabulary's head; or give the model TRL's fused one and return None.
 
-    It computes log-probabilities tile by tile. Its stand-in on CPUs scores every
-    position, learned or not; there ``token_loss`` scores the learned ones by itself.
+    The fused head computes log-probabilities tile by tile and never holds all logits. It
+    is made for GPUs: on CPUs it scores every position, learned or not.
     """
-    if place.device.type == "cuda":
-        # Not at the top: on CPUs it is never used, and takes a second to import.
+    if fused:
+        # Not at the top: CPUs never use it, and it takes a second to import.
         from trl.trainer.utils import add_fused_lm_head
 
         add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
+        return None
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    assert isinstance(head, nn.Module)
+    return head
 
 
 def token_loss(
-    model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]
+    model: nn.Module, head: nn.Module | None, batch: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return the summed loss over the learned tokens, and how many were the likeliest.
 
-    ``model`` may be wrapped, by adapters or for several processes; ``head`` is the
-    vocabulary's head within it. ``batch`` has ``input_ids`` and ``labels`` of (B, T), a
-    label −100 where the token is not learned, and what else the model takes. Departure
-    from TRL's trainer on CPUs: the same numbers, of fewer positions.
+    ``model`` may be wrapped, by adapters or for several processes; ``head`` is what
+    ``prepare_head`` returned. ``batch`` has ``input_ids`` and ``labels`` of (B, T), a
+    label −100 where the token is not learned, and what else the model takes.
     """
-    if batch["labels"].device.type == "cuda":
+    if head is None:
         fused = model(**batch, fused_lm_head=True)
         return -fused.log_probs.sum(), fused.is_top1.sum()
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
