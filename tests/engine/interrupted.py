@@ -40,6 +40,23 @@ def befall(run):
         raise ValueError("the last process does not like this step")
 
 
+def updating(program):
+    """Let ``befall`` happen after an update of the weights."""
+    main, update, runs = program.main, program.update, []
+
+    def remember(run, recipe):
+        runs.append(run)
+        return main(run, recipe)
+
+    def update_and_befall(*args, **settings):
+        figures = update(*args, **settings)
+        if settings["step"] == int(at):
+            befall(runs[0])
+        return figures
+
+    program.main, program.update = remember, update_and_befall
+
+
 def watching(program):
     class Watch(program.Watch):
         def on_step_end(self, args, state, control, **others):
@@ -52,7 +69,7 @@ def watching(program):
 
 if __name__ == "__main__":
     watching(policy)
-    watching(reward)
+    updating(reward)
     if '"program": "policy"' in (Path(sys.argv[-1]) / "run.json").read_text():
         sys.exit(run_program("policy", PolicyRecipe, policy.main))
     sys.exit(run_program("reward", RewardRecipe, reward.main))

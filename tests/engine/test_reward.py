@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from tests.engine.micro import (
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import reward
 from training.engine.data.conversations import sample_from_json
+from training.engine.data.holdout import HeldOutSplit
 from training.engine.modeling import throughput
 from training.engine.reward_model.augmentation import (
     UNKNOWN,
@@ -33,8 +35,14 @@ from training.engine.reward_model.augmentation import (
     change_text,
     example,
 )
-from training.engine.reward_model.batches import Steps, read_judgments
-from training.engine.reward_model.loss import PairLoss, rivals, step_inputs
+from training.engine.reward_model.batches import (
+    Judged,
+    PairSampler,
+    RuledOut,
+    read_judgments,
+)
+from training.engine.reward_model.evaluation import held_out_tests, validate
+from training.engine.reward_model.loss import PairLoss, rival_pairs, step_inputs
 from training.engine.reward_model.metrics import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
 from training.engine.reward_model.model import load_reward_model
 from training.engine.reward_model.packing import Pair
@@ -277,11 +285,13 @@ def test_a_step_depends_on_its_number_only_and_keeps_the_mix():
     judged = [example(i.pair, i.consistent, (), "people") for i in judged]
     recipe = RewardRecipe(pairs_per_step=20, judged_share=0.4)
 
-    def steps(first):
-        return Steps(recipe, judged, Source(demo_samples()), model.packer, 0, first)
+    def sampler():
+        return PairSampler(recipe, judged, Source(demo_samples()), model.packer)
 
-    drawn = steps(0).examples(7)
-    assert steps(7).examples(7) == drawn
+    drawn = sampler().examples(7)
+    later = sampler()
+    later.examples(6)
+    assert later.examples(7) == drawn
     assert sum(item.source == "people" for item in drawn) == 8
     assert sum(item.consistent for item in drawn if item.source == "people") == 4
 
@@ -289,10 +299,10 @@ def test_a_step_depends_on_its_number_only_and_keeps_the_mix():
 def test_pairs_that_are_too_long_are_counted_not_cut():
     model = micro_reward_model()
     recipe = RewardRecipe(pairs_per_step=20, max_tokens=60)
-    steps = Steps(recipe, [], Source(demo_samples()), model.packer, 0, 0)
-    kept = steps.examples(0)
-    assert sum(steps.left_out.values()) + len(kept) == 20
-    assert max(steps.lengths) <= 60
+    sampler = PairSampler(recipe, [], Source(demo_samples()), model.packer)
+    kept = sampler.examples(0)
+    assert sum(sampler.left_out.values()) + len(kept) == 20
+    assert max(sampler.lengths) <= 60
 
 
 # Loss
@@ -307,7 +317,7 @@ def mixed_examples():
 def test_the_loss_labels_each_read_with_its_own_unit():
     model = micro_reward_model()
     examples = mixed_examples()
-    inputs = step_inputs(examples, model.packer, model.tokenizer.pad_token_id)
+    inputs = step_inputs(examples, model.packer)
     assert len(inputs["chunks"]) > 1  # so that the order of pairs was changed
     loss = PairLoss(model.reader, by_unit=True)(**inputs)["loss"]
 
@@ -331,7 +341,7 @@ def test_the_loss_labels_each_read_with_its_own_unit():
 def test_a_pair_of_unknown_units_is_learned_through_its_worst_unit():
     model = micro_reward_model()
     item = mixed_examples()[-1]
-    inputs = step_inputs([item], model.packer, model.tokenizer.pad_token_id)
+    inputs = step_inputs([item], model.packer)
     PairLoss(model.reader, by_unit=True)(**inputs)["loss"].backward()
     gradient = model.reader.classifier.score.weight.grad
     # One read alone moves the head: both rows get the same hidden state, opposite sign.
@@ -342,7 +352,7 @@ def test_a_pair_of_unknown_units_is_learned_through_its_worst_unit():
 def test_final_labels_have_one_target_per_pair():
     model = micro_reward_model("sequential", "final")
     examples = mixed_examples()
-    inputs = step_inputs(examples, model.packer, model.tokenizer.pad_token_id)
+    inputs = step_inputs(examples, model.packer)
     assert sorted(inputs["targets"].tolist()) == sorted(
         int(i.consistent) for i in examples
     )
@@ -545,8 +555,8 @@ def test_rivals_are_two_answers_of_unlike_verdict_to_one_label():
         made("Two.", "One.", False),
         made("One.", "Three.", False),
     ]
-    assert rivals(examples).tolist() == [[0, 1], [0, 3]]
-    assert rivals(examples[:1]).shape == (0, 2)
+    assert rival_pairs(examples).tolist() == [[0, 1], [0, 3]]
+    assert rival_pairs(examples[:1]).shape == (0, 2)
 
 
 def test_the_pairwise_loss_is_that_of_bradley_and_terry():
@@ -556,7 +566,7 @@ def test_the_pairwise_loss_is_that_of_bradley_and_terry():
         made("One.", "Two.", False),
         made("One.", "Three.", False),
     ]
-    inputs = step_inputs(examples, model.packer, model.tokenizer.pad_token_id)
+    inputs = step_inputs(examples, model.packer)
     plain = PairLoss(model.reader, by_unit=False)
     both = PairLoss(model.reader, by_unit=False, pairwise_weight=0.7)
     with torch.no_grad():
@@ -600,3 +610,78 @@ def test_judged_rivals_come_into_one_step_and_are_learned(tmp_path):
     ]
     assert seen[0] > 0
     assert seen[-1] < seen[0] / 2
+
+
+# Chosen on some held-out samples, reported on others
+
+
+def held_out_pairs(count):
+    """Judged held-out pairs, two answers to a sample, and some ruled out by grammar."""
+    drawn = Source(demo_samples(), ("references", "changes")).draw(
+        random.Random(3), 2 * count
+    )
+    items = [
+        replace(item, source="people", sample=f"s{number // 2}")
+        for number, item in enumerate(drawn)
+    ]
+    ruled_out = [RuledOut(item.sample, True, False) for item in items]
+    return Judged([], items, ruled_out, {})
+
+
+def test_threshold_and_figures_come_from_different_samples():
+    log = []
+    judged, samples = held_out_pairs(24), demo_samples(24, "held-out")
+    samples = [replace(s, id=f"s{number}") for number, s in enumerate(samples)]
+    tests = held_out_tests(judged, samples, 100, lambda *said: log.append(said))
+    chosen_on = {item.sample for item in tests.judged.choose}
+    reported_on = {item.sample for item in tests.judged.report}
+    assert chosen_on
+    assert not chosen_on & reported_on
+    assert chosen_on | reported_on == {item.sample for item in judged.held_out}
+    assert tests.ruled_out == 2 * len(reported_on)
+    texts = {
+        turn.response for s in samples if s.id in chosen_on for turn in s.turns
+    } - {turn.response for s in samples if s.id in reported_on for turn in s.turns}
+    quads = [
+        item for all_of in tests.quads.values() for quad in all_of for item in quad
+    ]
+    assert all([tests.changes, quads, tests.references])
+    for item in (*tests.changes, *tests.references, *quads):
+        assert item.pair.label not in texts
+    ((message, level),) = log
+    assert f"chosen on {len(tests.judged.choose)} judged pairs" in message
+    assert level == "info"
+
+    values = validate(model := micro_reward_model(), tests, calibrate=True)
+    assert values["threshold/picked_on"] == len(tests.judged.choose)
+    assert values["judged/count"] == len(tests.judged.report) + tests.ruled_out
+    # Other verdicts on what is reported move no threshold, others on the choice do not
+    # move what the same threshold gives.
+    turned = replace(
+        tests,
+        judged=HeldOutSplit(
+            tests.judged.choose,
+            [replace(i, consistent=not i.consistent) for i in tests.judged.report],
+        ),
+    )
+    again = validate(model, turned, calibrate=True)
+    assert again["threshold"] == values["threshold"]
+    assert again["temperature"] == values["temperature"]
+    assert again["judged/auc"] == pytest.approx(1 - values["judged/auc"])
+
+
+def test_too_few_held_out_pairs_are_all_reported_and_choose_nothing():
+    log = []
+    judged, samples = held_out_pairs(5), demo_samples(3, "held-out")
+    tests = held_out_tests(judged, samples, 100, lambda *said: log.append(said))
+    assert (tests.judged.choose, tests.judged.report) == ([], judged.held_out)
+    assert tests.ruled_out == len(judged.ruled_out)
+    ((message, level),) = log
+    assert message == (
+        "held-out: 10 judged pairs are too few to be split by sample. The threshold is "
+        "0.5, and the figures come from all of them."
+    )
+    assert level == "warning"
+    values = validate(micro_reward_model(), tests, calibrate=True)
+    assert (values["threshold"], values["temperature"]) == (0.5, 1.0)
+    assert values["threshold/picked_on"] == 0

@@ -32,8 +32,8 @@ from training.engine.data.conversations import Encoder
 from training.engine.data.sft_batches import packed, padded, split
 from training.engine.modeling.micro_batch import Parts
 from training.engine.reward_model.augmentation import Source, example
-from training.engine.reward_model.batches import clusters, dealt, pieces_of
-from training.engine.reward_model.loss import PairLoss, counted, step_inputs
+from training.engine.reward_model.batches import PairBatch, clusters_of, deal
+from training.engine.reward_model.loss import PairLoss, count_terms, step_inputs
 from training.engine.reward_model.model import MarkReader
 from training.engine.run.directory import run_program
 from training.runs.command import accelerate_config, program_command
@@ -313,46 +313,45 @@ def test_a_reward_step_without_room_is_learned_in_parts(tmp_path, monkeypatch):
     assert "out of memory with 6 pairs at once: going on with 3" in " ".join(said)
 
 
-def test_the_losses_and_gradients_of_parts_add_up_to_the_steps():
+def test_the_losses_and_gradients_of_micro_batches_add_up_to_the_steps():
     model = micro_reward_model()
     classifier = model.reader.classifier.double()
     drawn = [*Source(demo_samples()).draw(random.Random(4), 12)]
     drawn.append(example(drawn[0].pair, False, None, "people"))  # its units unknown
-    found = clusters(drawn, by_label=True)
 
-    def learn(pieces, counts=None):
+    def learn(micro_batches, counts=None):
         classifier.zero_grad()
         loss = PairLoss(model.reader, by_unit=True, pairwise_weight=0.7)
         total = 0.0
-        for piece in pieces:
-            given = step_inputs(piece, model.packer, model.tokenizer.pad_token_id)
-            part = loss(**given, counts=counts)["loss"]
-            part.backward()
-            total += part.item()
-        assert loss.parts["loss"].item() == pytest.approx(total)
+        for pairs in micro_batches:
+            terms = loss(**step_inputs(pairs, model.packer), counts=counts)
+            assert list(terms) == loss.terms
+            terms["loss"].backward()
+            total += terms["loss"].item()
         return total, [p.grad.clone() for p in classifier.parameters()]
 
-    given = step_inputs(drawn, model.packer, model.tokenizer.pad_token_id)
-    counts = counted(given["targets"], given["verdicts"], given["rivals"])
+    inputs = step_inputs(drawn, model.packer)
+    counts = count_terms(inputs["targets"], inputs["verdicts"], inputs["rivals"])
     assert (counts > 0).all()
     whole, gradients = learn([drawn])
-    parts, summed = learn(pieces_of(found, 2), counts)
-    assert parts == pytest.approx(whole, rel=1e-6)
+    batch = PairBatch(clusters_of(drawn, by_label=True), counts, [])
+    summed, gradients_of_parts = learn(batch.split(2), counts)
+    assert summed == pytest.approx(whole, rel=1e-6)
     largest = max(gradient.abs().max() for gradient in gradients)
-    for one, other in zip(gradients, summed, strict=True):
+    for one, other in zip(gradients, gradients_of_parts, strict=True):
         assert (one - other).abs().max() < 1e-6 * largest
 
 
 def test_rivals_stay_together_and_every_pair_is_dealt_once():
     drawn = Source(demo_samples()).draw(random.Random(4), 40)
-    found = clusters(drawn, by_label=True)
-    assert max(map(len, found)) > 1
-    hands = dealt(found, 3)
+    clusters = clusters_of(drawn, by_label=True)
+    assert max(map(len, clusters)) > 1
+    hands = deal(clusters, 3)
     labels = [{i.pair.label for c in hand for i in c} for hand in hands]
     assert not labels[0] & labels[1] | labels[1] & labels[2] | labels[0] & labels[2]
-    pieces = [piece for hand in hands for piece in pieces_of(hand, 4)]
-    given = sorted(id(item) for piece in pieces for item in piece)
-    assert given == sorted(id(item) for item in drawn)
+    pieces = [piece for hand in hands for piece in PairBatch(hand, None, []).split(4)]
+    dealt = sorted(id(item) for piece in pieces for item in piece)
+    assert dealt == sorted(id(item) for item in drawn)
     assert all(len(p) <= 4 or len({i.pair.label for i in p}) == 1 for p in pieces)
 
 

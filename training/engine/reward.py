@@ -1,19 +1,20 @@
 """Train the consistency reward model (RM): ``python -m training.engine.reward RUN_DIR``.
 
 The RM says whether a sampled response says the same as the label response, by the same
-logic, steps in the same order. It is the policy's backbone with two outputs, trained
-with cross-entropy on 0/1 verdicts (section 3.3 of the paper). ``scoring`` explains how a
-pair becomes a prompt and where the outputs are read.
+logic, steps in the same order. It is the policy's backbone with two outputs in place of
+its vocabulary, trained with cross-entropy on 0/1 verdicts (section 3.3 of the paper).
 
-The program is told in four parts: ``pairs`` is what it learns from, ``pair_loss`` the
-maths, ``reward_figures`` how the model is tested, and this the loop.
+    packing      a label response and a sampled response become one prompt
+    batches      the pairs of a step: judged ones, and others derived from written samples
+    loss         cross-entropy by unit and by pair
+    evaluation   figures on held-out pairs, and the threshold, chosen on other samples
 
 Departures from the paper, because its form learned shortcuts in small trials
 (``docs/reward-model.md``): labels per unit instead of one, laid out unit by unit, and
 60 % of the pairs derived from written samples (other wordings, balanced quads, one or
 several errors put in) beside 40 % judged answers. All are recipe settings.
 
-With ``judges`` "preference" it is another model that is trained: ``ranking``.
+With ``judges`` "preference" another model is trained: ``preference_model``.
 
 Input ``policy`` is the backbone (an SFT checkpoint). Data: ``train`` and ``held_out``
 samples, ``judgments``. The RM is tested on judged pairs of the split "held-out" and on
@@ -25,58 +26,34 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
+from torch import Tensor
 
 from records.recipes import RewardRecipe
-from training.engine.data.conversations import lengths_summary, read_samples
-from training.engine.modeling.finite_weights import guard_steps
-from training.engine.modeling.micro_batch import Parts, summed
-from training.engine.modeling.new_tokens import fit_vocabulary
-from training.engine.modeling.optim import save_optimizer
-from training.engine.modeling.policies import Place, prepare
-from training.engine.modeling.throughput import Work, attend, matrix_rate
+from training.engine.data.conversations import lengths_summary
+from training.engine.modeling.micro_batch import MicroBatch
+from training.engine.modeling.optim import update
+from training.engine.modeling.place import accelerator_for, prepare
+from training.engine.modeling.throughput import Meter
+from training.engine.modeling.trainer_state import save_trainer_state, seed_step
 from training.engine.preference_model import train_preference_model
-from training.engine.reward_model.augmentation import Example, Source
-from training.engine.reward_model.batches import (
-    Judged,
-    Steps,
-    pieces_of,
-    read_judgments,
-)
+from training.engine.reward_model.augmentation import Example
+from training.engine.reward_model.batches import PairSampler, read_pairs
 from training.engine.reward_model.classifier import (
     start_learning,
-    starting_classifier,
+    starting_reward_model,
 )
-from training.engine.reward_model.evaluation import figures, held_out_tests
+from training.engine.reward_model.evaluation import held_out_tests, validate
 from training.engine.reward_model.loss import PairLoss, step_inputs
-from training.engine.reward_model.model import (
-    MarkReader,
-    RewardModel,
-    save_reward_model,
-)
-from training.engine.reward_model.packing import Packer, RewardSettings
-from training.engine.run.directory import (
-    Ending,
-    RunDirectory,
-    RunError,
-    run_program,
-    step_random,
-)
-from training.engine.run.distributed import any_process, over_all, process_count
+from training.engine.reward_model.model import save_reward_model
+from training.engine.run.directory import Ending, RunDirectory, run_program
+from training.engine.run.distributed import any_process
 
-TELL_EVERY = 10  # steps between metric events
+LOG_EVERY = 10  # steps between metric events
 
 
 def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
@@ -85,235 +62,116 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         return train_preference_model(run, recipe)
     started = time.monotonic()
     place = prepare(recipe)
+    accelerator = accelerator_for(place)
 
-    # Data: judgments, and whatever can be derived from the written samples.
-    samples = read_samples(run.data["train"]) if "train" in run.data else []
-    held_out = read_samples(run.data["held_out"]) if "held_out" in run.data else []
-    judged = Judged([], [], [], {})
-    if "judgments" in run.data:
-        histories = {
-            (sample.id, number): turn.history
-            for sample in (*samples, *held_out)
-            for number, turn in enumerate(sample.turns)
-        }
-        judged = read_judgments(run.data["judgments"], histories)
-    trained_on = judged.train if recipe.judged_share else []
-    derived = Source(samples, recipe.derived)
-    if not trained_on and not derived.can_draw:
-        raise RunError("run.json: `data`", "judgments or train samples", "no pair")
-    if not trained_on:
-        run.log("no judged pair to train on: derived pairs only", "warning")
-    tests = held_out_tests(judged, held_out, recipe.evaluate_turns)
+    # Load: pairs to learn from and to test on; the policy's backbone.
+    data = read_pairs(run, recipe)
+    tests = held_out_tests(data.judged, data.held_out, recipe.evaluate_turns, run.log)
+    reward_model = starting_reward_model(run, recipe, place)
+    packer, classifier = reward_model.packer, reward_model.classifier
+    parameters = sum(parameter.numel() for parameter in classifier.parameters())
+    run.log(
+        f"{parameters:,} parameters; {len(data.train)} judged pairs "
+        f"and {len(data.samples)} samples to derive pairs from"
+    )
 
-    # Model: the policy's backbone with two outputs in place of the vocabulary.
-    settings = RewardSettings.of(recipe)
-    classifier, tokenizer = starting_classifier(run, recipe, place, outputs=2)
-    known = len(tokenizer)
-    packer = Packer(tokenizer, settings)
-    fit_vocabulary(classifier, tokenizer, known)
-    attend(classifier, place, recipe.max_tokens)
+    # Build: the loss as a module that ranks can wrap, its optimizer, the sampler of pairs.
     loss = PairLoss(
-        MarkReader(classifier),
+        reward_model.reader,
         by_unit=recipe.labels == "unit",
         pairwise_weight=recipe.pairwise_weight,
     )
     optimizer, schedule, first = start_learning(
-        run, recipe, loss, classifier, tokenizer
+        run, recipe, loss, classifier, reward_model.tokenizer
     )
-    pad = cast(int, tokenizer.pad_token_id)
-    steps = Steps(recipe, trained_on, derived, packer, pad, first)
-    size = sum(parameter.numel() for parameter in classifier.parameters())
-    run.log(
-        f"{size:,} parameters; {len(trained_on)} judged pairs "
-        f"and {len(samples)} samples to derive pairs from"
+    learner = accelerator.prepare(loss)
+    sampler = PairSampler(recipe, data.train, data.derived, packer)
+    micro_batch = MicroBatch(
+        recipe.micro_batch or recipe.pairs_per_step, run.log, "pairs"
     )
+    meter = Meter(classifier, place)
 
-    def save(step: int, final: bool = False) -> dict[str, object]:
-        """Test, and write a checkpoint with the figures."""
-        model = RewardModel(classifier, tokenizer, settings)
-        values, chosen = figures(model, tests, recipe.calibrate)
-        loss.train()
+    def backward(counts: Tensor, pairs: Sequence[Example]) -> Tensor:
+        """Add the gradient of a micro-batch; return the terms of its loss, (T,)."""
+        inputs = {**step_inputs(pairs, packer), "counts": counts}
+        with place.autocast():
+            terms = learner(**send_to_device(inputs, place.device))
+        accelerator.backward(terms["loss"])
+        return torch.stack([*terms.values()]).detach()
+
+    def write(step: int, folder: Path) -> None:
+        save_reward_model(
+            folder, classifier, reward_model.tokenizer, reward_model.settings
+        )
+        save_trainer_state(folder, classifier, optimizer, step)
+
+    def validate_and_save(step: int, final: bool = False) -> dict[str, object]:
+        """Return the held-out figures. Collective: every rank must call it."""
+        with meter.paused():
+            values = validate(reward_model, tests, recipe.calibrate)
         run.metrics(step, {f"held_out/{name}": v for name, v in values.items()})
-        told = {**values, "parameters": size}
-        write = functools.partial(write_model, chosen)
+        values["parameters"] = parameters
         run.save_checkpoint(
-            step, write, kind="reward", recipe=recipe, metrics=told, final=final
+            step,
+            functools.partial(write, step),
+            kind="reward",
+            recipe=recipe,
+            metrics=values,
+            final=final,
         )
-        return told
+        return values
 
-    def write_model(chosen: RewardSettings, folder: Path) -> None:
-        save_reward_model(folder, classifier, tokenizer, chosen)
-        (folder / "trainer").mkdir()
-        save_optimizer(optimizer, folder / "trainer")
-
-    # Loop: the Trainer's, told nothing but the inputs of every step.
-    watch = Watch(run, recipe, first, loss, steps, save, place)
-    trainer = PartsTrainer(
-        parts=Parts(recipe.micro_batch or recipe.pairs_per_step, run.log, "pairs"),
-        model=loss,
-        args=TrainingArguments(
-            output_dir=str(run.outputs),
-            max_steps=recipe.steps - first,
-            per_device_train_batch_size=1,  # an item of the data set is a step's share
-            ddp_find_unused_parameters=False,
-            train_sampling_strategy="sequential",
+    # Train.
+    run.rehearse_checkpoint(functools.partial(write, first))
+    step, logged, since = first, first, time.monotonic()
+    for step in range(first + 1, recipe.steps + 1):
+        seed_step(recipe.seed, step - 1)
+        learner.train()
+        batch = sampler.batch(step - 1)
+        meter.add(batch.lengths)
+        terms = micro_batch.accumulate(
+            batch.split,
+            functools.partial(backward, batch.counts),
+            optimizer.zero_grad,
+            functools.partial(accelerator.no_sync, learner),
+        )
+        terms = accelerator.reduce(terms, "mean")
+        update(
+            optimizer,
+            schedule,
+            learner.parameters(),
+            loss=float(terms[0]),
             max_grad_norm=recipe.max_grad_norm,
-            bf16=place.half,
-            use_cpu=place.device.type == "cpu",
-            seed=recipe.seed,
-            save_strategy="no",
-            logging_strategy="no",
-            logging_nan_inf_filter=False,
-            report_to=[],
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
-        ),
-        data_collator=lambda items: items[0],
-        train_dataset=steps,
-        optimizers=(optimizer, schedule),
-        callbacks=[watch],
-    )
-    guard_steps(trainer, first)
-    if first < recipe.steps:
-        run.rehearse_checkpoint(functools.partial(write_model, settings))
-        trainer.train()
-    done = watch.step >= recipe.steps
-    values = save(watch.step, final=done)
-    report(run, judged, steps)
-    told = {
-        **values,
-        "steps": watch.step,
-        "seconds": round(time.monotonic() - started, 1),
-        "judged": judged.counts,
-        "trained_on": dict(steps.used),
-        "left_out": dict(steps.left_out),
-        "tokens": lengths_summary(steps.lengths),
-    }
-    return Ending("finished" if done else "stopped", told)
-
-
-class PartsTrainer(Trainer):
-    """Computes a step in parts, in smaller ones when it runs out of memory."""
-
-    def __init__(self, *, parts: Parts, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.parts = parts
-
-    def training_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """Return this process's loss of the step."""
-        loss = self.accelerator.unwrap_model(model)
-        steps = self.train_dataset
-        assert isinstance(loss, PairLoss)
-        assert isinstance(steps, Steps)
-
-        def learn(examples: list[Example]) -> Tensor:
-            given = step_inputs(examples, steps.packer, steps.pad)
-            given["counts"] = inputs["counts"]
-            step = super(PartsTrainer, self).training_step
-            return step(model, given, num_items_in_batch)
-
-        def attempt(size: int) -> Tensor:
-            loss.parts.clear()
-            apart = functools.partial(self.accelerator.no_sync, model)
-            return summed(pieces_of(inputs["clusters"], size), learn, apart)
-
-        return self.parts.run(attempt, model.zero_grad)
-
-
-class Watch(TrainerCallback):
-    """After every step: say where the run is, test, save, and hear a wish to stop."""
-
-    def __init__(
-        self,
-        run: RunDirectory,
-        recipe: RewardRecipe,
-        first: int,
-        loss: PairLoss,
-        steps: Steps,
-        save: Callable[[int], object],
-        place: Place,
-    ) -> None:
-        self.run, self.recipe, self.first = run, recipe, first
-        self.loss, self.steps = loss, steps
-        self.save = save
-        self.device = place.device
-        self.step = first
-        self.work = Work.of(loss.reader.classifier, passes=3)
-        self.peak = matrix_rate(place) * process_count()
-        self.counted = 0  # of the lengths of pairs
-        self.since = time.monotonic()
-
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
-        # Dropout hangs on the step too, so that a resumed run repeats it.
-        step = self.first + state.global_step
-        rng = step_random(self.recipe.seed, "torch", step)
-        torch.manual_seed(rng.getrandbits(63))
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
-        run, recipe = self.run, self.recipe
-        step = self.step = self.first + state.global_step
-        last = step >= recipe.steps
-        if step % TELL_EVERY == 0 or last:
-            told = {
-                name: over_all(value.item(), self.device) / process_count()
-                for name, value in self.loss.parts.items()
-            }
-            seconds = time.monotonic() - self.since
-            self.since = time.monotonic()
-            lengths = self.steps.lengths[self.counted :]  # of all processes
-            self.counted += len(lengths)
-            flops = self.work.flops
-            self.work.add(lengths)
-            told["seconds_per_step"] = seconds / TELL_EVERY
-            told["tokens_per_second"] = sum(lengths) / seconds
-            told["mfu"] = (self.work.flops - flops) / seconds / self.peak
-            run.metrics(step, told)
+            step=step,
+            clip=accelerator.clip_grad_norm_,
+        )
+        if step % LOG_EVERY == 0 or step == recipe.steps:
+            values = dict(zip(loss.terms, terms.tolist(), strict=True))
+            values["seconds_per_step"] = (time.monotonic() - since) / (step - logged)
+            run.metrics(step, {**values, **meter.measure()})
             run.progress(step, recipe.steps)
-        if any_process(run.stop_requested, self.device):
-            control.should_training_stop = True
-        elif not last and step % recipe.evaluate_every == 0:
-            self.save(step)
+            since, logged = time.monotonic(), step
+        if any_process(run.stop_requested, place.device):
+            break
+        if step < recipe.steps and step % recipe.evaluate_every == 0:
+            validate_and_save(step)
 
-
-def report(run: RunDirectory, judged: Judged, steps: Steps) -> None:
-    """Say in the log what was learned from and what was left out, derived or judged."""
-    used = ", ".join(f"{name} {count}" for name, count in sorted(steps.used.items()))
-    run.log(f"pairs learned from (with repeats): {used}")
-    if judged.ruled_out:
-        run.log(
-            f"{len(judged.ruled_out)} judged responses are not well formed: "
-            "not consistent by rule, not learned from"
-        )
-    if unreadable := judged.counts.get("label unreadable"):
-        run.log(
-            f"{unreadable} judged pairs are left out: their label response breaks the "
-            "response grammar",
-            "warning",
-        )
-    if steps.left_out:
-        run.log(
-            f"pairs longer than {steps.recipe.max_tokens} tokens were left out: "
-            f"{dict(steps.left_out)}",
-            "warning",
-        )
+    # Save.
+    done = step == recipe.steps
+    values = validate_and_save(step, final=done)
+    sampler.report(run, data.judged)
+    return Ending(
+        "finished" if done else "stopped",
+        {
+            **values,
+            "steps": step,
+            "seconds": round(time.monotonic() - started, 1),
+            "judged": data.judged.counts,
+            "trained_on": dict(sampler.used),
+            "left_out": dict(sampler.left_out),
+            "tokens": lengths_summary(sampler.lengths),
+        },
+    )
 
 
 if __name__ == "__main__":

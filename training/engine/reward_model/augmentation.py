@@ -52,6 +52,7 @@ class Example:
     consistent: bool
     source: str
     kinds: tuple[str, ...] = ()  # the kinds of error put in, for the figures
+    sample: str = ""  # the id of the sample that a judged answer belongs to
 
 
 def example(

@@ -1,13 +1,12 @@
 """The pairs that the consistency reward model learns from: judged ones, and each step's.
 
 Judged pairs are what people said of sampled answers (``judgments.jsonl``). A step takes a
-``judged_share`` of them, half of each verdict, and draws the rest from ``derived``; which,
-depends on the seed and the step's number alone, so a resumed run repeats an uninterrupted
-one.
+``judged_share`` of them, half of each verdict, and draws the rest (``augmentation``);
+which, depends on the seed and the step's number alone, so a resumed run repeats an
+uninterrupted one.
 
-The pairs of a step are dealt to several processes, and cut into pieces where they do not
-fit at once, by *clusters*: what a term of the loss compares (``pair_loss``: rivals, the
-answers to one label) stays in one part.
+The pairs of a step are dealt to the ranks, and cut into micro-batches, by *clusters*: what
+a term of the loss compares (rivals, the answers to one label) stays together.
 """
 
 from __future__ import annotations
@@ -17,22 +16,32 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from actions.grammar import FormatError
 from records.recipes import RewardRecipe
+from training.engine.data.conversations import Sample, read_samples
 from training.engine.reward_model.augmentation import UNKNOWN, Example, Source, example
-from training.engine.reward_model.loss import counted, rivals
+from training.engine.reward_model.loss import count_terms, rival_pairs
 from training.engine.reward_model.packing import Packer, Pair
-from training.engine.run.directory import RunError, read_rows, step_random
+from training.engine.run.directory import RunDirectory, RunError, read_rows, step_random
 from training.engine.run.distributed import process_count, process_rank
 
 # Judged pairs
+
+
+@dataclass(frozen=True)
+class RuledOut:
+    """A judged answer that is not well formed: not consistent, whatever a model says."""
+
+    sample: str
+    held_out: bool
+    consistent: bool  # what people said
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Judged:
 
     train: list[Example]
     held_out: list[Example]
-    ruled_out: list[tuple[bool, bool]]  # (held out, consistent) of ill-formed samples
+    ruled_out: list[RuledOut]
     counts: dict[str, int]
 
 
@@ -58,16 +67,16 @@ def read_judgments(
     """
     train: list[Example] = []
     held_out: list[Example] = []
-    ruled_out: list[tuple[bool, bool]] = []
+    ruled_out: list[RuledOut] = []
     counts: Counter[str] = Counter()
     for number, row in enumerate(read_rows(path), start=1):
         try:
             label, sampled = str(row["label"]), str(row["sampled"])
-            place = (str(row.get("sample")), int(str(row.get("turn") or 0)))
-            history = (histories or {}).get(place, "")
+            sample, turn = str(row.get("sample") or ""), int(str(row.get("turn") or 0))
+            history = (histories or {}).get((sample, turn), "")
             pair = Pair(label, sampled, str(row.get("input_kind", "user")), history)
             consistent = bool(row["consistent"])
-            held = row.get("split") == "held-out"
+            is_held_out = row.get("split") == "held-out"
             source = str(row.get("source", "people"))
             differs = cast(list[str], row.get("differs") or [])
             made = example(pair, consistent, differs, source, _kinds_of(differs))
@@ -77,14 +86,15 @@ def read_judgments(
         except (KeyError, TypeError) as error:
             where = f"{path.name}, line {number}"
             raise RunError(where, "a judged pair", f"{error}") from error
-        split = "held-out" if held else "train"
+        split = "held-out" if is_held_out else "train"
         counts[f"{source}/{split}/{'1' if consistent else '0'}"] += 1
         if made is None:
-            ruled_out.append((held, consistent))
+            ruled_out.append(RuledOut(sample or label, is_held_out, consistent))
         else:
             if not consistent and set(made.targets) == {UNKNOWN}:
                 counts["units unknown"] += 1
-            (held_out if held else train).append(made)
+            made = replace(made, sample=sample or label)
+            (held_out if is_held_out else train).append(made)
     return Judged(train, held_out, ruled_out, dict(counts))
 
 
@@ -100,14 +110,82 @@ def _kinds_of(differs: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kinds))
 
 
+# All pairs of a run
+
+
+@dataclass(frozen=True)
+class PairData:
+    """What a run learns from and is tested on.
+
+    ``train`` are judged pairs, ``derived`` draws others from ``samples``, ``held_out``
+    are samples that nothing is learned from.
+    """
+
+    judged: Judged
+    train: list[Example]
+    derived: Source
+    samples: list[Sample]
+    held_out: list[Sample]
+
+
+def read_pairs(run: RunDirectory, recipe: RewardRecipe) -> PairData:
+    """Read ``train``, ``held_out`` and ``judgments``, each where the run has it.
+
+    Raises ``RunError`` where there is no pair to learn from.
+    """
+    samples, held_out = (
+        read_samples(run.data[name]) if name in run.data else []
+        for name in ("train", "held_out")
+    )
+    judged = Judged([], [], [], {})
+    if "judgments" in run.data:
+        histories = {
+            (sample.id, number): turn.history
+            for sample in (*samples, *held_out)
+            for number, turn in enumerate(sample.turns)
+        }
+        judged = read_judgments(run.data["judgments"], histories)
+    train = judged.train if recipe.judged_share else []
+    derived = Source(samples, recipe.derived)
+    if not train and not derived.can_draw:
+        raise RunError("run.json: `data`", "judgments or train samples", "no pair")
+    if not train:
+        run.log("no judged pair to train on: derived pairs only", "warning")
+    return PairData(judged, train, derived, samples, held_out)
+
+
 # The pairs of a step
 
 
-class Steps(Dataset[dict[str, object]]):
-    """The examples of every step from ``first`` on; a step depends on its number only.
+@dataclass(frozen=True)
+class PairBatch:
+    """The share that one rank has of the pairs of a step.
 
-    Processes take turns at the items, one for each of them and step, and each item
-    holds what is the share of the process that takes it.
+    ``clusters`` are pairs that a term of the loss compares. ``counts`` (3,) are the known
+    units, pairs and rivals of the whole step over the number of ranks: ranks average
+    their gradients, so each divides its sums by its part of the count. ``lengths`` are
+    those of this rank's prompts, in tokens.
+    """
+
+    clusters: list[list[Example]]
+    counts: Tensor
+    lengths: list[int]
+
+    def split(self, size: int) -> list[list[Example]]:
+        """Return micro-batches of at most ``size`` pairs, or of one whole cluster."""
+        micro_batches: list[list[Example]] = []
+        for cluster in self.clusters:
+            if micro_batches and len(micro_batches[-1]) + len(cluster) <= size:
+                micro_batches[-1] += cluster
+            else:
+                micro_batches.append(list(cluster))
+        return micro_batches
+
+
+class PairSampler:
+    """Draws the pairs of each step; which, depends on the seed and the step alone.
+
+    Counts over all ranks what was ``used`` and ``left_out`` by source, and ``lengths``.
     """
 
     def __init__(
@@ -116,8 +194,6 @@ class Steps(Dataset[dict[str, object]]):
         judged: Sequence[Example],
         derived: Source,
         packer: Packer,
-        pad: int,
-        first: int,
     ) -> None:
         self.recipe = recipe
         self.consistent = [item for item in judged if item.consistent]
@@ -126,48 +202,28 @@ class Steps(Dataset[dict[str, object]]):
         for item in self.consistent:
             self.by_label.setdefault(item.pair.label, []).append(item)
         self.derived = derived
-        self.packer, self.pad, self.first = packer, pad, first
+        self.packer = packer
         self.used: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.lengths: list[int] = []
 
-    def __len__(self) -> int:
-        return (self.recipe.steps - self.first) * process_count()
-
-    def __getitem__(self, index: int) -> dict[str, object]:
-        """Return this process's ``clusters`` of a step and the ``counts`` of the whole.
-
-        Of several processes the mean of the gradients is taken, not the sum, so the
-        counts are divided by their number.
-        """
-        processes = process_count()
-        examples = self.examples(self.first + index // processes)
-        rivalry = bool(self.recipe.pairwise_weight)
-        counts = counted(
+    def batch(self, step: int) -> PairBatch:
+        """Return this rank's share of the pairs of ``step``, counted from 0."""
+        examples = self.examples(step)
+        with_rivals = bool(self.recipe.pairwise_weight)
+        counts = count_terms(
             torch.tensor([target for item in examples for target in item.targets]),
             torch.empty(len(examples)),
-            rivals(examples) if rivalry else torch.empty(0),
+            rival_pairs(examples) if with_rivals else torch.empty(0),
         )
-        share = dealt(clusters(examples, rivalry), processes)[process_rank()]
-        if not share:  # it has to take part, and to push nothing
-            return {
-                "clusters": [examples[:1]],
-                "counts": torch.full_like(counts, math.inf),
-            }
-        return {"clusters": share, "counts": counts / processes}
-
-    def _with_rivals(
-        self, chosen: Sequence[Example], rng: random.Random
-    ) -> list[Example]:
-        """Return the judged pairs, each consistent one replaced by one to the label of
-        the inconsistent one that follows it, where there is one.
-        """
-        found = list(chosen)
-        for i, (one, other) in enumerate(itertools.pairwise(chosen)):
-            partners = self.by_label.get(other.pair.label, [])
-            if one.consistent and not other.consistent and partners:
-                found[i] = rng.choice(partners)
-        return found
+        ranks = process_count()
+        share = deal(clusters_of(examples, with_rivals), ranks)[process_rank()]
+        if not share:
+            # This rank has no pairs: run one with zero gradient (its sums are divided
+            # by infinity) so that the all-reduce of the others does not hang.
+            return PairBatch([examples[:1]], torch.full_like(counts, math.inf), [])
+        lengths = [self.length(item) for cluster in share for item in cluster]
+        return PairBatch(share, counts / ranks, lengths)
 
     def examples(self, step: int) -> list[Example]:
         """Return the pairs of a step: judged ones, half of each verdict, and derived."""
@@ -175,13 +231,13 @@ class Steps(Dataset[dict[str, object]]):
         share = self.recipe.judged_share if self.derived.can_draw else 1.0
         pools = [pool for pool in (self.consistent, self.inconsistent) if pool]
         number = round(share * self.recipe.pairs_per_step) if pools else 0
-        chosen = [rng.choice(pools[i % len(pools)]) for i in range(number)]
+        drawn = [rng.choice(pools[i % len(pools)]) for i in range(number)]
         if self.recipe.pairwise_weight:
-            chosen = self._with_rivals(chosen, rng)
-        chosen += self.derived.draw(rng, self.recipe.pairs_per_step - number)
+            drawn = self._with_rivals(drawn, rng)
+        drawn += self.derived.draw(rng, self.recipe.pairs_per_step - number)
         kept: list[Example] = []
-        for item in chosen:
-            length = len(self.packer.pack(item.pair, item.units).ids)
+        for item in drawn:
+            length = self.length(item)
             if length > self.recipe.max_tokens:
                 self.left_out[item.source] += 1
             else:
@@ -192,36 +248,64 @@ class Steps(Dataset[dict[str, object]]):
             raise RunError("recipe: `max_tokens`", "room for some pair", "none fits")
         return kept
 
+    def length(self, item: Example) -> int:
+        """Return how many tokens the prompt of a pair has."""
+        return len(self.packer.pack(item.pair, item.units).ids)
 
-def clusters(examples: Sequence[Example], by_label: bool) -> list[list[Example]]:
-    """Return the examples that must stay in one part: with rivals those of a label."""
-    found: dict[object, list[Example]] = {}
+    def _with_rivals(
+        self, drawn: Sequence[Example], rng: random.Random
+    ) -> list[Example]:
+        """Return the judged pairs, each consistent one replaced by one to the label of
+        the inconsistent one that follows it, where there is one.
+        """
+        pairs = list(drawn)
+        for i, (one, other) in enumerate(itertools.pairwise(drawn)):
+            partners = self.by_label.get(other.pair.label, [])
+            if one.consistent and not other.consistent and partners:
+                pairs[i] = rng.choice(partners)
+        return pairs
+
+    def report(self, run: RunDirectory, judged: Judged) -> None:
+        """Log what was learned from and what was left out, derived or judged."""
+        used = ", ".join(f"{name} {n}" for name, n in sorted(self.used.items()))
+        run.log(f"pairs learned from (with repeats): {used}")
+        if judged.ruled_out:
+            run.log(
+                f"{len(judged.ruled_out)} judged responses are not well formed: "
+                "not consistent by rule, not learned from"
+            )
+        if unreadable := judged.counts.get("label unreadable"):
+            run.log(
+                f"{unreadable} judged pairs are left out: their label response breaks "
+                "the response grammar",
+                "warning",
+            )
+        if self.left_out:
+            run.log(
+                f"pairs longer than {self.recipe.max_tokens} tokens were left out: "
+                f"{dict(self.left_out)}",
+                "warning",
+            )
+
+
+def clusters_of(examples: Sequence[Example], by_label: bool) -> list[list[Example]]:
+    """Return the examples that must stay together: with rivals those of a label."""
+    clusters: dict[object, list[Example]] = {}
     for number, item in enumerate(examples):
-        found.setdefault(item.pair.label if by_label else number, []).append(item)
-    return list(found.values())
+        clusters.setdefault(item.pair.label if by_label else number, []).append(item)
+    return list(clusters.values())
 
 
-def dealt(found: Sequence[list[Example]], hands: int) -> list[list[list[Example]]]:
-    """Return the clusters dealt to so many hands, about as much text to each."""
+def deal(clusters: Sequence[list[Example]], ranks: int) -> list[list[list[Example]]]:
+    """Return the clusters of each rank, about as much text for each."""
 
     def size(cluster: Sequence[Example]) -> int:
         return sum(len(i.pair.label) + len(i.pair.sampled) for i in cluster)
 
-    given: list[list[list[Example]]] = [[] for _ in range(hands)]
-    held = [0] * hands
-    for cluster in sorted(found, key=size, reverse=True):
-        least = held.index(min(held))
-        given[least].append(cluster)
-        held[least] += size(cluster)
-    return given
-
-
-def pieces_of(found: Sequence[list[Example]], size: int) -> list[list[Example]]:
-    """Return the clusters in pieces of at most ``size`` examples, or of one cluster."""
-    pieces: list[list[Example]] = []
-    for cluster in found:
-        if pieces and len(pieces[-1]) + len(cluster) <= size:
-            pieces[-1] += cluster
-        else:
-            pieces.append(list(cluster))
-    return pieces
+    hands: list[list[list[Example]]] = [[] for _ in range(ranks)]
+    sizes = [0] * ranks
+    for cluster in sorted(clusters, key=size, reverse=True):
+        least = sizes.index(min(sizes))
+        hands[least].append(cluster)
+        sizes[least] += size(cluster)
+    return hands

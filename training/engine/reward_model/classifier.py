@@ -21,13 +21,19 @@ from training.engine.modeling.new_tokens import (
 )
 from training.engine.modeling.optim import (
     Together,
-    load_optimizer,
     muon_and_adamw,
     warmup_stable_decay,
 )
 from training.engine.modeling.policies import Place, build_small_model, on_device
+from training.engine.modeling.throughput import attend
 from training.engine.modeling.tokenizer import add_tags
-from training.engine.reward_model.packing import HISTORY, REWARD_MARKS
+from training.engine.modeling.trainer_state import resume_trainer, resumed_progress
+from training.engine.reward_model.model import RewardModel
+from training.engine.reward_model.packing import (
+    HISTORY,
+    REWARD_MARKS,
+    RewardSettings,
+)
 from training.engine.run.directory import RunDirectory
 
 WEIGHT_DECAY = 0.01
@@ -58,6 +64,18 @@ def starting_classifier(
     return on_device(classifier, place), tokenizer
 
 
+def starting_reward_model(
+    run: RunDirectory, recipe: RewardRecipe, place: Place
+) -> RewardModel:
+    """Return the consistency model to train: two outputs, and rows for its marks."""
+    classifier, tokenizer = starting_classifier(run, recipe, place, outputs=2)
+    known = len(tokenizer)
+    model = RewardModel(classifier, tokenizer, RewardSettings.of(recipe))
+    fit_vocabulary(classifier, tokenizer, known)
+    attend(classifier, place, recipe.max_tokens)
+    return model
+
+
 def start_learning(
     run: RunDirectory,
     recipe: RewardRecipe,
@@ -65,7 +83,7 @@ def start_learning(
     classifier: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Together, LambdaLR, int]:
-    """Return the optimiser, its schedule and the steps done, of a run resumed or new.
+    """Return the optimizer, its schedule and the steps done, of a run resumed or new.
 
     ``module`` is what learns, with ``classifier`` inside or the same.
     """
@@ -84,11 +102,8 @@ def start_learning(
         muon=bool(recipe.muon_learning_rate),
         rows=rows,
     )
-    first = 0
-    resumed = run.manifest("resume")
-    if run.resume and resumed:
-        first = resumed.step
-        load_optimizer(optimizer, run.resume / "trainer")
+    resume_trainer(run, classifier, optimizer)
+    first, _ = resumed_progress(run)
     schedule = warmup_stable_decay(
         optimizer,
         first=first,

@@ -9,17 +9,18 @@ Three kinds of test, none of them ever learned from:
     derived   other wordings of a label, which it must accept, and labels with an error of
               a known kind, which it must catch
 
-A pair counts as consistent from a threshold on; the policy program's gate reads the
-figures that hold there (``verdicts``).
+The threshold from which a pair counts as consistent, and the temperature, are chosen on
+judged pairs of some held-out samples; every figure comes from the other samples
+(``holdout``). The policy program's gate reads the figures (``metrics``).
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 from training.engine.data.conversations import Sample
+from training.engine.data.holdout import HeldOutSplit, split_held_out
 from training.engine.reward_model.augmentation import Example, Source
 from training.engine.reward_model.batches import Judged
 from training.engine.reward_model.metrics import (
@@ -32,28 +33,61 @@ from training.engine.reward_model.metrics import (
     shares,
 )
 from training.engine.reward_model.model import RewardModel, score_of
-from training.engine.reward_model.packing import RewardSettings
 from training.engine.run.directory import step_random
 from training.engine.run.distributed import divided
+
+Log = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
 class Tests:
-    """Held-out pairs. ``quads`` has four examples each, by "seen" and "unseen" order."""
+    """Held-out pairs. ``quads`` has four examples each, by "seen" and "unseen" order.
 
-    judged: list[Example]
-    ruled_out: int  # bad answers that are caught by rule
+    Threshold and temperature are chosen on ``judged.choose``; all else is reported on,
+    and of other samples.
+    """
+
+    judged: HeldOutSplit[Example]
+    ruled_out: int  # bad answers to report on that are caught by rule
     quads: dict[str, list[tuple[Example, ...]]]
     changes: list[Example]
     references: list[Example]
 
 
-def held_out_tests(judged: Judged, samples: Sequence[Sample], turns: int) -> Tests:
-    """Derive the tests from held-out samples; the same ones in every run."""
+def held_out_tests(
+    judged: Judged, samples: Sequence[Sample], turns: int, log: Log
+) -> Tests:
+    """Derive the tests from held-out samples; the same ones in every run.
+
+    ``turns`` limits the turns that each kind of derived test is made from.
+    """
+    pairs = split_held_out(
+        [item for item in judged.held_out if item.source == "people"],
+        lambda item: item.sample,
+        lambda items: len({item.consistent for item in items}) == 2,
+    )
+    by_rule = [item for item in judged.ruled_out if item.held_out]
+    if pairs.is_split:
+        chosen_on = {item.sample for item in pairs.choose}
+        reported_on = {item.sample for item in pairs.report}
+        log(
+            f"held-out: the threshold is chosen on {len(pairs.choose)} judged pairs of "
+            f"{len(chosen_on)} samples, the figures come from other samples "
+            f"({len(pairs.report)} judged pairs of {len(reported_on)})",
+            "info",
+        )
+        samples = [sample for sample in samples if sample.id not in chosen_on]
+        by_rule = [item for item in by_rule if item.sample not in chosen_on]
+    elif pairs.report:
+        log(
+            f"held-out: {len(pairs.report)} judged pairs are too few to be split by "
+            "sample. The threshold is 0.5, and the figures come from all of them.",
+            "warning",
+        )
     derived = Source(samples)
     return Tests(
-        judged=[item for item in judged.held_out if item.source == "people"],
-        ruled_out=sum(held and not good for held, good in judged.ruled_out),
+        judged=pairs,
+        ruled_out=sum(not item.consistent for item in by_rule),
         quads={
             order: derived.quads(step_random(0, "quads", order), turns, order)
             for order in ("seen", "unseen")
@@ -63,72 +97,92 @@ def held_out_tests(judged: Judged, samples: Sequence[Sample], turns: int) -> Tes
     )
 
 
-def figures(
-    model: RewardModel, tests: Tests, calibrate: bool
-) -> tuple[dict[str, object], RewardSettings]:
-    """Return the held-out figures, and the settings they hold at.
+def validate(model: RewardModel, tests: Tests, calibrate: bool) -> dict[str, object]:
+    """Return the held-out figures; set threshold and temperature of ``model`` anew.
 
-    The threshold is picked on one half of the judged pairs (cut by label, so that no
-    label is in both), as is the temperature with ``calibrate``, and the judged figures
-    come from the other half. ``model`` scores with a temperature of 1.
+    Collective: every rank must call it.
     """
-    temperature = 1.0
+    model.reader.eval()
+    model.settings = replace(model.settings, temperature=1.0)
 
-    def verdicts(examples: Sequence[Example]) -> list[Verdict]:
+    def log_odds(examples: Sequence[Example]) -> list[float]:
         pairs = [item.pair for item in examples]
         scores = divided(pairs, model.score, astuple, score_of)
+        return [score.logit for score in scores]
+
+    def verdicts(
+        examples: Sequence[Example], odds: Sequence[float] | None = None
+    ) -> list[Verdict]:
+        odds = log_odds(examples) if odds is None else odds
         return [
-            Verdict(probability(score.logit / temperature), item.consistent)
-            for score, item in zip(scores, examples, strict=True)
+            Verdict(probability(logit / temperature), item.consistent)
+            for logit, item in zip(odds, examples, strict=True)
         ]
 
-    values: dict[str, object] = {}
-    judged = verdicts(tests.judged)
-    half = [zlib.crc32(item.pair.label.encode()) % 2 for item in tests.judged]
-    picking = [v for v, h in zip(judged, half, strict=True) if h == 0]
-    fitted = best_temperature(picking) if calibrate else None
-    if fitted is not None:
-        # The expected calibration error before, on the pairs of the figures below.
-        raw = [v for v, h in zip(judged, half, strict=True) if h == 1]
-        values["judged/ece/raw"] = calibration_error(raw)
-        temperature = fitted
-        judged = verdicts(tests.judged)
-        picking = [v for v, h in zip(judged, half, strict=True) if h == 0]
-    picked = best_threshold(picking)
-    reported = list(zip(judged, tests.judged, strict=True))
-    if picked is not None or fitted is not None:
-        reported = [r for r, h in zip(reported, half, strict=True) if h == 1]
-    threshold = 0.5 if picked is None else picked
-    values["threshold/picked_on"] = len(judged) - len(reported)
-    values["threshold"] = threshold
-    values["temperature"] = temperature
+    # Choose threshold and temperature, on samples that no figure comes from.
+    temperature = 1.0
+    choose, odds = tests.judged.choose, log_odds(tests.judged.choose)
+    fitted = best_temperature(verdicts(choose, odds)) if calibrate else None
+    temperature = fitted or 1.0
+    threshold = best_threshold(verdicts(choose, odds)) or 0.5
+    values: dict[str, object] = {
+        "threshold/picked_on": len(choose),
+        "threshold": threshold,
+        "temperature": temperature,
+    }
+
+    # Judged pairs.
+    report, odds = tests.judged.report, log_odds(tests.judged.report)
+    judged = verdicts(report, odds)
     by_rule = [Verdict(0.0, False)] * tests.ruled_out
-    for name, value in shares([v for v, _ in reported] + by_rule, threshold).items():
+    for name, value in shares(judged + by_rule, threshold).items():
         values[f"judged/{name}"] = value
-    values["judged/count"] = len(reported) + tests.ruled_out
+    values["judged/count"] = len(judged) + tests.ruled_out
     values["judged/by_rule"] = tests.ruled_out
-    values["judged/auc"] = auc([v for v, _ in reported])
-    values["judged/ece"] = calibration_error([v for v, _ in reported])
-    for kind in sorted({kind for _, item in reported for kind in item.kinds}):
-        of_kind = [v for v, item in reported if kind in item.kinds]
+    values["judged/auc"] = auc(judged)
+    values["judged/ece"] = calibration_error(judged)
+    if fitted is not None:  # the error before, on the same pairs
+        uncalibrated = [
+            Verdict(probability(logit), item.consistent)
+            for logit, item in zip(odds, report, strict=True)
+        ]
+        values["judged/ece/raw"] = calibration_error(uncalibrated)
+    for kind, of_kind in by_kind(judged, report).items():
         values[f"judged/recall/{kind}"] = shares(of_kind, threshold)["bad_caught"]
         values[f"judged/recall/{kind}/count"] = len(of_kind)
 
+    # Balanced quads: right in all four, or blind to one side.
     for order, quads in tests.quads.items():
-        found = verdicts([item for quad in quads for item in quad])
-        right = [(v.probability >= threshold) == v.consistent for v in found]
+        of_quads = verdicts([item for quad in quads for item in quad])
+        right = [(v.probability >= threshold) == v.consistent for v in of_quads]
         whole = [all(right[i : i + 4]) for i in range(0, len(right), 4)]
         values[f"quads/{order}/accuracy"] = sum(right) / len(right) if right else None
         values[f"quads/{order}/whole"] = sum(whole) / len(whole) if whole else None
         values[f"quads/{order}/count"] = len(whole)
+
+    # Derived pairs: other wordings to accept, errors to catch.
     accepted = shares(verdicts(tests.references), threshold)["good_accepted"]
     values["derived/references_accepted"] = accepted
-    changes = list(zip(verdicts(tests.changes), tests.changes, strict=True))
-    values["derived/changes_caught"] = shares([v for v, _ in changes], threshold)[
-        "bad_caught"
-    ]
-    for kind in sorted({kind for _, item in changes for kind in item.kinds}):
-        of_kind = [v for v, item in changes if kind in item.kinds]
+    changes = verdicts(tests.changes)
+    caught = shares(changes, threshold)["bad_caught"]
+    values["derived/changes_caught"] = caught
+    for kind, of_kind in by_kind(changes, tests.changes).items():
         values[f"derived/recall/{kind}"] = shares(of_kind, threshold)["bad_caught"]
-    chosen = replace(model.settings, threshold=threshold, temperature=temperature)
-    return values, chosen
+    model.settings = replace(
+        model.settings, threshold=threshold, temperature=temperature
+    )
+    return values
+
+
+def by_kind(
+    verdicts: Sequence[Verdict], examples: Sequence[Example]
+) -> dict[str, list[Verdict]]:
+    """Return the verdicts on the examples that show each kind of error."""
+    return {
+        kind: [
+            verdict
+            for verdict, item in zip(verdicts, examples, strict=True)
+            if kind in item.kinds
+        ]
+        for kind in sorted({kind for item in examples for kind in item.kinds})
+    }

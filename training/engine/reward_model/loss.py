@@ -1,21 +1,21 @@
 """The loss of the consistency reward model, and how its pairs become tensors.
 
-With o the log-odds of "consistent" at a read (``scoring`` says where that is):
+With o the log-odds of "consistent" at a read (``packing`` says where that is):
 
     mean over units with a known label of  CE(o, label)
     + ½ × mean over pairs of               CE(min over the pair's units of o, verdict)
     + pairwise_weight × mean over rivals of  −log σ(min o of the consistent answer
                                                     − min o of the inconsistent one)
 
-The first term is the paper's cross-entropy (section 3.3), asked of every unit. The second
+The first term is the paper's cross-entropy (section 3.3) on every unit. The second
 teaches the score itself, and lets a judgment count whose labeler did not say which units
 differ: one of them must. With one final label per pair (the paper's) both terms are the
-same and only the second is used. The third, off by default, is that of Bradley and Terry
-(1952; Ouyang et al. 2022, equation 1): *rivals* are a consistent and an inconsistent
-answer beside the same label in one step, so only their order counts.
+same and only the second is used. The third, off by default, is the loss of Bradley and
+Terry (1952; Ouyang et al. 2022, equation 1): *rivals* are a consistent and an
+inconsistent answer to the same label in one step, so only their order counts.
 
-The means are over the whole step, whatever part of it is computed at once: several
-processes, and parts of a step that ran out of memory, learn what one pass learns.
+The means are over the whole step, whatever part of it is computed at once: ranks and
+micro-batches together learn what one pass learns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHUNK_TOKENS = 8192  # positions computed at once: less padding, bounded memory
 
 
 class PairLoss(nn.Module):
-    """The loss of one step, in the form that ``Trainer`` calls."""
+    """The loss of some pairs of a step. A module, so that DDP can wrap it."""
 
     def __init__(
         self,
@@ -47,9 +47,11 @@ class PairLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.reader = reader
-        self.pairwise_weight = pairwise_weight
         self.by_unit = by_unit
-        self.parts: dict[str, Tensor] = {}  # summed until cleared, for the metrics
+        self.pairwise_weight = pairwise_weight
+        self.terms = ["loss"]  # the names of what ``forward`` returns, in order
+        self.terms += ["loss/unit", "loss/pair"] if by_unit else []
+        self.terms += ["loss/pairwise"] if pairwise_weight else []
 
     def forward(
         self,
@@ -60,57 +62,57 @@ class PairLoss(nn.Module):
         rivals: Tensor,
         counts: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the loss of a part of a step; those of the parts add up to the step's.
+        """Return ``loss`` and its terms; those of the parts of a step add up to its own.
 
         ``chunks`` are padded prompts (``Batch`` as mappings); over all chunks there are
         R reads of B pairs. ``pair_of_read`` (R,) numbers the pair, ``targets`` (R,) is
         1, 0 or ``UNKNOWN``, ``verdicts`` (B,) is 1 or 0, ``rivals`` (P, 2) numbers the
         consistent and the inconsistent pair of each two that share a label. ``counts``
-        are the known units, pairs and rivals of the whole step; without them this is
-        the whole.
+        (3,) are the known units, pairs and rivals of the whole step; without them these
+        pairs are the whole.
         """
         logits = torch.cat([self.reader(**chunk) for chunk in chunks])
-        odds = logits[:, 1] - logits[:, 0]
-        worst = torch.full(verdicts.shape, math.inf, device=odds.device).scatter_reduce(
-            0, pair_of_read, odds, "amin"
-        )
+        log_odds = logits[:, 1] - logits[:, 0]  # (R,)
+        # A pair is as consistent as its worst unit, (B,).
+        scores = torch.full(
+            verdicts.shape, math.inf, device=log_odds.device
+        ).scatter_reduce(0, pair_of_read, log_odds, "amin")
         if counts is None:
-            counts = counted(targets, verdicts, rivals)
+            counts = count_terms(targets, verdicts, rivals)
         # All units of a step may be unknown: the sum over none, not its mean, is zero.
         units, pairs, rivalries = counts.clamp(min=1e-9).unbind()
         pair = functional.binary_cross_entropy_with_logits(
-            worst, verdicts.float(), reduction="sum"
+            scores, verdicts.float(), reduction="sum"
         )
         loss = pair / pairs
-        told: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         if self.by_unit:
             unit = functional.cross_entropy(
                 logits, targets, ignore_index=UNKNOWN, reduction="sum"
             )
-            told = {"loss/unit": unit / units, "loss/pair": loss}
+            terms = {"loss/unit": unit / units, "loss/pair": loss}
             loss = unit / units + PAIR_WEIGHT * loss
         if self.pairwise_weight:
-            good, bad = worst[rivals].unbind(1)
+            good, bad = scores[rivals].unbind(1)  # (P,) each
             pairwise = functional.softplus(bad - good).sum() / rivalries
-            told["loss/pairwise"] = pairwise
+            terms["loss/pairwise"] = pairwise
             loss = loss + self.pairwise_weight * pairwise
-        for name, value in {"loss": loss, **told}.items():
-            self.parts[name] = self.parts.get(name, loss.new_zeros(())) + value.detach()
-        return {"loss": loss}
+        return {"loss": loss, **terms}
 
 
-def counted(targets: Tensor, verdicts: Tensor, rivals: Tensor) -> Tensor:
-    """Return how many known units, pairs and rivals there are, (3,)."""
+def count_terms(targets: Tensor, verdicts: Tensor, rivals: Tensor) -> Tensor:
+    """Return how many known units, pairs and rivals there are, (3,) float32."""
     known = int((targets != UNKNOWN).sum())
     return torch.tensor(
         [known, len(verdicts), len(rivals)], dtype=torch.float32, device=targets.device
     )
 
 
-def step_inputs(
-    examples: Sequence[Example], packer: Packer, pad: int
-) -> dict[str, object]:
-    """Return the arguments of ``PairLoss`` for the examples of one step."""
+def step_inputs(examples: Sequence[Example], packer: Packer) -> dict[str, object]:
+    """Return the arguments of ``PairLoss`` for some examples of a step.
+
+    Prompts of like length share a chunk, so pairs come in the order of their length.
+    """
     packed = [packer.pack(item.pair, item.units) for item in examples]
     order = sorted(range(len(packed)), key=lambda i: len(packed[i].ids))
     chunks: list[list[int]] = []
@@ -126,19 +128,21 @@ def step_inputs(
         whole = (1 if item.consistent else 0,)
         targets += item.targets if packer.settings.labels == "unit" else whole
     return {
-        "chunks": [vars(collate([packed[i] for i in c], pad)) for c in chunks],
+        "chunks": [
+            vars(collate([packed[i] for i in c], packer.pad_id)) for c in chunks
+        ],
         "pair_of_read": torch.tensor(
-            [place for place, i in enumerate(order) for _ in packed[i].reads]
+            [row for row, i in enumerate(order) for _ in packed[i].reads]
         ),
         "targets": torch.tensor(targets),
         "verdicts": torch.tensor([int(examples[i].consistent) for i in order]),
-        "rivals": rivals([examples[i] for i in order]),
+        "rivals": rival_pairs([examples[i] for i in order]),
     }
 
 
-def rivals(examples: Sequence[Example]) -> Tensor:
+def rival_pairs(examples: Sequence[Example]) -> Tensor:
     """Return (P, 2): every consistent and inconsistent answer to the same label."""
-    found = [
+    pairs = [
         (good, bad)
         for good, one in enumerate(examples)
         for bad, other in enumerate(examples)
@@ -146,4 +150,4 @@ def rivals(examples: Sequence[Example]) -> Tensor:
         and not other.consistent
         and one.pair.label == other.pair.label
     ]
-    return torch.tensor(found, dtype=torch.long).view(-1, 2)
+    return torch.tensor(pairs, dtype=torch.long).view(-1, 2)

@@ -107,6 +107,7 @@ class RewardModel:
         self.tokenizer = tokenizer
         self.half = half
         self.packer = Packer(tokenizer, settings)
+        self.classifier = classifier
         self.reader = MarkReader(classifier).eval()
 
     def score(
@@ -153,7 +154,7 @@ class RewardModel:
     ) -> list[list[float]]:
         """Return the log-odds at each read of each prompt."""
         device = next(self.reader.parameters()).device
-        batch = collate(prompts, cast(int, self.tokenizer.pad_token_id), side)
+        batch = collate(prompts, self.packer.pad_id, side)
         with (
             torch.inference_mode(),
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.half),

@@ -135,6 +135,7 @@ class Packer:
         tokenizer.add_tokens(marks, special_tokens=True)
         ids = cast(list[int], tokenizer.convert_tokens_to_ids(marks))
         self._mark = dict(zip(marks, ids, strict=True))
+        self.pad_id = cast(int, tokenizer.pad_token_id)
         self.settings = settings
         self._encode: Callable[[str], tuple[int, ...]] = functools.lru_cache(65536)(
             lambda text: tuple(
