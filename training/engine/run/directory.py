@@ -284,7 +284,8 @@ class RunDirectory:
         told = {**event, "time": round(time.time(), 3)}
         line = json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n"
         with self._events_lock:
-            rest = memoryview(line.encode())
+            # A lone surrogate becomes its JSON escape; UTF-8 has no bytes for it.
+            rest = memoryview(line.encode(errors="backslashreplace"))
             while rest:
                 rest = rest[os.write(self._events, rest) :]
 
