@@ -187,23 +187,28 @@ class Cost:
         return max(self.statements, key=lambda one: (len(one.scanned), one.buffers))
 
 
-def visit(page: Page) -> Cost | None:
-    """Ask for a page twice, for its time and for its buffers; None: it takes no GET."""
+def visit(page: Page, *, timed: bool = True) -> Cost | None:
+    """Ask for a page, for its time and again for its buffers; None: it takes no GET.
+
+    Not ``timed`` it is asked for once, and its seconds are 0.
+    """
     from django.contrib.auth.models import User
     from django.db import connection
     from django.test import Client
 
     client = Client()
     client.force_login(User.objects.get(username=page.who))
-    begin = time.perf_counter()
-    answer = client.get(page.address)
-    if answer.status_code == 405:
-        return None
-    b"".join(answer)
-    seconds = time.perf_counter() - begin
     statements: list[Statement] = []
-    with connection.execute_wrapper(_counting(statements)):
+    seconds = 0.0
+    if timed:
+        begin = time.perf_counter()
         b"".join(client.get(page.address))
+        seconds = time.perf_counter() - begin
+    with connection.execute_wrapper(_counting(statements)):
+        answer = client.get(page.address)
+        if answer.status_code == 405:
+            return None
+        b"".join(answer)
     return Cost(page, answer.status_code, seconds, tuple(statements))
 
 

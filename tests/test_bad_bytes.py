@@ -7,6 +7,8 @@ names of further fields from what each route looks up in its query and its body.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -38,6 +40,8 @@ NO_NUMBERS = [b"NaN", b"1e400", "\u0663".encode(), "\u00b2".encode(), b"[]", b"{
 BYTES = [b"", b"\0", b"a\0b", b"\xff\xfe", "\ud800".encode(errors="surrogatepass")]
 TEXTS = [b"http://[", b"//x", b"\r\nSet-Cookie: a=b", b"a" * 10_000, b"2026-99-99"]
 VALUES = [*NUMBERS, *NO_NUMBERS, *BYTES, *TEXTS]
+EVERYTHING = bool(os.environ.get("CI"))
+FEW = 4
 # What a field is tried with by itself: two of them, or one in a long form.
 SHARPEST = [b"-1", b"9" * 30, b"\0", b"\xff\xfe"]
 MOST_FIELDS = 8
@@ -312,9 +316,17 @@ def encode(fields: list[tuple[str, bytes]]) -> bytes:
     return "&".join(pairs).encode("ascii")
 
 
-def spoiled(fields: list[tuple[str, bytes]]) -> Iterator[bytes]:
+def values_in_turn() -> Iterator[list[bytes]]:
+    """Yield all values with CI=1; else a few, the next ones each time."""
+    while EVERYTHING:
+        yield VALUES
+    for first in itertools.count(step=FEW):
+        yield [VALUES[(first + n) % len(VALUES)] for n in range(FEW)]
+
+
+def spoiled(fields: list[tuple[str, bytes]], values: list[bytes]) -> Iterator[bytes]:
     """Return bodies in which all fields are bad alike, or one after the other is."""
-    for value in VALUES:
+    for value in values:
         yield encode([(name, value) for name, _ in fields])
     each = 2 if len(fields) <= MOST_FIELDS else 1
     for place, (name, _) in enumerate(fields):
@@ -350,7 +362,7 @@ IN_FULL = {
 def test_no_request_is_answered_by_a_fault_of_the_server(stage, monkeypatch):
     fuzzer = Fuzzer()
     bodies = forms_of_all_pages(fuzzer, stage)
-    posts = set()
+    posts, turns = set(), values_in_turn()
     for name, pattern, text in full_patterns():
         path = address_of(name, pattern, stage, text)
         is_admin = name.startswith("admin:")
@@ -358,7 +370,7 @@ def test_no_request_is_answered_by_a_fault_of_the_server(stage, monkeypatch):
             fuzzer.send("GET", path)
         names = sorted(looked_up - {"csrfmiddlewaretoken"})
         if names and not is_admin:
-            for query in spoiled([(each, b"") for each in names]):
+            for query in spoiled([(each, b"") for each in names], next(turns)):
                 fuzzer.send("GET", f"{path}?{query.decode()}")
         if "<int:" in text:
             for number in NUMBERS[2:5]:
@@ -389,7 +401,7 @@ def test_no_request_is_answered_by_a_fault_of_the_server(stage, monkeypatch):
         more = looked_up - {each for each, _ in body} - {"csrfmiddlewaretoken"}
         fields = [each for each in body if each[0] != "csrfmiddlewaretoken"]
         fields += [(each, b"") for each in sorted(more)]
-        for spoiled_body in spoiled(fields) if fields else ():
+        for spoiled_body in spoiled(fields, next(turns)) if fields else ():
             fuzzer.send("POST", path, spoiled_body, FORM)
     Attempt("lena", "192.0.2.9").was_right()  # the throttle forgets her wrong ones
     for path in PATHS:
@@ -397,5 +409,5 @@ def test_no_request_is_answered_by_a_fault_of_the_server(stage, monkeypatch):
         fuzzer.send("POST", path, b"\xff", FORM)
         fuzzer.send("POST", path, b"", "multipart/form-data")
     assert len({name for name in posts if not name.startswith("admin:")}) >= 36
-    assert fuzzer.sent > 2000
+    assert fuzzer.sent > (2000 if EVERYTHING else 1000)
     assert fuzzer.faults == [], "\n".join(fuzzer.faults[:40])
