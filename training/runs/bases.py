@@ -1,9 +1,10 @@
-"""The models a supervised fine-tuning may start from: those in the models folder.
+"""The models that supervised fine-tuning may start from: those in the models folder.
 
-Whoever may start runs names one; a program then reads it. So a base is a directory below
-``settings.MODELS_DIR`` and nothing else: no link leads out of it, and it never lies where
-Concord keeps its data, other projects' checkpoints among them. A checkpoint of the run's
-own project is an input of the run (``input_rules.INPUTS``), with its lineage.
+Whoever may start runs names a model, and a program reads it. A base is therefore a
+directory below ``settings.MODELS_DIR``: no link leads out of it, and it never lies
+where Concord keeps its data, which includes other projects' checkpoints. A checkpoint
+of the run's own project is an input of the run (``input_rules.INPUTS``), with its
+lineage.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ DEEPEST: Final = 3  # as in owner/name/revision
 
 
 class BaseRefusedError(Exception):
-    """The text names no model that a run may start from; the message says which do."""
+    """The text names no model that a run may start from; the message lists those."""
 
 
 def base_directory(name: str) -> Path:
-    """Return the directory of the model that ``name`` stands for, with all links followed.
+    """Return the directory of the model ``name``, with all links followed.
 
     ``name`` is relative to the models folder, or an absolute path into it. Raises
-    BaseRefusedError, with the same words whatever else lies there: nobody learns of
-    what they may not read.
+    BaseRefusedError, with the same message whatever else is there: nobody learns about
+    files they may not read.
     """
     directory = _directory_of(name)
     if directory is None:
@@ -45,9 +46,9 @@ def base_directory(name: str) -> Path:
 
 
 def base_name(name: str) -> str:
-    """Return ``name`` as it is kept in a recipe: relative to the models folder.
+    """Return ``name`` as a recipe stores it: relative to the models folder.
 
-    Other machines may have the folder elsewhere. Raises BaseRefusedError.
+    The folder may be elsewhere on other machines. Raises BaseRefusedError.
     """
     directory, folder = base_directory(name), Path(settings.MODELS_DIR)
     path = Path(os.path.normpath(folder / name.strip()))
@@ -57,7 +58,7 @@ def base_name(name: str) -> str:
 
 
 def own_checkpoint(project: Project, name: str) -> Checkpoint | None:
-    """Return the project's checkpoint whose directory ``name`` is, if it is one."""
+    """Return the project's checkpoint whose directory is ``name``, if there is one."""
     path = Path(name.strip())
     data = Path(settings.DATA_DIR)
     if not path.is_absolute() or not path.is_relative_to(data):
@@ -85,7 +86,7 @@ def _directory_of(name: str) -> Path | None:
             return None
         if not (directory / CONFIG).is_file():
             return None
-        # A model's files may be links too, as in a cache of the Hugging Face Hub.
+        # The files of a model may be links too, as in a cache of the Hugging Face Hub.
         return (
             directory
             if all(_is_inside(root, one) for one in _files(directory))
@@ -108,7 +109,7 @@ def _refusal(name: str) -> str:
 
 
 def _holds_data(path: Path) -> bool:
-    """Say whether ``path`` lies where Concord keeps its own, or has that inside."""
+    """Whether ``path`` is inside Concord's own data, or contains some of it."""
     data_directories = [
         Path(settings.DATA_DIR).resolve(),
         Path(settings.STATE.home).resolve(),
@@ -124,14 +125,14 @@ def _is_inside(root: Path, path: Path) -> bool:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """Yield all that a model directory holds."""
+    """Yield all files of a model directory."""
     for place, directories, files in os.walk(directory):
         for name in (*directories, *files):
             yield Path(place) / name
 
 
 def _directories(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the directories with a model's configuration, not deeper than ``depth``."""
+    """Yield the directories with a model configuration, at most ``depth`` deep."""
     try:
         inside = [one for one in folder.iterdir() if one.is_dir()]
     except OSError:

@@ -1,7 +1,7 @@
-"""Who holds a run: claim its row, give it back when its worker has vanished.
+"""Who holds a run: claim its row, and release it when its worker has vanished.
 
-The row in Postgres is the truth. Who holds a run is decided by its fencing token: each
-claim raises it, and every later write of a supervisor is conditional on it.
+The row in Postgres is the truth. A fencing token decides who holds a run: each claim
+raises it, and every later write of a supervisor requires it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. ``beat`` renews the lease; ``grace`` lies between SIGTERM and SIGKILL.
+    """Times in seconds.
 
-    A checkpoint that is being written by the end of the grace gets up to ``save`` more,
-    as long as it grows, with pauses of at most ``pause``. A program that writes no event
-    for ``silence`` is ended.
+    A ``beat`` renews the lease; ``grace`` lies between SIGTERM and SIGKILL. A
+    checkpoint being written at the end of the grace gets up to ``save`` more, as long
+    as it grows, with pauses of at most ``pause``. A program that writes no event for
+    ``silence`` is ended.
     """
 
     poll: float = 0.5
@@ -47,7 +48,7 @@ class Timing:
 
 
 def this_worker() -> str:
-    """Return the name of this worker for the run's page: host and process."""
+    """Return the name of this worker for a run's page: host and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -58,11 +59,10 @@ def claim_run(
     timing: Timing | None = None,
     place: Place | None = None,
 ) -> Run | None:
-    """Take a queued run, or one whose lease has expired; None when there is nothing.
+    """Claim a queued run, or one whose lease has expired; None if there is none.
 
-    Nor is there when the run wishes for another queue than this worker's, or when its
-    GPU is taken. The row is locked while it is looked at; of two workers one gets None
-    at once.
+    Also None when the run wishes for another queue than this worker's, or when its GPU
+    is taken. The row is locked while it is read; of two workers one gets None at once.
     """
     timing = timing or Timing()
     place = place or this_place()
@@ -130,15 +130,15 @@ def _end(run: Run, state: RunState, why: str) -> None:
 
 
 def newest_step(run: Run) -> int | None:
-    """Return the step of the run's newest checkpoint, None before the first."""
+    """Return the step of the run's newest checkpoint, or None."""
     steps = Checkpoint.objects.filter(run=run).order_by("-step")
     return steps.values_list("step", flat=True).first()
 
 
 def attempts_in_vain(run: Run) -> int:
-    """Return how many attempts were made since the last that left a new checkpoint.
+    """Return the number of attempts since the last that left a new checkpoint.
 
-    That one is the first of them: a run that gets on is not given up.
+    That attempt counts as the first: a run that makes progress is not given up.
     """
     newest = newest_step(run)
     has_new = newest is not None and newest > (
@@ -166,9 +166,9 @@ def note_once(run: Run, level: str, message: str) -> None:
 
 
 def reconcile(*, timing: Timing | None = None) -> list[int]:
-    """Give back the runs of vanished workers and hint at those that wait too long.
+    """Release the runs of vanished workers and send hints for those that wait too long.
 
-    Returns the runs it hinted at. Harmless when several do it at once.
+    Returns the runs it sent hints for. Several concurrent calls do no harm.
     """
     timing = timing or Timing()
     lost = Run.objects.active().filter(leased_until__lt=Now())

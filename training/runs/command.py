@@ -1,4 +1,4 @@
-"""How a program starts: its command, for one process or several, its environment."""
+"""How a program starts: its command, for one or several processes, and environment."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ STORE_SECRETS = ("AWS_", "AZURE_", "FSSPEC_", "GOOGLE_APPLICATION_", "CONCORD_ST
 def program_command(
     kind: str, recipe: Mapping[str, Json], directory: Path
 ) -> list[str]:
-    """Return the command of a program; the run directory is still to be appended.
+    """Return the command of a program, without the run directory as last argument.
 
-    With more than one of ``processes`` in the recipe it goes through ``accelerate
-    launch``, whose configuration is written to the run directory.
+    With more than one of ``processes`` in the recipe it uses ``accelerate launch``,
+    whose configuration is written to the run directory.
     """
     processes = recipe.get("processes", 1)
     if not isinstance(processes, int) or processes < 2:
@@ -43,16 +43,16 @@ def program_command(
 
 
 def program_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a program of the engine finds in its environment: no secrets."""
-    # A thread that waits for its fellows sleeps, unless the environment says else.
-    # Spinning, two programs on two cores ran at a tenth of their speed.
+    """Return the environment of a program: without secrets."""
+    # Make idle OpenMP threads sleep instead of spin, unless OMP_WAIT_POLICY is set.
+    # With spinning, two programs on two cores ran at a tenth of their speed.
     sleeping = {"OMP_WAIT_POLICY": "PASSIVE"}
     inherited = {
         key: value
         for key, value in environment.items()
         if key not in SECRETS
         and not key.endswith("_FILE")
-        # Programs never reach the store: what they need of it lies ready for them.
+        # Programs never access the store: the files they need are in place.
         and not key.startswith(STORE_SECRETS)
     }
     return {
@@ -68,9 +68,9 @@ def program_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def accelerate_config(processes: int, strategy: str) -> dict[str, Json]:
     """Return a configuration for ``accelerate launch`` on one machine.
 
-    ``ddp``: each process has the whole model. ``fsdp2`` and ``deepspeed-zero3``: weights,
-    gradients and moments are cut in as many parts as there are processes. Precision and
-    device are the program's to say.
+    ``ddp``: each process has the whole model. ``fsdp2`` and ``deepspeed-zero3``:
+    weights, gradients and moments are sharded over the processes. The program sets
+    precision and device.
     """
     config: dict[str, Json] = {
         "compute_environment": "LOCAL_MACHINE",
@@ -107,5 +107,5 @@ def accelerate_config(processes: int, strategy: str) -> dict[str, Json]:
                 "gradient_accumulation_steps": 1,
             },
         }
-    # The name means: through torchrun. Without a GPU it is gloo that joins them.
+    # The name means "through torchrun". Without a GPU, gloo connects the processes.
     return config | {"distributed_type": "MULTI_GPU"}

@@ -1,4 +1,4 @@
-"""Stopping, resuming and moving a run that has been started."""
+"""Stop, resume and move a run that has been started."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class RunStateError(Exception):
-    """The run is not in a state in which this can be done."""
+    """The state of the run does not allow this."""
 
 
 def stop_run(*, project: Project, run: Run, user: User | None) -> Run:
     """Ask a run to write a checkpoint and end; a queued one ends at once.
 
-    Asking twice changes nothing. Raises RunStateError when it has ended already.
+    Asking twice changes nothing. Raises RunStateError when it has ended.
     """
     with transaction.atomic():
         require_trainer(project, user, deed="Stopping a run")
@@ -58,7 +58,7 @@ def stop_run(*, project: Project, run: Run, user: User | None) -> Run:
 
 
 def resume_run(*, project: Project, run: Run, user: User | None) -> Run:
-    """Queue a stopped or failed run again; it goes on from its last whole checkpoint.
+    """Queue a stopped or failed run again, from its last complete checkpoint.
 
     Raises RunStateError when the run is not stopped or failed.
     """
@@ -79,7 +79,7 @@ def resume_run(*, project: Project, run: Run, user: User | None) -> Run:
         run.error = ""
         run.ended_at = None
         if run.program_state != "finished":
-            # A program that finished only has its outputs received again.
+            # If the program finished, only its outputs are received again.
             run.program_state, run.result = "", {}
         run.save()
         add_note(run, f"{user or 'Somebody'} resumed the run.")
@@ -97,8 +97,8 @@ def change_place(
 ) -> Run:
     """Change which workers a queued run waits for, and whether it shares their GPU.
 
-    A worker that claims it at the same time locks the same row: it gets the run as it
-    was, and this raises RunStateError; or it comes later and looks at the new wish.
+    A worker that claims it at the same time locks the same row. Either it gets the run
+    unchanged and this raises RunStateError, or it comes later and reads the new wish.
     Raises LaunchRefusedError for a queue that no worker has announced.
     """
     with transaction.atomic():
@@ -130,7 +130,7 @@ def change_place(
 
 
 def _locked(project: Project, run: Run) -> Run:
-    """Lock the project's run and return it as it is now."""
+    """Lock the project's run and return its current state."""
     return get_object_or_404(
         Run.objects.select_for_update(), project=project, pk=run.pk
     )

@@ -1,4 +1,4 @@
-"""The first policy of a project: what a run of SFT leaves, when there is none before it."""
+"""Promote the first policy of a project: the result of an SFT run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from django.utils.translation import gettext as _
 
 from training.models import Checkpoint, Promotion, Run, RunKind, RunNote
 
-# Figures of a policy's manifest that have a value wherever they stand.
+# Figures that are numbers wherever a policy's manifest has them.
 ALWAYS_NUMBERS = ("loss", "gradient_norm", "held_out_loss")
 
 
 def broken_figures(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return a sentence for each figure that was measured and is no finite number:
-    null where a program hid a NaN.
+    """Return a sentence for each measured figure that is not a finite number.
+
+    Such a figure is null: the program replaced a NaN.
     """
     metrics = checkpoint.manifest.get("metrics")
     measured = metrics if isinstance(metrics, dict) else {}
@@ -27,7 +28,7 @@ def broken_figures(checkpoint: Checkpoint) -> tuple[str, ...]:
 def promote_the_first(run: Run) -> None:
     """Make the first SFT model the project's policy: there is none to compare with.
 
-    Not one with figures that are no numbers: a note says so.
+    A model with non-finite figures is not promoted; a note says so.
     """
     promotions = Promotion.objects.filter(project=run.project)
     if run.kind != RunKind.SFT or promotions.exists():

@@ -1,6 +1,6 @@
-"""What a program runs on and what it takes of it, read from outside of the program.
+"""The hardware and resource use of a program, read from outside the program.
 
-On Linux from ``/proc``; GPUs from ``nvidia-smi`` where that is installed. What cannot be
+On Linux from ``/proc``; GPUs from ``nvidia-smi`` where it is installed. What cannot be
 read is left out.
 """
 
@@ -23,7 +23,7 @@ QUERY = "name,memory.used,memory.total,utilization.gpu"
 
 
 class Meter:
-    """Watches a program; ``read`` tells what it took since the last look."""
+    """Watches a program; ``read`` returns its use since the last reading."""
 
     def __init__(
         self, program: subprocess.Popen[bytes], visible: str | None = None
@@ -39,7 +39,7 @@ class Meter:
         return time.monotonic() - self.looked_at >= EVERY
 
     def read(self) -> dict[str, Json]:
-        """Return the machine's facts with the program's memory and processor use now."""
+        """Return the machine's facts, and the program's memory and processor use now."""
         now, before = time.monotonic(), self.looked_at
         self.looked_at = now
         memory, cpu_seconds = usage(self.program)
@@ -56,7 +56,7 @@ class Meter:
 
 
 def machine() -> dict[str, Json]:
-    """Return what does not change: host, processor, cores, memory."""
+    """Return the constant facts: host, processor, cores, memory."""
     facts: dict[str, Json] = {"host": socket.gethostname(), "cores": os.cpu_count()}
     for line in _lines("cpuinfo"):
         if line.startswith("model name"):
@@ -71,8 +71,8 @@ def machine() -> dict[str, Json]:
 def usage(program: subprocess.Popen[bytes]) -> tuple[int, float]:
     """Return the resident bytes and the processor seconds of a program.
 
-    That is its process group, and the group of each process whose standard input is the
-    same pipe: the processes of a run that has several.
+    It covers its process group, and the group of each process whose standard input is
+    the same pipe: the processes of a run that has several.
     """
     leash = ""
     if program.stdin and not program.stdin.closed:
@@ -86,7 +86,7 @@ def usage(program: subprocess.Popen[bytes]) -> tuple[int, float]:
         return 0, 0.0
     for path in every:
         try:
-            # The name in parentheses may hold blanks; the rest begins after it.
+            # The name in parentheses may contain blanks; the fields begin after it.
             rest = (path / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has just ended
@@ -108,9 +108,9 @@ def _link(path: Path) -> str:
 
 
 def gpus(visible: str | None = None) -> list[Json]:
-    """Return name, memory and use of each GPU, or of those a program is shown.
+    """Return name, memory and use of each GPU, or of those visible to a program.
 
-    Nothing where there is none. ``visible`` is a CUDA_VISIBLE_DEVICES.
+    Empty where there is none. ``visible`` is a CUDA_VISIBLE_DEVICES.
     """
     tool = shutil.which("nvidia-smi")
     if tool is None or visible == "":

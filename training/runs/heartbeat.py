@@ -1,4 +1,4 @@
-"""The two threads beside a program: one renews the lease, one takes checkpoints away."""
+"""Two threads beside a program: one renews the lease, one stores checkpoints."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class Heart(threading.Thread):
-    """Renews the lease from a thread of its own, whatever the supervision does.
+    """Renews the lease in its own thread, independent of the supervision.
 
     ``lost`` is set when the token no longer holds the run, ``stop`` when a person asked
-    it to stop. While the database is away the lease cannot be renewed, and nobody else
-    can claim either; so an outage alone never ends a run.
+    it to stop. While the database is down the lease cannot be renewed, but nobody else
+    can claim either; an outage alone therefore never ends a run.
     """
 
     def __init__(self, run: Run, timing: Timing) -> None:
@@ -71,7 +71,7 @@ class Heart(threading.Thread):
 
 
 class Porter(threading.Thread):
-    """Puts the checkpoints of a run into the store as they come, in a thread of its own."""
+    """Copies new checkpoints of a run to the store, in its own thread."""
 
     def __init__(self, run: Run, every: float) -> None:
         super().__init__(name=f"porter of run {run.pk}", daemon=True)
@@ -93,7 +93,7 @@ class Porter(threading.Thread):
                 connection.close()
 
     def finish(self) -> None:
-        """End it; what it carries is brought to its place first."""
+        """End the thread after the copy in progress is complete."""
         self._done.set()
         if self.is_alive():
             self.join()

@@ -1,4 +1,4 @@
-"""Telling the broker that a run waits. A lost hint costs seconds, never a run."""
+"""Hints to the broker that a run waits. A lost hint costs seconds, never a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def send_hint(run_id: int) -> None:
-    """Ask a worker to claim the run; the reconciler asks again if this is lost."""
+    """Ask a worker to claim the run; the reconciler repeats a lost hint."""
     waiting = Run.objects.filter(pk=run_id, state=RunState.QUEUED)
     waiting.update(hinted_at=timezone.now())
     wish = waiting.values_list("queue", flat=True).first() or ""
@@ -32,10 +32,10 @@ def send_hint(run_id: int) -> None:
 
 
 def broker_queue(wish: str) -> str:
-    """Return the queue of the broker for runs with this wish."""
+    """Return the broker's queue for runs with this wish."""
     return f"runs.{wish}" if wish else "runs"
 
 
 def send_hint_on_commit(run_id: int) -> None:
-    """Send the hint once the row is visible to workers, never before."""
+    """Send the hint after the commit, when workers can see the row."""
     transaction.on_commit(partial(send_hint, run_id))

@@ -1,4 +1,4 @@
-"""What comes back from a run directory: events, checkpoints, outputs, into the rows."""
+"""Read a run directory into the database: events, checkpoints, outputs."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class LostRunError(Exception):
 
 
 class OutputError(Exception):
-    """A program said it finished, but what it should have left is not there."""
+    """A program reported that it finished, but an output is missing or invalid."""
 
 
 def update_held(run: Run, **fields: object) -> None:
-    """Write fields of a run as long as ``run.token`` still holds it.
+    """Write fields of a run while ``run.token`` still holds it.
 
-    Raises LostRunError when the token has moved on or the run is no longer active.
-    The update locks the row, so inside a transaction nobody can claim in between.
+    Raises LostRunError when the token has changed or the run is no longer active. The
+    update locks the row, so inside a transaction nobody can claim it in between.
     """
     held = Run.objects.filter(pk=run.pk, token=run.token, state__in=ACTIVE_STATES)
     if not held.update(**fields):
@@ -64,7 +64,7 @@ def update_held(run: Run, **fields: object) -> None:
 
 @dataclass
 class _Batch:
-    """The rows of one stretch of events, the later of equal keys winning."""
+    """The rows of some events; of equal keys the later wins."""
 
     metrics: dict[tuple[str, int], Metric] = field(default_factory=dict)
     samples: list[RunSample] = field(default_factory=list)
@@ -73,7 +73,7 @@ class _Batch:
     fields: dict[str, object] = field(default_factory=dict)
 
     def save(self, run: Run, offset: int) -> None:
-        """Store the rows and the new offset together, or nothing of it."""
+        """Store the rows and the new offset together, or neither."""
         with transaction.atomic():
             update_held(run, events_offset=offset, **self.fields)
             Metric.objects.bulk_create(
@@ -93,11 +93,11 @@ class _Batch:
 
 
 def ingest_events(run: Run) -> bool:
-    """Bring the whole new lines of ``events.jsonl`` into the database.
+    """Read the complete new lines of ``events.jsonl`` into the database.
 
-    Returns whether the program has said anything new. The offset moves in the same
-    transaction as the rows, so a line counts once however often this is interrupted.
-    Raises LostRunError.
+    Returns whether there was a new event. The offset is saved in the same transaction
+    as the rows, so a line counts once however often this is interrupted. Raises
+    LostRunError.
     """
     path = run.directory / "events.jsonl"
     try:
@@ -105,7 +105,7 @@ def ingest_events(run: Run) -> bool:
     except FileNotFoundError:
         return False
     if size < run.events_offset:
-        # Somebody shortened the file. Rows have unique keys, so read it again.
+        # The file was truncated. Rows have unique keys, so read it again.
         run.events_offset = 0
     has_news = False
     with path.open("rb") as file:
@@ -124,7 +124,7 @@ def ingest_events(run: Run) -> bool:
 
 
 def _whole_lines(file: BufferedReader, offset: int) -> bytes:
-    """Return the whole lines from ``offset``; a last line without its end waits."""
+    """Return the complete lines from ``offset``; an incomplete last line waits."""
     size = READ_BYTES
     while True:
         file.seek(offset)
@@ -196,7 +196,7 @@ def _whole_of(run: Run, event: events.CheckpointWritten) -> WholeCheckpoint:
 def register_checkpoint(
     run: Run, whole: WholeCheckpoint, *, is_final: bool = False
 ) -> Checkpoint:
-    """Store the row of a whole checkpoint of ``run``; a known one is brought up to date.
+    """Store the row of a complete checkpoint of ``run``, or update the known one.
 
     A checkpoint once announced as final stays final.
     """
@@ -222,10 +222,10 @@ def register_checkpoint(
 
 
 def register_found(run: Run) -> None:
-    """Store the rows of whole checkpoints that are on disk only.
+    """Store the rows of complete checkpoints that are only on disk.
 
-    A program may be killed between writing a checkpoint and announcing it. Those whose
-    manifest is known already are not hashed again.
+    A program may be killed between writing a checkpoint and announcing it. Checkpoints
+    with a known manifest are not hashed again.
     """
     if store.lies_elsewhere(run):
         return
@@ -242,7 +242,7 @@ def register_found(run: Run) -> None:
 def read_log_tail(run: Run) -> str:
     """Return the end of ``log.txt``, from the start of a line, fit for the database.
 
-    Empty where it cannot be read: a run has to end all the same.
+    Empty if it cannot be read: the run must end in any case.
     """
     try:
         with (run.directory / "log.txt").open("rb") as file:
@@ -254,14 +254,14 @@ def read_log_tail(run: Run) -> str:
     if size > LOG_TAIL_BYTES:
         raw = raw[raw.find(b"\n") + 1 :]
     text = raw.decode("utf-8", "replace").replace("\x00", "")
-    # A progress bar overwrites its line: keep what it showed last.
+    # A progress bar overwrites its line: keep its last state.
     return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines())
 
 
 def receive_outputs(run: Run) -> dict[str, Json]:
-    """Bring what a finished program left in ``outputs/`` to where people find it.
+    """Store the ``outputs/`` of a finished program where people find them.
 
-    Returns what to add to the run's result. Doing it twice adds nothing twice. Raises
+    Returns what to add to the run's result. Repeating it adds nothing. Raises
     OutputError when an output is missing or not readable.
     """
     if run.kind == "draw":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Takes:
-    """Which checkpoints a kind of run starts from; required or not."""
+    """A checkpoint role that a kind of run takes; required or not."""
 
     role: InputRole
     required: bool

@@ -1,4 +1,4 @@
-"""Starting, stopping, resuming runs; which checkpoints they start from."""
+"""Start runs: check recipe and inputs, freeze the data, queue the row."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TWICE = timedelta(minutes=1)
 
 
 class LaunchRefusedError(Exception):
-    """A run cannot start as asked; ``problems`` maps a field to what is wrong with it.
+    """A run cannot start; ``problems`` maps a field to what is wrong with it.
 
     The field is a setting of the recipe, a role of ``inputs``, or ``""``.
     """
@@ -73,16 +73,17 @@ def start_run(
     ask: UUID | None = None,
     by_itself: bool = False,
 ) -> Run:
-    """Queue a run: check recipe and inputs, freeze the data, tell the workers.
+    """Queue a run: check recipe and inputs, freeze the data, notify the workers.
 
-    Settings left out of ``recipe`` keep their defaults. ``draw_next`` has answers of
-    the finished model drawn for people to judge. ``queue`` names the workers it waits
-    for; on their GPU it is alone unless it ``shares_device``. Raises LaunchRefusedError.
-    The snapshot is built before the rows of the run, in a transaction of its own: it
-    reads all tables as of one moment and is kept when the rest fails. ``attach`` is
-    called in the transaction that makes the run; what it raises undoes that. ``ask`` is
-    the number of the form that asks: sent twice within a minute it is one run.
-    ``by_itself``: the product starts it now, in the name of who asked for it earlier and
+    Settings missing in ``recipe`` keep their defaults. ``draw_next``: draw responses of
+    the finished model for people to judge. ``queue`` names the workers that it waits
+    for; it has their GPU alone unless it ``shares_device``. Raises LaunchRefusedError.
+
+    The snapshot is built before the rows of the run, in its own transaction: it reads
+    all tables as of one moment and is kept when the rest fails. ``attach`` is called in
+    the transaction that creates the run, which its errors undo. ``ask`` is the number
+    of the submitted form: sent twice within a minute it makes one run. ``by_itself``:
+    the product starts the run now, on behalf of the person who asked for it earlier and
     may have lost the role since.
     """
     asks = None if by_itself else user
@@ -180,7 +181,7 @@ def _asked_before(
     inputs: Mapping[str, Checkpoint],
     how: Mapping[str, object],
 ) -> Run | None:
-    """Return the run that the same form has just asked for."""
+    """Return the run that the same form has just started."""
     same = Run.objects.filter(project=project, kind=kind, recipe=settings, **how)
     run = same.filter(uuid=ask, created_at__gt=timezone.now() - TWICE).first()
     if run is None:
@@ -190,9 +191,9 @@ def _asked_before(
 
 
 def _refuse_removed(inputs: Mapping[str, Checkpoint]) -> None:
-    """Look once more, now that the rows that name the inputs hold a lock on them.
+    """Check the inputs again, now that rows which name them hold locks.
 
-    Between the first look and the lock, retention may have removed their files.
+    Retention may have removed their files between the first check and the lock.
     """
     removed = Checkpoint.objects.filter(
         pk__in=[checkpoint.pk for checkpoint in inputs.values()],
@@ -210,8 +211,8 @@ def _refuse_removed(inputs: Mapping[str, Checkpoint]) -> None:
 def start_asked_draws() -> list[Run]:
     """Start the draws that finished runs asked for; return them.
 
-    The flag is taken down first, by one conditional update, so that two callers never
-    start the same draw twice. A draw that cannot start is told on the run that asked.
+    A conditional update clears the flag first, so that two callers never start the same
+    draw twice. A note on the run that asked reports a draw that cannot start.
     """
     draws: list[Run] = []
     runs = Run.objects.filter(draw_next=True, state=RunState.FINISHED)
@@ -287,7 +288,7 @@ def _problems_with_inputs(
 
 
 def _problems_with_ensemble(inputs: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """Return what keeps several reward models from judging together."""
+    """Return why several reward models cannot judge together."""
     problems: dict[str, str] = {}
     chosen: dict[Checkpoint, str] = {}
     for role in ENSEMBLE:

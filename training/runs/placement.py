@@ -1,12 +1,13 @@
-"""Where runs may run: what a worker announces, what a run may wish for, who has a GPU.
+"""Where runs may run: workers' announcements, runs' wishes, and who has a GPU.
 
-A worker started with ``CONCORD_DEVICE=cuda:1`` serves one GPU, with ``CONCORD_QUEUE`` a
-queue of that name (else the queue is named like the device). It takes runs that wish for
-its queue and runs without a wish. A worker without either takes runs without a wish.
+A worker started with ``CONCORD_DEVICE=cuda:1`` serves one GPU; with ``CONCORD_QUEUE``
+it serves a queue of that name (else the queue has the device's name). It takes runs
+that wish for its queue and runs without a wish. A worker with neither takes runs
+without a wish.
 
-On a GPU there is one run at a time, or several when each of them says it shares. That is
-decided when a run is claimed, under a lock of Postgres for that GPU: two workers that
-serve the same one, or one worker with several hands, cannot both find it free.
+A GPU runs one run at a time, or several if each of them shares it. This is decided when
+a run is claimed, under a Postgres lock for that GPU: two workers that serve the same
+GPU, or one worker with several threads, cannot both find it free.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ class Place:
         return f"{self.host} {self.device}" if self.device.startswith("cuda") else ""
 
     def takes(self) -> Q:
-        """Return the condition on runs that this place may take."""
+        """Return the filter on runs that this place may take."""
         wish = Q(queue="") | Q(queue=self.queue)
         if self.gpu:  # one GPU is not enough for several processes
             return wish & ~Q(recipe__has_key="processes", recipe__processes__gt=1)
         return wish
 
     def has_room_for(self, run: Run) -> bool:
-        """Say whether ``run`` may start on this GPU now; holds its lock until commit."""
+        """Whether ``run`` may start on this GPU now; holds its lock until commit."""
         if not self.gpu:
             return True
         with connection.cursor() as cursor:
@@ -78,9 +79,10 @@ def this_place() -> Place:
 
 
 def visible_devices(device: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what hides the other GPUs from a program of a worker with ``device``.
+    """Return the variables that hide other GPUs from a program of a worker.
 
-    The number counts among the GPUs that the worker itself may see, as torch counts.
+    The number in ``device`` counts the GPUs visible to the worker itself, as torch
+    counts.
     """
     if not device:
         return {}
@@ -91,11 +93,12 @@ def visible_devices(device: str, environment: Mapping[str, str]) -> dict[str, st
         part.strip() for part in environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     ]
     if visible != [""]:
-        # Beyond its end there is no such GPU: the program sees none and says so.
+        # Beyond the end of the list there is no such GPU: the program sees none and
+        # says so.
         number = visible[int(number)] if int(number) < len(visible) else ""
     return {
         "CUDA_VISIBLE_DEVICES": number,
-        # Else torch may number them by speed, and nvidia-smi by slot.
+        # Otherwise torch may number GPUs by speed, and nvidia-smi by slot.
         "CUDA_DEVICE_ORDER": environment.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
     }
 
@@ -104,7 +107,7 @@ def visible_devices(device: str, environment: Mapping[str, str]) -> dict[str, st
 
 
 def announce(place: Place) -> None:
-    """Tell the pages of this place; forget places not seen for a month."""
+    """Store this place for the pages; delete places not seen for a month."""
     now = timezone.now()
     Device.objects.update_or_create(
         host=place.host,
@@ -116,7 +119,7 @@ def announce(place: Place) -> None:
 
 
 def keep_announcing(place: Place, until: threading.Event) -> None:
-    """Announce a place again and again, in a thread of its own; outages are waited out."""
+    """Announce a place periodically in its own thread; survives outages."""
     while True:
         try:
             announce(place)
@@ -145,7 +148,7 @@ class Queue:
 
 
 def announced_queues() -> list[Queue]:
-    """Return the queues a run may wish for, by name."""
+    """Return the queues that a run may wish for, by name."""
     by_queue: dict[str, list[Device]] = {}
     for each in Device.objects.order_by("queue", "host"):
         by_queue.setdefault(each.queue, []).append(each)

@@ -1,7 +1,7 @@
-"""A run directory before its program starts (docs/run-directory.md).
+"""Prepare a run directory before its program starts (docs/run-directory.md).
 
-On disk the program's ``flock`` says once more who holds a run: even a supervisor that
-lost its lease without noticing cannot have two programs in one run directory.
+On disk the program's ``flock`` also shows who holds a run: even a supervisor that lost
+its lease without noticing cannot have two programs in one run directory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def prepare_directory(run: Run) -> None:
     """Write the run directory for this attempt; the caller holds its lock.
 
-    Data files are linked from the snapshot. The newest whole checkpoint is resumed
+    Data files are linked from the snapshot. The newest complete checkpoint is resumed
     from; broken ones are moved aside so that the program can write them again.
     """
     directory = run.directory
@@ -66,7 +66,7 @@ def prepare_directory(run: Run) -> None:
     with transaction.atomic():
         update_held(run, step=start, program_state="", error="", result={})
         run.program_state, run.error, run.result = "", "", {}
-        # What lies beyond the resumed step is done again, maybe otherwise.
+        # Steps after the resumed one are repeated, perhaps with other results.
         Metric.objects.filter(run=run, step__gt=start).delete()
         RunSample.objects.filter(run=run, step__gt=start).delete()
         if resumed_from:
@@ -76,9 +76,9 @@ def prepare_directory(run: Run) -> None:
 
 
 def _recipe(run: Run) -> dict[str, Json]:
-    """Return the recipe as the program gets it: a base by its place on this machine.
+    """Return the recipe for the program: a base by its path on this machine.
 
-    It is looked for anew: what the name stands for may have changed since the start.
+    The base is resolved again, because the name may mean another model since the start.
     """
     recipe: dict[str, Json] = dict(run.recipe)
     if base := recipe.get("base"):
@@ -119,7 +119,7 @@ def _link_data(run: Run) -> dict[str, Json]:
 
 
 def _set_aside_a_namesake(run: Run) -> None:
-    """Move away a directory of the same number left by another database."""
+    """Move away a directory with the same number from another database."""
     try:
         written = json.loads((run.directory / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -141,10 +141,10 @@ def _write_whole(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def lock_of(run: Run, goes_on: Callable[[float], bool]) -> Iterator[bool]:
-    """Hold the lock programs hold, or yield False when one will not let go of it.
+    """Hold the lock that programs hold; yield False if a program keeps it.
 
-    While it is held here no program writes in the run directory. A program whose
-    supervisor died ends itself within seconds, so waiting a little is worth it.
+    While it is held no program writes in the run directory. A program whose supervisor
+    died ends itself within seconds, so it is worth waiting a little.
     """
     run.directory.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -161,6 +161,6 @@ def lock_of(run: Run, goes_on: Callable[[float], bool]) -> Iterator[bool]:
         try:
             yield True
         finally:
-            # Closing would not do: a process forked by another thread meanwhile may
-            # hold a copy of this file for a moment.
+            # Unlock explicitly: a process forked by another thread may still hold a
+            # copy of this file for a moment, so closing is not enough.
             fcntl.flock(lock, fcntl.LOCK_UN)

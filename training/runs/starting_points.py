@@ -1,4 +1,4 @@
-"""Which checkpoints a new run starts from: current, initial, newest."""
+"""The checkpoints that a new run starts from: current, initial, newest."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def newest_preference_model(project: Project) -> Checkpoint | None:
 
 
 def default_inputs(project: Project, kind: str) -> dict[str, Checkpoint]:
-    """Return the checkpoints a new run of this kind would sensibly start from."""
+    """Return the usual inputs of a new run of this kind."""
     initial = initial_policy(project)
     policy = initial if kind == RunKind.REWARD else current_policy(project)
     known = {
@@ -83,7 +83,7 @@ def policies_that_learned_from(judgment: Judgment) -> QuerySet[Checkpoint]:
 
     The paths: judgment → snapshot → reward run → its checkpoints → policy run → its
     checkpoints; and judgment → snapshot → preference run → its checkpoints. A policy
-    that started from such a policy counts as well.
+    that started from such a policy counts too.
     """
     taught = Checkpoint.objects.filter(run__snapshot__judgments=judgment)
     learned = set(taught.policies().values_list("pk", flat=True))

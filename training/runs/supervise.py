@@ -1,4 +1,4 @@
-"""Seeing a run through: claim it, prepare its directory, run its program, end it truthfully.
+"""Supervise a run: claim it, prepare its directory, run its program, record its end.
 
 The row in Postgres is the truth (``claim``): a supervisor writes only while its fencing
 token holds the run.
@@ -91,7 +91,7 @@ def supervise(
     shutdown: threading.Event | None = None,
     place: Place | None = None,
 ) -> Outcome | None:
-    """Claim a run and see it to its end; None when there was nothing to claim.
+    """Claim a run and supervise it to its end; None when there was nothing to claim.
 
     ``command`` replaces the program (the run directory is appended); tests use it.
     """
@@ -106,7 +106,7 @@ def supervise(
 
 
 class _Supervision:
-    """One hold of one run, from its claim to its end."""
+    """One supervision of one run, from its claim to its end."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class _Supervision:
         try:
             if store.is_set() and not self.be_at_home():
                 return self.leave_for_later()
-            # What an earlier attempt wrote after its supervisor had died.
+            # Read events that an earlier attempt wrote after its supervisor died.
             self.patiently(self.ingest)
             if self.run.program_state != "finished":
                 with lock_of(self.run, self.may_wait()) as is_free:
@@ -160,7 +160,7 @@ class _Supervision:
             self.porter.finish()
 
     def patiently(self, deed: Callable[[], Made]) -> Made:
-        """Do ``deed``, again and again while the database is away."""
+        """Call ``deed``, and retry while the database is down."""
         while True:
             try:
                 return deed()
@@ -172,7 +172,7 @@ class _Supervision:
                 time.sleep(1.0)
 
     def may_wait(self) -> Callable[[float], bool]:
-        """Return whether, after so many seconds, waiting for the lock goes on."""
+        """Return the condition, on seconds waited, to keep waiting for the lock."""
 
         def goes_on(waited: float) -> bool:
             called = self.heart.lost, self.heart.stop, self.shutdown
@@ -194,7 +194,7 @@ class _Supervision:
     # The object store
 
     def be_at_home(self) -> bool:
-        """Take the run over if its files lie elsewhere; False while its lock is held."""
+        """Take the run over if its files are elsewhere; False while it is locked."""
         run, here = self.run, store.home()
         if run.home and run.home != here:
             with lock_of(run, self.may_wait()) as is_free:
@@ -204,7 +204,7 @@ class _Supervision:
             message = f"Taken over from another machine with {fetched} checkpoints."
             self.patiently(lambda: note_once(run, "info", message))
             if run.program_state and run.kind in LEAVE_OUTPUTS:
-                # Whether its outputs are all in the store, nobody can say any more.
+                # Nobody can know any more whether all its outputs are in the store.
                 self.patiently(lambda: update_held(run, program_state="", result={}))
                 run.program_state, run.result = "", {}
         self.patiently(lambda: update_held(run, home=here, outputs_stored_at=None))
@@ -213,7 +213,7 @@ class _Supervision:
         return True
 
     def put_into_store(self) -> None:
-        """Put what the run has left so far; a store that is away is told, no more."""
+        """Store what the run has left so far; a store that is down is only noted."""
         if not store.is_set() or not self.run.home:
             return
         self.porter.finish()
@@ -230,11 +230,13 @@ class _Supervision:
         """Start the program in its own process group, on a leash.
 
         The leash is its standard input: when this process dies, even by SIGKILL, the
-        pipe ends and the program ends itself. It gets no secrets of the server.
+        pipe ends and the program ends itself. The program gets no secrets of the
+        server.
         """
         environment = program_environment(os.environ) | {
             "CONCORD_LEASH": "1",
-            # The launcher of several processes kills them after half a minute else.
+            # Otherwise the launcher of several processes kills them after half a
+            # minute.
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(
                 math.ceil(self.timing.grace + self.timing.save)
             ),
@@ -252,13 +254,14 @@ class _Supervision:
         return self.child
 
     def watch(self, child: subprocess.Popen[bytes]) -> int:
-        """Bring in what the program says until it ends; return its exit status."""
+        """Ingest the program's events until it ends; return its exit status."""
         patience = Patience(self.run.directory, self.timing)
         log_size = -1
         visible = visible_devices(settings.WORKER_DEVICE, os.environ)
         self.meter = Meter(child, visible.get("CUDA_VISIBLE_DEVICES"))
         while True:
-            # First look whether it has ended, then read: its last words are in.
+            # First check whether it has ended, then read, so that its last events are
+            # included.
             has_ended = _has_ended(child)
             if self.heart.lost.is_set():
                 raise LostRunError(f"run {self.run.pk} was claimed by another worker")
@@ -301,7 +304,7 @@ class _Supervision:
         update_held(self.run, hardware=self.meter.read())
 
     def kill(self) -> None:
-        """Kill the program and all it started. Its exit is not collected before."""
+        """Kill the program and all it started, before its exit status is collected."""
         if self.child is not None and self.child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGKILL)
@@ -312,7 +315,7 @@ class _Supervision:
     # After
 
     def judge(self, status: int) -> Outcome | None:
-        """Say how the program's end ends the run; None when it finished its work."""
+        """Return how the program's end ends the run; None when it finished its work."""
         run = self.run
         program_state = run.program_state
         if program_state == "finished":
@@ -352,9 +355,10 @@ class _Supervision:
         )
 
     def is_one_of_several_gone(self, status: int) -> bool:
-        """Whether the process that speaks for several has ended in the middle of a word.
+        """Whether a process of several died before the program could report a failure.
 
-        It says why it fails; the launcher ends with 1 whatever befell its processes.
+        The reporting process says why it fails; the launcher ends with 1 whatever
+        happened.
         """
         several = int(str(self.run.recipe.get("processes", 1))) > 1
         return several and status > 0 and self.run.state == RunState.RUNNING
@@ -363,7 +367,7 @@ class _Supervision:
         return Run.objects.filter(pk=self.run.pk, stop_requested=True).exists()
 
     def crashed(self, what: str) -> Outcome:
-        """Queue a run again whose program was killed, or fail it at the last attempt."""
+        """Queue a run again whose program was killed; fail it after the last attempt."""
         run = self.run
         where = f"{what} at step {run.step}"
         self.patiently(lambda: register_found(run))
@@ -376,9 +380,9 @@ class _Supervision:
         return self.queue_again(f"{where}.", counts=True)
 
     def queue_again(self, why: str, *, counts: bool = False) -> Outcome:
-        """Put the run back for a worker; ``counts`` tells whether the attempt counts.
+        """Queue the run again; ``counts`` says whether the attempt counts.
 
-        Without a new hint: the task sends one, or the reconciler does later.
+        Sends no hint: the task sends one, or the reconciler does later.
         """
 
         self.patiently(lambda: register_found(self.run))
@@ -422,7 +426,7 @@ class _Supervision:
                 if error:
                     note_once(self.run, "error", error)
                 if state == RunState.FINISHED:
-                    # Programs do not count every step aloud, least of all the last.
+                    # Programs do not report every step, and rarely the last.
                     Run.objects.filter(pk=self.run.pk).update(step=F("steps_total"))
                     promote_the_first(self.run)
 
@@ -430,13 +434,13 @@ class _Supervision:
         return Outcome(state.value)
 
     def complete(self) -> Outcome:
-        """Receive what the finished program left, then call the run finished."""
+        """Receive what the finished program left, then mark the run as finished."""
         received = self.patiently(lambda: receive_outputs(self.run))
         return self.end(RunState.FINISHED, result={**self.run.result, **received})
 
 
 def run_last_words(run: Run) -> str:
-    """Return the last line of the log that says something, as a sentence's end."""
+    """Return the last meaningful line of the log, as the end of a sentence."""
     lines = [
         line.strip()
         for line in read_log_tail(run).splitlines()
@@ -446,7 +450,7 @@ def run_last_words(run: Run) -> str:
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
-    """Look without collecting: until then the process group's number stays its own."""
+    """Check without collecting: until then the process group's number stays its own."""
     look = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, child.pid, look) is not None
 

@@ -1,4 +1,4 @@
-"""How long a supervisor waits: for a program that says nothing, or will not stop."""
+"""How long a supervisor waits for a program that is silent or does not stop."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Staged = tuple[str, int, int, int]  # a folder's name, files, bytes, newest chan
 
 
 class Patience:
-    """Watches one program's signs of life; all times are seconds of a steady clock.
+    """Watches a program's signs of life; times are seconds of a monotonic clock.
 
     A program is silent when it has written no event, and nothing of a checkpoint, for
-    ``timing.silence``. One that was asked to stop is waited for as long as
-    ``timing.grace``, and longer only for the checkpoint it is writing by then: as long
-    as that grows, with pauses of at most ``timing.pause``.
+    ``timing.silence``. A program that was asked to stop gets ``timing.grace``, and more
+    only for the checkpoint it is writing by then: as long as that grows, with pauses of
+    at most ``timing.pause``.
     """
 
     def __init__(self, directory: Path, timing: Timing) -> None:
@@ -31,14 +31,14 @@ class Patience:
         self._grew_at = 0.0
 
     def hear(self) -> None:
-        """Note that the program has said something."""
+        """Record that the program has written something."""
         self.heard_at = time.monotonic()
 
     def is_silent(self) -> bool:
         now = time.monotonic()
         if now - self.heard_at <= self.timing.silence:
             return False
-        # Walking through the folder costs something: only when it matters.
+        # Walking through the folder is expensive: only when it matters.
         staged = self._look()
         if staged is not None and staged != self._staged:
             self._staged, self.heard_at = staged, now
@@ -46,11 +46,11 @@ class Patience:
         return True
 
     def ask(self) -> None:
-        """Note that the program has been asked to stop."""
+        """Record that the program was asked to stop."""
         self.asked_at = time.monotonic()
 
     def is_over(self) -> bool:
-        """Whether a program that was asked to stop has had its time."""
+        """Whether a program that was asked to stop has used up its time."""
         now = time.monotonic()
         if self.asked_at is None or now - self.asked_at <= self.timing.grace:
             return False
@@ -66,7 +66,7 @@ class Patience:
         return now - self._grew_at > self.timing.pause
 
     def _look(self) -> Staged | None:
-        """Return what a checkpoint that is being written has by now."""
+        """Return the present state of a checkpoint that is being written."""
         for folder in self.checkpoints.glob(".staging-*"):
             files = size = newest = 0
             for parent, _folders, names in os.walk(folder):

@@ -1,4 +1,4 @@
-"""A directory as a tar archive, made while it is sent."""
+"""A directory as a tar archive, built while it is sent."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ CHUNK = 1 << 18
 class Archive:
     """Iterates over the bytes of a tar with the named files; ``size`` is their number.
 
-    ``texts`` are files made on the spot: name to content.
-
-    The sizes are read once, at the start: a file that grows meanwhile is cut, one that
-    shrinks raises ``EOFError``, so the archive never has other bytes than announced.
+    ``texts`` are generated files: name to content. The sizes are read once, at the
+    start: a file that grows meanwhile is cut, one that shrinks raises ``EOFError``, so
+    the archive never has more or fewer bytes than announced.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ def _header(name: str, size: int, modified: int) -> bytes:
 
 
 def _member(name: str, content: bytes) -> bytes:
-    """Return a small file as it stands in the archive."""
+    """Return a small file in its archive form."""
     header = _header(name, len(content), int(time.time()))
     return header + content + b"\0" * (_padded(len(content)) - len(content))
 

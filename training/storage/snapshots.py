@@ -1,4 +1,4 @@
-"""Freezing what a run learns from: files for the program, link rows for the lineage."""
+"""Freeze the data of a run: files for the program, link rows for the lineage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BATCH = 500
 
 
 class NothingToTrainOnError(Exception):
-    """The project has not the rows that the kind of run needs.
+    """The project lacks rows that this kind of run needs.
 
     ``missing`` says what is not there, ``remedy`` what to do about it.
     """
@@ -53,7 +53,7 @@ class NothingToTrainOnError(Exception):
 
 @dataclass
 class _Rows:
-    """Which rows of the database went into the files, and how many of each sort."""
+    """Which rows of the database went into the files, and how many of each kind."""
 
     samples: list[int] = field(default_factory=list)
     judgments: list[int] = field(default_factory=list)
@@ -62,7 +62,7 @@ class _Rows:
 
 @dataclass
 class _File:
-    """One JSON-lines file while it is written; rows are hashed as they pass."""
+    """A JSON-lines file being written; rows are hashed on the way."""
 
     path: Path
     rows: int = 0
@@ -89,16 +89,16 @@ class _File:
 
 
 def canonical(row: Mapping[str, object]) -> bytes:
-    """Return a row as its one line of bytes: sorted keys, no spaces, UTF-8."""
+    """Return a row in canonical form: one line, sorted keys, no spaces, UTF-8."""
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "surrogatepass") + b"\n"
 
 
 def is_held_out_for_reward(sample_id: str) -> bool:
-    """Tell whether the judgments of a sample only measure the reward model.
+    """Whether the judgments of a sample only measure the reward model.
 
-    Decided by a hash of the sample's name: the share is fixed and a sample never
-    changes sides as more of it is judged.
+    A hash of the sample's name decides: the share is fixed, and a sample never changes
+    sides as more of it is judged.
     """
     digest = hashlib.sha256(f"reward held-out {sample_id}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
@@ -110,11 +110,11 @@ def build_snapshot(
     user: User | None,
     with_judgments: bool = False,
 ) -> Snapshot:
-    """Freeze the project's approved samples, and its settled pairs where asked.
+    """Freeze the project's approved samples, and its settled pairs if asked.
 
-    ``train.jsonl`` never has a sample of a held-out split; ``held_out.jsonl`` has
-    only those. With judgments, ``judgments.jsonl`` has one row per pair with an
-    outcome. The same rows give the same snapshot. Raises NothingToTrainOnError.
+    ``train.jsonl`` never has a sample of a held-out split; ``held_out.jsonl`` has only
+    those. With judgments, ``judgments.jsonl`` has one row per pair with an outcome. The
+    same rows give the same snapshot. Raises NothingToTrainOnError.
     """
     staging = Path(settings.DATA_DIR) / "snapshots" / f".staging-{uuid.uuid4().hex}"
     staging.mkdir(parents=True)
@@ -143,10 +143,10 @@ def build_snapshot(
 
 
 def _see_one_moment() -> None:
-    """Read all rows as of one moment; an edit in between would tear a sample.
+    """Read all rows as of one moment; a concurrent edit would tear a sample.
 
-    Postgres takes the level only before the first query, so inside a transaction of
-    the caller the caller's level stays.
+    Postgres sets the isolation level only before the first query, so inside a
+    transaction of the caller the caller's level stays.
     """
     if len(connection.atomic_blocks) == 1:
         with connection.cursor() as cursor:
@@ -156,7 +156,7 @@ def _see_one_moment() -> None:
 def _write_files(
     project: Project, with_judgments: bool, staging: Path, rows: _Rows
 ) -> dict[str, dict[str, object]]:
-    """Write the files and return, per name, their hash, rows and bytes."""
+    """Write the files; return for each name its hash, rows and bytes."""
     approved = Sample.objects.filter(project=project).approved()
     files = {
         "train": _File(staging / "train.jsonl"),
@@ -191,12 +191,12 @@ def _sample_rows(
 
 
 def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, object]]:
-    """Yield one row per pair with an outcome, with all that led to it.
+    """Yield one row per pair with an outcome, with everything that led to it.
 
     ``differs`` holds the units that at least half of those who answered 0 marked.
-    ``producer`` is the first policy to have given this answer. One that no policy gave,
-    only the demo's generator, has the source ``demo`` where it would have ``people``:
-    it can be learned from, and is no test of what policies answer.
+    ``producer`` is the first policy that gave this response. A response that only the
+    demo's generator gave has the source ``demo`` where it would have ``people``: it can
+    be learned from, but does not measure policies.
     """
     pairs = (
         Pair.objects.settled()
@@ -281,7 +281,7 @@ def _link(snapshot: Snapshot, rows: _Rows) -> None:
 def _move_into_place(
     staging: Path, content_hash: str, facts: dict[str, dict[str, object]]
 ) -> None:
-    """Rename the staged files to their hash, or keep the equal ones that are there."""
+    """Rename the staged files to their hash, or keep equal ones that exist."""
     final = staging.parent / content_hash
     if final.exists():
         if all(

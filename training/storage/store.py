@@ -1,17 +1,17 @@
-"""The object store: what one machine leaves there, another takes up.
+"""The object store: one machine stores files there, another fetches them.
 
 Workers on several machines share runs through Postgres, the broker and, with
-``CONCORD_STORE``, a store that fsspec reaches (``s3://bucket/prefix``, ``file:///mnt/x``).
-Each machine keeps a data directory of its own. Snapshots, checkpoints and outputs are
-put into the store under the path that they have in the data directory.
+``CONCORD_STORE``, a store that fsspec reaches (``s3://bucket/prefix``,
+``file:///mnt/x``). Each machine has its own data directory. Snapshots, checkpoints and
+outputs are stored under their path in the data directory.
 
-A store cannot rename a folder. So ``manifest.json`` is put last: a folder in the store
-that has one is whole. Fetching is the reverse of writing a checkpoint: into a folder
-aside, every file compared with its hash and synced, and renamed only then.
+A store cannot rename a folder. So ``manifest.json`` is stored last: a stored folder
+with a manifest is complete. Fetching works like writing a checkpoint: into a temporary
+folder, with every file compared with its hash and synced, and only then renamed.
 
-``Run.home`` says in which data directory a run's files lie. A worker with another one
-takes the run over: what it may have of it from before is put aside, and the registered
-checkpoints are fetched, from the first to the last that can be had without a gap (a
+``Run.home`` says in which data directory a run's files are. A worker with another one
+takes the run over: its older files of the run are put aside, and the registered
+checkpoints are fetched, from the first to the last that is available without a gap (a
 program may need an earlier one again). Events are not fetched: they are in Postgres.
 """
 
@@ -47,11 +47,11 @@ KEPT = ("lock", "accelerate.json")  # what the supervision has written already
 
 
 class StoreError(Exception):
-    """The store did not take or give something; the text says what and why."""
+    """The store refused or lacks something; the message says what and why."""
 
 
 def is_set() -> bool:
-    """Say whether there is a store besides the data directory."""
+    """Whether there is a store besides the data directory."""
     return bool(settings.STORE)
 
 
@@ -75,7 +75,7 @@ def home() -> str:
 
 
 def _reach(what: Path, deed: Callable[[Any, str], None]) -> None:
-    """Call ``deed`` with the file system and where ``what`` is there."""
+    """Call ``deed`` with the file system and the path of ``what`` in it."""
     relative = what.relative_to(settings.DATA_DIR).as_posix()
     try:
         files, root = fsspec.url_to_fs(settings.STORE)
@@ -94,15 +94,15 @@ def _put(path: Path) -> None:
 
 
 def _put_folder(folder: Path, names: Iterable[str]) -> None:
-    """Put the named files of a folder, then its manifest."""
+    """Store the named files of a folder, then its manifest."""
     for name in [*names, MANIFEST]:
         _put(folder / name)
 
 
 def _fetch_folder(folder: Path, *, digest: str = "") -> None:
-    """Fetch a folder that is not here; nothing is in its place unless all of it is.
+    """Fetch a missing folder; it appears in place only when it is complete.
 
-    ``digest`` is what the SHA-256 of its manifest must be.
+    ``digest`` is the required SHA-256 of its manifest.
     """
     staging = folder.with_name(f".fetching-{folder.name}-{uuid.uuid4().hex[:8]}")
     staging.mkdir(parents=True)
@@ -147,7 +147,7 @@ def _named_files(folder: Path, raw: bytes) -> dict[str, str]:
 
 
 def put_snapshot(snapshot: Snapshot) -> None:
-    """Put the files of a snapshot that the store lacks."""
+    """Store the files of a snapshot that the store lacks."""
     for name in snapshot.files:
         path = snapshot.directory / f"{name}.jsonl"
 
@@ -160,7 +160,7 @@ def put_snapshot(snapshot: Snapshot) -> None:
 
 
 def fetch_snapshot(snapshot: Snapshot) -> None:
-    """Fetch the files of a snapshot that are not here; raise CheckpointError."""
+    """Fetch the missing files of a snapshot; raise CheckpointError."""
     snapshot.directory.mkdir(parents=True, exist_ok=True)
     for name, facts in snapshot.files.items():
         path = snapshot.directory / f"{name}.jsonl"
@@ -184,7 +184,7 @@ def fetch_snapshot(snapshot: Snapshot) -> None:
 
 
 def is_at_hand(checkpoint: Checkpoint) -> bool:
-    """Say whether the files of a checkpoint are here, or can be fetched."""
+    """Whether the files of a checkpoint are here or can be fetched."""
     return _is_here(checkpoint) or _is_stored(checkpoint)
 
 
@@ -197,9 +197,9 @@ def _is_stored(checkpoint: Checkpoint) -> bool:
 
 
 def check(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError unless the checkpoint is whole here, or lies in the store.
+    """Raise CheckpointError unless the checkpoint is complete here or in the store.
 
-    What lies in the store is hashed when it is fetched.
+    Files in the store are hashed when they are fetched.
     """
     if _is_here(checkpoint) or not _is_stored(checkpoint):
         verify_checkpoint(
@@ -208,13 +208,13 @@ def check(checkpoint: Checkpoint) -> None:
 
 
 def fetch(checkpoint: Checkpoint) -> None:
-    """Bring a checkpoint here if it is not; raise CheckpointError, StoreError."""
+    """Fetch a checkpoint if it is not here; raise CheckpointError, StoreError."""
     if not _is_here(checkpoint) and _is_stored(checkpoint):
         _fetch_folder(checkpoint.directory, digest=checkpoint.digest)
 
 
 def put_checkpoints(run: Run) -> None:
-    """Put the registered checkpoints of a run that are not in the store, oldest first."""
+    """Store the registered checkpoints of a run that the store lacks, oldest first."""
     waiting = Checkpoint.objects.filter(
         run=run, stored_at__isnull=True, files_removed_at__isnull=True
     )
@@ -235,9 +235,9 @@ def _put_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def put_what_is_missing() -> list[str]:
-    """Put what the store did not take of ended runs at the time; return why not again.
+    """Store what the store did not take of ended runs; return why it fails again.
 
-    A few per look, drawn by lot, so that one that never succeeds keeps none waiting.
+    A few per call, chosen at random, so that one that always fails delays none.
     """
     if not is_set():
         return []
@@ -285,10 +285,10 @@ def remove(checkpoint: Checkpoint) -> None:
 
 
 def lies_elsewhere(run: Run) -> bool:
-    """Say whether the run has gone on with another data directory than this one.
+    """Whether the run has continued with another data directory than this one.
 
-    What still lies here is then old: nobody may register it, neither the reconciler nor
-    a supervision that has lost the run without knowing.
+    The files here are then old: nobody may register them, neither the reconciler nor a
+    supervision that has lost the run without noticing.
     """
     if not is_set():
         return False
@@ -297,7 +297,7 @@ def lies_elsewhere(run: Run) -> bool:
 
 
 def put_outputs(run: Run) -> None:
-    """Put what a program has left in ``outputs/`` so far, with a manifest of its own."""
+    """Store the present ``outputs/`` of a program, with a manifest of their own."""
     folder = run.directory / "outputs"
     names = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
     files = {p.relative_to(folder).as_posix(): file_sha256(p) for p in names}
@@ -310,7 +310,7 @@ def put_outputs(run: Run) -> None:
 
 
 def take_over(run: Run) -> int:
-    """Make the run directory here go on from what another machine left; count fetched.
+    """Continue a run directory from another machine's files; return the number fetched.
 
     The caller holds the lock of the run directory.
     """
@@ -325,7 +325,7 @@ def take_over(run: Run) -> int:
     folder = run.directory / "outputs"
     if _has(folder / MANIFEST):
         _fetch_folder(folder)
-    # The events until here are in Postgres; of their file only the length counts.
+    # The events so far are in Postgres; only the length of their file counts.
     (run.directory / "events.jsonl").write_bytes(b"\n" * run.events_offset)
     return fetched
 
