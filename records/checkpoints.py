@@ -19,7 +19,7 @@ from typing import TypeAlias
 from actions.definitions import describe
 from actions.tags import JSON
 from records.finite import first_not_finite
-from records.reading import Fields, RecordError, parse_object
+from records.reading import LARGEST_STEP, Fields, RecordError, parse_object
 
 MANIFEST = "manifest.json"
 TRAINER = "trainer"  # the folder of what only going on from a checkpoint needs
@@ -66,7 +66,7 @@ class Manifest:
             place = f"{MANIFEST}: `metrics.{bad[0]}`"
             raise RecordError(place, "a finite number", str(bad[1]))
         return cls(
-            step=fields.number("step"),
+            step=fields.number("step", LARGEST_STEP),
             program=fields.text("program"),
             kind=fields.text("kind"),
             files=files_from_json(obj),

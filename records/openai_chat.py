@@ -25,16 +25,13 @@ from actions.grammar import ActionCall, parse
 from actions.json_values import JSONError, dump_json, load_json
 from actions.tags import ACTION_CLOSE, ACTION_OPEN, JSON, THINK_CLOSE, THINK_OPEN
 from records.sample_format import (
-    ContextForm,
     SampleError,
-    SampleForm,
-    TurnForm,
     check_id,
     check_sample,
     check_text_values,
-    content_hash,
     refuse_tags,
 )
+from records.samples import Context, Sample, Turn, content_hash
 
 KEPT = "openai-chat"
 SAMPLE_FIELDS = ("scenario", "situation", "split")
@@ -46,7 +43,7 @@ JOINT = "\n\n"
 class _Said:
     """Inputs waiting for a response, and the turns made so far."""
 
-    turns: list[TurnForm] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     """User texts since the last response; more than one are joined into one input."""
     joined: dict[str, JSON] = field(default_factory=dict)
@@ -69,7 +66,7 @@ class _Said:
                 self.joined[str(len(self.turns))] = list(self.waiting)
             response = ending if thinking is None else THINK_OPEN + thinking + ending
         self.waiting, self.observation = [], None
-        self.turns.append(TurnForm(kind, text, response))
+        self.turns.append(Turn(kind, text, response))
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class _Call:
     place: str
 
 
-def read_conversation(document: JSON, tools: JSON = None) -> SampleForm:
+def read_conversation(document: JSON, tools: JSON = None) -> Sample:
     """Turn one conversation into a checked sample; raise :class:`SampleError`.
 
     ``tools`` is used where the conversation brings none of its own.
@@ -168,8 +165,8 @@ def _skip_system(messages: list[JSON]) -> int:
     return count
 
 
-def _contexts(systems: list[JSON], actions: list[JSON]) -> list[ContextForm]:
-    contexts: list[ContextForm] = []
+def _contexts(systems: list[JSON], actions: list[JSON]) -> list[Context]:
+    contexts: list[Context] = []
     for index, value in enumerate(systems):
         place = f"messages[{index}]"
         message = _message(value, place)
@@ -179,10 +176,10 @@ def _contexts(systems: list[JSON], actions: list[JSON]) -> list[ContextForm]:
             continue
         first = text.strip().split("\n", 1)[0].strip("# \t\r") or "System prompt"
         contexts.append(
-            ContextForm("global", first[:200], "", text, [] if contexts else actions)
+            Context("global", first[:200], "", text, [] if contexts else actions)
         )
     if not contexts and actions:
-        contexts.append(ContextForm("global", "Actions", "", "", actions))
+        contexts.append(Context("global", "Actions", "", "", actions))
     return contexts
 
 
@@ -355,7 +352,7 @@ def _read_calls(
     return index
 
 
-def write_conversation(sample: SampleForm) -> dict[str, JSON]:
+def write_conversation(sample: Sample) -> dict[str, JSON]:
     """Return the conversation of a sample; undoes :func:`read_conversation`."""
     kept = sample.meta.get(KEPT)
     kept = kept if isinstance(kept, dict) else {}
@@ -374,7 +371,7 @@ def write_conversation(sample: SampleForm) -> dict[str, JSON]:
     return conversation
 
 
-def _messages(sample: SampleForm, kept: dict[str, JSON]) -> list[JSON]:
+def _messages(sample: Sample, kept: dict[str, JSON]) -> list[JSON]:
     messages: list[JSON] = []
     for context in sample.contexts:
         parts = [part for part in (context.background, context.guideline) if part]
@@ -422,7 +419,7 @@ def _messages(sample: SampleForm, kept: dict[str, JSON]) -> list[JSON]:
     return messages
 
 
-def _message_calls(sample: SampleForm, kept: JSON) -> list[tuple[str, bool]]:
+def _message_calls(sample: Sample, kept: JSON) -> list[tuple[str, bool]]:
     """Return each call's id and whether it belongs to the message of the call before.
 
     Where what was kept no longer fits the turns (somebody edited them), ids are made up
@@ -481,7 +478,7 @@ def _user_messages(text: str, joined: JSON, position: int) -> list[JSON]:
     return [{"role": "user", "content": piece} for piece in texts if piece]
 
 
-def _tools(sample: SampleForm) -> list[JSON]:
+def _tools(sample: Sample) -> list[JSON]:
     """Return the actions of all contexts and the built-in actions that are called."""
     definitions: dict[str, ActionDefinition] = {}
     for context in sample.contexts:

@@ -7,13 +7,19 @@ tolerated: a newer program may write more than an older one knows.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard, TypeVar
 
 from actions.definitions import describe
 from actions.tags import JSON
 
-LARGEST_NUMBER = 2**31 - 1  # what a database column for whole numbers holds
+Record = TypeVar("Record")
+
+LARGEST_STEP = 2**31 - 1  # what the database holds of a step
+LARGEST_KEY = 2**63 - 1  # what it holds of a row's number
 
 
 class RecordError(ValueError):
@@ -42,6 +48,28 @@ def object_of(value: JSON, place: str) -> dict[str, JSON]:
     return value
 
 
+def read_lines(
+    path: Path, from_json: Callable[[Mapping[str, JSON]], Record], name: str = ""
+) -> Iterator[Record]:
+    """Yield what ``from_json`` makes of each line of a JSONL file.
+
+    Empty lines are passed over. Raises ``RecordError`` naming the file, by ``name``
+    where it is given, the line and the field; ``OSError`` where it cannot be read.
+    """
+    with path.open("rb") as lines:  # only line breaks end a line, not U+2028
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            place = f"{name or path.name}, line {number}"
+            try:
+                yield from_json(parse_object(line, place))
+            except RecordError as error:
+                if error.place == place:
+                    raise
+                where = f"{place}: {error.place}"
+                raise RecordError(where, error.expected, error.found) from error
+
+
 @dataclass(frozen=True)
 class Fields:
     """The fields of one JSON object; ``place`` says where it stands, "" at the top."""
@@ -66,16 +94,45 @@ class Fields:
             raise self.error(name, "a text")
         return value
 
-    def number(self, name: str) -> int:
-        """Return a whole number from 0 to ``LARGEST_NUMBER``; "1" and true are none."""
+    def number(self, name: str, most: int = LARGEST_KEY) -> int:
+        """Return a whole number from 0 to ``most``; "1", 1.0 and true are none."""
         value = self.values.get(name)
-        if (
-            not isinstance(value, int)
-            or isinstance(value, bool)
-            or not 0 <= value <= LARGEST_NUMBER
-        ):
+        if not _is_whole(value):
             raise self.error(name, "a whole number")
+        if not 0 <= value <= most:
+            raise self.error(name, f"a whole number from 0 to {most}")
         return value
+
+    def number_or_none(self, name: str) -> int | None:
+        """Return a whole number, None where the field is absent or null."""
+        return None if self.values.get(name) is None else self.number(name)
+
+    def real_or_none(self, name: str) -> float | None:
+        """Return a finite number, None where the field is absent or null."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(name, "a number")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise self.error(name, "a finite number")
+        return number
+
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """Return the whole numbers of a list, none where it is absent or null."""
+        value = self.values.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            raise self.error(name, "a list of whole numbers")
+        numbers = tuple(item for item in value if _is_whole(item))
+        if len(numbers) != len(value):
+            raise self.error(name, "a list of whole numbers")
+        return numbers
 
     def flag(self, name: str, default: bool | None = None) -> bool:
         """Return true or false; 1 and 0 stand for them."""
@@ -119,3 +176,7 @@ class Fields:
         if not isinstance(value, list):
             raise self.error(name, "a list")
         return value
+
+
+def _is_whole(value: JSON) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

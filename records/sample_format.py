@@ -1,4 +1,4 @@
-"""Concord JSONL: one sample as a JSON object, checked and hashed. No database here.
+"""Concord JSONL as people bring it: one sample as a JSON object, strictly checked.
 
 ``docs/data-formats.md`` describes the fields. A checked document is stored as it was
 given; only absent optional fields get their defaults.
@@ -6,151 +6,36 @@ given; only absent optional fields get their defaults.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
 
 from actions.definitions import DefinitionError, describe, parse_definition
 from actions.format_check import check_text
 from actions.json_values import MAX_DEPTH, json_depth
 from actions.rules import FIELDS, RuleError, rule_of
 from actions.tags import ACTION_CLOSE, JSON, find_tag
+from records.reading import RecordError
+from records.samples import INPUT_KINDS, Context, Sample, Turn
 
 SITUATIONS = ("normal", "exception", "interruption", "noise", "nested", "refusal")
 STATUSES = ("draft", "submitted", "approved", "returned", "retired")
-DEFAULT_STATUS = "submitted"
 MAX_TURNS = 10_000
 
-# A text that holds no whole float does not match; one that matches need not hold any.
-_WHOLE_FLOAT = re.compile(r"[0-9]\.0(?![0-9])|[0-9]e\+")
 
-
-class SampleError(ValueError):
+class SampleError(RecordError):
     """A sample is not of the documented form; ``field`` says where.
 
     ``at`` is the place inside a long value, such as "line 2, column 7".
     """
 
     def __init__(self, field: str, expected: str, found: str, at: str = "") -> None:
+        super().__init__(f"{field}: {at}" if at else field, expected, found)
         self.field = field
-        self.expected = expected
-        self.found = found
         self.at = at
         self.reason = f"{at}: " * bool(at) + f"expected {expected}, found {found}"
-        super().__init__(f"{field}: {self.reason}")
 
 
-@dataclass(frozen=True)
-class ContextForm:
-    scope: str
-    title: str
-    background: str = ""
-    guideline: str = ""
-    actions: list[JSON] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, JSON]:
-        return {
-            "scope": self.scope,
-            "title": self.title,
-            "background": self.background,
-            "guideline": self.guideline,
-            "actions": self.actions,
-        }
-
-    @property
-    def content_hash(self) -> str:
-        return content_hash(self.to_json())
-
-
-@dataclass(frozen=True)
-class TurnForm:
-    kind: str
-    text: str
-    response: str
-    references: tuple[str, ...] = ()
-    facts: JSON = None
-    proposal: JSON = None
-    """A policy's text as proposed, with its checkpoint and digest; None: no policy's."""
-
-    def to_json(self) -> dict[str, JSON]:
-        form: dict[str, JSON] = {
-            "input": {"kind": self.kind, "text": self.text},
-            "response": self.response,
-        }
-        if self.references:
-            form["references"] = list(self.references)
-        if self.facts is not None:
-            form["facts"] = self.facts
-        if self.proposal is not None:
-            form["proposal"] = self.proposal
-        return form
-
-
-@dataclass(frozen=True)
-class SampleForm:
-    """A sample as it stands in a file; ``status`` is None where the file says none."""
-
-    id: str
-    turns: tuple[TurnForm, ...]
-    scenario: str = ""
-    situation: str = "normal"
-    status: str | None = None
-    split: str = ""
-    contexts: tuple[ContextForm, ...] = ()
-    meta: dict[str, JSON] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, JSON]:
-        return {
-            "id": self.id,
-            "scenario": self.scenario,
-            "situation": self.situation,
-            "status": self.status or DEFAULT_STATUS,
-            "split": self.split,
-            "contexts": [context.to_json() for context in self.contexts],
-            "turns": [turn.to_json() for turn in self.turns],
-            "meta": self.meta,
-        }
-
-    @property
-    def content_hash(self) -> str:
-        """Hash what people wrote: not the id, the status or the split."""
-        form = self.to_json()
-        for key in ("id", "status", "split"):
-            del form[key]
-        return content_hash(form)
-
-
-def content_hash(value: JSON) -> str:
-    """Hash a JSON value: equal values have equal hashes, whatever their key order.
-
-    Numbers are hashed by value (``1``, ``1.0`` and ``1e0`` are one), because Postgres
-    keeps the value of a number and not its spelling.
-    """
-    text = _canonical(value)
-    if _WHOLE_FLOAT.search(text):
-        text = _canonical(_plain(value))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _canonical(value: JSON) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _plain(value: JSON) -> JSON:
-    """Turn whole floats into integers: the only numbers that have two spellings."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(Decimal(repr(value)))
-    return value
-
-
-def check_sample(document: JSON) -> SampleForm:
+def check_sample(document: JSON) -> Sample:
     """Check one sample; raise :class:`SampleError` for the first thing wrong."""
     form = _object(document, "sample")
     check_text_values(form)
@@ -174,7 +59,7 @@ def check_sample(document: JSON) -> SampleForm:
     if len(turns) > MAX_TURNS:
         raise SampleError("turns", f"at most {MAX_TURNS} turns", str(len(turns)))
     status = form.get("status")
-    return SampleForm(
+    return Sample(
         id=check_id(_required(form, "id", "")),
         scenario=_line(form.get("scenario", ""), "scenario", 80),
         situation=_one_of(form.get("situation", "normal"), "situation", SITUATIONS),
@@ -250,7 +135,7 @@ def _find_bad_text(value: JSON, place: str, depth: int) -> None:
             _find_bad_text(item, f"{place}[{index}]", depth + 1)
 
 
-def _check_context(value: JSON, place: str) -> ContextForm:
+def _check_context(value: JSON, place: str) -> Context:
     form = _object(value, place)
     _only_keys(form, ("scope", "title", "background", "guideline", "actions"), place)
     actions = _list(form.get("actions", []), f"{place}.actions")
@@ -264,7 +149,7 @@ def _check_context(value: JSON, place: str) -> ContextForm:
         if name in names:
             raise SampleError(f"{within}.name", "each name once", f'"{name}" twice')
         names.add(name)
-    return ContextForm(
+    return Context(
         scope=_one_of(
             _required(form, "scope", place), f"{place}.scope", ("global", "local")
         ),
@@ -275,8 +160,8 @@ def _check_context(value: JSON, place: str) -> ContextForm:
     )
 
 
-def _check_turns(values: list[JSON]) -> tuple[TurnForm, ...]:
-    turns: list[TurnForm] = []
+def _check_turns(values: list[JSON]) -> tuple[Turn, ...]:
+    turns: list[Turn] = []
     for index, value in enumerate(values):
         turn = _check_turn(value, f"turns[{index}]")
         pending = bool(turns) and turns[-1].response.endswith(ACTION_CLOSE)
@@ -292,20 +177,18 @@ def _check_turns(values: list[JSON]) -> tuple[TurnForm, ...]:
     return tuple(turns)
 
 
-def _check_turn(value: JSON, place: str) -> TurnForm:
+def _check_turn(value: JSON, place: str) -> Turn:
     form = _object(value, place)
     _only_keys(form, ("input", "response", "references", "facts", "proposal"), place)
     within = f"{place}.input"
     given = _object(_required(form, "input", place), within)
     _only_keys(given, ("kind", "text"), within)
-    kind = _one_of(
-        _required(given, "kind", within), f"{within}.kind", ("user", "observation")
-    )
+    kind = _one_of(_required(given, "kind", within), f"{within}.kind", INPUT_KINDS)
     text = _text(_required(given, "text", within), f"{within}.text")
     refuse_tags(text, f"{within}.text")
     response = _text(_required(form, "response", place), f"{place}.response")
     references = _list(form.get("references", []), f"{place}.references")
-    turn = TurnForm(
+    turn = Turn(
         kind=kind,
         text=text,
         response=response,

@@ -26,7 +26,10 @@ BROKEN = {
         {"step": True},
         "`step`: expected a whole number, found true",
     ),
-    "a step below 0": ({"step": -1}, "`step`: expected a whole number, found -1"),
+    "a step below 0": (
+        {"step": -1},
+        "`step`: expected a whole number from 0 to 2147483647, found -1",
+    ),
     "no step": ({"step": ...}, "`step`: expected a whole number, found nothing"),
     "no name": (
         {"files": {"": HASH}},

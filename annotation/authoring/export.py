@@ -19,10 +19,14 @@ from annotation.models import (
     Turn,
 )
 from records.openai_chat import write_conversation
-from records.sample_format import (
-    ContextForm,
-    SampleForm,
-    TurnForm,
+from records.samples import (
+    Context as ContextRecord,
+)
+from records.samples import (
+    Sample as SampleRecord,
+)
+from records.samples import (
+    Turn as TurnRecord,
 )
 
 if TYPE_CHECKING:
@@ -62,14 +66,14 @@ def export_samples(
         yield dump_json(document) + "\n"
 
 
-def read_forms(samples: QuerySet[Sample]) -> Iterator[tuple[int, SampleForm]]:
+def read_forms(samples: QuerySet[Sample]) -> Iterator[tuple[int, SampleRecord]]:
     """Yield the key and the form of each sample, by key.
 
     For many samples: it builds no model instances, which take most of the time of
     :func:`for_export`.
     """
     keys = list(samples.order_by("pk").values_list("pk", flat=True))
-    known: dict[int, ContextForm] = {}
+    known: dict[int, ContextRecord] = {}
     for first in range(0, len(keys), BATCH):
         batch = keys[first : first + BATCH]
         contexts = _context_forms(batch, known)
@@ -80,7 +84,7 @@ def read_forms(samples: QuerySet[Sample]) -> Iterator[tuple[int, SampleForm]]:
         ):
             yield (
                 pk,
-                SampleForm(
+                SampleRecord(
                     id=name,
                     scenario=scenario,
                     situation=situation,
@@ -94,8 +98,8 @@ def read_forms(samples: QuerySet[Sample]) -> Iterator[tuple[int, SampleForm]]:
 
 
 def _context_forms(
-    samples: list[int], known: dict[int, ContextForm]
-) -> Mapping[int, list[ContextForm]]:
+    samples: list[int], known: dict[int, ContextRecord]
+) -> Mapping[int, list[ContextRecord]]:
     """Return the contexts of samples, by sample; ``known`` caches them by key."""
     links = list(
         SampleContext.objects.filter(sample__in=samples)
@@ -106,14 +110,14 @@ def _context_forms(
     for pk, *fields in ThinkingContext.objects.filter(pk__in=missing).values_list(
         "pk", "scope", "title", "background", "guideline", "actions"
     ):
-        known[pk] = ContextForm(*fields)
-    forms: dict[int, list[ContextForm]] = defaultdict(list)
+        known[pk] = ContextRecord(*fields)
+    forms: dict[int, list[ContextRecord]] = defaultdict(list)
     for sample, context in links:
         forms[sample].append(known[context])
     return forms
 
 
-def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
+def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnRecord]]:
     """Return the turns of samples in order, by sample."""
     references: dict[int, list[str]] = defaultdict(list)
     for turn, text in (
@@ -122,7 +126,7 @@ def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
         .values_list("turn", "text")
     ):
         references[turn].append(text)
-    forms: dict[int, list[TurnForm]] = defaultdict(list)
+    forms: dict[int, list[TurnRecord]] = defaultdict(list)
     for sample, turn, kind, text, response, facts, proposal in (
         Turn.objects.filter(sample__in=samples)
         .order_by("sample", "position")
@@ -131,7 +135,7 @@ def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
             "proposal",
         )
     ):
-        form = TurnForm(
+        form = TurnRecord(
             kind=kind,
             text=text,
             response=response,
@@ -143,8 +147,8 @@ def _turn_forms(samples: list[int]) -> Mapping[int, list[TurnForm]]:
     return forms
 
 
-def _turn_form(turn: Turn) -> TurnForm:
-    return TurnForm(
+def _turn_form(turn: Turn) -> TurnRecord:
+    return TurnRecord(
         kind=turn.input_kind,
         text=turn.input_text,
         response=turn.response,
@@ -154,16 +158,16 @@ def _turn_form(turn: Turn) -> TurnForm:
     )
 
 
-def _sample_form(sample: Sample) -> SampleForm:
+def _sample_form(sample: Sample) -> SampleRecord:
     contexts = [row.context for row in sample.samplecontext_set.all()]
-    return SampleForm(
+    return SampleRecord(
         id=sample.external_id,
         scenario=sample.scenario,
         situation=sample.situation,
         status=sample.status,
         split=sample.split,
         contexts=tuple(
-            ContextForm(c.scope, c.title, c.background, c.guideline, c.actions)
+            ContextRecord(c.scope, c.title, c.background, c.guideline, c.actions)
             for c in contexts
         ),
         turns=tuple(_turn_form(turn) for turn in sample.turns.all()),

@@ -36,9 +36,11 @@ from records.openai_chat import read_conversation, read_tools
 from records.sample_format import (
     STATUSES,
     SampleError,
-    SampleForm,
     check_sample,
     check_split,
+)
+from records.samples import (
+    Sample as SampleRecord,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ MAX_LINE_BYTES = MAX_DOCUMENT_BYTES
 @dataclass(frozen=True)
 class _Line:
     number: int
-    form: SampleForm
+    form: SampleRecord
     content_hash: str
 
 
@@ -93,14 +95,14 @@ def import_file(
         tools = load_tools(Path(tools))
     read_tools(tools)
 
-    def read(document: JSON) -> SampleForm:
+    def read(document: JSON) -> SampleRecord:
         if format == "concord":
             return check_sample(document)
         if isinstance(document, list):  # of messages: one conversation
             document = {"messages": document}
         return read_conversation(document, tools)
 
-    def write(forms: list[SampleForm]) -> None:
+    def write(forms: list[SampleRecord]) -> None:
         with transaction.atomic():
             if user is not None:
                 require_role(project, user, Role.CURATOR, deed="Importing samples")
@@ -147,8 +149,8 @@ def _import_documents(
     project: Project,
     documents: Iterable[Document],
     name: str,
-    read: Callable[[JSON], SampleForm],
-    write: Callable[[list[SampleForm]], None],
+    read: Callable[[JSON], SampleRecord],
+    write: Callable[[list[SampleRecord]], None],
 ) -> ImportReport:
     report = ImportReport()
     batch: list[_Line] = []
@@ -173,7 +175,7 @@ def _write_batch(
     project: Project,
     batch: list[_Line],
     name: str,
-    write: Callable[[list[SampleForm]], None],
+    write: Callable[[list[SampleRecord]], None],
     report: ImportReport,
 ) -> None:
     """Write the new samples of a batch; after a database error, one by one."""
@@ -217,7 +219,7 @@ def _write_line(
     project: Project,
     line: _Line,
     name: str,
-    write: Callable[[list[SampleForm]], None],
+    write: Callable[[list[SampleRecord]], None],
     report: ImportReport,
 ) -> None:
     try:

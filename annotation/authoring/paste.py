@@ -16,7 +16,10 @@ from actions.json_values import JSONError, dump_json, load_json, quote
 from actions.tags import ACTION_CLOSE, JSON, find_tag
 from annotation.authoring.drafts import MAX_TURNS, Content, clean, new_turn
 from records.openai_chat import KEPT, read_conversation
-from records.sample_format import SampleError, SampleForm, check_sample
+from records.sample_format import SampleError, check_sample
+from records.samples import (
+    Sample as SampleRecord,
+)
 
 MAX_CHARACTERS: Final = 1_000_000
 
@@ -112,7 +115,7 @@ def _count_objects(text: str) -> int:
     return count
 
 
-def _content(form: SampleForm) -> Content:
+def _content(form: SampleRecord) -> Content:
     document = form.to_json()
     meta = dict(form.meta)
     import_data = meta.pop(KEPT, None)

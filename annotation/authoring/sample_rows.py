@@ -25,12 +25,18 @@ from annotation.models import (
     Turn,
 )
 from records.sample_format import (
-    DEFAULT_STATUS,
     STATUSES,
     SampleError,
-    SampleForm,
-    TurnForm,
     check_sample,
+)
+from records.samples import (
+    DEFAULT_STATUS,
+)
+from records.samples import (
+    Sample as SampleRecord,
+)
+from records.samples import (
+    Turn as TurnRecord,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +89,7 @@ def save_sample(
         return changed
 
 
-def _replace(sample: Sample, form: SampleForm, status: str | None) -> Sample:
+def _replace(sample: Sample, form: SampleRecord, status: str | None) -> Sample:
     taken = Sample.objects.filter(project=sample.project_id, external_id=form.id)
     if taken.exclude(pk=sample.pk).exists():
         raise SampleError("id", "an id that is not in use", f'"{form.id}"')
@@ -122,7 +128,7 @@ def _replace(sample: Sample, form: SampleForm, status: str | None) -> Sample:
 
 
 def _sample_fields(
-    form: SampleForm, status: str | None, split: str
+    form: SampleRecord, status: str | None, split: str
 ) -> dict[str, object]:
     return {
         "external_id": form.id,
@@ -136,7 +142,7 @@ def _sample_fields(
 
 
 def _context_rows(
-    sample: Sample, form: SampleForm, contexts: Mapping[str, int]
+    sample: Sample, form: SampleRecord, contexts: Mapping[str, int]
 ) -> list[SampleContext]:
     return [
         SampleContext(
@@ -149,7 +155,7 @@ def _context_rows(
 
 
 def _reference_rows(
-    turn: Turn, form: TurnForm, author: int | None
+    turn: Turn, form: TurnRecord, author: int | None
 ) -> list[ReferenceResponse]:
     return [
         ReferenceResponse(turn=turn, author_id=author, position=position, text=text)
@@ -157,7 +163,7 @@ def _reference_rows(
     ]
 
 
-def _contexts(project: Project, forms: Iterable[SampleForm]) -> dict[str, int]:
+def _contexts(project: Project, forms: Iterable[SampleRecord]) -> dict[str, int]:
     """Return the row of each context by its content hash; create missing ones."""
     by_hash = {c.content_hash: c for form in forms for c in form.contexts}
 
@@ -191,7 +197,7 @@ def _contexts(project: Project, forms: Iterable[SampleForm]) -> dict[str, int]:
 
 def insert(
     project: Project,
-    forms: list[SampleForm],
+    forms: list[SampleRecord],
     author: User | None,
     status: str | None,
     split: str,

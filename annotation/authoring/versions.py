@@ -18,7 +18,9 @@ from actions.json_values import dump_json
 from annotation.models import Sample, SampleVersion
 from annotation.text.changes import changes
 from annotation.text.word_diff import Piece
-from records.sample_format import content_hash
+from records.samples import (
+    content_hash,
+)
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

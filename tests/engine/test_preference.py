@@ -216,7 +216,11 @@ def test_ill_formed_answers_are_learned_and_held_out_ones_are_apart(tmp_path):
 
 def test_a_judgment_of_an_unknown_sample_is_named(tmp_path):
     row = {**demo_rows()[0], "id": "gone"}
-    with pytest.raises(RunError, match=r"judgments\.jsonl, line 1: expected a judged"):
+    expected = (
+        r"judgments\.jsonl, pair 1: expected a turn of a sample of this run, "
+        "found turn 0 of 'gone'"
+    )
+    with pytest.raises(RunError, match=expected):
         questions_of(tmp_path, [judged(row, "no", consistent=False)])
 
 

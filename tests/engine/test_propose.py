@@ -55,7 +55,7 @@ def test_the_same_seed_proposes_the_same_and_another_something_else(policy, caps
     ("request_", "message"),
     [
         ({}, "expected `document`"),
-        ({"document": {"id": "x", "turns": []}}, "a sample without turns"),
+        ({"document": {"id": "x", "turns": []}}, "expected at least one turn"),
         ({"document": document(), "settings": {"warmth": 1}}, "expected settings"),
         (
             {"document": document(), "settings": {"max_prompt_tokens": 20}},

@@ -274,7 +274,7 @@ def test_a_wrong_line_is_named(tmp_path):
     del rows[1]["label"]
     folder = make_run(tmp_path, "reward", data={"judgments": rows})
     with pytest.raises(
-        RunError, match=r"judgments.jsonl, line 2: expected a judged pair"
+        RunError, match=r"judgments.jsonl, line 2: `label`: expected a text, found noth"
     ):
         read_judgments(folder / "data" / "judgments.jsonl")
 

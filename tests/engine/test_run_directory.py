@@ -25,9 +25,9 @@ from training.engine.run.directory import (
     Ending,
     RunDirectory,
     RunError,
-    read_rows,
     run_program,
 )
+from training.engine.run.rows import read_records
 
 ROOT = Path(__file__).parents[2]
 
@@ -300,9 +300,10 @@ def test_a_bad_data_line_is_named(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text('{"a": 1}\n\n[1]\n')
     with pytest.raises(RunError) as caught:
-        read_rows(path)
+        read_records(path, dict)
     assert (
-        str(caught.value) == "train.jsonl, line 3: expected one JSON object, found [1]"
+        str(caught.value)
+        == "train.jsonl, line 3: expected a JSON object, found a list of 1"
     )
 
 

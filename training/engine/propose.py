@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from typing import TextIO
 
 from actions.tags import JSON
+from records.reading import RecordError
 from records.recipes.groups import Compute
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
@@ -55,8 +56,8 @@ def propose(checkpoint: str, request: Mapping[str, JSON]) -> dict[str, object]:
         raise ProposeError("request: expected `document`, a Concord sample")
     try:
         sample = sample_from_json(document)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProposeError(f"request: expected a Concord sample, {error}") from error
+    except RecordError as error:
+        raise ProposeError(f"request: `document`: {error}") from error
     place = prepare(settings, settings.device)
     model, tokenizer = load_policy(checkpoint, place)
     encoder = Encoder(tokenizer)

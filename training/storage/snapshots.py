@@ -30,10 +30,13 @@ from annotation.models import (
     Verdict,
 )
 from records.checkpoints import file_sha256
+from records.judgments import HELD_OUT, JudgedPair, Producer
 from training.models import Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
+
+    from actions.tags import JSON
 
 HELD_OUT_PERCENT = 15
 BATCH = 500
@@ -69,7 +72,7 @@ class _File:
     bytes: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
-    def write(self, rows: Iterable[Mapping[str, object]]) -> None:
+    def write(self, rows: Iterable[Mapping[str, JSON]]) -> None:
         with self.path.open("wb") as file:
             for row in rows:
                 line = canonical(row)
@@ -182,7 +185,7 @@ def _write_files(
 
 def _sample_rows(
     samples: QuerySet[Sample], rows: _Rows, name: str
-) -> Iterator[Mapping[str, object]]:
+) -> Iterator[Mapping[str, JSON]]:
     for pk, form in read_forms(samples):
         rows.samples.append(pk)
         rows.counts[name] += 1
@@ -190,7 +193,7 @@ def _sample_rows(
         yield form.to_json()
 
 
-def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, object]]:
+def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, JSON]]:
     """Yield one row per pair with an outcome, with everything that led to it.
 
     ``differs`` holds the units that at least half of those who answered 0 marked.
@@ -225,44 +228,41 @@ def _judged_rows(project: Project, rows: _Rows) -> Iterator[Mapping[str, object]
         producer = policies[0] if policies else None
         is_of_demo = bool(producers) and not policies
         held_out = bool(sample.split) or is_held_out_for_reward(sample.external_id)
-        split = "held-out" if held_out else "train"
         is_judged = pair.source == PairSource.PEOPLE
         rows.counts["judgments"] += len(judgments)
         rows.counts["pairs"] += 1
         rows.counts["pairs_held_out" if held_out else "pairs_train"] += 1
         rows.counts["pairs_judged" if is_judged else "pairs_derived"] += 1
-        yield {
-            "judgment": judgments[0].pk if judgments else None,
-            "judgments": [judgment.pk for judgment in judgments],
-            "pair": pair.pk,
-            "sample": sample.external_id,
-            "turn": pair.turn.position,
-            "input_kind": pair.turn.input_kind,
-            "label": pair.label_text,
-            "sampled": pair.sampled_text,
-            "consistent": is_consistent,
-            "differs": [] if is_consistent else _units_that_differ(pair, judgments),
-            "source": "demo" if is_judged and is_of_demo else pair.source,
-            "producer": producer
-            and {
-                "run": producer.run_id,
-                "checkpoint": producer.checkpoint_id,
-                "step": producer.step,
-            },
-            "facts": pair.turn.facts,
-            "split": split,
-        }
+        judged = JudgedPair(
+            judgment=judgments[0].pk if judgments else None,
+            judgments=tuple(judgment.pk for judgment in judgments),
+            pair=pair.pk,
+            sample=sample.external_id,
+            turn=pair.turn.position,
+            input_kind=pair.turn.input_kind,
+            label=pair.label_text,
+            sampled=pair.sampled_text,
+            consistent=is_consistent,
+            differs=() if is_consistent else _units_that_differ(pair, judgments),
+            source="demo" if is_judged and is_of_demo else pair.source,
+            producer=Producer(producer.run_id, producer.checkpoint_id, producer.step)
+            if producer
+            else None,
+            facts=pair.turn.facts,
+            split=HELD_OUT if held_out else "train",
+        )
+        yield judged.to_json()
 
 
-def _units_that_differ(pair: Pair, judgments: list[Judgment]) -> list[str]:
+def _units_that_differ(pair: Pair, judgments: list[Judgment]) -> tuple[str, ...]:
     adjudication = getattr(pair, "adjudication", None)
     if adjudication is not None and adjudication.units_that_differ:
-        return sorted(adjudication.units_that_differ)
+        return tuple(sorted(adjudication.units_that_differ))
     if pair.source == PairSource.FORMAT:
-        return ["format"]
+        return ("format",)
     refusing = [each for each in judgments if each.verdict == Verdict.INCONSISTENT]
     marked = Counter(unit for each in refusing for unit in each.units_that_differ)
-    return sorted(unit for unit, n in marked.items() if 2 * n >= len(refusing))
+    return tuple(sorted(unit for unit, n in marked.items() if 2 * n >= len(refusing)))
 
 
 def _link(snapshot: Snapshot, rows: _Rows) -> None:

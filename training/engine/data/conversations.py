@@ -17,175 +17,101 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from actions.definitions import ActionDefinition, DefinitionError, parse_definition
-from actions.grammar import FormatError, Response, parse
-from actions.in_force import Contexts, definitions_in_force, fetched_before
-from actions.rules import Rule, RuleError, rule_of
+from actions.rules import RuleError
 from actions.tags import JSON, OBSERVATION_CLOSE, OBSERVATION_OPEN
+from records import samples
+from records.reading import RecordError
 from training.engine.modeling.chat_frame import ChatFrame, content_ids
 from training.engine.modeling.token_loss import IGNORED as IGNORED
-from training.engine.run.directory import RunError, read_rows
+from training.engine.run.rows import read_records
 
 # Samples
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One input and its label response. ``kind`` is ``user`` or ``observation``.
+class Turn(samples.Turn):
+    """A turn; ``history`` is all that stands before its response.
 
-    ``history`` is all that stands before the response: the global thinking contexts,
-    the turns before with their label responses, and the input.
+    These are the global thinking contexts, the turns before with their label responses,
+    and the input.
     """
 
-    kind: str
-    text: str
-    response: str
-    references: tuple[str, ...]
-    document: dict[str, JSON] = field(repr=False)
     history: str = field(default="", repr=False)
-
-    @property
-    def inside_thinking(self) -> bool:
-        """Whether the response goes on inside thinking that is already open."""
-        return self.kind == "observation"
-
-    def parsed(self) -> Response | None:
-        """Return the label response parsed, or None where it breaks the grammar."""
-        try:
-            return parse(self.response, inside_thinking=self.inside_thinking)
-        except FormatError:
-            return None
-
-    @property
-    def has_facts(self) -> bool:
-        """Whether the oracle can judge responses to this turn."""
-        return bool(self.document.get("facts"))
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One action task as the programs read it; ``document`` is its whole JSON."""
+class Sample(samples.Sample):
+    """A sample as the programs read it; ``context`` is its global contexts as text."""
 
-    id: str
-    scenario: str
-    situation: str
-    split: str
-    context: str
-    contexts: Contexts
     turns: tuple[Turn, ...]
-    document: dict[str, JSON] = field(repr=False)
-    rule: Rule | None = None  # of a reasoning task: judges the answer of its last turn
-
-    @property
-    def task(self) -> str:
-        """The kind of task (the paper's Table 1): "action", "reasoning" or "other"."""
-        if self.rule is not None:
-            return "reasoning"
-        meta = self.document.get("meta")
-        is_other = isinstance(meta, dict) and meta.get("task") == "other"
-        return "other" if is_other else "action"
-
-    def rule_at(self, turn: int) -> Rule | None:
-        """Return the rule that judges answers to ``turn``, if one does."""
-        return self.rule if turn == len(self.turns) - 1 else None
-
-    def in_force(self, turn: int) -> dict[str, ActionDefinition]:
-        """Return the actions that the response to ``turn`` may call after the labels."""
-        return definitions_in_force(self.contexts, self.fetched_by_labels(turn))
-
-    def fetched_by_labels(self, turn: int) -> list[str]:
-        """Return what the labels fetched before the response to ``turn``."""
-        before = ((each.text, each.parsed()) for each in self.turns[: turn + 1])
-        *_, fetched = fetched_before(before)
-        return fetched
-
-    def is_verifiable(self, turn: int) -> bool:
-        """Whether answers to ``turn`` can be told right or wrong, by oracle or rule."""
-        return self.turns[turn].has_facts or self.rule_at(turn) is not None
+    context: str = ""
 
 
 def read_samples(path: Path) -> list[Sample]:
     """Return the samples of a Concord JSONL file; raise ``RunError`` on a bad line."""
-    samples: list[Sample] = []
-    for number, row in enumerate(read_rows(path), start=1):
-        try:
-            samples.append(sample_from_json(row))
-        except RuleError as error:
-            raise RunError(f"sample {row.get('id')}", "a rule", str(error)) from error
-        except (KeyError, TypeError, ValueError) as error:
-            place = f"{path.name}, sample {number}"
-            raise RunError(place, "a Concord sample", f"{error!r}") from error
-    return samples
+    return read_records(path, sample_from_json)
 
 
 def sample_from_json(row: Mapping[str, JSON]) -> Sample:
-    """Return one sample; raise ``KeyError``, ``TypeError`` or ``ValueError``."""
-    contexts = [_object(item) for item in _list(row.get("contexts", []))]
-    turns = tuple(_turn(_object(item)) for item in _list(row["turns"]))
-    if not turns:
-        raise ValueError("a sample without turns")
-    read = [_read_context(json.dumps(context)) for context in contexts]
+    """Return one sample; raise ``RecordError``."""
+    sample = samples.Sample.from_json(row)
+    try:
+        sample.rule  # noqa: B018 - read now, so that a bad one is named before training
+    except RuleError as error:
+        raise RecordError(f"sample {sample.id}", "a rule", str(error)) from error
+    texts = [_context_text(json.dumps(each.to_json())) for each in sample.contexts]
     # A local context is not in the prompt: the policy fetches it by an action.
-    shown = [
+    context = "\n\n".join(
         text
-        for context, text in zip(contexts, read, strict=True)
-        if context.get("scope", "global") == "global"
-    ]
-    context = "\n\n".join(shown)
-    return Sample(
-        id=_text(row["id"]),
-        scenario=_text(row.get("scenario", "")),
-        situation=_text(row.get("situation", "")),
-        split=_text(row.get("split", "")),
-        context=context,
-        contexts=_contexts(json.dumps(contexts)),
-        turns=with_histories(context, turns),
-        document=dict(row),
-        rule=rule_of(row.get("meta")),
+        for each, text in zip(sample.contexts, texts, strict=True)
+        if each.scope == "global"
     )
+    own = {each.name: getattr(sample, each.name) for each in fields(sample)}
+    own["turns"] = with_histories(context, sample.turns)
+    return Sample(**own, context=context)
 
 
 @lru_cache(maxsize=4096)  # thousands of samples share some contexts
-def _read_context(text: str) -> str:
-    """Return how the policy reads a context given in JSON."""
-    return context_text(_object(json.loads(text)))
+def _context_text(text: str) -> str:
+    """Return how the policy reads a context written in JSON."""
+    return context_text(samples.Context.from_json(json.loads(text)))
 
 
-@lru_cache(maxsize=4096)
-def _contexts(text: str) -> Contexts:
-    """Return the contexts given in a JSON list, as far as they define actions."""
-    return Contexts.of(map(_object, _list(json.loads(text))))
-
-
-def with_histories(context: str, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+def with_histories(context: str, turns: Iterable[samples.Turn]) -> tuple[Turn, ...]:
     """Return the turns, each with all that stands before its response."""
-    said = [context]
-    found: list[Turn] = []
+    before = [context]
+    complete: list[Turn] = []
     for turn in turns:
-        said.append(turn.text)
-        found.append(replace(turn, history="\n".join(said)))
-        said.append(turn.response)
-    return tuple(found)
+        before.append(turn.text)
+        own = {each.name: getattr(turn, each.name) for each in fields(samples.Turn)}
+        complete.append(Turn(**own, history="\n".join(before)))
+        before.append(turn.response)
+    return tuple(complete)
 
 
-def context_text(context: Mapping[str, JSON]) -> str:
+def context_text(context: samples.Context) -> str:
     """Return a thinking context as the policy reads it: short, one line an action."""
     lines = [
         f"{word}: {text}"
-        for word, key in (("Background", "background"), ("Guideline", "guideline"))
-        if (text := _text(context.get(key, "")))
+        for word, text in (
+            ("Background", context.background),
+            ("Guideline", context.guideline),
+        )
+        if text
     ]
-    for item in _list(context.get("actions", [])):
+    for item in context.actions:
         try:
             lines.append(definition_text(parse_definition(item)))
         except DefinitionError as error:
-            raise ValueError(str(error)) from error
+            place = f"context {context.title!r}: {error.place}"
+            raise RecordError(place, error.expected, error.found) from error
     return "\n".join(lines)
 
 
@@ -214,38 +140,6 @@ def definition_text(definition: ActionDefinition) -> str:
         named = ", ".join(exception.name for exception in definition.exceptions)
         text += f" Exceptions: {named}"
     return text
-
-
-def _turn(item: Mapping[str, JSON]) -> Turn:
-    given = _object(item["input"])
-    kind = _text(given["kind"])
-    if kind not in ("user", "observation"):
-        raise ValueError(f"input kind {kind!r} is neither user nor observation")
-    return Turn(
-        kind=kind,
-        text=_text(given["text"]),
-        response=_text(item["response"]),
-        references=tuple(_text(text) for text in _list(item.get("references", []))),
-        document=dict(item),
-    )
-
-
-def _object(value: JSON) -> dict[str, JSON]:
-    if not isinstance(value, dict):
-        raise TypeError(f"expected an object, found {value!r:.60}")
-    return value
-
-
-def _list(value: JSON) -> list[JSON]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list, found {value!r:.60}")
-    return value
-
-
-def _text(value: JSON) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a text, found {value!r:.60}")
-    return value
 
 
 # Sequences

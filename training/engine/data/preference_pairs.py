@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from records.judgments import JudgedPair
 from training.engine.data.conversations import Encoder, Sample, read_samples
 from training.engine.modeling.reference import Row as Row
-from training.engine.run.directory import RunDirectory, RunError, read_rows, step_random
+from training.engine.run.directory import RunDirectory, RunError, step_random
+from training.engine.run.rows import read_records
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,16 @@ def read_questions(
     answers: dict[tuple[str, int, bool], tuple[list[str], list[str]]] = {}
     counts: Counter[str] = Counter()
     path = run.need_data("judgments")
-    for number, row in enumerate(read_rows(path), start=1):
-        try:
-            sample, turn = samples[str(row["sample"])], int(str(row["turn"]))
-            text, consistent = str(row["sampled"]), bool(row["consistent"])
-            sample.turns[turn]
-        except (KeyError, IndexError, ValueError) as error:
-            place = f"{path.name}, line {number}"
-            expected = "a judged pair of a sample of this run"
-            raise RunError(place, expected, f"{error!r}") from error
-        held_out = row.get("split") == "held-out"
-        good, bad = answers.setdefault((sample.id, turn, held_out), ([], []))
-        (good if consistent else bad).append(text)
-        counts["consistent" if consistent else "inconsistent"] += 1
+    for number, pair in enumerate(read_records(path, JudgedPair.from_json), start=1):
+        sample = samples.get(pair.sample)
+        if sample is None or pair.turn >= len(sample.turns):
+            place = f"{path.name}, pair {number}"
+            expected = "a turn of a sample of this run"
+            raise RunError(place, expected, f"turn {pair.turn} of {pair.sample!r}")
+        key = (sample.id, pair.turn, pair.is_held_out)
+        good, bad = answers.setdefault(key, ([], []))
+        (good if pair.consistent else bad).append(pair.sampled)
+        counts["consistent" if pair.consistent else "inconsistent"] += 1
 
     def fitting(texts: list[str], room: int) -> tuple[tuple[int, ...], ...]:
         ids = [encoder.response_ids(text) for text in dict.fromkeys(texts)]

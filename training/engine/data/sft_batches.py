@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
+from records.judgments import JudgedPair
 from records.recipes import SftRecipe
 from training.engine.data.conversations import (
     IGNORED,
@@ -23,8 +24,9 @@ from training.engine.data.conversations import (
     windows,
 )
 from training.engine.modeling.exactness import packing
-from training.engine.run.directory import RunDirectory, RunError, read_rows, step_random
+from training.engine.run.directory import RunDirectory, RunError, step_random
 from training.engine.run.distributed import process_count, process_rank
+from training.engine.run.rows import read_records
 
 Log = Callable[[str, str], None]
 Approved = Mapping[tuple[str, int], Sequence[str]]  # texts by sample and turn
@@ -53,11 +55,9 @@ def approved_answers(run: RunDirectory) -> Approved:
     held-out split.
     """
     approved: dict[tuple[str, int], list[str]] = {}
-    for row in read_rows(run.need_data("judgments")):
-        learned = row["source"] == "people" and row.get("split") != "held-out"
-        if row["consistent"] and learned:
-            turn = str(row["sample"]), int(str(row["turn"]))
-            approved.setdefault(turn, []).append(str(row["sampled"]))
+    for pair in read_records(run.need_data("judgments"), JudgedPair.from_json):
+        if pair.consistent and pair.source == "people" and not pair.is_held_out:
+            approved.setdefault((pair.sample, pair.turn), []).append(pair.sampled)
     count = sum(map(len, approved.values()))
     run.log(f"{count} answers judged consistent are learned as further wordings")
     return approved

@@ -18,19 +18,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from actions.grammar import FormatError
+from records.judgments import HELD_OUT, JudgedPair
 from records.recipes import RewardRecipe
 from training.engine.data.conversations import Sample, read_samples
 from training.engine.reward_model.augmentation import UNKNOWN, Example, Source, example
 from training.engine.reward_model.loss import count_terms, rival_pairs
 from training.engine.reward_model.packing import Packer, Pair
-from training.engine.run.directory import RunDirectory, RunError, read_rows, step_random
+from training.engine.run.directory import RunDirectory, RunError, step_random
 from training.engine.run.distributed import process_count, process_rank
+from training.engine.run.rows import read_records
 
 # Judged pairs
 
@@ -69,32 +70,25 @@ def read_judgments(
     held_out: list[Example] = []
     ruled_out: list[RuledOut] = []
     counts: Counter[str] = Counter()
-    for number, row in enumerate(read_rows(path), start=1):
+    for judged in read_records(path, JudgedPair.from_json):
+        consistent, differs = judged.consistent, judged.differs
+        history = (histories or {}).get((judged.sample, judged.turn), "")
+        pair = Pair(judged.label, judged.sampled, judged.input_kind, history)
         try:
-            label, sampled = str(row["label"]), str(row["sampled"])
-            sample, turn = str(row.get("sample") or ""), int(str(row.get("turn") or 0))
-            history = (histories or {}).get((sample, turn), "")
-            pair = Pair(label, sampled, str(row.get("input_kind", "user")), history)
-            consistent = bool(row["consistent"])
-            is_held_out = row.get("split") == "held-out"
-            source = str(row.get("source", "people"))
-            differs = cast(list[str], row.get("differs") or [])
-            made = example(pair, consistent, differs, source, _kinds_of(differs))
+            made = example(pair, consistent, differs, judged.source, _kinds_of(differs))
         except FormatError:
             counts["label unreadable"] += 1
             continue
-        except (KeyError, TypeError) as error:
-            where = f"{path.name}, line {number}"
-            raise RunError(where, "a judged pair", f"{error}") from error
-        split = "held-out" if is_held_out else "train"
-        counts[f"{source}/{split}/{'1' if consistent else '0'}"] += 1
+        split = HELD_OUT if judged.is_held_out else "train"
+        counts[f"{judged.source}/{split}/{'1' if consistent else '0'}"] += 1
         if made is None:
-            ruled_out.append(RuledOut(sample or label, is_held_out, consistent))
+            name = judged.sample or judged.label
+            ruled_out.append(RuledOut(name, judged.is_held_out, consistent))
         else:
             if not consistent and set(made.targets) == {UNKNOWN}:
                 counts["units unknown"] += 1
-            made = replace(made, sample=sample or label)
-            (held_out if is_held_out else train).append(made)
+            made = replace(made, sample=judged.sample or judged.label)
+            (held_out if judged.is_held_out else train).append(made)
     return Judged(train, held_out, ruled_out, dict(counts))
 
 

@@ -46,7 +46,7 @@ class World:
         if not response.ends_with_action:
             return turns[following].text
         call = response.actions[-1]
-        in_force = definitions_in_force(self.sample.contexts, self.fetched)
+        in_force = definitions_in_force(self.sample.action_contexts, self.fetched)
         # Also where the recorded observation is used: the world keeps count.
         executor = Executor(
             in_force.values(), self.handlers, Limits(seconds=ACTION_SECONDS)

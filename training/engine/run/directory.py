@@ -53,6 +53,7 @@ from records.recipes import (
     recipe_from_json,
     recipe_to_json,
 )
+from training.engine.run.errors import RunError as RunError
 from training.engine.run.tensorboard import EventFile
 
 LOCKED = 75  # EX_TEMPFAIL: "try again later"
@@ -60,19 +61,6 @@ GRACE_SECONDS = 5.0
 FAILED = "failed.txt"  # why a process failed that does not speak for the run
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
-
-
-class RunError(Exception):
-    """Something in the run directory that the program cannot work with.
-
-    ``place`` names the file and field, ``expected`` and ``found`` say what was wrong.
-    """
-
-    def __init__(self, place: str, expected: str, found: str) -> None:
-        super().__init__(f"{place}: expected {expected}, found {found}")
-        self.place = place
-        self.expected = expected
-        self.found = found
 
 
 @dataclass(frozen=True)
@@ -548,28 +536,6 @@ def _watch_leash(run: RunDirectory) -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)  # with the helpers it started
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-# Reading
-
-
-def read_rows(path: Path) -> list[dict[str, JSON]]:
-    """Return the objects of a JSONL file; raise ``RunError`` naming the bad line."""
-    rows: list[dict[str, JSON]] = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                place = f"{path.name}, line {number}"
-                raise RunError(place, "one JSON object", str(error)) from error
-            if not isinstance(row, dict):
-                place = f"{path.name}, line {number}"
-                raise RunError(place, "one JSON object", _shown(row))
-            rows.append(row)
-    return rows
 
 
 def step_random(seed: int, *place: int | str) -> random.Random:
