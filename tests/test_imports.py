@@ -110,6 +110,7 @@ def test_the_records_import_without_torch():
     assert "'records.recipes'" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_engine_imports_without_django():
     count = import_all(blocked=WEB_LIBRARIES, packages=["records", "training.engine"])
     assert count > 5

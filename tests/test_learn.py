@@ -136,6 +136,7 @@ def test_the_report_says_whether_the_claims_hold(site, capsys, learned, holds):
     assert ("holds" in shown) is holds
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_is_told_with_the_end_of_its_log(site):
     with pytest.raises(RunFailedError, match=r"try: failed\n(?s:.*)data.train"):
         site.run("try", "sft", {"steps": 1}, {})

@@ -1,7 +1,7 @@
-"""People at their tabs, as processes of their own: ``python -m tests.annotation.queue_worker``.
+"""People at their tabs, as processes of their own.
 
-A worker takes orders, one JSON object a line, works until the queue has nothing more for
-its person, and says what it believes it did, one JSON array a line:
+A worker takes orders through its pipe, one JSON object each, works until the queue has
+nothing more for its person, and says what it believes it did, one JSON array each:
 ``["claimed", slot, token, pair]``, ``["judged", slot, token, judgment, is_extra]``, …,
 ``["failed", traceback]`` where something went wrong, ``["end"]``.
 """
@@ -10,21 +10,29 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 import traceback
 from datetime import timedelta
 from itertools import count
+from multiprocessing.connection import Connection
 
 import django
 
+django.setup()  # once, in the process that forks the workers
 
-def main() -> None:
-    django.setup()
+pipe: Connection
+
+
+def main(end: Connection) -> None:
+    global pipe
+    pipe = end
     from django.db import connection
 
-    for line in sys.stdin:
-        orders = json.loads(line)
+    while True:
+        try:
+            orders = json.loads(pipe.recv())
+        except EOFError:
+            return
         connection.settings_dict["NAME"] = orders["database"]
         connection.settings_dict["OPTIONS"].pop("pool", None)
         try:
@@ -35,8 +43,7 @@ def main() -> None:
 
 
 def say(*event: object) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
+    pipe.send(json.dumps(event))
 
 
 def meet(orders):
@@ -278,6 +285,3 @@ WORK = {
         naive,
     )
 }
-
-if __name__ == "__main__":
-    main()

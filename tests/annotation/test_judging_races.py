@@ -4,15 +4,12 @@ What the workers believe they did is only compared with it.
 """
 
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
-from django.conf import settings
 from django.db import connection
 from django.db.models import Count, F, Q
 
@@ -27,6 +24,7 @@ from annotation.models import (
     Touch,
     Verdict,
 )
+from tests.annotation import queue_worker
 from tests.cast import make_pair, make_project, make_sample, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -34,18 +32,18 @@ pytestmark = pytest.mark.django_db(transaction=True)
 LABELERS = ["lena", "luis", "lea", "leo", "ada", "rita", "tara", "sam"]
 
 
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload([queue_worker.__name__])
+
+
 class Worker:
-    """One process of tests.annotation.queue_worker."""
+    """One process of tests.annotation.queue_worker, forked from one that is set up."""
 
     def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.annotation.queue_worker"],
-            cwd=settings.BASE_DIR,
-            env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.pipe, end = forks.Pipe()
+        self.process = forks.Process(target=queue_worker.main, args=(end,))
+        self.process.start()
+        end.close()
 
     def order(self, project, work, user, seed=0, **more):
         """Send one order; what it leads to is read with ``events``."""
@@ -58,11 +56,13 @@ class Worker:
             "start": time.time() + 0.05,
             "patience": time.time() + 20,
         }
-        self.process.stdin.write(json.dumps(orders) + "\n")
-        self.process.stdin.flush()
+        self.pipe.send(json.dumps(orders))
 
     def event(self):
-        return json.loads(self.process.stdout.readline() or '["dead"]')
+        try:
+            return json.loads(self.pipe.recv())
+        except EOFError:
+            return ["dead"]
 
     def events(self):
         """Return what the worker says up to the end of its order."""
@@ -73,12 +73,12 @@ class Worker:
         return said
 
     def died_by(self, number):
-        return self.process.wait(timeout=20) == -number
+        self.process.join(20)
+        return self.process.exitcode == -number
 
     def stop(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(timeout=20)
+        self.pipe.close()
+        self.process.join(20)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +204,7 @@ def assert_nobody_is_forgotten(project, names):
         assert not free, f"slot {slot.pk} ({slot.state}) still waits for {free}"
 
 
+@pytest.mark.slow
 def test_eight_people_fill_every_slot_exactly_once(run):
     project = make_queue(80, authors=LABELERS, overlap=3, overlap_limit=3)
     events = run(project, "judge", LABELERS)
@@ -217,6 +218,7 @@ def test_eight_people_fill_every_slot_exactly_once(run):
     assert Pair.objects.filter(project=project).settled().count() == 80
 
 
+@pytest.mark.slow
 def test_ties_add_one_slot_each_however_close_the_judgments_come(run):
     project = make_queue(80, overlap=2, overlap_limit=3)
     events = run(project, "judge", LABELERS)
@@ -229,6 +231,7 @@ def test_ties_add_one_slot_each_however_close_the_judgments_come(run):
         assert len(verdicts) == (3 if is_tie else 2)
 
 
+@pytest.mark.slow
 def test_everything_at_once_keeps_the_promises(run):
     project = make_queue(80, authors=["lena", "luis", "rita"], overlap=2)
     # Three people at two tabs each, and two at one.
@@ -265,6 +268,7 @@ def test_eight_tabs_of_one_person_look_ahead_to_one_pair(run):
     assert len({slot for _, kind, slot, *_ in events if kind == "claimed"}) == 2
 
 
+@pytest.mark.slow
 def test_two_tabs_of_each_person_share_the_work_without_error(run):
     project = make_queue(60, overlap=2, overlap_limit=2)
     run(project, "everything", ["lena", "lena", "luis", "luis"])

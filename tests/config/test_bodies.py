@@ -47,6 +47,7 @@ def test_the_length_that_a_request_claims_is_what_counts(client, rita):
     assert response.status_code == 413
 
 
+@pytest.mark.slow
 def test_long_texts_and_files_have_limits_of_their_own(client, rita):
     text = {"text": "x" * (3 * MEGABYTE)}
     assert client.post("/p/cakes/write/paste/", text).status_code == 422

@@ -78,6 +78,7 @@ def test_a_bad_value_is_said_at_its_field_and_none_is_lost(client, project, tara
     assert not Run.objects.filter(kind=kind, state="queued").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RunKind.values)
 def test_one_bad_value_starts_nothing_that_the_program_refuses(
     client, project, tara, kind

@@ -266,6 +266,7 @@ def test_a_second_hint_finds_nothing_to_claim():
     assert len(program_starts(run)) == 1
 
 
+@pytest.mark.slow
 def test_of_many_workers_that_race_for_a_run_one_gets_it():
     run = make_run()
     workers = [start_worker(run, tiny("--steps", 40)) for _ in range(4)]
