@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import yaml
 from actions import builtins
 from config.state import BASE_DIR
 from config.version import VERSION, read_version
+from records.recipes import RECIPES
+from records.recipes.retired import RETIRED
 
 READERS = {"flag", "integer", "matching", "text", "words", "path", "secret", "given"}
 PACKAGES = ["actions", "annotation", "config", "local", "loop", "records", "training"]
@@ -282,3 +285,37 @@ def test_what_a_page_says_is_in_a_module_is_there(page):
         )
     ]
     assert missing == []
+
+
+def test_prose_is_wrapped_at_100_columns():
+    long = []
+    for page in PAGES:
+        text = re.sub(
+            r"^( *)```.*?^ *```$",
+            "",
+            page.read_text(encoding="utf-8"),
+            flags=re.M | re.S,
+        )
+        long += [
+            f"{page.name}: {line[:60]}"
+            for line in text.splitlines()
+            # Tables, headings, pictures, links and formulas cannot be broken.
+            if len(line) > 100
+            and not re.match(r"\||#|!?\[|<|    ", line)
+            and " " in line[:100].strip()
+        ]
+    assert long == []
+
+
+def test_no_page_names_a_setting_that_is_retired():
+    today = {field.name for kind in RECIPES.values() for field in fields(kind)}
+    files = {"judgments"}  # the name of a data file as well
+    retired = {name for kind in RETIRED.values() for name in kind} - today - files
+    assert "kl_weight" in retired
+    named = {
+        page.name: words
+        for page in PAGES
+        if page not in RECORDS
+        and (words := retired & set(re.findall(r"`(\w+)`", page.read_text())))
+    }
+    assert named == {}
