@@ -1,5 +1,5 @@
-// What every page needs: say aloud when a request fails, so that nothing seems saved
-// that is not. Other modules listen to the same htmx events for what is their own.
+// Code of every page: report failed requests, so that nothing looks saved that is not. Other
+// modules listen to the same htmx events for their own purposes.
 
 import "./input-method.js"; // first of all: it stands before every listener for keys
 import { fill, gettext } from "./words.js";
@@ -28,7 +28,7 @@ export function toast(text, { level = "error", seconds = 0 } = {}) {
   return box;
 }
 
-/** Put the toasts above the page's bar of buttons, however high that is by now. */
+/** Put the toasts above the page's bar of buttons, at its present height. */
 function place() {
   if (!toasts.childElementCount) {
     document.body.style.removeProperty("--toasts");
@@ -37,11 +37,11 @@ function place() {
   const bar = document.querySelector(".bar-wrap");
   const height = bar ? Math.max(0, innerHeight - bar.getBoundingClientRect().top) : 0;
   toasts.style.bottom = `${Math.min(height, innerHeight / 2) + GAP}px`;
-  // Room at the end of the page, so that all of it can be scrolled clear of them.
+  // Space at the end of the page, so that all of it can be scrolled above the toasts.
   document.body.style.setProperty("--toasts", `${toasts.offsetHeight + 2 * GAP}px`);
 }
 
-/** Scroll what the person has just used out from under the toasts; a text stays put. */
+/** Scroll the element just used out from under the toasts; a text field stays in place. */
 function keepClear(element) {
   if (!element?.matches("button, a, input, select") || element.closest(".bar-wrap")) return;
   const under = element.getBoundingClientRect();
@@ -69,8 +69,8 @@ document.addEventListener("htmx:responseError", (event) => {
   toast(PER_STATUS[xhr.status] ?? fill(fallback, { status: xhr.status }));
 });
 
-// Signing in again in another tab changes the token that a post must carry; the cookie has
-// the one that counts now, so a page that was open meanwhile goes on working.
+// Signing in again in another tab changes the token that a post must carry. The cookie has the
+// current one, so a page that was open meanwhile still works.
 document.addEventListener("htmx:configRequest", (event) => {
   const token = csrfToken();
   if (!token || event.detail.verb === "get") return;
@@ -79,7 +79,7 @@ document.addEventListener("htmx:configRequest", (event) => {
   if (formData.has("csrfmiddlewaretoken")) formData.set("csrfmiddlewaretoken", token);
 });
 
-/** Return the token of the cookie, or "" where there is none. */
+/** Return the token in the cookie, or "" if there is none. */
 export function csrfToken() {
   return document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1] ?? "";
 }
@@ -91,8 +91,8 @@ for (const name of ["htmx:sendError", "htmx:timeout"]) {
   });
 }
 
-// An expired session answers a fragment request with the sign-in page: go there instead
-// of pasting it into this one.
+// After the session expired, a fragment request is answered with the sign-in page: go there instead
+// of inserting it here.
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { xhr } = event.detail;
   if (xhr.responseURL && new URL(xhr.responseURL).pathname.startsWith("/accounts/login/")) {

@@ -1,5 +1,5 @@
-// The guideline: keys that were meant for a pair do not confirm that it was read, and a
-// text being edited is not lost by leaving the page.
+// The guideline: keys meant for a pair must not confirm its reading, and leaving the page must not
+// lose an edited text.
 
 import { gettext } from "./words.js";
 

@@ -1,10 +1,9 @@
-// Input methods (Chinese, Japanese, Korean, dead keys) use keys to choose and confirm what
-// is being written. Such a key is theirs: no handler of any page may take it for a command.
-//
-// Browsers differ in how they tell. Chrome and Firefox send the keydown while composing
-// (`isComposing`), then compositionend. Safari ends the composition first; the keydown that
-// ended it comes after, not composing any more, with the key code 229. Where that code is
-// lacking too, it is the first keydown after a compositionend that no key was down for.
+// Input methods (Chinese, Japanese, Korean, dead keys) use keys to choose and confirm text. Such a
+// key belongs to them: no handler of a page may take it for a command. Browsers report it
+// differently. Chrome and Firefox send the keydown while composing (`isComposing`), then
+// compositionend. Safari ends the composition first, then sends the keydown that ended it, no
+// longer composing, with the key code 229. Without that code, it is the first keydown after a
+// compositionend that no pressed key belongs to.
 
 const PROCESSED = 229; // the code of a key that an input method has taken
 const SAME_KEY_MILLISECONDS = 500; // a word chosen with the mouse ends a composition as well
@@ -18,7 +17,7 @@ function onKeydown(event) {
   isTaken = event.isComposing || event.keyCode === PROCESSED;
   if (!isTaken && !endsWord) return;
   event.stopImmediatePropagation();
-  // What confirms a word neither sends a form nor breaks a line.
+  // A key that confirms a word neither submits a form nor breaks a line.
   if (!isTaken && event.key === "Enter") event.preventDefault();
 }
 
@@ -31,7 +30,7 @@ function onKeyup() {
   endedAt = -Infinity;
 }
 
-// On the window and before the page: no other listener is asked earlier.
+// In the window's capture phase: it runs before every other listener.
 addEventListener("keydown", onKeydown, { capture: true });
 addEventListener("keyup", onKeyup, { capture: true });
 addEventListener("compositionend", onCompositionEnd, { capture: true });

@@ -1,20 +1,20 @@
-// What passes between the Judge page and the server: deeds on pairs, the pair after this
+// Traffic between the Judge page and the server: deeds on pairs, the pair after this
 // one, and the leases of both.
 //
-// A deed (decide, skip, put aside) shows the next pair at once, if it is at hand, and is sent
-// meanwhile. One worker makes one request at a time, so the server hears everything in the
-// order it was done. What it did not take comes back on screen as it was filled in. A lost
-// connection keeps deeds here; the lease's token makes a second arrival harmless.
+// A deed (decide, skip, put aside) shows the next pair at once, if it is here, and is sent in
+// the background. One worker makes one request at a time, so the server gets everything in the
+// order it was done. A refused deed comes back on screen with its input. A lost
+// connection keeps deeds here; the lease's token makes a repeated request harmless.
 
 import { csrfToken, toast } from "./frame.js";
 import { gettext } from "./words.js";
 
 const RETRY_SECONDS = 3;
 const PATIENCE_SECONDS = 20;
-// A pair at hand is shown only while its lease has so long to go: showing takes it up anew.
+// A pair fetched ahead is shown only if its lease lasts this long: showing it renews the lease.
 const MARGIN_SECONDS = 5;
 
-/** Which slots other tabs of this browser show: leaving this one must not give them back. */
+/** The slots that other tabs of this browser show: leaving this tab must not return them. */
 class Tabs {
   constructor() {
     this.others = new Map();
@@ -46,11 +46,11 @@ class Tabs {
 class Desk {
   constructor() {
     this.stage = null; // what is on screen
-    this.shelf = []; // stages to show next, whole, outside of the document
-    this.deeds = []; // done here, not yet taken by the server
-    this.isAwaiting = false; // nothing to act on: show a pair as soon as there is one
+    this.shelf = []; // complete stages to show next, outside the document
+    this.deeds = []; // done here, not yet confirmed by the server
+    this.isAwaiting = false; // no pair on screen: show one as soon as there is one
     this.asksServer = false; // …and only the server knows which
-    this.hasAsked = false; // no pair comes after the one on screen, as far as is known
+    this.hasAsked = false; // as far as known, no pair comes after the one on screen
     this.isWorking = false;
     this.notice = null;
     this.tabs = new Tabs();
@@ -60,7 +60,7 @@ class Desk {
     window.addEventListener("beforeunload", (event) => this.isCutOff && event.preventDefault());
   }
 
-  /** A stage is in the document now, from whichever hand. */
+  /** A stage is now in the document, whoever inserted it. */
   arrived(stage) {
     const changed = this.stage !== stage;
     this.stage = stage;
@@ -73,7 +73,7 @@ class Desk {
     const third = Number(stage.form.dataset.extendSeconds) * 1000;
     this.extending = setInterval(() => this.extendLeases(), Math.max(third, 5000));
     if (changed) this.hasAsked = false;
-    // After the paint: what the person waits for comes first.
+    // After the paint: first show what the person waits for.
     requestAnimationFrame(() => setTimeout(() => this.work()));
   }
 
@@ -81,7 +81,7 @@ class Desk {
     this.tabs.hold(this.held().map((stage) => stage.lease.slot));
   }
 
-  /** The stages whose leases this page has and has not done with. */
+  /** The stages whose leases this page still needs. */
   held() {
     const done = new Set(this.deeds.map((deed) => deed.stage));
     return [this.stage, ...this.shelf].filter((stage) => stage?.lease && !stage.isOver && !done.has(stage));
@@ -89,7 +89,7 @@ class Desk {
 
   // --- deeds ----------------------------------------------------------------------
 
-  /** Do something to the pair on screen, and go on to the next one. */
+  /** Do a deed on the pair on screen, and continue with the next one. */
   perform(address, fields, { isDecision = false } = {}) {
     const { stage } = this;
     this.deeds.push({ address, fields, stage, isDecision, tries: 0 });
@@ -99,7 +99,7 @@ class Desk {
     this.work();
   }
 
-  /** Take back the last decision. Only the server knows which pair that brings. */
+  /** Undo the last decision. Only the server knows which pair that shows. */
   undo(address, fields) {
     this.deeds.push({ address, fields, isUndo: true, tries: 0 });
     this.stage.setBusy(true);
@@ -107,7 +107,7 @@ class Desk {
     this.work();
   }
 
-  /** Show the next pair if it is at hand, else as soon as it is. */
+  /** Show the next pair now if it is here, else as soon as it arrives. */
   goOn() {
     const at = Date.now() + MARGIN_SECONDS * 1000;
     this.shelf = this.shelf.filter((stage) => stage.isReturned || stage.lease.endsAt > at);
@@ -129,7 +129,7 @@ class Desk {
     window.scrollTo(0, 0);
   }
 
-  /** Bring newer figures of the session to the pair on screen (judge-session.js). */
+  /** Show newer session figures beside the pair on screen (judge-session.js). */
   refresh(source) {
     for (const part of source.querySelectorAll("judge-figures")) {
       const old = this.stage.querySelector(`#${part.id}`);
@@ -137,7 +137,7 @@ class Desk {
     }
   }
 
-  /** Put a pair that was done with on screen again, before what came after it. */
+  /** Show a finished pair again, before the pairs that came after it. */
   bringBack(stage) {
     stage.isReturned = true;
     if (stage === this.stage) {
@@ -186,7 +186,7 @@ class Desk {
       answer = await post(deed.address, deed.fields);
     } catch (error) {
       if (deed.isUndo) {
-        // Sent twice it might take back two decisions. The next look shows what happened.
+        // Sent twice it might undo two decisions. The next request shows what happened.
         this.deeds.shift();
         this.notice = {
           level: "warning",
@@ -201,7 +201,7 @@ class Desk {
     if (answer.ok) {
       if (deed.isUndo) this.shelf = [];
       if (notice) this.tell(notice);
-      // Figures come with the pair ahead, or by themselves where that is at hand already.
+      // Figures come with the pair ahead, or alone if that is here already.
       if (this.shelf.length) document.dispatchEvent(new CustomEvent("concord:recorded"));
     } else if (deed.isUndo) {
       this.isAwaiting = this.asksServer = false;
@@ -209,7 +209,7 @@ class Desk {
       if (notice) this.stage.tell(notice);
       else toast(refusal(answer));
     } else if (answer.status === 409 && !deed.isDecision) {
-      // A skip whose answer was lost arrives again: it is done, or the pair is another's.
+      // A skip whose answer was lost is sent again: it is done, or the pair is someone else's.
       if (deed.tries === 1) this.tell(notice);
     } else {
       deed.stage.isOver = answer.status === 409;
@@ -221,7 +221,7 @@ class Desk {
     return true;
   }
 
-  /** Ask for the person's pair when none is at hand. */
+  /** Ask for the person's pair when none is here. */
   async fetchPair() {
     const answer = await request(this.here, { headers: { "HX-Request": "true" } });
     const stage = answer.ok ? stageOf(await answer.text()) : null;
@@ -234,7 +234,7 @@ class Desk {
     return true;
   }
 
-  /** Tell the server which pair is on screen, and keep the one after it at hand. */
+  /** Tell the server which pair is on screen, and fetch the one after it. */
   async fetchAhead() {
     const { stage } = this;
     const answer = await post(stage.form.dataset.ahead, stage.leaseFields());
@@ -277,7 +277,7 @@ class Desk {
 
   // --- leases ---------------------------------------------------------------------
 
-  /** Keep the pairs while somebody works on them, and no longer. */
+  /** Extend the leases only while somebody works on the pairs. */
   async extendLeases() {
     const { stage } = this;
     if (!stage.isActive || document.hidden || this.isAwaiting || stage.isOver) return;
@@ -292,11 +292,11 @@ class Desk {
       if (second.ok) next.lease.endsAt = Date.now() + next.lease.seconds * 1000;
       else if (second.status === 409) this.dropAhead();
     } catch {
-      // Offline: the next deed says so, and a late judgment is kept all the same.
+      // Offline: the next deed reports it, and a late judgment is kept anyway.
     }
   }
 
-  /** Somebody is there again: what was at hand may have run out meanwhile. */
+  /** The person is back: leases of fetched pairs may have run out meanwhile. */
   wakeUp() {
     const [next] = this.shelf;
     if (next && !next.isReturned && next.lease.endsAt < Date.now() + MARGIN_SECONDS * 1000) this.dropAhead();
@@ -308,7 +308,7 @@ class Desk {
     this.work();
   }
 
-  /** The page goes away: send what was done, give back what nobody else shows. */
+  /** The page is left: send the deeds, return the slots that no other tab shows. */
   leave() {
     for (const deed of this.deeds) if (!deed.isUndo || !deed.tries) beacon(deed.address, deed.fields);
     const held = this.held().filter((stage) => !this.tabs.shows(stage.lease.slot));
@@ -321,7 +321,7 @@ class Desk {
     beacon(held[0].form.dataset.leave, body);
   }
 
-  /** The browser shows the page again as it was left: take the pair up anew. */
+  /** The browser restores the page as it was left: renew the lease of the pair. */
   comeBack() {
     this.shelf = this.shelf.filter((stage) => stage.isReturned);
     this.hasAsked = false;
@@ -331,7 +331,7 @@ class Desk {
 
 // --- requests ---------------------------------------------------------------------
 
-/** The request did not come through, or its answer did not. */
+/** The request or its answer was lost. */
 class NoAnswer extends Error {
   constructor({ isTold = false } = {}) {
     super("no answer");
@@ -342,7 +342,7 @@ class NoAnswer extends Error {
 async function request(address, options) {
   try {
     return await fetch(address, {
-      // A sign-in page instead of an answer is a refusal.
+      // A sign-in page instead of an answer counts as a refusal.
       redirect: "manual",
       signal: AbortSignal.timeout(PATIENCE_SECONDS * 1000),
       ...options,
@@ -354,7 +354,7 @@ async function request(address, options) {
 
 function withToken(fields) {
   const body = new URLSearchParams(fields);
-  // Signing in again in another tab changes the token; the cookie has the one that counts.
+  // Signing in again in another tab changes the token; the cookie has the current one.
   if (csrfToken()) body.set("csrfmiddlewaretoken", csrfToken());
   return body;
 }
@@ -380,7 +380,7 @@ function refusal(answer) {
     : gettext("The server could not take this. Your decision is still here; submit again.");
 }
 
-/** The elements of a fragment, inert. It is the same server's; the policy runs no script of it. */
+/** The elements of a fragment, inert: from the same server, and the CSP runs no script in it. */
 function fragment(text) {
   const box = document.createElement("template");
   box.innerHTML = text;

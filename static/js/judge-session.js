@@ -1,4 +1,4 @@
-// The session beside the Judge page's keyboard: the strip of last decisions as buttons that
+// The session on the Judge page: the strip of last decisions as buttons that
 // arrow keys walk, closing a notice, and fetching the figures when a decision was recorded
 // in the background. Everything here is a form without this module.
 
@@ -24,7 +24,7 @@ function prepare() {
   if (last) choose(last, { focus: false });
 }
 
-/** Typing, a sheet, a dialog or a request under way: keys belong to those. */
+/** While typing, or with a sheet, dialog or request open, keys are not ours. */
 function isElsewhere(target) {
   return (
     target.closest?.('textarea, select, [contenteditable], input:not([type="checkbox"], [type="radio"])') ||
@@ -37,7 +37,7 @@ function onKey(event) {
   const square = event.target.closest?.("#last .square");
   if (square) onStripKey(event, square);
   else if (event.shiftKey && event.key.toLowerCase() === "u" && !isElsewhere(event.target)) {
-    // Before judge.js, to which a U without Shift means the newest decision.
+    // Runs before judge.js, for which U without Shift undoes the newest decision.
     event.stopPropagation();
     event.preventDefault();
     const last = squares().at(-1);
@@ -56,7 +56,7 @@ function onStripKey(event, square) {
   event.preventDefault();
 }
 
-// What was closed here; the server knows too, but a pair may have been fetched ahead before.
+// Notices closed here; the server knows too, but a pair may have been fetched before.
 const closed = new Set();
 
 async function onSubmit(event) {
@@ -69,17 +69,17 @@ async function onSubmit(event) {
   try {
     await fetch(event.target.action, { method: "POST", body, headers: { "X-Requested-With": "fetch" } });
   } catch {
-    // Not kept, so it may be shown again: nothing is lost by that.
+    // Not saved, so the notice may be shown again, which does no harm.
   }
 }
 
-/** Fetch the figures by themselves; judge.js says so after a post it made on its own. */
+/** Fetch the figures alone; judge.js asks for it after a post in the background. */
 function refresh() {
   const address = document.querySelector("#last")?.dataset.session;
   if (address) globalThis.htmx?.ajax("GET", address, { swap: "none" });
 }
 
-/** A pair fetched ahead brings figures of then: the newest seen so far take their place. */
+/** A pair fetched ahead carries older figures: replace them by the newest seen. */
 class JudgeFigures extends HTMLElement {
   static newest = new Map();
 

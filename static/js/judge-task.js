@@ -1,5 +1,5 @@
-// The whole task by keyboard: one turn is the current one, keys turn its form, a decision
-// goes on to the next. Each turn is a plain form of its own and works without this module.
+// The whole task by keyboard: one turn is current, keys change its form, a decision
+// moves to the next. Each turn is a plain form of its own and works without this module.
 // The guards are those of the Judge page: nothing counts before the page is painted, keys
 // are dead while typing and in sheets, one submission per turn at a time.
 
@@ -27,7 +27,7 @@ class TaskStage extends HTMLElement {
     listen(this, "htmx:afterRequest", (event) => this.setSending(event, false));
     listen(this, "htmx:responseError", (event) => this.onRefused(event));
     for (const name of ["htmx:sendError", "htmx:timeout"]) listen(this, name, () => this.onLost());
-    // Not afterSwap: between the two htmx gives the new section the old one's classes.
+    // Not afterSwap: htmx then still gives the new section the old one's classes.
     listen(document, "htmx:afterSettle", (event) => this.onSwapped(event));
     listen(window, "pagehide", () => this.leave());
     listen(window, "pageshow", (event) => event.persisted && location.reload());
@@ -41,8 +41,8 @@ class TaskStage extends HTMLElement {
     requestAnimationFrame(() =>
       requestAnimationFrame(() => {
         this.dataset.painted = "";
-        const named = location.hash && this.yours.find((one) => `#${one.id}` === location.hash);
-        this.goTo(named || this.yours[0]);
+        const target = location.hash && this.yours.find((one) => `#${one.id}` === location.hash);
+        this.goTo(target || this.yours[0]);
       }),
     );
   }
@@ -93,7 +93,7 @@ class TaskStage extends HTMLElement {
     if (turn && turn !== this.turn) this.goTo(turn, { focus: false });
   }
 
-  /** Add the time the current turn was in front of the person to what it had before. */
+  /** Add the time that the current turn was on screen to its earlier time. */
   keepTime() {
     const now = performance.now();
     const form = this.turn?.querySelector("form.stage");
@@ -176,8 +176,8 @@ class TaskStage extends HTMLElement {
   sendConsistent() {
     this.pair.chooseConsistent();
     // The server asked about the step order: a second 1 is the answer.
-    const asked = this.turn.querySelector('input[name="order_confirmed"]');
-    if (asked) asked.checked = true;
+    const box = this.turn.querySelector('input[name="order_confirmed"]');
+    if (box) box.checked = true;
     this.send();
   }
 
@@ -214,7 +214,7 @@ class TaskStage extends HTMLElement {
       target.showPopover();
       return;
     }
-    // The section was replaced: by what was judged, by a pair taken back, or by a question.
+    // The section was replaced: by a judgment, an undone pair, or a question.
     const swapped = [...this.querySelectorAll(".task-turn")].find((one) => one.id === target.id);
     if (!swapped) return;
     this.since = 0;
@@ -256,12 +256,12 @@ class TaskStage extends HTMLElement {
           });
         }
       } catch {
-        // Offline: the next deed says so.
+        // Offline: the next deed reports it.
       }
     }
   }
 
-  /** Give back what was not judged. A reload leases anew, and the old leases' time is past. */
+  /** Return the unjudged slots. After a reload their `since` is newer, and this has no effect. */
   leave() {
     const leases = this.leases();
     for (let at = 0; at < leases.length; at += LEASES_PER_POST) {

@@ -1,6 +1,6 @@
 // The Judge page's keyboard. The page is a plain form and works without this module: the
-// verdict is two radio buttons, each unit that may differ and each reason a box. Keys and
-// clicks turn those same fields (pair-form.js); judge-desk.js sends them and brings the next
+// verdict is two radio buttons, each unit and each reason a check box. Keys and
+// clicks change those fields (pair-form.js); judge-desk.js sends them and gets the next
 // pair.
 //
 // Guards: nothing counts before the pair is painted; keys are dead while typing, in dialogs
@@ -14,7 +14,7 @@ import { gettext } from "./words.js";
 const TYPING = 'textarea, select, [contenteditable], input:not([type="checkbox"], [type="radio"])';
 
 class JudgeStage extends HTMLElement {
-  /** Read what the server said of the pair; a stage at hand is not in the document yet. */
+  /** Read the server's data on the pair; a stage fetched ahead is not in the document yet. */
   prepare() {
     if (this.isPrepared) return;
     this.isPrepared = true;
@@ -116,7 +116,7 @@ class JudgeStage extends HTMLElement {
     if (this.perform(key)) event.preventDefault();
   }
 
-  /** Ctrl+Enter submits what is being typed, and nothing else; in a line Enter does too. */
+  /** Ctrl+Enter submits the text being typed, and nothing else; in a one-line field Enter too. */
   flush(event) {
     const { target } = event;
     const isLine = target.matches("input");
@@ -131,7 +131,7 @@ class JudgeStage extends HTMLElement {
   }
 
   perform(key) {
-    // A pair that is no longer this person's is only looked at.
+    // A pair that is no longer this person's is read-only.
     if (this.isOver && /^[01xsl]$/.test(key)) return true;
     if (this.isOver && key === "Enter") {
       desk.goOn();
@@ -165,7 +165,7 @@ class JudgeStage extends HTMLElement {
     return true;
   }
 
-  /** In an open sheet only its own keys live: a digit picks a skip reason, Y answers. */
+  /** In an open sheet only its own keys work: a digit picks a skip reason, Y answers. */
   onSheetKey(event) {
     const order = this.querySelector("#order");
     if (order.open && event.key.toLowerCase() === "y") {
@@ -238,7 +238,7 @@ class JudgeStage extends HTMLElement {
   }
 
   onOrderAnswered(event) {
-    // The event comes a task after the sheet closed: fast hands may have asked again.
+    // The event comes one task after the sheet closed: the person may have asked again.
     if (event.target.open) return;
     if (event.target.returnValue === "yes") {
       const field = document.createElement("input");

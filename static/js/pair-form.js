@@ -1,5 +1,5 @@
-// A judging form as keys and clicks turn it: the verdict is two radio buttons, each unit
-// that may differ and each reason a box. This only ticks them; sending is the page's.
+// A judging form changed by keys and clicks: the verdict is two radio buttons, each unit
+// and each reason a check box. This module only ticks them; the page sends the form.
 
 export class PairForm {
   constructor(form) {
@@ -14,7 +14,7 @@ export class PairForm {
     return this.form.querySelector('input[name="verdict"]:checked')?.value ?? "";
   }
 
-  /** Not consistent, and nothing says why. */
+  /** Whether the verdict is "not consistent" without a unit or reason. */
   get lacksReason() {
     return this.verdict === "0" && ![...this.boxes, ...this.reasons].some((box) => box.checked);
   }
@@ -136,7 +136,7 @@ export class PairForm {
   }
 }
 
-/** What a marked unit means when the alignment had nothing to say about it. */
+/** The reason for a marked unit when the alignment proposes none. */
 function reasonOfKey(key) {
   if (key === "result") return "use of result";
   if (key.endsWith("/name")) return "action name";

@@ -1,4 +1,4 @@
-// The form of a recipe: settings that only some choices use are shown with those. They are
+// The form of a recipe: settings that only some choices use are shown with those choices.
 // sent in any case; what the recipe does not use, its program ignores.
 
 const form = document.querySelector("form.run-form");

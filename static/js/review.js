@@ -28,7 +28,7 @@ class ReviewDesk extends HTMLElement {
         if (this.dataset.opens) this.open(this.dataset.opens);
       }),
     );
-    // The back button may show this very page again.
+    // The back button may restore this page.
     addEventListener("pageshow", () => (this.busy = false));
   }
 
@@ -157,7 +157,7 @@ class DisputeDesk extends ReviewDesk {
     if (box.name === "units") this.followReason(box);
   }
 
-  /** A reason is ticked while a unit that stands for it is marked. */
+  /** A reason is ticked while a unit with this reason is marked. */
   followReason(box) {
     const { reason } = box.dataset;
     const field = [...this.form.querySelectorAll('input[name="reasons"]')].find((one) => one.value === reason);

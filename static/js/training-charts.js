@@ -8,7 +8,7 @@
 import { fill, gettext } from "./words.js";
 
 const TONES = ["--accent", "--act", "--good", "--bad", "--obs", "--ink-3"];
-// Where there are more lines than colours, the next six are dashed, and so on.
+// With more lines than colours, the next six are dashed, and so on.
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 const HEIGHT = 132;
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -28,7 +28,7 @@ export function short(value) {
   return value.toExponential(1).replace("e-", "e−");
 }
 
-/** Exponential running mean with the bias of its start taken out. */
+/** Exponential running mean, corrected for the bias of its start. */
 function smoothed(values) {
   const keep = 0.9;
   let mean = 0;
@@ -41,7 +41,7 @@ function smoothed(values) {
   });
 }
 
-/** Two [steps, values] as one with ascending steps; the later added wins. */
+/** Merge two [steps, values] into one with ascending steps; the later added wins. */
 function merged(known, added) {
   if (!known) return added;
   const [steps, values] = added;
@@ -121,15 +121,15 @@ class Chart {
     const none = [[], []];
     const all = uPlot.join([...tables, ...(this.banded ? edges.flat().map((edge) => edge ?? none) : [])]);
     this.table = all.slice(0, 1 + tables.length);
-    const drawn = this.spec.smooth && !this.banded
+    const table = this.spec.smooth && !this.banded
       ? [this.table[0], ...this.table.slice(1).flatMap((v) => [v, smoothed(v)])]
       : all;
     this.say(null);
     if (this.u) {
-      this.u.setData(drawn);
+      this.u.setData(table);
       return;
     }
-    this.u = new uPlot(this.options(), drawn, this.plot);
+    this.u = new uPlot(this.options(), table, this.plot);
     this.observer ??= new ResizeObserver(() => this.resize());
     this.observer.observe(this.plot);
   }
@@ -180,11 +180,11 @@ class Chart {
     if (low === 0 && high === 0) return [0, 0.1];
     if (low === high) return [low - Math.abs(low || 1) * 0.1, high + Math.abs(high || 1) * 0.1];
     const room = (high - low) * 0.06;
-    // A curve that stays above zero is never drawn from below it.
+    // The axis of a curve without negative values does not go below zero.
     return [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
   }
 
-  /** Show the values at a place of the cursor, or the newest ones. */
+  /** Show the values at the cursor, or the newest ones. */
   say(index) {
     const [steps, ...columns] = this.table;
     const at = index == null ? steps.length - 1 : index;
@@ -206,7 +206,7 @@ class Chart {
     this.now.replaceChildren(when);
     this.legend.replaceChildren(
       ...this.lines.flatMap((line, i) => {
-        // Of many runs those that never measured this only take up room.
+        // Leave out runs that never measured this: they only take up space.
         if (this.lines.length > 1 && columns[i].every((value) => value == null)) return [];
         const item = document.createElement("li");
         const dot = mark(line);
@@ -218,7 +218,7 @@ class Chart {
     );
   }
 
-  /** Where on the x axis: a step of a run, or what the chart says it counts. */
+  /** The position on the x axis: a step of a run, or the chart's own count. */
   place(at) {
     return this.spec.x ? `${this.spec.x} ${at}` : fill(gettext("step %(step)s"), { step: at });
   }
@@ -228,7 +228,7 @@ class Chart {
     if (this.u && width && width !== this.u.width) this.u.setSize({ width, height: HEIGHT });
   }
 
-  /** Draw anew, for another colour scheme. */
+  /** Draw again, for another colour scheme. */
   redraw(data) {
     this.u?.destroy();
     this.u = null;
@@ -247,7 +247,7 @@ class RunCharts extends HTMLElement {
     this.layout = JSON.parse(document.getElementById(this.dataset.layout).textContent);
     this.sources = JSON.parse(document.getElementById(this.dataset.sources).textContent);
     this.data = this.sources.map(() => new Map());
-    this.seen = this.sources.map(() => ({ newest: 0, token: null }));
+    this.positions = this.sources.map(() => ({ newest: 0, token: null }));
     this.charts = [];
     this.controller = new AbortController();
     const { signal } = this.controller;
@@ -269,12 +269,12 @@ class RunCharts extends HTMLElement {
     this.replaceChildren(...this.charts.map((chart) => chart.figure));
   }
 
-  /** Fetch when the polled part of the page says that the run has moved on. */
+  /** Fetch when the polled part of the page reports new data. */
   follow() {
-    const told = document.getElementById(this.dataset.follows ?? "")?.dataset;
-    if (!told) return;
-    if (told.version === this.version) return;
-    this.version = told.version;
+    const dataset = document.getElementById(this.dataset.follows ?? "")?.dataset;
+    if (!dataset) return;
+    if (dataset.version === this.version) return;
+    this.version = dataset.version;
     this.fetchAll();
   }
 
@@ -288,7 +288,7 @@ class RunCharts extends HTMLElement {
       await Promise.all(this.sources.map((source, place) => this.fetchOne(source, place)));
       this.charts.forEach((chart) => chart.draw(this.data));
     } catch {
-      // The next step asks again; the frame has told the person about a lost connection.
+      // The next step asks again; frame.js reports a lost connection.
     } finally {
       this.busy = false;
     }
@@ -299,11 +299,11 @@ class RunCharts extends HTMLElement {
   }
 
   async fetchOne(source, place) {
-    const seen = this.seen[place];
+    const position = this.positions[place];
     const query = new URLSearchParams();
-    if (seen.token != null) {
-      query.set("after", seen.newest);
-      query.set("token", seen.token);
+    if (position.token != null) {
+      query.set("after", position.newest);
+      query.set("token", position.token);
     }
     const answer = await fetch(`${source.url}?${query}`, { signal: this.controller.signal });
     if (!answer.ok) throw new Error(String(answer.status));
@@ -313,15 +313,15 @@ class RunCharts extends HTMLElement {
     for (const [name, added] of Object.entries(series)) {
       data.set(name, merged(data.get(name), added));
     }
-    seen.newest = newest;
-    seen.token = token;
+    position.newest = newest;
+    position.token = token;
     this.meet(Object.keys(series));
   }
 
-  /** A metric the page's layout did not know yet asks the server for a new layout. */
+  /** Ask the server for a new layout when a metric is not in the page's layout. */
   async meet(names) {
-    const drawn = new Set(this.layout.flatMap((spec) => spec.series.map((s) => s.name)));
-    const strange = names.filter((name) => !drawn.has(name) && !this.ignored?.has(name));
+    const known = new Set(this.layout.flatMap((spec) => spec.series.map((s) => s.name)));
+    const strange = names.filter((name) => !known.has(name) && !this.ignored?.has(name));
     if (!strange.length) return;
     this.ignored = new Set([...(this.ignored ?? []), ...strange]);
     const answer = await fetch(location.href, { signal: this.controller.signal });

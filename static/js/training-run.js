@@ -1,4 +1,4 @@
-// The live page of a run: keep what a person has opened or scrolled while parts of the
+// The live page of a run: keep what the person has opened or scrolled while parts of the
 // page are swapped, and let the heartbeat tick on answers without a change.
 
 const KEPT = ["run-told", "run-kept"];
@@ -27,7 +27,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 document.addEventListener("htmx:oobAfterSwap", restore);
 document.addEventListener("htmx:afterRequest", (event) => {
   const heartbeat = document.getElementById("heartbeat");
-  const said = event.detail.xhr?.getResponseHeader("Concord-Heartbeat");
-  if (heartbeat && said) heartbeat.textContent = said;
+  const heartbeatText = event.detail.xhr?.getResponseHeader("Concord-Heartbeat");
+  if (heartbeat && heartbeatText) heartbeat.textContent = heartbeatText;
 });
 restore();

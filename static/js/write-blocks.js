@@ -31,10 +31,10 @@ function readBlock(block) {
   return result;
 }
 
-/** Whether a field belongs to a block; what is typed into it changes the response. */
+/** Whether a field belongs to a block, so that typing in it changes the response. */
 export const onBlockInput = (field) => field.closest("[data-block]") !== null;
 
-/** Do what a button in the blocks says; true when it changed them, "redraw" for the server. */
+/** Apply a button of the blocks; true when it changed them, "redraw" when the server must. */
 export function onBlockClick(target, turn) {
   const button = target.closest("button");
   if (!button) return false;
@@ -96,7 +96,7 @@ function addBlock(turn, kind, name) {
   block.dataset.block = kind;
   block.dataset.source = "";
   block.className = `block edit ${{ thinking: "think", action: "act" }[kind] ?? kind}`;
-  // A stand-in that writeBlocks can read; the server's drawing takes its place.
+  // A placeholder that writeBlocks can read; the server's rendering replaces it.
   if (kind === "plan") {
     const list = document.createElement("ol");
     list.className = "steps edit";
@@ -209,7 +209,7 @@ function renumber(list) {
 
 let dragged = null;
 
-/** Let a step be dragged by its grip; `done` is told the turn whose plan changed. */
+/** Let a step be dragged by its grip; call `done` with the turn whose plan changed. */
 export function onBlockDrag(event, done) {
   const step = event.target.closest?.("[data-step]");
   if (event.type === "dragstart" && event.target.classList.contains("grip")) {

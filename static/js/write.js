@@ -14,8 +14,8 @@ const PLACES = /^(check|result|reference-check|context-check|blocks)-|^(save-sta
 class DraftEditor extends HTMLElement {
   connectedCallback() {
     if (this.edits) return;
-    this.edits = new Map(); // turn → how often it was edited, to tell late answers
-    this.redraw = new Set(); // turns whose blocks are to be drawn anew
+    this.edits = new Map(); // turn → number of edits, to recognize late answers
+    this.redraw = new Set(); // turns whose blocks must be rendered again
     this.changes = 0;
     this.saved = 0;
     this.kept = `concord-draft-${this.dataset.draft}`;
@@ -28,7 +28,7 @@ class DraftEditor extends HTMLElement {
       this.addEventListener(name, (event) => onBlockDrag(event, (turn) => this.blocksChanged(turn)));
     }
     this.addEventListener("submit", (event) => this.onSubmit(event));
-    // Nothing may be drawn anew under an input method that is in the middle of a word.
+    // Replace nothing while an input method is composing a word.
     this.addEventListener("compositionstart", () => (this.composing = true));
     this.addEventListener("compositionend", () => (this.composing = false));
     addEventListener("online", () => this.unsaved && this.save());
@@ -69,7 +69,7 @@ class DraftEditor extends HTMLElement {
   }
 
   onChange(event) {
-    // Another name is another form, which only the server knows.
+    // Another action name needs another form, which only the server can render.
     if (event.target.matches("[data-action-name]")) {
       const turn = event.target.closest(".turn-edit");
       this.touch(turn, true);
@@ -105,7 +105,7 @@ class DraftEditor extends HTMLElement {
     }
   }
 
-  /** The blocks of a turn are now what counts; its raw text waits for the server. */
+  /** From now on the blocks of a turn count; its raw text waits for the server. */
   blocksChanged(turn, redraw = false) {
     turn.querySelector("[name=turn_blocks]").value = writeBlocks(turn);
     turn.querySelector("[name=turn_response]").readOnly = true;
@@ -205,7 +205,7 @@ class DraftEditor extends HTMLElement {
     this.querySelector("#save-state").replaceChildren(state);
   }
 
-  /** Put the parts of an answer in their places; what was edited since stays. */
+  /** Insert the parts of an answer; fields edited since stay unchanged. */
   showAnswer(answer, edits) {
     const focus = this.whereFocus();
     for (const part of answer.querySelectorAll("[id]")) {
@@ -233,7 +233,7 @@ class DraftEditor extends HTMLElement {
   async onSubmit(event) {
     if (event.target !== this.form || event.defaultPrevented) return;
     event.preventDefault();
-    if (this.isBusy) return; // pressed twice: once is enough
+    if (this.isBusy) return; // ignore the second press
     this.isBusy = true;
     try {
       await this.press(event.submitter);
@@ -259,7 +259,7 @@ class DraftEditor extends HTMLElement {
     const editor = answer?.querySelector("draft-editor");
     if (!editor) return;
     if (this.changes !== changes) {
-      // Typed while the answer was on its way: keep that, and do nothing else with it.
+      // Text typed before the answer arrived: keep it and do nothing else.
       this.save();
       return;
     }
@@ -274,7 +274,7 @@ class DraftEditor extends HTMLElement {
     if (!this.focusAfter(deed)) this.restoreFocus(focus);
   }
 
-  /** Take over the server's drawing; a proposal that is being written stays. */
+  /** Insert the server's rendering; a proposal in progress stays. */
   redrawAll(editor) {
     const keyOf = (place) => place.closest(".turn-edit").querySelector("[name=turn_key]").value;
     const proposals = [...this.querySelectorAll(".propose.card")].map((one) => [keyOf(one), one]);
@@ -288,7 +288,7 @@ class DraftEditor extends HTMLElement {
     }
   }
 
-  /** Post the form for good: the page is left. */
+  /** Post the form and leave the page. */
   leave(button) {
     if (button?.name) {
       const field = document.createElement("input");
@@ -301,7 +301,7 @@ class DraftEditor extends HTMLElement {
     HTMLFormElement.prototype.submit.call(this.form);
   }
 
-  /** Go on where a button's work is: at the part that it put in. */
+  /** Move to the part that a button inserted. */
   focusAfter(deed) {
     const [name, number, place] = deed.split(":");
     const next = Number(number) + 1;
@@ -329,7 +329,7 @@ class DraftEditor extends HTMLElement {
 
   // --- focus --------------------------------------------------------------------------
 
-  /** Say where the focus is in words that outlive the elements. */
+  /** Describe the focus in a form that survives a replacement of the elements. */
   whereFocus() {
     const field = document.activeElement;
     if (!this.contains(field)) return null;
@@ -358,7 +358,7 @@ class DraftEditor extends HTMLElement {
     try {
       if (was.selection?.[0] != null) field.setSelectionRange(...was.selection);
     } catch {
-      // A field without a selection, such as a number: the focus is all there is.
+      // A field without a selection, such as a number, only has the focus.
     }
   }
 
@@ -372,7 +372,7 @@ class DraftEditor extends HTMLElement {
       localStorage.setItem(this.kept, JSON.stringify({ at: Date.now(), entries }));
       this.isKept = true;
     } catch {
-      this.isKept = false; // full or forbidden: leaving the page then asks first
+      this.isKept = false; // storage full or forbidden: leaving the page then asks first
     }
   }
 
@@ -380,11 +380,11 @@ class DraftEditor extends HTMLElement {
     try {
       localStorage.removeItem(this.kept);
     } catch {
-      // Nothing could be kept, so nothing is to be forgotten.
+      // Nothing could be stored, so there is nothing to delete.
     }
   }
 
-  /** Offer what was typed here and never reached the server; nothing is put back unasked. */
+  /** Offer text typed here that never reached the server; restore it only on request. */
   offerKept() {
     let copy = null;
     try {
