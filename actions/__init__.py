@@ -1,1 +1,1 @@
-"""The response grammar, action definitions, plans and the executor. Plain Python."""
+"""Response grammar, action definitions, plans, executor: plain Python; imported by all packages."""

@@ -1,1 +1,1 @@
-"""Judging: queue, judgments, pairs beside each other; imported by authoring, views, `training`."""
+"""Judging: the queue, judgments, pair views; imported by authoring, views, `training`."""

@@ -1,0 +1,1 @@
+"""Django commands of `annotation`; only Django's command runner imports it."""

@@ -1,6 +1,7 @@
-"""The rows of the application, in seven files, each importing only those before it:
+"""The rows of writing and judging; imported by `annotation` and `training`.
 
-``projects``, ``samples``, ``responses``, ``slots``, ``pairs``, ``judgments``, ``guidelines``.
+Each file imports only those before it: ``projects``, ``samples``, ``responses``,
+``slots``, ``pairs``, ``judgments``, ``guidelines``.
 """
 
 from annotation.models.guidelines import (

@@ -1,1 +1,1 @@
-"""The annotation pages: each view fetches through a door, calls one deed, answers."""
+"""The annotation pages: each view fetches, calls one deed, answers; imported by urls, `training`."""

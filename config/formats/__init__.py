@@ -1,0 +1,1 @@
+"""Formats of dates and numbers per language; only Django imports it."""

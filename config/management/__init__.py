@@ -1,0 +1,1 @@
+"""Django commands of `config`; only Django's command runner imports it."""

@@ -1,0 +1,1 @@
+"""Template tags that wire pages together; only templates load it."""

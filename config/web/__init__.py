@@ -1,1 +1,1 @@
-"""What stands between the server and the pages: limits, errors, health; imported by `config`."""
+"""What stands between server and pages: limits, errors, health; imported by `config`, `local`."""

@@ -1,0 +1,1 @@
+"""Django commands of `training`; only Django's command runner imports it."""

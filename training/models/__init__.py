@@ -1,6 +1,7 @@
-"""The rows of the trainer, in four files; each imports only those before it:
+"""The rows of the trainer; imported by all of `training` except its engine.
 
-``snapshots``, ``runs``, then ``checkpoints`` and ``iterations``.
+Each file imports only those before it: ``snapshots``, ``runs``, then ``checkpoints``
+and ``iterations``.
 """
 
 from training.models.checkpoints import (

@@ -1,1 +1,1 @@
-"""What becomes of a policy: export, retention, proposals; imported by views and tasks."""
+"""After training: export, retention and proposals of policies; imported by views and tasks."""

@@ -1,1 +1,1 @@
-"""A run's life: launch, claim, prepare, supervise, ingest; imported by policies and iterations."""
+"""A run's life: launch, claim, prepare, supervise, ingest; imported by the rest of `training`."""

@@ -1,1 +1,1 @@
-"""The trainer's pages."""
+"""The trainer's pages: each view fetches, calls one deed, answers; imported by urls."""

@@ -1,0 +1,1 @@
+"""Formats of Chinese pages; only Django imports it."""

@@ -1,0 +1,1 @@
+"""The command that prepares an installation; nothing else imports it."""

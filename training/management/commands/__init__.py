@@ -1,0 +1,1 @@
+"""One command per module: export a checkpoint; nothing else imports it."""
