@@ -1,1 +1,1 @@
-"""The Django app in which people write samples and judge pairs; `training` and above import it."""
+"""The Django app of writing samples and judging pairs; imported by `training` and above."""

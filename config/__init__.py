@@ -1,1 +1,1 @@
-"""Settings, addresses, Celery, WSGI: what wires the parts together; `local` and `loop` import it."""
+"""Settings, addresses, Celery, WSGI: what wires the parts; imported by `local` and `loop`."""

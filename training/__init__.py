@@ -1,1 +1,1 @@
-"""The Django app in which runs are rows and programs are processes; `config` and above import it."""
+"""The Django app in which runs are rows and programs processes; imported by `config` and above."""

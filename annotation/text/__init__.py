@@ -1,1 +1,1 @@
-"""Texts laid out for reading: blocks, differences, Markdown; imported by `annotation`, `training`."""
+"""Texts laid out for reading: blocks, differences, Markdown; imported by all but `models`."""

@@ -1,1 +1,1 @@
-"""The annotation pages: each view fetches, calls one deed, answers; imported by urls, `training`."""
+"""The annotation pages: each view fetches, calls one deed, answers; imported by urls, training."""

@@ -1,4 +1,4 @@
-"""Forms of the run pages; that of a new run is made from its recipe's fields."""
+"""Forms of the run pages."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ licence_identifier = RegexValidator(
 
 
 class ExportForm(forms.Form):
-    """Under which licence a model is handed on; it stands in the model card."""
+    """The licence of an exported model; the model card names it."""
 
     licence = forms.CharField(
         required=False,
@@ -113,8 +113,9 @@ class ExportForm(forms.Form):
 
 
 class NewRunForm(RecipeForm):
-    """Recipe and inputs of a new run; a picker per checkpoint the kind takes, named by
-    its role.
+    """Recipe and inputs of a new run.
+
+    Each checkpoint that the kind takes has a picker, named by its role.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class NewRunForm(RecipeForm):
             )
 
     def clean_recipe_base(self) -> str:
-        """Refuse what is no base beside all other errors; the deed asks once more."""
+        """Refuse an invalid base together with other errors; the deed checks again."""
         base = str(self.cleaned_data["recipe_base"])
         if base and own_checkpoint(self.project, base) is None:
             try:
@@ -169,7 +170,7 @@ class NewRunForm(RecipeForm):
 
     @property
     def places(self) -> list[forms.BoundField]:
-        """The fields that say where it runs; none while no worker names its device."""
+        """Return the fields of where it runs; none while no worker names its device."""
         return [
             self[name] for name in ("queue", "shares_device") if name in self.fields
         ]
@@ -203,7 +204,7 @@ class PlaceForm(forms.Form):
 
 
 def _place_fields(queues: list[Queue], wished: str = "") -> dict[str, forms.Field]:
-    """Return the fields that say where a run runs; ``wished`` may have been forgotten."""
+    """Return the fields that say where a run runs; ``wished`` may no longer exist."""
     choices = [("", gettext("Any worker"))]
     choices += [(each.name, _label_of(each)) for each in queues]
     if wished not in dict(choices):
@@ -236,7 +237,7 @@ def _label_of(queue: Queue) -> str:
 
 
 class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg] # no [] at run time
-    """A picker of checkpoints; the label says what a trainer knows them by."""
+    """A picker of checkpoints; its labels are the names that trainers know."""
 
     def label_from_instance(self, checkpoint: Checkpoint) -> str:
         run = checkpoint.run
@@ -272,7 +273,7 @@ def chosen_inputs(
     current = chosen.get(InputRole.POLICY)
     other = query.get(InputRole.POLICY, str(current))
     if kind == RunKind.EVALUATE and current is not None and other != str(current):
-        # Another policy than the current one is measured beside what it would replace.
+        # Measure another policy together with the current one, which it would replace.
         chosen[InputRole.INITIAL] = current
     for role in InputRole.values:
         value = query.get(role, "")
@@ -282,7 +283,7 @@ def chosen_inputs(
 
 
 class IterationForm(forms.Form):
-    """What an iteration waits for, and which of its steps ask nobody."""
+    """What an iteration waits for, and which of its steps are automatic."""
 
     wanted_judgments = forms.IntegerField(
         label=_("Enough judgments"),

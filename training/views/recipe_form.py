@@ -26,7 +26,7 @@ FLOAT = forms.NumberInput(attrs={"step": "any"})
 class SettingGroup:
     """Neighbouring settings that are all used with the same choice, or always.
 
-    ``when`` says with which, in JSON: names of fields, each with the values that count.
+    ``when`` is that choice in JSON: names of fields, each with the values that count.
     ``only`` says it in words.
     """
 
@@ -54,9 +54,9 @@ class RecipeForm(forms.Form):
     """The recipe of a kind of run: one field per setting of its dataclass.
 
     A field is named ``recipe_<name>`` and has the setting's help text, unit, range and
-    choices. What a program cannot run with is said at the field. ``known`` replaces the
-    defaults; it may be a recipe of an earlier version, and ``retired`` then says what of
-    it is gone.
+    choices. A value that a program refuses is reported at its field. ``known`` replaces
+    the defaults; it may be a recipe of an earlier version, and ``retired`` then lists
+    its settings that no longer exist.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class RecipeForm(forms.Form):
 
     @property
     def settings(self) -> list[Section]:
-        """The settings people change, by section."""
+        """Return the settings that people change, by section."""
         return list(self._sections(advanced=False))
 
     @property
@@ -102,7 +102,7 @@ class RecipeForm(forms.Form):
         )
 
     def _sections(self, *, advanced: bool) -> Iterator[Section]:
-        """Yield the recipe's own settings first and those of where it computes last."""
+        """Yield the recipe's own settings first, and the compute settings last."""
         recipe = RECIPES[self.kind]
         by_title: dict[str, list[dataclasses.Field[Any]]] = {}
         for setting in dataclasses.fields(recipe):
@@ -118,7 +118,7 @@ class RecipeForm(forms.Form):
     def _groups(
         self, chosen: Sequence[dataclasses.Field[Any]]
     ) -> Iterator[SettingGroup]:
-        """Yield neighbours that hang on the same choice together, others by themselves."""
+        """Yield neighbours that depend on the same choice together, others alone."""
         for _when, same in itertools.groupby(chosen, lambda s: s.metadata.get("when")):
             settings = list(same)
             when: When = settings[0].metadata.get("when") or {}
@@ -144,7 +144,7 @@ class RecipeForm(forms.Form):
         }
 
     def add_problems(self, problems: Mapping[str, str]) -> None:
-        """Show what :class:`training.runs.launch.LaunchRefusedError` says, at its field."""
+        """Show the problems of a ``LaunchRefusedError`` at their fields."""
         for name, why in problems.items():
             field = f"recipe_{name}" if f"recipe_{name}" in self.fields else name
             self.add_error(field if field in self.fields else None, why)

@@ -1,4 +1,4 @@
-"""Runs: the list, a new one, one of them live, several compared."""
+"""Runs: the list, and the page of one run."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def line_of(run: Run) -> Line:
 
 
 def _headline(run: Run) -> str:
-    """Return the one figure that says most about a finished run."""
+    """Return the most informative figure of a finished run."""
     result = run.result
     for name, label in (
         ("truth", gettext("held-out truth %(value)s")),
@@ -164,9 +164,6 @@ def kinds() -> list[Kind]:
     ]
 
 
-# A new run
-
-
 # One run
 
 
@@ -198,8 +195,8 @@ def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def live(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Answer the live parts of a run's page, or 304 when nothing has changed.
 
-    The version is computed from a few columns before anything else is read. How old
-    the heartbeat is travels in a header, so that it can tick without a change.
+    A few columns give the version before anything else is read. A header carries the
+    age of the heartbeat, so that it can tick without a change.
     """
     project = enter(request, slug, Role.TRAINER)
     run = run_of_project(project, pk)
@@ -281,7 +278,7 @@ def _live_facts(run: Run, version: str = "") -> dict[str, object]:
 
 
 def _place_form(run: Run) -> PlaceForm | None:
-    """Return the form to change where a queued run will run, if there is a choice."""
+    """Return the form that moves a queued run, if there is a choice."""
     if run.state != RunState.QUEUED:
         return None
     form = PlaceForm(run=run, prefix="place")
@@ -346,5 +343,5 @@ def place(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 
 def run_of_project(project: Project, pk: int) -> Run:
-    """Return a run of the project that :func:`enter` has let the visitor into."""
+    """Return a run of a project that the visitor has entered."""
     return get_object_or_404(Run.objects.for_list().filter(Q(project=project)), pk=pk)
