@@ -10,13 +10,17 @@ from records.recipes import RewardRecipe
 from tests.engine.micro import events, make_run, save_micro_policy
 from tests.engine.test_policy import result, toy_rows
 from tests.engine.test_preference import toy_judgments
+from tests.engine.test_reward_equality import fingerprint, frozen
 from tests.engine.test_rewards import given
 from training.engine import preference_model, reward
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.policies import Place
-from training.engine.preference_model import ranking_loss
 from training.engine.reward_model.model import load_reward_model
-from training.engine.reward_model.preference import PreferenceModel, scores
+from training.engine.reward_model.preference import (
+    PreferenceModel,
+    bradley_terry_loss,
+    scores,
+)
 from training.engine.run.directory import run_program
 
 pytestmark = [
@@ -57,8 +61,8 @@ def test_the_loss_is_that_of_bradley_and_terry():
         -math.log(1 / (1 + math.exp(b - c)))
         for c, b in zip(accepted, rejected, strict=True)
     ]
-    found = ranking_loss(torch.tensor(accepted), torch.tensor(rejected))
-    assert float(found) == pytest.approx(sum(expected) / 2)
+    losses = bradley_terry_loss(torch.tensor(accepted), torch.tensor(rejected))
+    assert losses.tolist() == pytest.approx(expected)
 
 
 def test_the_accepted_answer_comes_to_score_higher(tmp_path, backbone):
@@ -74,6 +78,20 @@ def test_the_accepted_answer_comes_to_score_higher(tmp_path, backbone):
     assert told["values"]["pairs"] > 0  # the held-out pair was measured
     final = [e for e in events(tmp_path, "checkpoint") if e["final"]]
     assert [(e["kind"], e["step"]) for e in final] == [("reward", 12)]
+
+
+def test_twelve_steps_give_the_frozen_weights(tmp_path, backbone):
+    """Recorded before the loop was written anew, as ``test_reward_equality``'s were."""
+    assert run_ranking(tmp_path, backbone) == 0
+    known = frozen("preference model")
+    after = fingerprint(tmp_path, 12)
+    assert after == pytest.approx(known["weights"], abs=1e-5)
+    losses = [
+        event["values"]["loss"]
+        for event in events(tmp_path, "metrics")
+        if "loss" in event["values"]
+    ]
+    assert losses[-1] == pytest.approx(known["loss"], abs=1e-4)
 
 
 def test_a_step_without_room_is_learned_in_parts(tmp_path, backbone, monkeypatch):

@@ -7,11 +7,13 @@ accepted scores higher (Bradley and Terry 1952; Ouyang et al. 2022, equation 1):
     loss = mean over pairs of −log σ(s(x, c) − s(x, b))
 
 with c judged consistent and b not. Where nothing was judged consistent the label stands
-for c (``questions``). Only differences mean something: the score has no zero, so a run
-that mixes kinds of tasks normalises each.
+for c (``preference_pairs``). Only differences mean something: the score has no zero, so a
+run that mixes kinds of tasks normalizes each.
 
 The model is the policy's backbone with one output, read at the last token; any program
-that loads a Hugging Face sequence classifier can use it (``preferring``).
+that loads a Hugging Face sequence classifier can use it. TRL's ``RewardTrainer`` has the
+same loss and is not used: it resumes by skipping batches of a data loader, while the pairs
+of a step follow from its number here.
 
 Departure: Ouyang et al. rank K answers and average over all pairs of a prompt at once;
 here the pairs of a step come from any turns.
@@ -27,30 +29,32 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from records.finite import must_be_finite
 from records.recipes import RewardRecipe
 from training.engine.data.conversations import Encoder
-from training.engine.data.preference_pairs import Course, Row, pair_rows, read_questions
-from training.engine.modeling.micro_batch import Parts
-from training.engine.modeling.optim import save_optimizer
+from training.engine.data.preference_pairs import (
+    BatchSampler,
+    Row,
+    pair_rows,
+    read_questions,
+)
+from training.engine.modeling.micro_batch import MicroBatch
+from training.engine.modeling.optim import update
 from training.engine.modeling.policies import longest_input, prepare, save_model
+from training.engine.modeling.trainer_state import save_trainer_state, seed_step
 from training.engine.reward_model.classifier import (
     start_learning,
     starting_classifier,
 )
-from training.engine.reward_model.preference import scores
-from training.engine.run.directory import Ending, RunDirectory, RunError, step_random
+from training.engine.reward_model.preference import (
+    bradley_terry_loss,
+    scores,
+    validate,
+)
+from training.engine.run.directory import Ending, RunDirectory, RunError
 from training.engine.run.distributed import process_count
 
-CHUNK = 32  # rows computed at once for the held-out figures
-TELL_EVERY = 10  # steps between metric events
-
-
-def ranking_loss(accepted: Tensor, rejected: Tensor) -> Tensor:
-    """Return the mean loss of the pairs, of the two scores of each, (B,) and (B,)."""
-    return functional.softplus(rejected - accepted).mean()
+LOG_EVERY = 10  # steps between metric events
 
 
 def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
@@ -60,100 +64,91 @@ def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         count = str(process_count())
         raise RunError("recipe: `processes`", "1 for a preference model", count)
     place = prepare(recipe)
+
+    # Load: the policy's backbone; of each turn every rejected answer beside an accepted.
     model, tokenizer = starting_classifier(run, recipe, place, outputs=1)
     pad = cast(int, tokenizer.pad_token_id)
-
-    # Data: of each turn every rejected answer, beside one that was accepted.
-    questions, held_out = read_questions(
-        run, Encoder(tokenizer), longest_input(model, recipe.max_tokens)
-    )
-    course = Course(
+    longest = longest_input(model, recipe.max_tokens)
+    questions, held_out = read_questions(run, Encoder(tokenizer), longest)
+    sampler = BatchSampler(
         questions, seed=recipe.seed, count=recipe.pairs_per_step, paired=True
     )
     tests = pair_rows(held_out)
-    run.log(f"{len(course.pairs)} pairs to learn from, {len(tests) // 2} held out")
+    run.log(f"{len(sampler.pairs)} pairs to learn from, {len(tests) // 2} held out")
     if not tests:
         run.log("no held-out pair: nothing says how good the model is", "warning")
 
+    # Build.
     optimizer, schedule, first = start_learning(run, recipe, model, model, tokenizer)
+    micro_batch = MicroBatch(
+        recipe.micro_batch or recipe.pairs_per_step, run.log, "pairs"
+    )
 
-    def test(step: int) -> dict[str, object]:
-        """Return how often, and by how much, the accepted answer scores higher."""
-        if not tests:
-            return {}
-        model.eval()  # type: ignore[no-untyped-call]
-        with torch.inference_mode():
-            found = torch.cat(
-                [
-                    scores(model, tests[i : i + CHUNK], pad, place)
-                    for i in range(0, len(tests), CHUNK)
-                ]
-            )
-        above = found[0::2] - found[1::2]
-        told: dict[str, object] = {
-            "accuracy": float((above > 0).float().mean()),
-            "margin": float(above.mean()),
-            "loss": float(functional.softplus(-above).mean()),
-            "pairs": len(above),
-        }
-        run.metrics(step, {f"held_out/{name}": value for name, value in told.items()})
-        return told
+    def backward(rows: Sequence[Row]) -> Tensor:
+        """Add the gradient of some pairs; return summed loss and pairs right, (2,)."""
+        accepted, rejected = scores(model, rows, pad, place).view(-1, 2).unbind(1)
+        losses = bradley_terry_loss(accepted, rejected)  # (B,)
+        (losses.sum() / recipe.pairs_per_step).backward()  # type: ignore[no-untyped-call]
+        return torch.stack([losses.detach().sum(), (accepted > rejected).sum()])
 
-    def write(folder: Path) -> None:
+    def write(step: int, folder: Path) -> None:
         save_model(model, folder)
         tokenizer.save_pretrained(folder)
-        (folder / "trainer").mkdir()
-        save_optimizer(optimizer, folder / "trainer")
+        save_trainer_state(folder, model, optimizer, step)
 
-    def save(step: int, final: bool = False) -> dict[str, object]:
-        told = test(step)
+    def validate_and_save(step: int, final: bool = False) -> dict[str, object]:
+        """Return the held-out figures."""
+        figures = validate(model, tests, pad, place)
+        if figures:
+            run.metrics(step, {f"held_out/{name}": v for name, v in figures.items()})
         run.save_checkpoint(
-            step, write, kind="reward", recipe=recipe, metrics=told, final=final
+            step,
+            functools.partial(write, step),
+            kind="reward",
+            recipe=recipe,
+            metrics=figures,
+            final=final,
         )
-        return told
+        return figures
 
-    def learn(rows: Sequence[Row], size: int) -> Tensor:
-        """Leave the gradients of a step's pairs, ``size`` at once; return the scores."""
-        found: list[Tensor] = []
-        for start in range(0, len(rows), 2 * size):
-            piece = rows[start : start + 2 * size]
-            score = scores(model, piece, pad, place)
-            loss = ranking_loss(score[0::2], score[1::2]) * len(piece) / len(rows)
-            loss.backward()  # type: ignore[no-untyped-call]
-            found.append(score.detach())
-        return torch.cat(found)
-
-    run.rehearse_checkpoint(write)
-    parts = Parts(recipe.micro_batch or recipe.pairs_per_step, run.log, "pairs")
-    step, since, told_at = first, time.monotonic(), first
-    while step < recipe.steps and not run.stop_requested:
+    # Train.
+    run.rehearse_checkpoint(functools.partial(write, first))
+    step, logged, since = first, first, time.monotonic()
+    for step in range(first + 1, recipe.steps + 1):
+        seed_step(recipe.seed, step - 1)
         model.train()
-        torch.manual_seed(step_random(recipe.seed, "torch", step).getrandbits(62))
-        rows = course.at(step).rows
-        found = parts.run(functools.partial(learn, rows), optimizer.zero_grad)
-        loss = ranking_loss(found[0::2], found[1::2])
-        must_be_finite(float(loss), "loss", f"step {step + 1}")
-        norm = torch.nn.utils.clip_grad_norm_(
-            model.parameters(), recipe.max_grad_norm or float("inf")
+        rows = sampler.at(step - 1).rows  # accepted and rejected in turn
+        sums = micro_batch.accumulate(
+            functools.partial(split, rows), backward, optimizer.zero_grad
         )
-        must_be_finite(float(norm), "gradient norm", f"step {step + 1}")
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        step += 1
+        loss, accuracy = (sums / recipe.pairs_per_step).tolist()
+        figures = update(
+            optimizer,
+            schedule,
+            model.parameters(),
+            loss=loss,
+            max_grad_norm=recipe.max_grad_norm,
+            step=step,
+        )
         run.progress(step, recipe.steps)
-        if step % TELL_EVERY == 0 or step in (first + 1, recipe.steps):
-            values = {
-                "loss": float(loss),
-                "accuracy": float((found[0::2] > found[1::2]).float().mean()),
-                "gradient_norm": float(norm),
-                "seconds_per_step": (time.monotonic() - since) / (step - told_at),
-            }
-            run.metrics(step, values)
-            since, told_at = time.monotonic(), step
+        if step % LOG_EVERY == 0 or step in (first + 1, recipe.steps):
+            seconds = (time.monotonic() - since) / (step - logged)
+            run.metrics(
+                step, {**figures, "accuracy": accuracy, "seconds_per_step": seconds}
+            )
+            since, logged = time.monotonic(), step
+        if run.stop_requested:
+            break
         if step < recipe.steps and step % recipe.evaluate_every == 0:
-            save(step)
-    done = step >= recipe.steps
-    figures = {**save(step, final=done), "steps": step}
-    figures["seconds"] = round(time.monotonic() - started, 1)
-    return Ending("finished" if done else "stopped", figures)
+            validate_and_save(step)
+
+    # Save.
+    done = step == recipe.steps
+    values = {**validate_and_save(step, final=done), "steps": step}
+    values["seconds"] = round(time.monotonic() - started, 1)
+    return Ending("finished" if done else "stopped", values)
+
+
+def split(rows: Sequence[Row], pairs: int) -> list[Sequence[Row]]:
+    """Return the rows in micro-batches of at most so many pairs."""
+    return [rows[start : start + 2 * pairs] for start in range(0, len(rows), 2 * pairs)]

@@ -3,7 +3,7 @@
 Any Hugging Face sequence classifier with one output, such as a reward model trained on
 preferences (Bradley–Terry): it reads the conversation in its own chat template and
 scores its end. Larger is better; only differences mean something, so a run that mixes
-kinds of tasks should normalise each reward (``normalize_each``).
+kinds of tasks normalizes each reward.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from records.finite import must_be_finite
@@ -45,6 +46,44 @@ def scores(
     return logits[:, 0].float()
 
 
+def bradley_terry_loss(accepted: Tensor, rejected: Tensor) -> Tensor:
+    """Return the loss of each pair, (B,), of the scores of its answers, (B,) and (B,).
+
+    −log σ(s(x, c) − s(x, b)): Ouyang et al. 2022, equation 1.
+    """
+    return functional.softplus(rejected - accepted)
+
+
+@torch.inference_mode()
+def validate(
+    model: PreTrainedModel, pairs: Sequence[Row], pad: int, place: Place
+) -> dict[str, object]:
+    """Return how often, and by how much, the accepted answer scores higher.
+
+    ``pairs`` has an accepted and a rejected answer in turn. Empty without any.
+    """
+    if not pairs:
+        return {}
+    model.train(False)
+    accepted, rejected = (
+        torch.cat(
+            [
+                scores(model, pairs[i : i + 2 * BATCH], pad, place)
+                for i in range(0, len(pairs), 2 * BATCH)
+            ]
+        )
+        .view(-1, 2)
+        .unbind(1)
+    )
+    margins = accepted - rejected
+    return {
+        "accuracy": float((margins > 0).float().mean()),
+        "margin": float(margins.mean()),
+        "loss": float(bradley_terry_loss(accepted, rejected).mean()),
+        "pairs": len(margins),
+    }
+
+
 class PreferenceModel:
     """Scores answers; raises ``RunError`` for a folder that is no such model."""
 
@@ -52,9 +91,10 @@ class PreferenceModel:
         self.place = place
         self.tokenizer = load_tokenizer(path)
         self.model = load_classifier(path, place)
-        if self.model.config.num_labels != 1:
-            found = f"{self.model.config.num_labels} outputs"
-            raise RunError("inputs.preference", "a classifier of one output", found)
+        outputs = self.model.config.num_labels
+        if outputs != 1:
+            expected = "a classifier of one output"
+            raise RunError("inputs.preference", expected, f"{outputs} outputs")
         known = len(self.tokenizer)
         add_tags(self.tokenizer)
         fit_vocabulary(self.model, self.tokenizer, known)
@@ -77,7 +117,7 @@ class PreferenceModel:
         values = [0.0] * len(rows)
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
-            found = scores(self.model, [rows[i] for i in chosen], pad, self.place)
-            for i, value in zip(chosen, found.tolist(), strict=True):
+            batch = scores(self.model, [rows[i] for i in chosen], pad, self.place)
+            for i, value in zip(chosen, batch.tolist(), strict=True):
                 values[i] = must_be_finite(value, "score of the preference model")
         return values
