@@ -60,7 +60,7 @@ from training.engine.reward_model.packing import Packer, Pair, RewardSettings
 from training.engine.rl.rewards import Rewards
 from training.engine.rl.rollouts import Rollouts
 from training.engine.run.directory import RunDirectory, run_program
-from training.engine.sampling.answers import ask
+from training.engine.sampling.answers import build_prompts
 from training.engine.sampling.sampler import Sampling
 
 SETTINGS = RewardSettings("interleaved", "unit")
@@ -159,10 +159,10 @@ def reward_model(path: Path, args: argparse.Namespace, place: Place) -> RewardMo
 
 def turns_of(encoder: Encoder, count: int):
     rows = generate(seed=2, count=count)
-    asked, _ = ask(
+    prompts, _ = build_prompts(
         encoder, [sample_from_json(json.loads(json.dumps(r))) for r in rows], 2048
     )
-    return asked
+    return prompts
 
 
 def ours(path, args, recipe, place, scorer, turns) -> tuple[Stopwatch, list[float]]:
@@ -253,7 +253,7 @@ def theirs(
                 for text, k, score in zip(texts, kind, scores, strict=True)
             ]
 
-    asked = turns[: recipe.prompts_per_step * recipe.steps]
+    prompts = turns[: recipe.prompts_per_step * recipe.steps]
     per_step = recipe.prompts_per_step * recipe.num_generations
     trainer = GRPOTrainer(
         model=model,
@@ -261,9 +261,9 @@ def theirs(
         reward_funcs=[reward],
         train_dataset=Dataset.from_dict(
             {
-                "prompt": [tokenizer.decode(a.prompt) for a in asked],
-                "label": [a.sample.turns[a.turn].response for a in asked],
-                "kind": [a.sample.turns[a.turn].kind for a in asked],
+                "prompt": [tokenizer.decode(a.ids) for a in prompts],
+                "label": [a.sample.turns[a.turn].response for a in prompts],
+                "kind": [a.sample.turns[a.turn].kind for a in prompts],
             }
         ),
         args=GRPOConfig(
@@ -353,7 +353,7 @@ def main() -> int:
         encoder = Encoder(load_policy(path, place)[1])
         turns = turns_of(encoder, 20 + recipe.steps * args.prompts)
         say(
-            f"{args.prompts} prompts of {statistics.mean(len(a.prompt) for a in turns):.0f} "
+            f"{args.prompts} prompts of {statistics.mean(len(a.ids) for a in turns):.0f} "
             f"tokens, {args.responses} answers each; {place.device}, {args.precision}, "
             f"{torch.get_num_threads()} thread(s)"
         )

@@ -87,8 +87,8 @@ def test_the_labels_own_calls_get_the_recorded_observations_in_a_draw(
 ):
     labels = answer_with_labels(Encoder(micro_tokenizer()))
 
-    def say_labels(model, tokenizer, asked, sampling, *, place, seeds, per_turn):
-        return labels(model, tokenizer, asked, sampling, place=place, seed=seeds)
+    def say_labels(model, tokenizer, prompts, sampling, *, place, seeds, per_turn):
+        return labels(model, tokenizer, prompts, sampling, place=place, seed=seeds)
 
     monkeypatch.setattr(draw, "answer_together", say_labels)
     policy = save_micro_policy(tmp_path / "policy")
@@ -108,10 +108,10 @@ def test_the_labels_own_calls_get_the_recorded_observations_in_a_whole_task(
     rollouts = make_rollouts([ROW], whole_tasks=True)
     said = answer_with_labels(rollouts.encoder)
     monkeypatch.setattr("training.engine.rl.rollouts.answer", said)
-    first = rollouts.asked[0]
+    first = rollouts.prompts[0]
     episode = rollouts.respond(None, [first], PartOf(0, 0, 1))[0][0]
     encoded = rollouts.encoder.encode(sample_from_json(ROW))
-    assert first.prompt + episode.ids == encoded.ids
+    assert first.ids + episode.ids == encoded.ids
 
 
 def test_the_labels_own_calls_get_the_recorded_observations_in_own_history(
@@ -120,9 +120,9 @@ def test_the_labels_own_calls_get_the_recorded_observations_in_own_history(
     read = []
     labels = answer_with_labels(Encoder(micro_tokenizer()))
 
-    def say_labels(model, tokenizer, asked, *args, **kwargs):
-        read.extend(tokenizer.decode(item.prompt) for item in asked)
-        return labels(model, tokenizer, asked, *args, **kwargs)
+    def say_labels(model, tokenizer, prompts, *args, **kwargs):
+        read.extend(tokenizer.decode(item.ids) for item in prompts)
+        return labels(model, tokenizer, prompts, *args, **kwargs)
 
     monkeypatch.setattr(evaluate, "answer", say_labels)
     start = save_micro_policy(tmp_path / "policy")

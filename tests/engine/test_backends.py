@@ -10,7 +10,7 @@ from records.recipes import RecipeError
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
 from training.engine.data.conversations import Encoder
 from training.engine.modeling.policies import Place
-from training.engine.sampling.answers import ask
+from training.engine.sampling.answers import build_prompts
 from training.engine.sampling.backends import check_backend, logprobs_of, respond
 from training.engine.sampling.sampler import Sampling
 
@@ -25,8 +25,8 @@ def setting():
     with torch.no_grad():  # random weights are too sure of one token
         for parameter in model.parameters():
             parameter.mul_(1.5)
-    asked, _ = ask(Encoder(tokenizer), demo_samples()[:2], 10_000)
-    prompts = [item.prompt[-n:] for n, item in zip((40, 25, 31), asked, strict=False)]
+    turns, _ = build_prompts(Encoder(tokenizer), demo_samples()[:2], 10_000)
+    prompts = [item.ids[-n:] for n, item in zip((40, 25, 31), turns, strict=False)]
     # A random model seldom ends by itself: a tenth of the tokens stop it.
     stops = tuple(range(100, 190))
     return model, prompts, Sampling(1.0, 1.0, NEW, stops, tokenizer.pad_token_id)

@@ -235,7 +235,7 @@ def test_every_turn_is_paid_where_it_ends(monkeypatch):
     monkeypatch.setattr(
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
+    episode = rollouts.respond(None, [rollouts.prompts[0]], PartOf(0, 0, 1))[0][0]
     turns = len(episode.answers)
     assert turns > 1
     episode.rewarded = [Rewarded(1.0, 1.0 / (i + 1)) for i in range(turns)]
@@ -258,7 +258,7 @@ def test_a_whole_task_is_paid_its_completion_at_the_end(monkeypatch):
     monkeypatch.setattr(
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
+    episode = rollouts.respond(None, [rollouts.prompts[0]], PartOf(0, 0, 1))[0][0]
     turns = len(row["turns"])
     assert len(episode.answers) == turns
     episode.rewarded = [Rewarded(1.0, 0.5)] * turns

@@ -17,7 +17,7 @@ from training.engine.evaluate import (
     write_samples,
 )
 from training.engine.run.directory import RunDirectory, run_program
-from training.engine.sampling.answers import Answer, Asked, measure
+from training.engine.sampling.answers import Answer, Prompt, measure
 from training.engine.sampling.sampler import Sampled
 
 RECIPE = EvaluateRecipe()
@@ -80,7 +80,7 @@ def test_one_wrong_turn_spoils_one_task(samples):
 
 def test_a_turn_left_out_keeps_its_task_from_being_complete(samples):
     answers = [a for a in answers_of(samples) if (a.sample, a.turn) != (samples[0], 0)]
-    left_out = [Asked(samples[0], 0, [])]
+    left_out = [Prompt(samples[0], 0, [])]
     figures = summary(judged(answers, None), left_out, samples, RECIPE)
     assert figures["tasks_complete"]["n"] == len(samples)
     assert figures["tasks_complete"]["value"] == pytest.approx(17 / 18)

@@ -10,7 +10,7 @@ from training.engine.data.conversations import Encoder
 from training.engine.modeling.micro_batch import Parts
 from training.engine.modeling.policies import Place
 from training.engine.sampling import sampler
-from training.engine.sampling.answers import answer, ask
+from training.engine.sampling.answers import answer, build_prompts
 from training.engine.sampling.sampler import Sampling, sample_responses
 
 CPU = Place(torch.device("cpu"), half=False)
@@ -24,8 +24,8 @@ def setting():
         for parameter in model.parameters():
             parameter.mul_(1.5)
     encoder = Encoder(tokenizer)
-    asked, _ = ask(encoder, demo_samples()[:4], 10_000)
-    prompts = [item.prompt for item in asked][:9]
+    turns, _ = build_prompts(encoder, demo_samples()[:4], 10_000)
+    prompts = [item.ids for item in turns][:9]
     sampling = Sampling(1.0, 1.0, 12, encoder.frame.stop_ids, tokenizer.pad_token_id)
     return model, prompts, sampling
 
@@ -184,9 +184,9 @@ def test_sampling_follows_the_probabilities(setting):
 def test_a_cut_off_answer_fails_the_format_check():
     tokenizer = micro_tokenizer()
     encoder = Encoder(tokenizer)
-    asked, _ = ask(encoder, demo_samples()[:1], 10_000)
+    turns, _ = build_prompts(encoder, demo_samples()[:1], 10_000)
     sampling = Sampling(0.0, 1.0, 1, encoder.frame.stop_ids, tokenizer.pad_token_id)
     model = micro_policy(tokenizer)
-    ((given,),) = answer(model, tokenizer, asked[:1], sampling, place=CPU, seed=1)
+    ((given,),) = answer(model, tokenizer, turns[:1], sampling, place=CPU, seed=1)
     assert given.sampled.ended is False
     assert given.format_error is not None

@@ -32,7 +32,7 @@ from training.engine.rl.rewards import Rewarded, Rewards
 from training.engine.rl.rollouts import Rollouts
 from training.engine.rl.validation import HeldOut, Looked, gain
 from training.engine.run.directory import RunDirectory, run_program
-from training.engine.sampling.answers import Answer, ask
+from training.engine.sampling.answers import Answer, build_prompts
 from training.engine.sampling.sampler import PartOf, Sampled, Sampling
 
 # transformers, TRL and torch warn about settings of their own that they are renaming.
@@ -209,16 +209,16 @@ def test_an_answer_to_a_label_outside_the_grammar_earns_no_consistency():
 def make_rollouts(rows, **recipe):
     tokenizer = micro_tokenizer()
     encoder = Encoder(tokenizer)
-    asked, _ = ask(encoder, [sample_from_json(row) for row in rows], 4096)
+    prompts, _ = build_prompts(encoder, [sample_from_json(row) for row in rows], 4096)
     recipe = PolicyRecipe(**{"num_generations": 4, "oversampling": 1.0, **recipe})
     sampling = Sampling(1.0, 1.0, 20, encoder.frame.stop_ids, tokenizer.pad_token_id)
-    return Rollouts(recipe, asked, encoder, sampling, CPU, Rewards(recipe, None), 0)
+    return Rollouts(recipe, prompts, encoder, sampling, CPU, Rewards(recipe, None), 0)
 
 
 def answer_with_labels(encoder):
     """Return an ``answer`` that gives the label of every turn asked."""
 
-    def answer(model, tokenizer, asked, sampling, *, place, seed, per_turn=1):
+    def answer(model, tokenizer, prompts, sampling, *, place, seed, per_turn=1):
         return [
             [
                 Answer(
@@ -233,7 +233,7 @@ def answer_with_labels(encoder):
                 )
                 for index in range(per_turn)
             ]
-            for item in asked
+            for item in prompts
         ]
 
     return answer
@@ -249,7 +249,7 @@ def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
     monkeypatch.setattr(
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    first = rollouts.asked[0]
+    first = rollouts.prompts[0]
     episode = rollouts.respond(None, [first], PartOf(0, 0, 1))[0][0]
     turns = row["turns"]
     kinds = [turn["input"]["kind"] for turn in turns]
@@ -257,9 +257,9 @@ def test_following_actions_goes_on_after_the_recorded_observation(monkeypatch):
     assert len(episode.answers) == followed > 1
     # The sequence is the conversation as it is trained on, and the mask is its labels'.
     encoded = rollouts.encoder.encode(sample_from_json(row), turns=range(followed))
-    assert first.prompt + episode.ids == encoded.ids
+    assert first.ids + episode.ids == encoded.ids
     assert [m == 1 for m in episode.mask] == [
-        label != -100 for label in encoded.labels[len(first.prompt) :]
+        label != -100 for label in encoded.labels[len(first.ids) :]
     ]
     hidden = [i for i, m in zip(episode.ids, episode.mask, strict=True) if not m]
     text = rollouts.encoder.tokenizer.decode(hidden)
@@ -273,7 +273,7 @@ def test_a_group_told_to_another_process_is_the_same_there(monkeypatch):
     monkeypatch.setattr(
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    first = rollouts.asked[0]
+    first = rollouts.prompts[0]
     (group,) = rollouts.respond(None, [first], PartOf(0, 0, 1))
     assert len(group[0].answers) > 1
     told = json.loads(json.dumps([episode.to_json() for episode in group]))
@@ -291,7 +291,7 @@ def test_without_following_an_episode_is_one_response(monkeypatch):
     monkeypatch.setattr(
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    episode = rollouts.respond(None, [rollouts.asked[0]], PartOf(0, 0, 1))[0][0]
+    episode = rollouts.respond(None, [rollouts.prompts[0]], PartOf(0, 0, 1))[0][0]
     assert len(episode.answers) == 1
     assert set(episode.mask) == {1}
 
@@ -367,7 +367,7 @@ def test_the_turns_of_a_step_depend_on_its_number_only(monkeypatch):
 
     def drawn(step):
         return [
-            (g[0].asked.sample.id, g[0].asked.turn)
+            (g[0].prompt.sample.id, g[0].prompt.turn)
             for g in rollouts.draw(None, 4, step)
         ]
 

@@ -94,13 +94,13 @@ def test_labels_as_answers_give_the_conversation_as_it_is_trained_on(monkeypatch
     monkeypatch.setattr(
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
-    first = rollouts.asked[0]
+    first = rollouts.prompts[0]
     episode = rollouts.respond(None, [first], PartOf(0, 0, 1))[0][0]
     assert len(episode.answers) == len(row["turns"])
     encoded = rollouts.encoder.encode(sample_from_json(row))
-    assert first.prompt + episode.ids == encoded.ids
+    assert first.ids + episode.ids == encoded.ids
     assert [m == 1 for m in episode.mask] == [
-        label != -100 for label in encoded.labels[len(first.prompt) :]
+        label != -100 for label in encoded.labels[len(first.ids) :]
     ]
 
 
@@ -149,9 +149,9 @@ def test_a_policy_that_says_the_labels_completes_every_task(tmp_path, monkeypatc
     assert values["history"] == "own"
     assert values["policies"]["policy"]["tasks_complete"]["value"] == 1.0
 
-    def stumbling(model, tokenizer, asked, *args, **kwargs):
+    def stumbling(model, tokenizer, prompts, *args, **kwargs):
         """Stop after the first turn of the first sample."""
-        answers = right(model, tokenizer, asked, *args, **kwargs)
+        answers = right(model, tokenizer, prompts, *args, **kwargs)
         for (one,) in answers:
             if one.sample.id == rows[0]["id"] and not one.turn:
                 object.__setattr__(one, "format_error", ValueError("cut off"))

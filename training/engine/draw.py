@@ -68,7 +68,7 @@ from training.engine.run.directory import (
 from training.engine.run.distributed import any_process, divided, join, told_by_first
 from training.engine.sampling.answers import (
     Answer,
-    Asked,
+    Prompt,
     answer_together,
     count_unreadable,
     is_well_formed,
@@ -102,7 +102,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
     encoder = Encoder(tokenizer)
     chosen, left_out = choose(samples, recipe, model, encoder, place, longest)
-    lengths = lengths_summary([len(a.prompt) for a in (*chosen, *left_out)])
+    lengths = lengths_summary([len(a.ids) for a in (*chosen, *left_out)])
     run.log(
         f"{len(chosen)} of {sum(len(each.turns) for each in samples)} turns of "
         f"{len(samples)} samples; their prompts have {lengths['median']} tokens (median), "
@@ -148,7 +148,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                 if any_process(run.stop_requested, place.device):
                     return Ending("stopped", dict(counts))
                 chunk = [
-                    Asked(a.sample, a.turn, encoder.encode(a.sample).prompt(a.turn))
+                    Prompt(a.sample, a.turn, encoder.encode(a.sample).prompt(a.turn))
                     for a in chosen[start : start + CHUNK]
                     if (role, a.sample.id, a.turn) not in done
                 ]
@@ -203,7 +203,7 @@ def choose(
     encoder: Encoder,
     place: Place,
     longest: int,
-) -> tuple[list[Asked], list[Asked]]:
+) -> tuple[list[Prompt], list[Prompt]]:
     """Return the turns to answer, by the recipe's choice, and those found too long.
 
     At random, no more turns are read than it takes to find as many that fit.
@@ -212,13 +212,13 @@ def choose(
     step_random(recipe.seed, "turns").shuffle(places)
     wanted = recipe.turns or len(places)
     hard_first = recipe.choice == "hard first" and wanted < len(places)
-    fitting: list[Asked] = []
-    left_out: list[Asked] = []
+    fitting: list[Prompt] = []
+    left_out: list[Prompt] = []
     for sample, turn in places:
         if len(fitting) == wanted and not hard_first:
             break
-        asked = Asked(sample, turn, encoder.encode(sample).prompt(turn))
-        (fitting if len(asked.prompt) <= longest else left_out).append(asked)
+        prompt = Prompt(sample, turn, encoder.encode(sample).prompt(turn))
+        (fitting if len(prompt.ids) <= longest else left_out).append(prompt)
     if hard_first:
         hardness = surprisal(model, encoder, fitting, place)
         order = sorted(range(len(fitting)), key=lambda i: -hardness[i])
@@ -228,17 +228,17 @@ def choose(
 
 @torch.inference_mode()
 def surprisal(
-    model: PreTrainedModel, encoder: Encoder, asked: Sequence[Asked], place: Place
+    model: PreTrainedModel, encoder: Encoder, prompts: Sequence[Prompt], place: Place
 ) -> list[float]:
     """Return for each turn the largest −log π(token) over the tokens of its label."""
     model.train(False)
     # A conversation holds all its turns: it is read once, and up to the last one asked.
-    last: dict[str, Asked] = {}
-    for item in asked:
+    last: dict[str, Prompt] = {}
+    for item in prompts:
         if item.sample.id not in last or last[item.sample.id].turn < item.turn:
             last[item.sample.id] = item
 
-    def of_turns(item: Asked) -> list[tuple[int, float]]:
+    def of_turns(item: Prompt) -> list[tuple[int, float]]:
         encoded = encoder.encode(item.sample, turns=range(item.turn + 1))
         ids = torch.tensor([encoded.ids], device=place.device)
         with place.autocast():
@@ -259,7 +259,7 @@ def surprisal(
         for item, of_item in zip(read, found, strict=True)
         for turn, value in of_item
     }
-    return [hardest[item.sample.id, item.turn] for item in asked]
+    return [hardest[item.sample.id, item.turn] for item in prompts]
 
 
 # What comes of a response

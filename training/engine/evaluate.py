@@ -65,11 +65,11 @@ from training.engine.run.directory import (
 from training.engine.run.distributed import any_process, divided, join, process_count
 from training.engine.sampling.answers import (
     Answer,
-    Asked,
     Measured,
+    Prompt,
     answer,
     answer_together,
-    ask,
+    build_prompts,
     check_of,
     longest_prompt,
     measure,
@@ -158,15 +158,15 @@ def answer_all(
     samples: Sequence[Sample],
     place: Place,
     part: tuple[int, int],
-) -> tuple[list[Answer], list[Asked]] | None:
+) -> tuple[list[Answer], list[Prompt]] | None:
     """Return one policy's answers and the turns left out; None when asked to stop."""
     model, tokenizer = load_policy(run.inputs[role], place)
     encoder = Encoder(tokenizer)
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
-    asked, left_out = ask(encoder, samples, longest)
-    lengths = lengths_summary([len(item.prompt) for item in asked])
+    prompts, left_out = build_prompts(encoder, samples, longest)
+    lengths = lengths_summary([len(item.ids) for item in prompts])
     run.log(
-        f"{role}: {len(asked)} turns of {len(samples)} samples; prompts have "
+        f"{role}: {len(prompts)} turns of {len(samples)} samples; prompts have "
         f"{lengths['median']} tokens (median), {lengths['max']} at most"
     )
     if left_out:
@@ -187,31 +187,31 @@ def answer_all(
     caching(model, longest + recipe.max_new_tokens).tell(run.log, WITHOUT_CACHE)
     if recipe.history == "own":
         found = whole_tasks(
-            run, recipe, role, model, encoder, asked, sampling, place, part
+            run, recipe, role, model, encoder, prompts, sampling, place, part
         )
         return found and (found[0], left_out + found[1])
     # Neighbours in length share a batch; the order of the answers does not matter.
-    asked.sort(key=lambda item: len(item.prompt))
+    prompts.sort(key=lambda item: len(item.ids))
     answers: list[Answer] = []
-    for start in range(0, len(asked), CHUNK):
+    for start in range(0, len(prompts), CHUNK):
         if any_process(run.stop_requested, place.device):
             return None
-        run.progress(part[0] * len(asked) + start, part[1] * len(asked))
-        chunk = asked[start : start + CHUNK]
+        run.progress(part[0] * len(prompts) + start, part[1] * len(prompts))
+        chunk = prompts[start : start + CHUNK]
         seeds = seeds_of(recipe, role, chunk)
         drawn = answer_together(
             model, tokenizer, chunk, sampling, place=place, seeds=seeds
         )
         answers += [group[0] for group in drawn]
-    run.progress((part[0] + 1) * len(asked), part[1] * len(asked))
+    run.progress((part[0] + 1) * len(prompts), part[1] * len(prompts))
     return answers, left_out
 
 
-def seeds_of(recipe: EvaluateRecipe, role: str, asked: Sequence[Asked]) -> list[int]:
+def seeds_of(recipe: EvaluateRecipe, role: str, prompts: Sequence[Prompt]) -> list[int]:
     """Return a seed for each turn: an answer hangs on no other turn."""
     return [
         step_random(recipe.seed, role, item.sample.id, item.turn).getrandbits(31)
-        for item in asked
+        for item in prompts
     ]
 
 
@@ -221,11 +221,11 @@ def whole_tasks(
     role: str,
     model: PreTrainedModel,
     encoder: Encoder,
-    asked: Sequence[Asked],
+    prompts: Sequence[Prompt],
     sampling: Sampling,
     place: Place,
     part: tuple[int, int],
-) -> tuple[list[Answer], list[Asked]] | None:
+) -> tuple[list[Answer], list[Prompt]] | None:
     """Return the answers of one policy led through each task, and what was not reached.
 
     All conversations of a process take their next turn together, and a process leads
@@ -234,19 +234,19 @@ def whole_tasks(
     longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
     stopped = False
 
-    def lead(tasks: Sequence[Asked]) -> list[list[Answer]]:
+    def lead(tasks: Sequence[Prompt]) -> list[list[Answer]]:
         nonlocal stopped
         worlds = {item.sample.id: World(item.sample) for item in tasks}
         answers: dict[str, list[Answer]] = {item.sample.id: [] for item in tasks}
         going, done = list(tasks), 0
         while going:
-            further: list[Asked] = []
+            further: list[Prompt] = []
             for start in range(0, len(going), CHUNK):
                 if run.stop_requested:
                     stopped = True
                     return list(answers.values())
-                turns = part[0] * len(asked) + done * process_count()
-                run.progress(turns, part[1] * len(asked))
+                turns = part[0] * len(prompts) + done * process_count()
+                run.progress(turns, part[1] * len(prompts))
                 chunk = going[start : start + CHUNK]
                 drawn = answer(
                     model,
@@ -259,7 +259,7 @@ def whole_tasks(
                 done += len(chunk)
                 for item, (given,) in zip(chunk, drawn, strict=True):
                     answers[item.sample.id].append(given)
-                    so_far = item.prompt + given.sampled.ids
+                    so_far = item.ids + given.sampled.ids
                     world = worlds[item.sample.id]
                     found = next_turn(encoder, world, given, so_far, longest)
                     if found is not None:
@@ -269,7 +269,7 @@ def whole_tasks(
 
     checked = check_of(encoder.tokenizer, sampling.stop_ids[-1])
     led = divided(
-        [item for item in asked if item.turn == 0],
+        [item for item in prompts if item.turn == 0],
         lead,
         lambda task: [(given.turn, *astuple(given.sampled)) for given in task],
         lambda item, told: [
@@ -280,8 +280,8 @@ def whole_tasks(
         return None
     answers = [given for task in led for given in task]
     reached = {(given.sample.id, given.turn) for given in answers}
-    missed = [item for item in asked if (item.sample.id, item.turn) not in reached]
-    run.progress((part[0] + 1) * len(asked), part[1] * len(asked))
+    missed = [item for item in prompts if (item.sample.id, item.turn) not in reached]
+    run.progress((part[0] + 1) * len(prompts), part[1] * len(prompts))
     return answers, missed
 
 
@@ -339,7 +339,7 @@ METRICS: dict[str, Callable[[Row], bool | None]] = {
 
 def summary(
     rows: Sequence[Row],
-    left_out: Sequence[Asked],
+    left_out: Sequence[Prompt],
     samples: Sequence[Sample],
     recipe: EvaluateRecipe,
 ) -> dict[str, dict[str, float]]:
@@ -366,7 +366,7 @@ def verdicts_of(rows: Sequence[Row], ask_row: Callable[[Row], bool | None]) -> V
 
 
 def tasks_complete(
-    rows: Sequence[Row], left_out: Sequence[Asked], samples: Sequence[Sample]
+    rows: Sequence[Row], left_out: Sequence[Prompt], samples: Sequence[Sample]
 ) -> Verdicts:
     """Return for each sample the oracle can judge whether all its turns are right."""
     right: Counter[str] = Counter()
@@ -375,8 +375,8 @@ def tasks_complete(
     judged_turns = Counter(
         row.answer.sample.id for row in rows if row.measured.consistent is not None
     )
-    for asked in left_out:
-        judged_turns[asked.sample.id] += asked.sample.is_verifiable(asked.turn)
+    for prompt in left_out:
+        judged_turns[prompt.sample.id] += prompt.sample.is_verifiable(prompt.turn)
     return {
         sample.id: [right[sample.id] == len(sample.turns)]
         for sample in samples
@@ -455,7 +455,7 @@ def write_samples(
     run: RunDirectory,
     role: str,
     rows: Sequence[Row],
-    left_out: Sequence[Asked],
+    left_out: Sequence[Prompt],
     samples: Sequence[Sample],
 ) -> None:
     """Append a row for each sample to ``outputs/samples.jsonl``."""
@@ -489,7 +489,7 @@ def split_of(sample: Sample) -> str:
 
 def grouped(
     rows: Sequence[Row],
-    left_out: Sequence[Asked],
+    left_out: Sequence[Prompt],
     samples: Sequence[Sample],
     recipe: EvaluateRecipe,
     group_of: Callable[[Sample], str],
@@ -498,7 +498,7 @@ def grouped(
     return {
         group: summary(
             [row for row in rows if group_of(row.answer.sample) == group],
-            [asked for asked in left_out if group_of(asked.sample) == group],
+            [prompt for prompt in left_out if group_of(prompt.sample) == group],
             [sample for sample in samples if group_of(sample) == group],
             recipe,
         )

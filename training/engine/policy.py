@@ -88,7 +88,11 @@ from training.engine.rl.validation import (
 )
 from training.engine.run.directory import Ending, RunDirectory, RunError, run_program
 from training.engine.run.distributed import any_process, process_count, share_of_step
-from training.engine.sampling.answers import ask, count_unreadable, longest_prompt
+from training.engine.sampling.answers import (
+    build_prompts,
+    count_unreadable,
+    longest_prompt,
+)
 from training.engine.sampling.backends import check_backend
 from training.engine.sampling.decoding import WITHOUT_CACHE, caching
 from training.engine.sampling.sampler import Sampling, room
@@ -115,7 +119,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     half = place.half and place.device.type == "cuda"
     reward_model = load_reward_models(run.inputs, place.device, half)
 
-    # The policy, and what it is asked.
+    # The policy, and what it answers.
     start = run.need_input("policy")
     full = recipe.method == "full"
     model, tokenizer = load_policy(run.resume if run.resume and full else start, place)
@@ -125,27 +129,27 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     for measure, instead in ((sharing, ROWS_OF_THEIR_OWN), (caching, WITHOUT_CACHE)):
         measure(model, longest + recipe.max_new_tokens).tell(run.log, instead)
     samples = read_samples(run.need_data("train"))
-    asked, left_out = ask(encoder, samples, longest)
+    prompts, left_out = build_prompts(encoder, samples, longest)
     preference = None
     if "preference" in run.inputs:
         preference = PreferenceModel(run.inputs["preference"], place)
     rewards = Rewards(recipe, reward_model, preference)
     if recipe.consistency_source == "oracle":
-        asked = [
+        prompts = [
             a
-            for a in asked
+            for a in prompts
             if a.sample.task != "action" or a.sample.turns[a.turn].has_facts
         ]
     if recipe.whole_tasks:
-        asked = [a for a in asked if a.turn == 0 and a.sample.task == "action"]
-    if not asked:
+        prompts = [a for a in prompts if a.turn == 0 and a.sample.task == "action"]
+    if not prompts:
         raise RunError("data.train", "turns to answer", "none that can be asked")
     run.log(
-        f"{len(asked)} turns to answer; {len(left_out)} left out, their prompts being "
+        f"{len(prompts)} turns to answer; {len(left_out)} left out, their prompts being "
         f"longer than {longest} tokens",
         "warning" if left_out else "info",
     )
-    if reward_model is not None and (unreadable := count_unreadable(asked)):
+    if reward_model is not None and (unreadable := count_unreadable(prompts)):
         run.log(
             f"{unreadable} of them have a label response that breaks the response "
             "grammar: their answers get no consistency reward",
@@ -184,7 +188,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         first, looks = load_progress(run.resume / "trainer")
     rollouts = Rollouts(
         recipe,
-        asked,
+        prompts,
         encoder,
         sampling(recipe.temperature, recipe.backend),
         place,

@@ -188,7 +188,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
     )
     held_out = held_out_turns(run, recipe, learner, encoder, place)
     sharing(learner.model, longest).tell(run.log, ROWS_OF_THEIR_OWN)
-    if held_out.asked:
+    if held_out.prompts:
         caching(learner.model, longest).tell(run.log, WITHOUT_CACHE)
 
     # Reference and optimizer, as they were left or new.
@@ -217,7 +217,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
             separated = separation(log_ratio, good.to(place.device), paired=True)
             figures = {f"held_out/{name}": value for name, value in separated.items()}
             run.metrics(step, figures)
-        if held_out.asked:
+        if held_out.prompts:
             looks.append(held_out.look(cast(PreTrainedModel, learner.module), step))
         return figures
 

@@ -27,7 +27,7 @@ from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import prepare
 from training.engine.run.directory import RunError, close_stdin
-from training.engine.sampling.answers import Asked, answer, longest_prompt
+from training.engine.sampling.answers import Prompt, answer, longest_prompt
 from training.engine.sampling.sampler import Sampling
 
 
@@ -77,9 +77,9 @@ def propose(checkpoint: str, request: Mapping[str, JSON]) -> dict[str, object]:
         encoder.frame.stop_ids,
         tokenizer.pad_token_id,
     )
-    asked = Asked(sample, last, prompt)
+    turn = Prompt(sample, last, prompt)
     ((given,),) = answer(
-        model, tokenizer, [asked], sampling, place=place, seed=settings.seed
+        model, tokenizer, [turn], sampling, place=place, seed=settings.seed
     )
     return {
         "text": given.text,

@@ -96,7 +96,12 @@ from training.engine.run.distributed import (
     process_count,
     share_of_step,
 )
-from training.engine.sampling.answers import answer, ask, longest_prompt, measure
+from training.engine.sampling.answers import (
+    answer,
+    build_prompts,
+    longest_prompt,
+    measure,
+)
 from training.engine.sampling.decoding import WITHOUT_CACHE, caching
 from training.engine.sampling.sampler import Sampling
 
@@ -363,7 +368,7 @@ def answer_held_out(
     A first look only: ``evaluate`` measures with intervals and by situation.
     """
     longest = longest_prompt(learner.model, recipe.max_tokens, ANSWER_TOKENS)
-    fitting, left_out = ask(encoder, held_out, longest)
+    fitting, left_out = build_prompts(encoder, held_out, longest)
     prompts = step_random(recipe.seed, "first look").sample(
         fitting, min(recipe.evaluate_turns, len(fitting))
     )

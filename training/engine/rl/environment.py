@@ -17,7 +17,7 @@ from actions.grammar import FormatError, parse
 from actions.in_force import definitions_in_force, fetched_by
 from actions.json_values import json_equal
 from training.engine.data.conversations import Encoder, Sample
-from training.engine.sampling.answers import Answer, Asked, parsed_label
+from training.engine.sampling.answers import Answer, Prompt, parsed_label
 
 ACTION_SECONDS = 10.0
 
@@ -84,7 +84,7 @@ def same_calls(given: Answer) -> bool:
 
 def next_turn(
     encoder: Encoder, world: World, given: Answer, so_far: list[int], longest: int
-) -> tuple[Asked, list[int]] | None:
+) -> tuple[Prompt, list[int]] | None:
     """Return the turn after ``given`` and the ids of its input, None at the task's end.
 
     ``so_far`` has all ids of the conversation, the answer's included.
@@ -97,4 +97,4 @@ def next_turn(
     put = encoder.following(kind, text, so_far[-1])
     if len(so_far) + len(put) > longest:
         return None
-    return Asked(given.sample, following, so_far + put), put
+    return Prompt(given.sample, following, so_far + put), put

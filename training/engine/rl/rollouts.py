@@ -40,7 +40,7 @@ from training.engine.run.distributed import (
 )
 from training.engine.sampling.answers import (
     Answer,
-    Asked,
+    Prompt,
     answer,
     check_of,
 )
@@ -55,7 +55,7 @@ class Episode:
     there.
     """
 
-    asked: Asked
+    prompt: Prompt
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
@@ -135,14 +135,14 @@ class Rollouts:
     def __init__(
         self,
         recipe: PolicyRecipe,
-        asked: Sequence[Asked],
+        prompts: Sequence[Prompt],
         encoder: Encoder,
         sampling: Sampling,
         place: Place,
         rewards: Rewards,
         first: int,
     ) -> None:
-        self.recipe, self.asked, self.encoder = recipe, asked, encoder
+        self.recipe, self.prompts, self.encoder = recipe, prompts, encoder
         self.sampling, self.place, self.rewards = sampling, place, rewards
         self.first = first
         self.figures: dict[str, float] = {}
@@ -171,7 +171,7 @@ class Rollouts:
         self.groups = self.draw(model, wanted, step)
         episodes = [episode for group in self.groups for episode in group]
         return {
-            "prompt_ids": [episode.asked.prompt for episode in episodes],
+            "prompt_ids": [episode.prompt.ids for episode in episodes],
             "completion_ids": [episode.ids for episode in episodes],
             "logprobs": [episode.logprobs for episode in episodes],
             "env_mask": [episode.mask for episode in episodes],
@@ -225,7 +225,7 @@ class Rollouts:
         return [groups[i] for i in kept]
 
     def divided(
-        self, model: PreTrainedModel, chosen: Sequence[Asked], seed: int
+        self, model: PreTrainedModel, chosen: Sequence[Prompt], seed: int
     ) -> list[Group]:
         """Return a group for each turn, of all processes: each draws those of its part."""
 
@@ -240,7 +240,7 @@ class Rollouts:
             lambda number, told: self.told(chosen[number], told),
         )
 
-    def told(self, asked: Asked, rows: Sequence[Mapping[str, Any]]) -> Group:
+    def told(self, asked: Prompt, rows: Sequence[Mapping[str, Any]]) -> Group:
         """Return the group of a turn that another process drew and told as JSON."""
         checked = check_of(self.encoder.tokenizer, self.sampling.stop_ids[-1])
         return [
@@ -259,11 +259,11 @@ class Rollouts:
             for row in rows
         ]
 
-    def choose(self, rng: random.Random, count: int, at_least: int) -> list[Asked]:
+    def choose(self, rng: random.Random, count: int, at_least: int) -> list[Prompt]:
         """Return turns to answer: different ones, as far as there are so many."""
-        chosen = rng.sample(self.asked, min(len(self.asked), count))
+        chosen = rng.sample(self.prompts, min(len(self.prompts), count))
         while len(chosen) < at_least:  # fewer turns than groups: answer some twice
-            chosen.append(rng.choice(self.asked))
+            chosen.append(rng.choice(self.prompts))
         return chosen
 
     def score(self, groups: Sequence[Group]) -> None:
@@ -306,7 +306,7 @@ class Rollouts:
         )
 
     def respond(
-        self, model: PreTrainedModel, chosen: Sequence[Asked], part: PartOf
+        self, model: PreTrainedModel, chosen: Sequence[Prompt], part: PartOf
     ) -> list[Group]:
         """Return a group of episodes for each turn, as if all of the draw were asked."""
         groups: list[Group] = []
@@ -346,21 +346,21 @@ class Rollouts:
     def _answer(
         self,
         model: PreTrainedModel,
-        asked: Sequence[Asked],
+        prompts: Sequence[Prompt],
         seed: Seed,
         count: int,
     ) -> list[list[Answer]]:
         return answer(
             model,
             self.encoder.tokenizer,
-            asked,
+            prompts,
             self.sampling,
             place=self.place,
             seed=seed,
             per_turn=count,
         )
 
-    def _go_on(self, episode: Episode) -> Asked | None:
+    def _go_on(self, episode: Episode) -> Prompt | None:
         """Append the next turn's input and return the turn, or None at the end."""
         given = episode.answers[-1]
         assert episode.world is not None
@@ -368,7 +368,7 @@ class Rollouts:
             self.encoder,
             episode.world,
             given,
-            episode.asked.prompt + episode.ids,
+            episode.prompt.ids + episode.ids,
             self.recipe.max_prompt_tokens,
         )
         if found is None:

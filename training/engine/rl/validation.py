@@ -17,7 +17,7 @@ from training.engine.modeling.policies import Place
 from training.engine.rl.rewards import Rewards
 from training.engine.rl.rollouts import mean
 from training.engine.run.directory import RunDirectory, step_random
-from training.engine.sampling.answers import answer_together, ask, measure
+from training.engine.sampling.answers import answer_together, build_prompts, measure
 from training.engine.sampling.sampler import Sampling
 
 RESAMPLES = 1000
@@ -54,13 +54,13 @@ class HeldOut:
         # The same set in every run, so that runs can be compared.
         if count and len(samples) > count:
             samples = step_random(0, "held out").sample(samples, count)
-        self.asked, left_out = ask(encoder, samples, longest)
+        self.prompts, left_out = build_prompts(encoder, samples, longest)
         if left_out:
             run.log(f"{len(left_out)} held-out turns are too long to ask", "warning")
         self.samples = [sample.id for sample in samples]
         self.sampling, self.place, self.encoder = sampling, place, encoder
         self.rewards, self.run = rewards, run
-        self.has_truth = any(a.sample.is_verifiable(a.turn) for a in self.asked)
+        self.has_truth = any(a.sample.is_verifiable(a.turn) for a in self.prompts)
 
     def look(self, model: PreTrainedModel, step: int) -> Looked:
         """Answer the set, report score and truth with their intervals, return them."""
@@ -68,10 +68,10 @@ class HeldOut:
         groups = answer_together(
             model,
             self.encoder.tokenizer,
-            self.asked,
+            self.prompts,
             self.sampling,
             place=self.place,
-            seeds=[0] * len(self.asked),  # greedy: of no effect
+            seeds=[0] * len(self.prompts),  # greedy: of no effect
         )
         answers = [group[0] for group in groups]
         numbers = {name: number for number, name in enumerate(self.samples)}

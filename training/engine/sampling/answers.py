@@ -32,12 +32,12 @@ from training.engine.sampling.sampler import (
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A turn that a policy is asked to answer, with the prompt's ids."""
+class Prompt:
+    """A turn to answer; ``ids`` are all tokens before the answer."""
 
     sample: Sample
     turn: int
-    prompt: list[int] = field(repr=False)
+    ids: list[int] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class Answer:
     sampled: Sampled = field(repr=False)
 
 
-def ask(
+def build_prompts(
     encoder: Encoder, samples: Sequence[Sample], longest_prompt: int
-) -> tuple[list[Asked], list[Asked]]:
+) -> tuple[list[Prompt], list[Prompt]]:
     """Return all turns of ``samples``: those that fit, and those left out."""
-    fitting: list[Asked] = []
-    left_out: list[Asked] = []
+    fitting: list[Prompt] = []
+    left_out: list[Prompt] = []
     for sample in samples:
         encoded = encoder.encode(sample)
         for turn in range(len(sample.turns)):
-            asked = Asked(sample, turn, encoded.prompt(turn))
-            (fitting if len(asked.prompt) <= longest_prompt else left_out).append(asked)
+            prompt = Prompt(sample, turn, encoded.prompt(turn))
+            (fitting if len(prompt.ids) <= longest_prompt else left_out).append(prompt)
     return fitting, left_out
 
 
@@ -74,7 +74,7 @@ def longest_prompt(model: PreTrainedModel, wanted: int, new_tokens: int) -> int:
 def answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Asked],
+    prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
     place: Place,
@@ -84,7 +84,7 @@ def answer(
     """Return ``per_turn`` answers to each turn, in order, with their format checked."""
     drawn = respond(
         model,
-        [item.prompt for item in asked],
+        [item.ids for item in prompts],
         sampling,
         place=place,
         seed=seed,
@@ -96,14 +96,14 @@ def answer(
             checked(item.sample, item.turn, index, sampled)
             for index, sampled in enumerate(group)
         ]
-        for item, group in zip(asked, drawn, strict=True)
+        for item, group in zip(prompts, drawn, strict=True)
     ]
 
 
 def answer_together(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Asked],
+    prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
     place: Place,
@@ -119,7 +119,7 @@ def answer_together(
         return answer(
             model,
             tokenizer,
-            [asked[number] for number in numbers],
+            [prompts[number] for number in numbers],
             sampling,
             place=place,
             seed=[seeds[number] for number in numbers],
@@ -127,11 +127,13 @@ def answer_together(
         )
 
     return divided(
-        range(len(asked)),
+        range(len(prompts)),
         of_part,
         lambda group: [astuple(given.sampled) for given in group],
         lambda number, told: [
-            checked(asked[number].sample, asked[number].turn, index, Sampled(*sampled))
+            checked(
+                prompts[number].sample, prompts[number].turn, index, Sampled(*sampled)
+            )
             for index, sampled in enumerate(told)
         ],
     )
@@ -250,12 +252,12 @@ def is_well_formed(text: str, turn: Turn) -> bool:
     return True
 
 
-def count_unreadable(asked: Sequence[Asked]) -> int:
+def count_unreadable(prompts: Sequence[Prompt]) -> int:
     """Return how many turns have a label response that breaks the grammar.
 
     No reward model can compare an answer with such a label.
     """
-    turns = [item.sample.turns[item.turn] for item in asked]
+    turns = [item.sample.turns[item.turn] for item in prompts]
     return sum(not is_well_formed(turn.response, turn) for turn in turns)
 
 
