@@ -8,7 +8,7 @@ One JSON line for each figure, all from the product's own programs and functions
 * ``sft``: tokens a second and MFU of the ``sft`` program in bf16, without and with
   gradient checkpointing, with flash-attn packed, with SDPA padded and packed; the goal is
   45 % of the matrix rate, measured in the same process;
-* ``scoring``: tokens a second of the reward model's scorer over pairs of mixed lengths,
+* ``reward_model.model``: tokens a second of the reward model's scorer over pairs of mixed lengths,
   and its share of the matrix rate; the goal is 40 %;
 * ``rl step``: seconds of one step of the ``policy`` program, and where they go.
 

@@ -1,7 +1,7 @@
 """Which shortcuts give a model's own numbers: measured on a few dozen tokens.
 
 Programs save work by laying texts out otherwise than one to a row: conversations packed
-into a row (``course``), answers that share their prompt (``prefixes``), a cache of what
+into a row (``sft_batches``), answers that share their prompt (``shared_prompt``), a cache of what
 was read before (``decoding``). Models differ in what they make of masks, positions and
 caches, and a configuration does not say it: recurrent layers see no mask, ALiBi takes no
 positions, some caches go by another name. So each shortcut is computed once and compared
