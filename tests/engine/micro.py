@@ -1,8 +1,11 @@
 """Very small models and run directories, made on the spot."""
 
+import atexit
 import copy
 import functools
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -68,11 +71,18 @@ def micro_policy(tokenizer, shape="qwen3", seed=0):
     )
 
 
-def save_micro_policy(folder: Path, shape="qwen3", seed=0) -> Path:
+@functools.cache
+def built(shape, seed) -> Path:
+    """Return a directory of this process with a micro policy, to be copied only."""
+    folder = Path(tempfile.mkdtemp(prefix="concord-micro-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tokenizer = micro_tokenizer()
-    folder.mkdir(parents=True, exist_ok=True)
     save_policy(micro_policy(tokenizer, shape, seed), tokenizer, folder)
     return folder
+
+
+def save_micro_policy(folder: Path, shape="qwen3", seed=0) -> Path:
+    return shutil.copytree(built(shape, seed), folder, dirs_exist_ok=True)
 
 
 def make_run(
