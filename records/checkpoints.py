@@ -152,7 +152,7 @@ def verify_checkpoint(
     (``Manifest.from_json``), when a file is missing or has another hash, or when
     ``digest`` is given and is not the manifest's.
     """
-    manifest, found = _read(path, digest)
+    manifest, digest = _read(path, digest)
     seen_now: Seen = {}
     for name, expected in manifest.files.items():
         file = path / name
@@ -173,7 +173,7 @@ def verify_checkpoint(
                 f"{name} was changed after it was written: "
                 f"expected the hash {expected[:12]}, found {hashed[:12]}",
             )
-    return WholeCheckpoint(path, found, manifest, seen_now)
+    return WholeCheckpoint(path, digest, manifest, seen_now)
 
 
 def whole_checkpoints(
@@ -240,11 +240,11 @@ def _read(path: Path, digest: str) -> tuple[Manifest, str]:
         raw = (path / MANIFEST).read_bytes()
     except OSError as error:
         raise CheckpointError(path, f"no {MANIFEST}") from error
-    found = hashlib.sha256(raw).hexdigest()
-    if digest and digest != found:
-        why = f"the manifest's hash is {found[:12]}, expected {digest[:12]}"
+    actual = hashlib.sha256(raw).hexdigest()
+    if digest and digest != actual:
+        why = f"the manifest's hash is {actual[:12]}, expected {digest[:12]}"
         raise CheckpointError(path, why)
     try:
-        return Manifest.from_json(parse_object(raw, MANIFEST)), found
+        return Manifest.from_json(parse_object(raw, MANIFEST)), actual
     except RecordError as error:
         raise CheckpointError(path, str(error)) from error

@@ -158,9 +158,10 @@ def _typed(event: dict[str, Json], said: dict[str, Json]) -> Event:
         if state not in ("finished", "stopped", "failed", "killed"):
             raise _WrongFieldError(f"result: no such state: {state!r}")
         error = _text(event, "error")
-        found = first_not_finite(said)
-        if found is not None and state == "finished":
-            state, error = "failed", "The program ended with {} = {}.".format(*found)
+        not_finite = first_not_finite(said)
+        if not_finite is not None and state == "finished":
+            name, value = not_finite
+            state, error = "failed", f"The program ended with {name} = {value}."
         return Result(state, _object(event, "values"), error)
     raise _WrongFieldError(f"no such event: {kind!r}")
 

@@ -50,9 +50,9 @@ def figures_must_be_finite(values: Mapping[str, object], place: str = "") -> Non
 
     A figure that has no value is None; that is not an error.
     """
-    found = first_not_finite(values)
-    if found is not None:
-        raise NotFiniteError(*found, place)
+    not_finite = first_not_finite(values)
+    if not_finite is not None:
+        raise NotFiniteError(*not_finite, place)
 
 
 def first_not_finite(value: object, name: str = "") -> tuple[str, float] | None:
@@ -65,7 +65,7 @@ def first_not_finite(value: object, name: str = "") -> tuple[str, float] | None:
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         within = iter(enumerate(value))
     for key, each in within:
-        found = first_not_finite(each, f"{name}/{key}" if name else str(key))
-        if found is not None:
-            return found
+        not_finite = first_not_finite(each, f"{name}/{key}" if name else str(key))
+        if not_finite is not None:
+            return not_finite
     return None

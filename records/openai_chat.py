@@ -89,8 +89,8 @@ def read_conversation(document: JSON, tools: JSON = None) -> Sample:
     messages = document.get("messages")
     if not isinstance(messages, list):
         raise SampleError("messages", "a list of messages", describe(messages))
-    given = document.get("tools")
-    actions = read_tools(tools if given is None else given)
+    own_tools = document.get("tools")
+    actions = read_tools(tools if own_tools is None else own_tools)
 
     rest = _skip_system(messages)
     contexts = _contexts(messages[:rest], actions)
@@ -274,16 +274,16 @@ def _calls(value: JSON, place: str) -> list[_Call]:
     ids = set()
     for index, item in enumerate(value):
         within = f"{place}.tool_calls[{index}]"
-        given = _message(item, within)
-        number = given.get("id")
+        call = _message(item, within)
+        number = call.get("id")
         if number is not None and not isinstance(number, str):
             raise SampleError(f"{within}.id", "text", describe(number))
         if number in ids and number is not None:
             raise SampleError(f"{within}.id", "each id once", describe(number))
         ids.add(number)
-        if given.get("type", "function") != "function":
-            raise SampleError(f"{within}.type", '"function"', describe(given["type"]))
-        function = _message(given.get("function"), f"{within}.function")
+        if call.get("type", "function") != "function":
+            raise SampleError(f"{within}.type", '"function"', describe(call["type"]))
+        function = _message(call.get("function"), f"{within}.function")
         name = function.get("name")
         if not isinstance(name, str) or not name.strip():
             raise SampleError(f"{within}.function.name", "a name", describe(name))

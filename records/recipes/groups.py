@@ -309,5 +309,5 @@ def title_of(recipe: type[DataclassInstance], name: str) -> str:
     for ancestor in reversed(recipe.__mro__[1:]):
         if name in vars(ancestor).get("__annotations__", {}):
             return str(getattr(ancestor, "title", ""))
-    (own,) = [item for item in dataclasses.fields(recipe) if item.name == name]
-    return str(own.metadata.get("section", ""))
+    (setting,) = [item for item in dataclasses.fields(recipe) if item.name == name]
+    return str(setting.metadata.get("section", ""))
