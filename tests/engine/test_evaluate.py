@@ -9,15 +9,11 @@ from records.recipes import EvaluateRecipe
 from tests.engine.micro import demo_rows, events, make_run, save_micro_policy
 from training.engine import evaluate
 from training.engine.data.conversations import sample_from_json
-from training.engine.evaluate import (
-    judged,
-    paired_gain,
-    summary,
-    with_interval,
-    write_samples,
-)
+from training.engine.data.holdout import is_to_choose_on
+from training.engine.evaluate import judged, write_samples
 from training.engine.run.directory import RunDirectory, run_program
 from training.engine.sampling.answers import Answer, Prompt, measure
+from training.engine.sampling.figures import paired_gain, summary, with_interval
 from training.engine.sampling.sampler import Sampled
 
 RECIPE = EvaluateRecipe()
@@ -246,6 +242,36 @@ def test_a_sample_is_complete_when_all_its_turns_are_right(samples, tmp_path):
     assert [t["complete"] for t in told] == [s is not samples[3] for s in samples]
     assert told[3]["right"] == told[3]["turns"] - 1
     run.close()
+
+
+def test_samples_to_choose_on_are_not_measured(tmp_path):
+    inputs = {"current": save_micro_policy(tmp_path / "current")}
+    rows = [
+        {**row, "id": f"h{n}"} for n, row in enumerate(demo_rows(14, "held-out", 5))
+    ]
+    settings = {"max_new_tokens": 2}
+    run = make_run(tmp_path / "run", "evaluate", settings, inputs, {"held_out": rows})
+    assert run_program("evaluate", EvaluateRecipe, evaluate.evaluate, [str(run)]) == 0
+    lines = (run / "outputs/samples.jsonl").read_text().splitlines()
+    measured = [json.loads(line)["sample"] for line in lines]
+    chosen_on = [row["id"] for row in rows if is_to_choose_on(row["id"])]
+    assert len(chosen_on) >= 4
+    assert measured == [row["id"] for row in rows if row["id"] not in chosen_on]
+    values = events(run, "result")[0]["values"]
+    assert values["samples"] == len(measured)
+    assert values["samples_to_choose_on"] == len(chosen_on)
+
+
+def test_too_few_samples_to_be_split_are_all_measured_and_the_log_says_so(tmp_path):
+    inputs = {"current": save_micro_policy(tmp_path / "current")}
+    rows = demo_rows(3, "held-out", 5)
+    settings = {"max_new_tokens": 2}
+    run = make_run(tmp_path / "run", "evaluate", settings, inputs, {"held_out": rows})
+    assert run_program("evaluate", EvaluateRecipe, evaluate.evaluate, [str(run)]) == 0
+    values = events(run, "result")[0]["values"]
+    assert (values["samples"], values["samples_to_choose_on"]) == (3, 0)
+    (warning,) = [e for e in events(run, "log") if e["level"] == "warning"]
+    assert warning["message"].startswith("3 held-out samples are too few to be split")
 
 
 def test_a_stop_file_ends_the_run(tmp_path):

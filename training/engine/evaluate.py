@@ -19,9 +19,9 @@ For each policy, on all samples, by situation and by split:
     rm_consistent      turns that the reward model calls consistent (where one is given)
     rm_agreement       turns on which reward model and oracle say the same
 
-The interval beside a figure is a percentile bootstrap over *samples*, not turns: turns
-of one conversation stand or fall together, and counting them as independent would make
-the interval too narrow.
+They are measured on held-out samples that no checkpoint is chosen on (``holdout``); where
+there are too few to be split, on all of them. The interval beside a figure is a bootstrap
+over samples (``figures``).
 
 ``outputs/samples.jsonl`` has a row for each policy and sample: its turns, how many are
 right, whether the task is complete (null where the oracle cannot judge). Two policies
@@ -37,10 +37,9 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import astuple
 
-import torch
 from transformers import PreTrainedModel
 
 from records.recipes import EvaluateRecipe
@@ -50,6 +49,7 @@ from training.engine.data.conversations import (
     lengths_summary,
     read_samples,
 )
+from training.engine.data.holdout import split_held_out
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import Place, prepare
 from training.engine.reward_model.model import RewardModel, load_reward_model, score_of
@@ -65,7 +65,6 @@ from training.engine.run.directory import (
 from training.engine.run.distributed import any_process, divided, join, process_count
 from training.engine.sampling.answers import (
     Answer,
-    Measured,
     Prompt,
     answer,
     answer_together,
@@ -76,20 +75,23 @@ from training.engine.sampling.answers import (
     parsed_label,
 )
 from training.engine.sampling.decoding import WITHOUT_CACHE, caching
+from training.engine.sampling.figures import (
+    CONFIDENCE,
+    METRICS,
+    Row,
+    Verdicts,
+    error_counts,
+    gains,
+    grouped,
+    situation_of,
+    split_of,
+    summary,
+    tasks_complete,
+    verdicts_of,
+)
 from training.engine.sampling.sampler import Sampled, Sampling, room
 
 CHUNK = 256  # turns answered between two looks at the wish to stop
-RESAMPLES, CONFIDENCE = 1000, 0.95  # of the bootstrap behind each interval
-
-
-@dataclass(frozen=True)
-class Row:
-    """One turn as answered and measured; ``rm`` is the reward model's probability."""
-
-    answer: Answer
-    measured: Measured
-    rm: float | None
-    rm_consistent: bool | None
 
 
 def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
@@ -99,6 +101,19 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
     samples = read_samples(run.need_data("held_out"))
     if not samples:
         raise RunError("data.held_out", "at least one sample", "an empty file")
+    held_out = split_held_out(samples, lambda sample: sample.id)
+    if held_out.is_split:
+        samples = held_out.report
+        run.log(
+            f"measured on {len(samples)} held-out samples; on the other "
+            f"{len(held_out.choose)} checkpoints are chosen"
+        )
+    else:
+        run.log(
+            f"{len(samples)} held-out samples are too few to be split: measured on all "
+            "of them, which flatters a checkpoint that was chosen on them",
+            "warning",
+        )
     if recipe.samples and recipe.samples < len(samples):
         random = step_random(recipe.seed, "samples")
         samples = random.sample(samples, recipe.samples)
@@ -136,19 +151,20 @@ def evaluate(run: RunDirectory, recipe: EvaluateRecipe) -> Ending:
         show(run, number + 1, rows)
         if run.speaks:
             write_samples(run, role, rows, left_out, samples)
-    found: dict[str, object] = {
+    values: dict[str, object] = {
         "policies": policies,
         "by_situation": by_situation,
         "by_split": by_split,
         "gains": gains(truth, recipe),
         "samples": len(samples),
+        "samples_to_choose_on": len(held_out.choose),
         "history": "teacher-forced" if recipe.history == "labels" else "own",
         "interval": f"{CONFIDENCE:.0%} bootstrap over samples",
     }
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = json.dumps(values, indent=1, ensure_ascii=False)
     if run.speaks:
         (run.outputs / "evaluation.json").write_text(text + "\n")
-    return Ending("finished", found)
+    return Ending("finished", values)
 
 
 def answer_all(
@@ -186,10 +202,10 @@ def answer_all(
     )
     caching(model, longest + recipe.max_new_tokens).tell(run.log, WITHOUT_CACHE)
     if recipe.history == "own":
-        found = whole_tasks(
+        answered = whole_tasks(
             run, recipe, role, model, encoder, prompts, sampling, place, part
         )
-        return found and (found[0], left_out + found[1])
+        return answered and (answered[0], left_out + answered[1])
     # Neighbours in length share a batch; the order of the answers does not matter.
     prompts.sort(key=lambda item: len(item.ids))
     answers: list[Answer] = []
@@ -257,13 +273,13 @@ def whole_tasks(
                     seed=seeds_of(recipe, role, chunk),
                 )
                 done += len(chunk)
-                for item, (given,) in zip(chunk, drawn, strict=True):
-                    answers[item.sample.id].append(given)
-                    so_far = item.ids + given.sampled.ids
+                for item, (response,) in zip(chunk, drawn, strict=True):
+                    answers[item.sample.id].append(response)
+                    so_far = item.ids + response.sampled.ids
                     world = worlds[item.sample.id]
-                    found = next_turn(encoder, world, given, so_far, longest)
-                    if found is not None:
-                        further.append(found[0])
+                    following = next_turn(encoder, world, response, so_far, longest)
+                    if following is not None:
+                        further.append(following[0])
             going = further
         return list(answers.values())
 
@@ -271,15 +287,15 @@ def whole_tasks(
     led = divided(
         [item for item in prompts if item.turn == 0],
         lead,
-        lambda task: [(given.turn, *astuple(given.sampled)) for given in task],
-        lambda item, told: [
-            checked(item.sample, turn, 0, Sampled(*sampled)) for turn, *sampled in told
+        lambda task: [(each.turn, *astuple(each.sampled)) for each in task],
+        lambda item, turns: [
+            checked(item.sample, turn, 0, Sampled(*sampled)) for turn, *sampled in turns
         ],
     )
     if any_process(stopped, place.device):
         return None
-    answers = [given for task in led for given in task]
-    reached = {(given.sample.id, given.turn) for given in answers}
+    answers = [each for task in led for each in task]
+    reached = {(each.sample.id, each.turn) for each in answers}
     missed = [item for item in prompts if (item.sample.id, item.turn) not in reached]
     run.progress((part[0] + 1) * len(prompts), part[1] * len(prompts))
     return answers, missed
@@ -293,8 +309,8 @@ def judged(answers: Sequence[Answer], reward: RewardModel | None) -> list[Row]:
         threshold = reward.settings.threshold
         numbers = [
             number
-            for number, given in enumerate(answers)
-            if parsed_label(given.sample.turns[given.turn]) is not None
+            for number, each in enumerate(answers)
+            if parsed_label(each.sample.turns[each.turn]) is not None
         ]
         pairs = [pair_of(answers[number]) for number in numbers]
         scored = divided(pairs, reward.score, astuple, score_of)
@@ -303,152 +319,19 @@ def judged(answers: Sequence[Answer], reward: RewardModel | None) -> list[Row]:
             scores[number] = score.probability if valid else 0.0
     return [
         Row(
-            given,
-            measure(given),
+            each,
+            measure(each),
             scores.get(number),
             scores[number] >= threshold if number in scores else None,
         )
-        for number, given in enumerate(answers)
+        for number, each in enumerate(answers)
     ]
 
 
-def pair_of(given: Answer) -> Pair:
+def pair_of(answer: Answer) -> Pair:
     """Return the pair of the label response and the answer."""
-    turn = given.sample.turns[given.turn]
-    return Pair(turn.response, given.text, turn.kind, turn.history)
-
-
-# Figures
-
-Verdicts = dict[str, list[bool]]  # by sample id, what one metric said
-
-METRICS: dict[str, Callable[[Row], bool | None]] = {
-    "format_valid": lambda row: row.measured.format_valid,
-    "plan_order": lambda row: row.measured.plan_order,
-    "action_name": lambda row: row.measured.action_name,
-    "action_parameters": lambda row: row.measured.action_parameters,
-    "turns_right": lambda row: row.measured.consistent,
-    "rm_consistent": lambda row: row.rm_consistent,
-    "rm_agreement": lambda row: (
-        None
-        if row.rm_consistent is None or row.measured.consistent is None
-        else row.rm_consistent == row.measured.consistent
-    ),
-}
-
-
-def summary(
-    rows: Sequence[Row],
-    left_out: Sequence[Prompt],
-    samples: Sequence[Sample],
-    recipe: EvaluateRecipe,
-) -> dict[str, dict[str, float]]:
-    """Return every metric that applies: value, interval, number of verdicts."""
-    figures: dict[str, dict[str, float]] = {}
-    for name, ask_row in METRICS.items():
-        verdicts = verdicts_of(rows, ask_row)
-        if verdicts:
-            figures[name] = with_interval(verdicts, recipe)
-    complete = tasks_complete(rows, left_out, samples)
-    if complete:
-        figures["tasks_complete"] = with_interval(complete, recipe)
-    return figures
-
-
-def verdicts_of(rows: Sequence[Row], ask_row: Callable[[Row], bool | None]) -> Verdicts:
-    """Return what one metric says of the turns it applies to, by sample."""
-    verdicts: Verdicts = {}
-    for row in rows:
-        verdict = ask_row(row)
-        if verdict is not None:
-            verdicts.setdefault(row.answer.sample.id, []).append(verdict)
-    return verdicts
-
-
-def tasks_complete(
-    rows: Sequence[Row], left_out: Sequence[Prompt], samples: Sequence[Sample]
-) -> Verdicts:
-    """Return for each sample the oracle can judge whether all its turns are right."""
-    right: Counter[str] = Counter()
-    for row in rows:
-        right[row.answer.sample.id] += bool(row.measured.consistent)
-    judged_turns = Counter(
-        row.answer.sample.id for row in rows if row.measured.consistent is not None
-    )
-    for prompt in left_out:
-        judged_turns[prompt.sample.id] += prompt.sample.is_verifiable(prompt.turn)
-    return {
-        sample.id: [right[sample.id] == len(sample.turns)]
-        for sample in samples
-        if judged_turns[sample.id] == len(sample.turns)
-    }
-
-
-def with_interval(verdicts: Verdicts, recipe: EvaluateRecipe) -> dict[str, float]:
-    """Return the share of True with a percentile bootstrap interval over samples."""
-    sums = torch.tensor([float(sum(v)) for v in verdicts.values()])
-    counts = torch.tensor([float(len(v)) for v in verdicts.values()])
-    generator = torch.Generator().manual_seed(recipe.seed)
-    drawn = torch.randint(len(sums), (RESAMPLES, len(sums)), generator=generator)
-    shares = sums[drawn].sum(1) / counts[drawn].sum(1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = torch.quantile(shares, torch.tensor([tail, 1 - tail])).tolist()
-    return {
-        "value": float(sums.sum() / counts.sum()),
-        "low": low,
-        "high": high,
-        "n": int(counts.sum()),
-    }
-
-
-def gains(
-    truth: dict[str, dict[str, Verdicts]], recipe: EvaluateRecipe
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return, for each policy, what it gained over ``initial``, with its interval."""
-    before = truth.get("initial", {})
-    return {
-        role: {
-            name: gain
-            for name, verdicts in measures.items()
-            if (gain := paired_gain(before[name], verdicts, recipe))
-        }
-        for role, measures in truth.items()
-        if before and role != "initial"
-    }
-
-
-def paired_gain(
-    before: Verdicts, after: Verdicts, recipe: EvaluateRecipe
-) -> dict[str, float]:
-    """Return the difference of two shares of True on the samples that both have.
-
-    ``n`` counts these samples, ``changed`` those whose verdicts are not the same. Empty
-    where they have none in common.
-    """
-    both = [name for name in before if name in after]
-    if not both:
-        return {}
-
-    def tensors(verdicts: Verdicts) -> tuple[torch.Tensor, torch.Tensor]:
-        sums = [float(sum(verdicts[name])) for name in both]
-        counts = [float(len(verdicts[name])) for name in both]
-        return torch.tensor(sums), torch.tensor(counts)
-
-    (old, old_n), (new, new_n) = tensors(before), tensors(after)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    drawn = torch.randint(len(both), (RESAMPLES, len(both)), generator=generator)
-    shares_old = old[drawn].sum(1) / old_n[drawn].sum(1)
-    shares_new = new[drawn].sum(1) / new_n[drawn].sum(1)
-    tail = (1 - CONFIDENCE) / 2
-    bounds = torch.tensor([tail, 1 - tail])
-    low, high = torch.quantile(shares_new - shares_old, bounds).tolist()
-    return {
-        "value": float(new.sum() / new_n.sum() - old.sum() / old_n.sum()),
-        "low": low,
-        "high": high,
-        "n": len(both),
-        "changed": sum(before[name] != after[name] for name in both),
-    }
+    turn = answer.sample.turns[answer.turn]
+    return Pair(turn.response, answer.text, turn.kind, turn.history)
 
 
 def write_samples(
@@ -466,7 +349,7 @@ def write_samples(
     with (run.outputs / "samples.jsonl").open("a", encoding="utf-8") as file:
         for sample in samples:
             verdict = complete.get(sample.id)
-            told = {
+            line = {
                 "role": role,
                 "sample": sample.id,
                 "split": sample.split,
@@ -474,41 +357,7 @@ def write_samples(
                 "right": right[sample.id],
                 "complete": verdict and verdict[0],
             }
-            file.write(json.dumps(told, ensure_ascii=False) + "\n")
-
-
-def situation_of(sample: Sample) -> str:
-    """Return the situation a sample is tagged with."""
-    return sample.situation or "none"
-
-
-def split_of(sample: Sample) -> str:
-    """Return the split of a sample: held-out or held-out-unseen."""
-    return sample.split or "none"
-
-
-def grouped(
-    rows: Sequence[Row],
-    left_out: Sequence[Prompt],
-    samples: Sequence[Sample],
-    recipe: EvaluateRecipe,
-    group_of: Callable[[Sample], str],
-) -> dict[str, object]:
-    """Return the summary of every group of samples."""
-    return {
-        group: summary(
-            [row for row in rows if group_of(row.answer.sample) == group],
-            [prompt for prompt in left_out if group_of(prompt.sample) == group],
-            [sample for sample in samples if group_of(sample) == group],
-            recipe,
-        )
-        for group in sorted({group_of(sample) for sample in samples})
-    }
-
-
-def error_counts(rows: Sequence[Row]) -> Counter[str]:
-    """Return how many answers show each of the oracle's kinds of error."""
-    return Counter(kind for row in rows for kind in row.measured.errors)
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def show(run: RunDirectory, step: int, rows: Sequence[Row]) -> None:
