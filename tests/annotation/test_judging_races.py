@@ -4,7 +4,6 @@ What the workers believe they did is only compared with it.
 """
 
 import json
-import multiprocessing
 import signal
 import time
 from collections import Counter
@@ -26,22 +25,22 @@ from annotation.models import (
 )
 from tests.annotation import queue_worker
 from tests.cast import make_pair, make_project, make_sample, make_user
+from tests.forks import FORKS, import_before_forks
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LABELERS = ["lena", "luis", "lea", "leo", "ada", "rita", "tara", "sam"]
 
 
-forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload([queue_worker.__name__])
+import_before_forks(queue_worker.__name__)
 
 
 class Worker:
     """One process of tests.annotation.queue_worker, forked from one that is set up."""
 
     def __init__(self):
-        self.pipe, end = forks.Pipe()
-        self.process = forks.Process(target=queue_worker.main, args=(end,))
+        self.pipe, end = FORKS.Pipe()
+        self.process = FORKS.Process(target=queue_worker.main, args=(end,))
         self.process.start()
         end.close()
 

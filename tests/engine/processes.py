@@ -5,7 +5,6 @@ processor; ``test_several_stop`` goes that whole way. Here they meet as they do 
 what torchrun leaves in their environment.
 """
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -19,6 +18,7 @@ from records.recipes import (
     RewardRecipe,
     SftRecipe,
 )
+from tests.forks import FORKS, import_before_forks
 from training.engine import draw, evaluate, policy, reward, sft
 from training.engine.run.directory import run_program
 
@@ -31,8 +31,7 @@ PROGRAMS = {
 }
 SECONDS = 120
 
-forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload([__name__])
+import_before_forks(__name__)
 
 
 def run_together(program, folder, processes=2):
@@ -44,7 +43,7 @@ def run_together(program, folder, processes=2):
         port = free.getsockname()[1]
     log = folder / "log.txt"
     crew = [
-        forks.Process(target=_run, args=(program, folder, log, rank, processes, port))
+        FORKS.Process(target=_run, args=(program, folder, log, rank, processes, port))
         for rank in range(processes)
     ]
     for one in crew:
