@@ -3,22 +3,25 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.db import connection
 
 from records.checkpoints import verify_checkpoint
 from tests.cast import make_project, make_sample
+from tests.forks import FORKS, import_before_forks
+from tests.training import supervise_once
 from training.models import Run, RunKind
 from training.runs.claim import Timing
 from training.runs.ingest import register_checkpoint
 from training.storage.snapshots import build_snapshot
 
 HERE = Path(__file__).parent
+import_before_forks(supervise_once.__name__)
 TINY = [sys.executable, str(HERE / "tiny_program.py")]
 QUICK = Timing(poll=0.02, lease=30, beat=0.1, grace=3, hint_again=30, lock_wait=0.5)
 
@@ -96,33 +99,41 @@ def tiny(*arguments):
     return [*TINY, *map(str, arguments)]
 
 
+class Worker:
+    """A process of ``supervise_once``."""
+
+    def __init__(self, *orders):
+        self.pipe, end = FORKS.Pipe()
+        self.process = FORKS.Process(target=supervise_once.main, args=(end, *orders))
+        self.process.start()
+        end.close()
+        self.pid = self.process.pid
+
+    def kill(self):
+        """Kill it, and wait for its end."""
+        self.process.kill()
+        self.process.join(20)
+
+    def ask_to_end(self):
+        self.process.terminate()
+
+    def outcome(self, seconds=20):
+        """Return how its supervision ended, once it has."""
+        said = ""
+        while said in ("", "ready"):
+            assert self.pipe.poll(seconds), "the worker does not end"
+            said = (
+                self.pipe.recv()
+            )  # EOFError: it failed, and its error output says why
+        self.process.join(seconds)
+        return said
+
+
 def start_worker(run, command=(), **timing):
     """Supervise a run in a process of its own, on the database of this test."""
-    from django.conf import settings
-
-    database = connection.settings_dict
-    environment = os.environ | {
-        # The host as libpq's parameter: it may be the directory of a unix socket.
-        "DATABASE_URL": (
-            "postgresql://{USER}:{PASSWORD}@/{NAME}?host={HOST}&port={PORT}"
-        ).format(**database),
-        "CONCORD_DATA_DIR": str(settings.DATA_DIR),
-        "PGAPPNAME": "supervise_once",
-    }
     timing = {"poll": 0.02, "lease": 30, "beat": 0.1, "grace": 3} | timing
-    return subprocess.Popen(
-        [
-            sys.executable,
-            str(HERE / "supervise_once.py"),
-            str(run.pk),
-            json.dumps(list(command)),
-            json.dumps(timing),
-        ],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    database = connection.settings_dict["NAME"]
+    return Worker(database, settings.DATA_DIR, run.pk, list(command), timing)
 
 
 def wait_until(condition, seconds=20, what="it"):

@@ -1,30 +1,38 @@
 """A worker process of its own: supervise one run, say how that ended.
 
-    python tests/training/supervise_once.py RUN_ID JSON_LIST_COMMAND JSON_TIMING
-
-SIGTERM sets the shutdown event, as a Celery worker's warm shutdown does.
+It says ``ready``, then the outcome, through its pipe. SIGTERM sets the shutdown event, as
+a Celery worker's warm shutdown does.
 """
 
-import json
 import os
 import signal
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
 import django
 
-django.setup()
+django.setup()  # once, in the process that forks the workers
+
+from django.conf import settings  # noqa: E402
+from django.db import connection  # noqa: E402
 
 from training.runs import claim, supervise  # noqa: E402 - needs django.setup()
 
-if __name__ == "__main__":
-    run_id, command, timing = int(sys.argv[1]), *map(json.loads, sys.argv[2:4])
+
+def main(
+    end: Connection,
+    database: str,
+    data_dir: Path,
+    run_id: int,
+    command: list[str],
+    timing: dict[str, float],
+) -> None:
+    os.environ["PGAPPNAME"] = "supervise_once"
+    connection.settings_dict["NAME"] = database
+    settings.DATA_DIR = data_dir
     signal.signal(signal.SIGTERM, lambda *_: supervise.SHUTDOWN.set())
-    print("ready", flush=True)  # noqa: T201
+    end.send("ready")
     outcome = supervise.supervise(
         run_id, command=command or None, timing=claim.Timing(**timing)
     )
-    print(outcome.value if outcome else "nothing to claim", flush=True)  # noqa: T201
+    end.send(outcome.value if outcome else "nothing to claim")

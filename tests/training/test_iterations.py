@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import threading
 
 import pytest
@@ -303,8 +302,7 @@ def test_a_worker_killed_in_the_middle_of_a_step_does_not_end_the_iteration(
     run = step(iteration).run
     worker = start_worker(run, [*answers, "--pause", "30"], lease=1, beat=0.1)
     wait_until(lambda: program_starts(run), what="the program")
-    worker.send_signal(signal.SIGKILL)
-    worker.communicate(timeout=10)
+    worker.kill()
     advance.advance_all()
     assert step(iteration, "draw").state == "working"
 

@@ -41,7 +41,6 @@ def test_a_run_whose_worker_is_killed_ends_as_if_it_were_not(project):  # noqa: 
         lambda: said.exists() and '"of": 4' in said.read_text(), 120, "the middle"
     )
     worker.kill()
-    worker.communicate()
     lost = Run.objects.filter(pk=run.pk, leased_until__lt=Now())
     wait_until(lost.exists, 30, "the end of the lease")
     claim.reconcile()
