@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import modeling_utils
 
 from actions.demo import derive
 from actions.tags import OBSERVATION_CLOSE, OBSERVATION_OPEN
@@ -502,6 +503,29 @@ def test_observations_get_no_gradient_and_every_own_token_does(
     assert gradient[mask == 0].abs().max() == 0
     pushed = advantages.abs() > 0.01
     assert (gradient[pushed][mask[pushed] == 1].abs() > 0).all()
+
+
+def test_gradient_checkpointing_leaves_the_weights_as_they_are(
+    tmp_path, toy, monkeypatch
+):
+    calls = []
+    again = modeling_utils.checkpoint
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return again(*args, **kwargs)
+
+    monkeypatch.setattr(modeling_utils, "checkpoint", counted)
+    weights = []
+    for twice in (False, True):
+        settings = {"gradient_checkpointing": twice, "learning_rate": 1e-3}
+        folder = tmp_path / str(twice)
+        assert run_policy(folder, toy, consistency_source="oracle", **settings) == 0
+        assert bool(calls) == twice
+        weights.append(load_file(folder / "checkpoints/step-000004/model.safetensors"))
+    plain, checkpointed = weights
+    for name, weight in plain.items():
+        assert torch.allclose(weight, checkpointed[name], atol=1e-5)
 
 
 def test_the_start_is_kept_when_nothing_was_better(tmp_path, toy, judge):
