@@ -88,8 +88,10 @@ def handlers(sample: Mapping[str, object], *, turn: int = 0) -> dict[str, Handle
         script = scripts.get(call.name)
         if script is None:
             continue
-        named = [exception.name for exception in definitions[call.name].exceptions]
-        outcome = _outcome(str(after.get("text")), named)
+        exception_names = [
+            exception.name for exception in definitions[call.name].exceptions
+        ]
+        outcome = _outcome(str(after.get("text")), exception_names)
         outcomes = script.outcomes.setdefault(_key(call.parameters), [])
         if number <= turn:  # what was answered before this is over
             outcomes.clear()

@@ -151,7 +151,7 @@ class RecipeForm(forms.Form):
 
 
 def _field_of(
-    name: str, wanted: object, default: object, about: Mapping[str, Any]
+    name: str, field_type: object, default: object, about: Mapping[str, Any]
 ) -> forms.Field:
     label = capitalized(words(name))
     if (unit := about.get("unit")) and unit not in name:
@@ -163,15 +163,15 @@ def _field_of(
     }
     choices = about.get("choices")
     low, high = about.get("min"), about.get("max")
-    if wanted is bool:
+    if field_type is bool:
         return forms.BooleanField(required=False, **common)
-    if wanted is int:
+    if field_type is int:
         return forms.IntegerField(min_value=low, max_value=high, **common)
-    if wanted is float:
+    if field_type is float:
         return forms.FloatField(min_value=low, max_value=high, widget=FLOAT, **common)
-    if wanted is str and choices:
+    if field_type is str and choices:
         return forms.ChoiceField(choices=[(c, c) for c in choices], **common)
-    if wanted is str:
+    if field_type is str:
         return forms.CharField(required=False, max_length=500, **common)
     if choices:
         return forms.MultipleChoiceField(
