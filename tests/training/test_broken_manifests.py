@@ -65,7 +65,7 @@ def test_it_is_not_promoted(run, name):
     break_manifest(checkpoint, changes)
     with pytest.raises(PromotionRefusedError) as caught:
         promote(project=run.project, checkpoint=checkpoint, user=make_user("tara"))
-    expected = f"The checkpoint is not whole on disk: manifest.json: {why}."
+    expected = f"The checkpoint is not intact on disk: manifest.json: {why}."
     assert str(caught.value) == expected
     assert not Promotion.objects.exists()
 

@@ -183,7 +183,7 @@ def test_a_damaged_checkpoint_is_refused_at_its_field(client, project, tara):
     answer = start(client, project, "draw", policy=checkpoint.pk)
     (error,) = answer.context["form"].errors["policy"]
     assert re.fullmatch(
-        r"It is not whole on disk: model\.safetensors was changed after it was written: "
+        r"It is not intact on disk: model\.safetensors was changed after it was written: "
         r"expected the hash [0-9a-f]{12}, found [0-9a-f]{12}\.",
         error,
     )

@@ -228,7 +228,7 @@ def test_a_broken_checkpoint_is_not_run(draft):
         user=make_user("lena"),
     )
     shutil.rmtree(proposal.checkpoint.directory)
-    assert "not whole" in answered(proposal).error
+    assert "not intact" in answered(proposal).error
 
 
 def test_asking_again_drops_the_first_and_a_late_answer_to_it_is_nothing(draft):

@@ -150,7 +150,7 @@ def test_strangers_get_404_and_labelers_403(client, project):
 def test_removed_files_are_no_input_and_no_policy(project):
     first, *_ = steps(make_run(project=project, state="finished"), 1, 2, 3)
     remove_files(policy_of(project, keep_last=1))
-    with pytest.raises(launch.LaunchRefusedError, match="not whole on disk"):
+    with pytest.raises(launch.LaunchRefusedError, match="not intact on disk"):
         launch.start_run(
             project=project, kind="draw", recipe={}, inputs={"policy": first}, user=None
         )

@@ -149,7 +149,7 @@ def promote(
         store.check(checkpoint)
     except CheckpointError as error:
         raise PromotionRefusedError(
-            _("The checkpoint is not whole on disk: %(why)s.") % {"why": error.why},
+            _("The checkpoint is not intact on disk: %(why)s.") % {"why": error.why},
             can_force=False,
         ) from error
     if against is None:

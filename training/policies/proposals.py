@@ -180,7 +180,7 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
         store.fetch(checkpoint)
         verify_checkpoint(checkpoint.directory, digest=checkpoint.digest)
     except CheckpointError as error:
-        return "", _("The policy's files are not whole: %(why)s.") % {"why": error.why}
+        return "", _("The policy's files are not intact: %(why)s.") % {"why": error.why}
     except store.StoreError as error:
         return "", _("The policy's files cannot be fetched: %(why)s.") % {"why": error}
     program = command or [sys.executable, "-m", "training.engine.propose"]

@@ -281,7 +281,7 @@ def _problems_with_inputs(
             try:
                 store.check(checkpoint)
             except CheckpointError as error:
-                problems[role] = gettext("It is not whole on disk: %(why)s.") % {
+                problems[role] = gettext("It is not intact on disk: %(why)s.") % {
                     "why": error.why
                 }
     return problems | _problems_with_ensemble(inputs)

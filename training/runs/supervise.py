@@ -322,7 +322,7 @@ class _Supervision:
             return None
         stop = self.heart.stop.is_set() or self.patiently(self._stop_requested)
         if program_state == "failed":
-            return self.end(RunState.FAILED, run.error or "The program said no reason.")
+            return self.end(RunState.FAILED, run.error or "The program gave no reason.")
         if status == LOCKED:
             return self.leave_for_later()
         if stop:
