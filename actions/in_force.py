@@ -61,7 +61,7 @@ def definitions_in_force(
         for context in contexts.local
         if any(shows(text, context) for text in texts)
     ]
-    if texts and not shown:  # what was fetched is retold in words of its own
+    if texts and not shown:  # the observation retells the context
         shown = list(contexts.local)
     return _by_priority(contexts, shown)
 

@@ -180,7 +180,7 @@ def _assign(gains: list[list[float]]) -> list[tuple[int, int]]:
     rows, columns = len(gains), len(gains[0])
     row_potential = [0.0] * (rows + 1)
     column_potential = [0.0] * (columns + 1)
-    row_of = [0] * (columns + 1)  # 1-based; column 0 stands for the row being placed
+    row_of = [0] * (columns + 1)  # 1-based; column 0 holds the new row
     for row in range(1, rows + 1):
         row_of[0] = row
         column = 0

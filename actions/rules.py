@@ -39,9 +39,7 @@ from actions.tags import JSON
 MATCHES: Final = ("exact", "numeric", "set", "regex")
 FIELDS: Final = ("match", "answer", "tolerance", "after")
 LONGEST_PATTERN: Final = 200
-LONGEST_SEARCHED: Final = (
-    2000  # characters of an answer that a pattern is looked for in
-)
+LONGEST_SEARCHED: Final = 2000  # characters searched for a pattern
 _NUMBER: Final = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _BETWEEN: Final = re.compile(r"[,;\n]|\s+and\s+")
 # From google-re2; needed only where a sample has a pattern, so a machine may lack it.
@@ -171,8 +169,8 @@ def _pattern(value: JSON) -> str:
 def _compiled(pattern: str) -> Pattern:
     assert _RE2 is not None
     options = _RE2.Options()
-    options.log_errors = False  # they are raised
-    options.max_mem = 2**20  # of a compiled pattern and what a search remembers
+    options.log_errors = False  # errors are raised instead
+    options.max_mem = 2**20  # bytes, compiled pattern and search cache
     compiled: Pattern = _RE2.compile(pattern, options)
     return compiled
 

@@ -62,9 +62,9 @@ class ShortPaginator(Paginator):  # type: ignore[type-arg]  # no subscript at ru
 class Lookup(admin.ModelAdmin):  # type: ignore[type-arg]  # no subscript at run time
     """A model to look up: nothing can be added, changed or deleted."""
 
-    show_full_result_count = False  # it would count the whole table for every search
+    show_full_result_count = False  # every search would count the whole table
     paginator = ShortPaginator
-    ordering = ["-pk"]  # by the key's index; a model's own order may have none
+    ordering = ["-pk"]  # uses the key's index; another order may have none
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -252,7 +252,10 @@ class SlotAdmin(Lookup):
         "holder",
         "leased_until",
     ]
-    list_filter = ["state", "project"]  # one of rounds would read all to list them
+    list_filter = [
+        "state",
+        "project",
+    ]  # listing rounds would read all rows
     list_select_related = ["holder"]
     search_fields = ["=pair__id", "holder__username"]
 

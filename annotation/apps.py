@@ -10,4 +10,4 @@ class AnnotationConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        import_module("annotation.leaving")  # hears of roles that go
+        import_module("annotation.leaving")  # connects its signals: roles that end

@@ -30,7 +30,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     broker_connection_retry=True,
     broker_connection_retry_on_startup=True,
-    broker_connection_max_retries=None,  # for ever: the server comes back
+    broker_connection_max_retries=None,  # retry for ever: the server comes back
     broker_transport_options={"socket_connect_timeout": 5, "socket_keepalive": True},
     # A page must not wait for the broker: publishing gives up after about two seconds.
     task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2},

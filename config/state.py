@@ -69,7 +69,7 @@ class State:
 
     def _close(self, mode: int) -> None:
         """Close to others what earlier versions left open."""
-        with contextlib.suppress(PermissionError):  # another's, who decides about it
+        with contextlib.suppress(PermissionError):  # another user's file
             for path in self.home.iterdir():
                 if not path.is_symlink() and path.name not in ("run", "postgres"):
                     path.chmod(0o700 if path.is_dir() else 0o600)
@@ -93,7 +93,7 @@ class State:
         for _ in range(50):
             if key := file.read_text(encoding="ascii").strip():
                 return key
-            time.sleep(0.02)  # another process has made the file, not yet its content
+            time.sleep(0.02)  # another process has not written the file yet
         raise ServerError(f"{file} is empty; delete it to have a new key made")
 
     def remove(self) -> None:

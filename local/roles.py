@@ -126,6 +126,6 @@ def are_ready(sockets: Path) -> bool:
             make_role_and_database()
         return application_owns_database()
     except (psycopg.OperationalError, psycopg.errors.DuplicateObject):
-        return False  # it starts or stops, or another process does the same just now
+        return False  # starting, stopping, or another process does the same
     except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
         return False

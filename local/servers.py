@@ -112,7 +112,7 @@ class Postgres:
     def _take_over(self, account: Account) -> None:
         """Give the data of an earlier version to the account; no server is running."""
         if self.data != self.state.home / "postgres":
-            private_place(self.state, account)  # it lies there: close it to others
+            private_place(self.state, account)  # close it to others
         for name in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
             (self.state.sockets / name).unlink(missing_ok=True)
         accounts.give_all(self.data, account)

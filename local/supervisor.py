@@ -28,7 +28,7 @@ from local import children, servers
 from local.children import Command
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-HEALTHY_AFTER = 20.0  # seconds up, after which a death counts as the first again
+HEALTHY_AFTER = 20.0  # seconds up after which the pauses start again
 
 
 class StartError(Exception):

@@ -142,7 +142,7 @@ def site(state: State) -> Iterator[str]:
         "CONCORD_STATE_DIR": str(state.home),
         "CONCORD_DEMO": "0",
         "CONCORD_RUNS_AT_ONCE": "2",
-        "OMP_NUM_THREADS": "1",  # of each program: another runs beside it
+        "OMP_NUM_THREADS": "1",  # per program, because another runs beside it
         "PORT": "0",
     }
     log = state.logs / "supervisor.log"
@@ -238,7 +238,7 @@ def loop(origin: str, folder: Path | None, seed: int) -> int:
             "draw",
             report,
             name="draw again",
-            recipe={"seed": seed + 1, **SIDE_BY_SIDE},  # other turns than before
+            recipe={"seed": seed + 1, **SIDE_BY_SIDE},  # draws other turns
             policy=promoted,
             initial=None,
         )

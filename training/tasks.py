@@ -50,7 +50,7 @@ def run_hint(run_id: int) -> None:
     _put_what_is_missing()
     waiting = Run.objects.filter(this_place().takes(), state=RunState.QUEUED)
     if outcome is supervise.Outcome.LEFT_FOR_LATER:
-        waiting = waiting.exclude(pk=run_id)  # the reconciler comes back to it
+        waiting = waiting.exclude(pk=run_id)  # the reconciler retries it
     oldest = waiting.order_by("created_at", "pk").first()
     if oldest is not None:
         send_hint(oldest.pk)

@@ -62,7 +62,7 @@ def handlers(sample: Mapping[str, object], *, turn: int = 0) -> dict[str, Handle
     count their calls; build new ones for every conversation.
     """
     contexts = Contexts.of(_objects(sample.get("contexts")))
-    fetched: dict[str, list[str]] = {}  # what the label got for a query
+    fetched: dict[str, list[str]] = {}  # results the label got, by query
     built_in = built_in_handlers()
     built_in[GET_THINKING_CONTEXT.name] = _fetch(contexts.local, fetched)
     definitions = contexts.every_action()
@@ -93,7 +93,7 @@ def handlers(sample: Mapping[str, object], *, turn: int = 0) -> dict[str, Handle
         ]
         outcome = _outcome(str(after.get("text")), exception_names)
         outcomes = script.outcomes.setdefault(_key(call.parameters), [])
-        if number <= turn:  # what was answered before this is over
+        if number <= turn:  # outcomes of earlier turns are used up
             outcomes.clear()
         outcomes.append(outcome)
         if call.name == GET_THINKING_CONTEXT.name and isinstance(outcome, str):

@@ -122,7 +122,7 @@ def shape_of(head: bytes, *, is_whole: bool) -> str:
         return "lines"
     lines = [line.strip() for line in text.split(b"\n")]
     whole = [line for line in (lines if is_whole else lines[:-1]) if line]
-    if not whole:  # the first line goes on beyond the head
+    if not whole:  # the first line is longer than the head
         return "list" if text.startswith(b"[") else "lines"
     if text.startswith(b"["):
         is_complete = _is_json(whole[0])
@@ -194,9 +194,9 @@ class _Splitter:
         self.depth = 0
         self.in_string = self.is_escaped = False
         self.line = self.begins = 1
-        self.held = bytearray()  # of the document that has begun
+        self.held = bytearray()  # bytes of the current document
         self.is_long = False
-        self.between = bytearray()  # what stands between documents
+        self.between = bytearray()  # bytes between documents
         self.is_over = False  # the list is closed
 
     def split(self, file: BinaryIO) -> Iterator[Document]:

@@ -190,7 +190,7 @@ def _contexts(project: Project, forms: Iterable[SampleRecord]) -> dict[str, int]
             )
             for key, form in missing.items()
         ],
-        ignore_conflicts=True,  # another import may make the same one right now
+        ignore_conflicts=True,  # a concurrent import may create the same row
     )
     return known()
 

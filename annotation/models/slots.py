@@ -100,7 +100,7 @@ class Slot(models.Model):
         blank=True,
         on_delete=models.PROTECT,
         related_name="held_slots",
-        db_index=False,  # slot_by_holder, for the few that are held
+        db_index=False,  # slot_by_holder indexes the few held ones
     )
     leased_at = models.DateTimeField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True)

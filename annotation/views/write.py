@@ -142,7 +142,7 @@ def _with_result(
         call = ActionCall.make(GET_THINKING_CONTEXT.name, {"query": turn.text[:300]})
         try:
             result = run_call(project=project, call=call, definitions=turn.in_force)
-        except NoResult as problem:  # a global context has an action of this name
+        except NoResult as problem:  # a global context defines an action of this name
             messages.warning(request, str(problem))
             return content
         matches = search_contexts(project=project, query=turn.text[:300], limit=1)

@@ -34,7 +34,7 @@ class BodyLimit:
         limit: int = getattr(view, "body_limit", FORM_BYTES)
         try:
             sent = int(request.META.get("CONTENT_LENGTH") or 0)
-        except ValueError:  # Django takes it for an empty body
+        except ValueError:  # Django treats it as an empty body
             sent = 0
         if sent <= limit:
             return None

@@ -25,17 +25,17 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from config.web.parent_death import die_with
 
-HEAD_BYTES = 64 * 2**10  # longer heads gunicorn refuses anyway
+HEAD_BYTES = 64 * 2**10  # gunicorn refuses longer heads anyway
 IN_MEMORY = 2**20
-MOST_BYTES = 2**30  # of one request; pages have limits of their own
+MOST_BYTES = 2**30  # per request; pages have their own limits
 READS_AT_ONCE = 16
 TOO_LARGE = (
     b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 )
 LEAST_READ = 2**16
-PATIENCE = 20.0  # seconds for the head of a request, and for the first of its body
+PATIENCE = 20.0  # seconds for the head, and for the first byte of the body
 PATIENCE_OF_A_FULL_HOUSE = 2.0
-SLOWEST = 8 * 2**10  # bytes a second of a body, on the whole
+SLOWEST = 8 * 2**10  # bytes a second, averaged over the body
 MOST_CLOSING, LINGER = 200, 2.0  # connections, seconds
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.I)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*\bchunked\b", re.I)
@@ -51,14 +51,14 @@ class Request:
     def __init__(self) -> None:
         self.bytes: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
             max_size=IN_MEMORY
-        )  # closed by who reads it last
+        )  # its last reader closes it
         self.head = b""
         self.has_head = False
         self.is_whole = False
         self.waits_for_leave = False
         self.received = 0
         self.since = time.monotonic()
-        self._lacking = 0  # of the body, or of the current chunk with its line end
+        self._lacking = 0  # missing bytes of the body, or of the chunk
         self._line = b""  # the size of a chunk, or a line behind the last one
         self._is_chunked = self._at_the_last = False
 
@@ -153,8 +153,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.receiving: dict[Any, Request] = {}  # by connection, the oldest first
-        self.closing: dict[socket.socket, float] = {}  # until when at most
+        self.receiving: dict[Any, Request] = {}  # by connection, oldest first
+        self.closing: dict[socket.socket, float] = {}  # the deadline of each
 
     def init_process(self) -> None:
         # gunicorn checks once a second whether its master lives, but waits for threads.
@@ -169,7 +169,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             conn.close = partial(self._close, conn.sock)
         request = Request()
         if ahead := conn.parser.unreader.take_buffered():
-            request.take(ahead)  # it came with the request before
+            request.take(ahead)  # bytes that came with the request before
         conn.sock.setblocking(False)
         self.receiving[conn] = request
         self.poller.register(
@@ -199,7 +199,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             return self._drop(conn)
         if not request.is_whole:
-            return None  # the poller calls again at once; others come first
+            return None  # let others run first; the poller calls again at once
         self._forget(conn)
         request.bytes.seek(0)
         conn.parser.unreader.received = request.bytes

@@ -55,7 +55,7 @@ class Channel(redis.Channel):
             self.basic_reject(tag, requeue=False)  # type: ignore[no-untyped-call]
         except self.connection_errors:
             raise
-        except Exception as error:  # it has no tag that says which it is
+        except Exception as error:  # it has no delivery tag
             logger.debug("It is not kept to be delivered again: %s", error)
 
 

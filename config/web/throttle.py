@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WRONG_ALLOWED = 5
 WINDOW = 5 * 60  # seconds
-REMEMBERED = 90 * 24 * 3600  # seconds for which an address somebody used is theirs
+REMEMBERED = 90 * 24 * 3600  # seconds for which an address stays known to an account
 FORMS = {"login", "admin:login", "password_change", "admin:password_change"}
 
 
@@ -98,12 +98,12 @@ def _count(key: str) -> int:
         return 1
     try:
         return int(cache.incr(key))
-    except ValueError:  # the window has closed since
+    except ValueError:  # the window has closed meanwhile
         return _count(key)
 
 
 def _uncount(key: str, number: int) -> None:
-    with contextlib.suppress(ValueError):  # its window has closed since
+    with contextlib.suppress(ValueError):  # its window has closed meanwhile
         cache.decr(key, number)
 
 

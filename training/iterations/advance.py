@@ -151,7 +151,7 @@ def _look_at_work(iteration: Iteration, step: IterationStep) -> str:
         if not step.is_alarm_accepted:
             stop_because(iteration, alarm, is_alarm=True)
             return "rest"
-        return _finish(step)  # the best checkpoint it found is final
+        return _finish(step)  # its best checkpoint is the final one
     if run.state == RunState.FINISHED:
         return _finish(step)
     if run.is_final:

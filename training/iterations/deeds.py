@@ -327,7 +327,7 @@ def resume_iteration(
             iteration.ended_at = None
             iteration.save()
             if iteration.steps.get(name=StepName.JUDGE).state == StepState.WORKING:
-                put_pairs_first(iteration)  # another may have waited meanwhile
+                put_pairs_first(iteration)  # another may have had precedence
     except IntegrityError as error:
         raise IterationRefusedError(
             _("Another iteration of this project is open.")

@@ -232,5 +232,5 @@ def _remove(directory: Path) -> None:
     try:
         directory.rename(aside)
     except FileNotFoundError:
-        return  # another who removes was quicker
+        return  # another process has removed it
     shutil.rmtree(aside)

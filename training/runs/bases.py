@@ -92,7 +92,7 @@ def _directory_of(name: str) -> Path | None:
             if all(_is_inside(root, one) for one in _files(directory))
             else None
         )
-    except (OSError, ValueError, RuntimeError):  # a NUL, a loop of links, no right
+    except (OSError, ValueError, RuntimeError):  # a NUL, a loop of links, no permission
         return None
 
 

@@ -100,7 +100,7 @@ def _give_back(run: Run) -> bool:
     worker = run.worker or "its worker"
     try:
         register_found(run)
-    except OSError as error:  # it must not keep this and others waiting
+    except OSError as error:  # must not block this run and others
         logger.warning("Run %s: nothing registered: %s", run.pk, error)
     if run.stop_requested:
         _end(run, RunState.STOPPED, f"{worker} vanished while the run was stopping.")
@@ -161,7 +161,7 @@ def what_is_kept(run: Run) -> str:
 def note_once(run: Run, level: str, message: str) -> None:
     newest = RunNote.objects.filter(run=run).order_by("-pk").first()
     if newest is not None and newest.message == message:
-        return  # the same again and again says no more than once
+        return  # do not repeat the same note
     RunNote.objects.create(run=run, level=level, message=message, at=timezone.now())
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from records.events import Json
 
-EVERY = 5.0  # seconds between two looks
+EVERY = 5.0  # seconds between two readings
 PROC = Path("/proc")
 QUERY = "name,memory.used,memory.total,utilization.gpu"
 

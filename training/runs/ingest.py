@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20
 LOG_TAIL_BYTES = 6000
-ACCEPTED_PRIORITY = 5  # of answers drawn to be approved as new wordings
+ACCEPTED_PRIORITY = 5  # of responses drawn as possible new references
 
 
 class LostRunError(Exception):
@@ -214,7 +214,7 @@ def register_checkpoint(
     known = Checkpoint.objects.filter(run=run, path=str(path)).exclude(
         digest=whole.digest
     )
-    known.update(stored_at=None)  # what the store has is not this one
+    known.update(stored_at=None)  # the store has an older version
     checkpoint, _ = Checkpoint.objects.update_or_create(
         run=run, path=str(path), defaults=defaults
     )
@@ -299,7 +299,7 @@ def _receive_responses(run: Run) -> dict[str, Json]:
         role = row.get("role")
         if not isinstance(role, str) or role not in rows:
             raise OutputError(f"{place}: no such role: {role!r}")
-        if row.get("kept", True):  # not what rejection sampling left out
+        if row.get("kept", True):  # rejection sampling left the others out
             rows[role].append(_response_row(place, row))
     inputs = {
         each.role: each.checkpoint

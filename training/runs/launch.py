@@ -87,7 +87,7 @@ def start_run(
     may have lost the role since.
     """
     asks = None if by_itself else user
-    with transaction.atomic():  # before data are frozen, and once more at the end
+    with transaction.atomic():  # checked before freezing data, and again at the end
         require_trainer(project, asks, deed="Starting a run")
     if kind not in INPUTS:
         raise LaunchRefusedError(
@@ -147,12 +147,12 @@ def start_run(
         raise LaunchRefusedError({"": why}) from error
     with transaction.atomic():
         require_trainer(project, asks, deed="Starting a run")
-        if ask:  # of two that ask at once the second finds the run of the first
+        if ask:  # of two concurrent posts the second finds the first's run
             Project.objects.select_for_update(no_key=True).get(pk=project.pk)
             if run := _asked_before(ask, project, kind, settings, inputs, how):
                 return run
         if ask is None or Run.objects.filter(uuid=ask).exists():
-            ask = uuid4()  # nobody's form, or one sent before with other settings
+            ask = uuid4()  # no form, or an earlier one with other settings
         run = Run.objects.create(
             uuid=ask,
             project=project,
@@ -224,7 +224,7 @@ def start_asked_draws() -> list[Run]:
         if final is not None:
             inputs[InputRole.POLICY] = final
             if inputs.get(InputRole.INITIAL) == final:
-                del inputs[InputRole.INITIAL]  # one model need not answer twice
+                del inputs[InputRole.INITIAL]  # the same model need not answer twice
         try:
             draw = start_run(
                 project=run.project,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVERY = 30.0  # seconds between two announcements of a worker
-AWAY = timedelta(minutes=2)  # a worker that has been silent so long is away
+AWAY = timedelta(minutes=2)  # without an announcement for this long, a worker is away
 FORGET = timedelta(days=30)
 
 

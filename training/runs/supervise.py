@@ -63,7 +63,7 @@ logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
 LEAVE_OUTPUTS = (RunKind.DRAW, RunKind.EVALUATE)
-LOCKED = 75  # the exit status of a program that found its run directory in use
+LOCKED = 75  # exit status of a program whose run directory was in use
 SHUTDOWN = threading.Event()
 """Set when this worker process is asked to end: runs are handed back to the queue."""
 
@@ -444,7 +444,7 @@ def run_last_words(run: Run) -> str:
     lines = [
         line.strip()
         for line in read_log_tail(run).splitlines()
-        if any(letter.isalnum() for letter in line)  # no rule beneath a table
+        if any(letter.isalnum() for letter in line)  # skip lines without words
     ]
     return f"Its last words: {lines[-1][:500]}" if lines else "It said nothing."
 

@@ -27,7 +27,7 @@ class Patience:
         self.asked_at: float | None = None
         self.heard_at = time.monotonic()
         self._staged: Staged | None = None
-        self._awaited = ""  # the checkpoint that is still waited for
+        self._awaited = ""  # the checkpoint being waited for
         self._grew_at = 0.0
 
     def hear(self) -> None:
@@ -59,7 +59,7 @@ class Patience:
             return True
         if not self._awaited:
             self._awaited, self._grew_at = staged[0], now
-        if staged[0] != self._awaited:  # it goes on working, and saves again
+        if staged[0] != self._awaited:  # it continues working and saves another
             return True
         if staged != self._staged:
             self._staged, self._grew_at = staged, now

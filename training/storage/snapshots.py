@@ -297,7 +297,7 @@ def _move_into_place(
     except OSError:
         if not final.exists():
             raise
-        return  # another process has just written the same rows
+        return  # another process has written the same rows
     _sync(final.parent)
 
 

@@ -42,8 +42,8 @@ from records.checkpoints import (
 from records.reading import RecordError, parse_object
 from training.models import FINAL_STATES, Checkpoint, Run, Snapshot
 
-AT_ONCE = 3  # checkpoints, and outputs, that are put later, per look
-KEPT = ("lock", "accelerate.json")  # what the supervision has written already
+AT_ONCE = 3  # checkpoints, and outputs, stored later per call
+KEPT = ("lock", "accelerate.json")  # files the supervision has already written
 
 
 class StoreError(Exception):
@@ -63,7 +63,7 @@ def home() -> str:
         mine = path.with_name(f".home-{uuid.uuid4().hex}")
         mine.write_text(uuid.uuid4().hex)
         try:
-            os.link(mine, path)  # of two at once one wins, and both read the same
+            os.link(mine, path)  # of two concurrent calls one wins; both read its name
         except FileExistsError:
             pass
         finally:
@@ -129,7 +129,7 @@ def _fetch_folder(folder: Path, *, digest: str = "") -> None:
         try:
             staging.rename(folder)
         except OSError:
-            if not (folder / MANIFEST).is_file():  # else another was quicker
+            if not (folder / MANIFEST).is_file():  # else another process has fetched it
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -225,9 +225,9 @@ def put_checkpoints(run: Run) -> None:
 def _put_checkpoint(checkpoint: Checkpoint) -> None:
     try:
         if file_sha256(checkpoint.directory / MANIFEST) != checkpoint.digest:
-            return  # of the same name, left here before the run went on elsewhere
+            return  # an older one, left here before the run moved
     except FileNotFoundError:
-        return  # another machine has it
+        return  # another machine has stored it
     _put_folder(checkpoint.directory, checkpoint.manifest["files"])
     Checkpoint.objects.filter(pk=checkpoint.pk, digest=checkpoint.digest).update(
         stored_at=timezone.now()
@@ -319,7 +319,7 @@ def take_over(run: Run) -> int:
     rows = Checkpoint.objects.filter(run=run, files_removed_at__isnull=True)
     for checkpoint in rows.order_by("step", "pk"):
         if not _is_stored(checkpoint):
-            break  # what comes after it is written again
+            break  # later checkpoints are written again
         fetch(checkpoint)
         fetched += 1
     folder = run.directory / "outputs"

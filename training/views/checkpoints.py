@@ -337,7 +337,7 @@ def _sent(archive: Archive, name: str) -> StreamingHttpResponse:
     response = StreamingHttpResponse(archive, content_type="application/x-tar")
     response["Content-Disposition"] = f'attachment; filename="{name}.tar"'
     response["Content-Length"] = str(archive.size)
-    response["Content-Encoding"] = "identity"  # weights do not get smaller
+    response["Content-Encoding"] = "identity"  # weights do not compress
     return response
 
 
@@ -364,7 +364,7 @@ def retention(request: HttpRequest, slug: str) -> HttpResponse:
         save_policy(policy=policy, user=visitor(request), **form.cleaned_data)
         return redirect("training:checkpoints-retention", slug)
     if form.is_bound:
-        policy = retention_of(project)  # as saved: what was typed is not understood
+        policy = retention_of(project)  # the saved one: the input is invalid
     plan = plan_removal(policy)
     facts = {
         "form": form,

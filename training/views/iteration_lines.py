@@ -46,8 +46,8 @@ from training.wording.words import words
 if TYPE_CHECKING:
     from annotation.models import Project
 
-FAR = 1_000_000  # judgments beyond which a forecast says nothing
-TOO_WIDE = 0.2  # an interval of a share that says next to nothing
+FAR = 1_000_000  # judgments beyond which a forecast is meaningless
+TOO_WIDE = 0.2  # width at which the interval of a share is useless
 CHANGES_SHOWN = 50
 
 

@@ -351,7 +351,7 @@ def iteration_do(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     iteration = _iteration(project, number)
     deed, name = request.POST.get("deed", ""), request.POST.get("step", "")
     reason, user = request.POST.get("reason", ""), visitor(request)
-    reason = reason.replace("\r\n", "\n")  # a line's end counts once, as in the page
+    reason = reason.replace("\r\n", "\n")  # count a line end once, as the page does
     of_iteration: dict[str, Callable[[], None]] = {
         "pause": lambda: deeds.pause_iteration(
             project=project, iteration=iteration, user=user

@@ -31,7 +31,7 @@ SAMPLES: tuple[tuple[Split, int], ...] = (
     ("held-out", 60),
     ("held-out-unseen", 60),
 )
-FURNISHED = 30  # of these come the pairs that wait from the start
+FURNISHED = 30  # samples whose pairs wait from the start
 
 
 class Command(BaseCommand):

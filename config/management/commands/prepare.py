@@ -63,7 +63,7 @@ class Command(BaseCommand):
     def start_the_first_run(self) -> None:
         """Train the demo's first policy and draw its responses: work to judge."""
         if importlib.util.find_spec("torch") is None:
-            return  # a web machine; the trainers' machines are elsewhere
+            return  # a web machine without training packages
         project = Project.objects.get(slug=SLUG)
         start_run(
             project=project,
