@@ -7,7 +7,7 @@ import torch
 
 from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
 from training.engine.data.conversations import Encoder
-from training.engine.modeling.micro_batch import Parts
+from training.engine.modeling.micro_batch import MicroBatch
 from training.engine.modeling.policies import Place
 from training.engine.sampling import sampler
 from training.engine.sampling.answers import answer, build_prompts
@@ -88,7 +88,7 @@ def test_when_memory_runs_out_smaller_batches_draw_the_same(
         return compute(model, prompts, sampling, noise, place, per_prompt, cached)
 
     monkeypatch.setattr(sampler, "_sample_batch", refuse)
-    parts = Parts(16384, lambda said, level: told.append(said), "token positions")
+    parts = MicroBatch(16384, lambda said, level: told.append(said), "token positions")
     tight = replace(warm, parts=parts)
     found = sample_responses(model, prompts, tight, **given)
     assert [[s.ids for s in g] for g in found] == [[s.ids for s in g] for g in expected]

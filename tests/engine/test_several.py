@@ -30,7 +30,7 @@ from tests.engine.test_sft import SMALL, data, run_sft
 from training.engine import reward, sft
 from training.engine.data.conversations import Encoder
 from training.engine.data.sft_batches import packed, padded, split
-from training.engine.modeling.micro_batch import Parts
+from training.engine.modeling.micro_batch import MicroBatch
 from training.engine.reward_model.augmentation import Source, example
 from training.engine.reward_model.batches import PairBatch, clusters_of, deal
 from training.engine.reward_model.loss import PairLoss, count_terms, step_inputs
@@ -369,7 +369,7 @@ def test_beside_other_processes_it_does_not_try_again(monkeypatch):
         raise torch.OutOfMemoryError(str(size))
 
     with pytest.raises(torch.OutOfMemoryError, match="4"):
-        Parts(4, print).run(attempt, lambda: None)
+        MicroBatch(4, print).run(attempt, lambda: None)
 
 
 def test_pieces_hold_every_conversation_once():

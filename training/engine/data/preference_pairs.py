@@ -150,6 +150,3 @@ class BatchSampler:
                 step_random(self.seed, name, epoch).shuffle(orders[epoch])
             places.append((epoch, orders[epoch][position]))
         return places
-
-
-Course = BatchSampler  # older name

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from records.finite import must_be_finite
-from training.engine.modeling.micro_batch import Parts
+from training.engine.modeling.micro_batch import MicroBatch
 from training.engine.modeling.policies import Place
 from training.engine.sampling.decoding import (
     CachedForward,
@@ -48,10 +48,10 @@ class Sampling:
     batch_tokens: int = BATCH_TOKENS
     backend: str = "own"
     engine: Engine | None = None
-    parts: Parts | None = None
+    parts: MicroBatch | None = None
 
 
-def room(place: Place, tell: Callable[[str, str], None]) -> Parts:
+def room(place: Place, tell: Callable[[str, str], None]) -> MicroBatch:
     """Return what ``Sampling.parts`` takes: batches shrink when memory runs out.
 
     They begin at what suits the device: a CPU has caches, a GPU wants many rows.
@@ -60,7 +60,7 @@ def room(place: Place, tell: Callable[[str, str], None]) -> Parts:
     batch again without the others.
     """
     batch_tokens = BATCH_TOKENS if place.device.type == "cpu" else GPU_BATCH_TOKENS
-    return Parts(batch_tokens, tell, "token positions", synchronized=False)
+    return MicroBatch(batch_tokens, tell, "token positions", synchronized=False)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def sample_responses(
     was_training = model.training
     model.train(False)
     noise = _noise(seed, len(prompts), per_prompt, sampling)
-    parts = sampling.parts or Parts(sampling.batch_tokens, lambda *_: None)
+    parts = sampling.parts or MicroBatch(sampling.batch_tokens, lambda *_: None)
     results: list[list[Sampled]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
 
