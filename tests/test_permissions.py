@@ -418,8 +418,8 @@ def send(client, method: str, where: str, data=None):
     ("visitor", "status"),
     [
         (stranger, 404),
-        (member_elsewhere, 404),
-        (removed, 404),
+        pytest.param(member_elsewhere, 404, marks=pytest.mark.slow),
+        pytest.param(removed, 404, marks=pytest.mark.slow),
         (deactivated, 302),
         (None, 302),
     ],
@@ -468,7 +468,11 @@ def test_who_has_lost_the_right_role_is_told_and_does_nothing(client, kept):
 
 
 LEFT_OR_THERE = pytest.mark.parametrize(
-    "is_there", [False, True], ids=["who left it", "who is in it too"]
+    "is_there",
+    [
+        pytest.param(False, id="who left it"),
+        pytest.param(True, id="who is in it too", marks=pytest.mark.slow),
+    ],
 )
 
 

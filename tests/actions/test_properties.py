@@ -190,6 +190,7 @@ def test_megabyte_is_read_or_refused(name):
         align_units(response, response)
 
 
+@pytest.mark.slow
 def test_megabyte_plans_align():
     plan = extract_plan(
         "Plan:\n" + "".join(f"{n % 9}. a{n} b\n" for n in range(90_000))

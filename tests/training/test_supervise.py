@@ -28,7 +28,8 @@ from training.runs import claim, control, starting_points, supervise
 from training.runs.claim import Timing
 from training.runs.supervise import Outcome
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# Real processes, started, stopped and killed.
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 def see_through(run, command, **kwargs):
