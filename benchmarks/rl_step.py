@@ -3,7 +3,7 @@
     python -m benchmarks.rl_step
 
 Both take the same policy, the same turns, the same number of answers a step and the same
-reward (the same reward model, asked through the same ``score``), with the divergence from
+reward (the same reward model, asked through the same ``score``), with the KL divergence from
 the initial policy in the loss. Theirs is ``trl.GRPOTrainer`` as its documentation
 shows it: it generates by itself and calls a reward function with texts. It learns the
 answers of a step at once, and in micro-batches (``--peer-batch``), which pad less; the best
@@ -49,17 +49,26 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from actions.demo import generate
 from actions.format_check import check_text
 from records.recipes import PolicyRecipe, SftRecipe
-from training.engine import policy, sft
+from training.engine import sft
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
+from training.engine.modeling.micro_batch import MicroBatch
 from training.engine.modeling.new_tokens import fit_vocabulary
-from training.engine.modeling.optim import muon_and_adamw, warmup_stable_decay
-from training.engine.modeling.policies import Place, build_small_model, prepare
+from training.engine.modeling.optim import muon_and_adamw, update, warmup_stable_decay
+from training.engine.modeling.place import Place, accelerator_for, prepare
+from training.engine.modeling.policies import build_small_model
 from training.engine.reward_model.model import RewardModel
 from training.engine.reward_model.packing import Packer, Pair, RewardSettings
+from training.engine.rl.batch import collate
 from training.engine.rl.rewards import Rewards
 from training.engine.rl.rollouts import Rollouts
-from training.engine.run.directory import RunDirectory, run_program
+from training.engine.rl.update import (
+    TokenLogProbs,
+    accumulate_policy_gradient,
+    with_advantages,
+    with_logprobs,
+)
+from training.engine.run.directory import run_program
 from training.engine.sampling.answers import build_prompts
 from training.engine.sampling.sampler import Sampling
 
@@ -166,10 +175,9 @@ def turns_of(encoder: Encoder, count: int):
 
 
 def ours(path, args, recipe, place, scorer, turns) -> tuple[Stopwatch, list[float]]:
-    """Run the steps of the policy program's trainer."""
+    """Run the steps of the policy program: sample, score, advantages, update."""
     model, tokenizer = load_policy(path, place)
     encoder = Encoder(tokenizer)
-    model.generation_config.eos_token_id = list(encoder.frame.stop_ids)
     sampling = Sampling(
         temperature=recipe.temperature,
         top_p=1.0,
@@ -177,23 +185,22 @@ def ours(path, args, recipe, place, scorer, turns) -> tuple[Stopwatch, list[floa
         stop_ids=encoder.frame.stop_ids,
         pad_id=tokenizer.pad_token_id,
     )
-    rewards = Rewards(recipe, scorer)
-    rollouts = Rollouts(recipe, turns, encoder, sampling, place, rewards, 0)
-    with tempfile.TemporaryDirectory() as folder:
-        told = {"program": "policy", "inputs": {"policy": str(path)}}
-        Path(folder, "run.json").write_text(json.dumps(told))
-        run = RunDirectory(Path(folder))
-        run.read()
-        trainer = policy.make_trainer(run, recipe, model, tokenizer, rollouts, place, 0)
-        policy.refer_to_initial(run, trainer, place)
-        run.close()
-    drawn = iter(range(0, 10**9, recipe.prompts_per_step))
+    rollouts = Rollouts(
+        recipe, turns, encoder, sampling, place, Rewards(recipe, scorer)
+    )
+    starts = iter(range(0, 10**9, recipe.prompts_per_step))
 
     def same_turns(rng, count, at_least):
-        start = next(drawn)
+        start = next(starts)
         return turns[start : start + recipe.prompts_per_step]
 
     rollouts.choose = same_turns
+    logprobs = TokenLogProbs(model, recipe.temperature, place)
+    initial = load_policy(path, place)[0].requires_grad_(False)
+    reference = TokenLogProbs(initial, recipe.temperature, place)
+    accelerator = accelerator_for(place)
+    rows = recipe.prompts_per_step * recipe.num_generations
+    micro_batch = MicroBatch(rows, lambda message, level: say(message), "responses")
     optimizer = muon_and_adamw(
         model.named_parameters(),
         muon_rate=0.0,
@@ -201,31 +208,45 @@ def ours(path, args, recipe, place, scorer, turns) -> tuple[Stopwatch, list[floa
         weight_decay=0.0,
         muon=False,
     )
-    trainer.optimizer = optimizer
-    trainer.lr_scheduler = warmup_stable_decay(
+    schedule = warmup_stable_decay(
         optimizer, first=0, steps=recipe.steps, warmup=0, decay_fraction=0.0
     )
     watch = Stopwatch(place)
     watch.around(rollouts, "respond", lambda: "generation")
     watch.around(rollouts, "score", lambda: "scoring")
-    watch.around(
-        trainer,
-        "_get_per_token_logps_and_entropies",
-        lambda: None if torch.is_grad_enabled() else "reference",
-    )
     tokens: list[float] = []
-    draw = rollouts.draw
-
-    def counted(*given, **kw):
-        groups = draw(*given, **kw)
-        tokens.append(sum(len(e.ids) for group in groups for e in group))
-        return groups
-
-    rollouts.draw = counted
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Steps(watch))
-    trainer.train()
-    return watch, tokens[1:]
+    for step in range(recipe.steps):
+        if step == 1:  # the first warms up
+            watch.spent.clear()
+        since = watch.now()
+        model.train()
+        draw = rollouts.draw(model, recipe.prompts_per_step, step)
+        batch = collate(draw.episodes, sampling.pad_id, place.device)
+        with watch.count("reference"):
+            batch = with_logprobs(
+                batch,
+                logprobs,
+                reference,
+                micro_batch,
+                old=False,
+                sampled_elsewhere=False,
+            )
+        batch = with_advantages(batch, draw, rollouts, None, accelerator, step + 1, {})
+        figures = accumulate_policy_gradient(
+            accelerator, logprobs, batch, micro_batch, recipe
+        )
+        update(
+            optimizer,
+            schedule,
+            model.parameters(),
+            loss=figures["loss"],
+            max_grad_norm=recipe.max_grad_norm,
+            step=step + 1,
+        )
+        if step:
+            watch.steps.append(watch.now() - since)
+            tokens.append(sum(len(episode.ids) for episode in draw.episodes))
+    return watch, tokens
 
 
 def theirs(
@@ -323,7 +344,6 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--responses", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--updates", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4, help="timed ones")
     parser.add_argument("--peer-batch", type=int, nargs="+", default=[64, 16, 8])
     parser.add_argument("--rounds", type=int, default=2)

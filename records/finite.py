@@ -3,7 +3,7 @@
 One NaN in a weight makes every loss NaN, and a comparison with NaN is False, so what is
 not looked at passes: a run with such a weight would end *finished*. Losses, gradient
 norms, scores and figures are checked where they arise; the run fails before the optimiser
-moves and keeps its last good checkpoint. ``finite_weights`` looks at weights and trainers.
+moves and keeps its last good checkpoint. ``finite_weights`` looks at weights.
 
 Plain Python: the web side reads figures with the same functions.
 """

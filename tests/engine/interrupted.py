@@ -57,18 +57,8 @@ def updating(program):
     program.main, program.update = remember, update_and_befall
 
 
-def watching(program):
-    class Watch(program.Watch):
-        def on_step_end(self, args, state, control, **others):
-            if self.first + state.global_step == int(at):
-                befall(self.run)
-            super().on_step_end(args, state, control, **others)
-
-    program.Watch = Watch
-
-
 if __name__ == "__main__":
-    watching(policy)
+    updating(policy)
     updating(reward)
     if '"program": "policy"' in (Path(sys.argv[-1]) / "run.json").read_text():
         sys.exit(run_program("policy", PolicyRecipe, policy.main))

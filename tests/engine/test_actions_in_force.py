@@ -13,7 +13,7 @@ from tests.engine.micro import make_run, micro_tokenizer, save_micro_policy
 from tests.engine.test_policy import answer_with_labels, given, make_rollouts, result
 from training.engine import draw, evaluate
 from training.engine.data.conversations import Encoder, sample_from_json
-from training.engine.rl.environment import World
+from training.engine.rl.environment import Environment
 from training.engine.run.directory import run_program
 from training.engine.sampling.sampler import PartOf
 
@@ -75,8 +75,8 @@ def answered(row, turn, response):
 
 def led(row, *responses):
     """Return what a simulated world says to a policy's responses, from the first turn."""
-    world = World(sample_from_json(row))
-    return [world.reply(given(row, r, turn=n)) for n, r in enumerate(responses)]
+    environment = Environment(sample_from_json(row))
+    return [environment.reply(given(row, r, turn=n)) for n, r in enumerate(responses)]
 
 
 # The label's own calls

@@ -11,8 +11,8 @@ from tests.engine.micro import demo_samples, micro_policy, micro_tokenizer
 from training.engine.data.conversations import Encoder
 from training.engine.modeling.policies import Place
 from training.engine.sampling.answers import build_prompts
-from training.engine.sampling.backends import check_backend, logprobs_of, respond
-from training.engine.sampling.sampler import Sampling
+from training.engine.sampling.backends import check_backend
+from training.engine.sampling.sampler import Sampling, sample_responses
 
 CPU = Place(torch.device("cpu"), half=False)
 NEW = 12
@@ -35,7 +35,7 @@ def setting():
 def draw(setting, seed=5, per_prompt=3, **changes):
     model, prompts, sampling = setting
     sampling = replace(sampling, **changes)
-    return respond(
+    return sample_responses(
         model, prompts, sampling, place=CPU, seed=seed, per_prompt=per_prompt
     )
 
@@ -75,16 +75,6 @@ def test_a_seed_says_what_is_drawn(setting):
     assert ids(3) == once
     assert ids(4) != once
     assert torch.equal(torch.random.get_rng_state(), state)
-
-
-def test_log_probabilities_do_not_depend_on_how_rows_are_batched(setting, monkeypatch):
-    model, prompts, _ = setting
-    responses = [[7, 8, 9], [300], [11, 12]]
-    together = logprobs_of(model, prompts, responses, 0.8, CPU)
-    monkeypatch.setattr("training.engine.sampling.backends.LOGITS", 1)
-    apart = logprobs_of(model, prompts, responses, 0.8, CPU)
-    for one, other in zip(together, apart, strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
 
 
 @pytest.mark.skipif(

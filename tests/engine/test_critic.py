@@ -23,16 +23,10 @@ from tests.engine.test_policy import (
     toy,  # noqa: F401
 )
 from training.engine.modeling.loading import load_classifier
-from training.engine.rl.advantages import SMALL
-from training.engine.rl.critic import (
-    Critic,
-    Drawn,
-    advantages_of,
-    explained_variance,
-    payments,
-    standardized,
-    value_loss,
-)
+from training.engine.modeling.micro_batch import MicroBatch
+from training.engine.rl.advantages import SMALL, gae, standardized
+from training.engine.rl.batch import Batch
+from training.engine.rl.critic import Critic, explained_variance
 from training.engine.rl.rewards import Rewarded
 from training.engine.sampling.sampler import PartOf
 
@@ -43,14 +37,9 @@ pytestmark = [
 ]
 
 
-def gae(rewards, values, own, discount=1.0, keep=0.95):
-    return advantages_of(
-        torch.tensor([rewards]),
-        torch.tensor([values]),
-        torch.tensor([own]),
-        discount,
-        keep,
-    )[0].tolist()
+def advantages_of(rewards, values, mask, gamma=1.0, lam=0.95):
+    rows = (torch.tensor([row]) for row in (rewards, values, mask))
+    return gae(*rows, gamma, lam)[0].tolist()
 
 
 # Advantages
@@ -58,7 +47,7 @@ def gae(rewards, values, own, discount=1.0, keep=0.95):
 
 def test_advantages_are_those_of_the_paper_by_hand():
     """γ = 0.5, λ = 0.5: δ = (−1, 0.5, −1), A₃ = δ₃, A₂ = δ₂ + A₃/4, A₁ = δ₁ + A₂/4."""
-    found = gae([0.0, 1.0, 2.0], [2.0, 2.0, 3.0], [1, 1, 1], 0.5, 0.5)
+    found = advantages_of([0.0, 1.0, 2.0], [2.0, 2.0, 3.0], [1, 1, 1], 0.5, 0.5)
     assert found == pytest.approx([-1 + 0.25 * 0.25, 0.5 - 0.25, -1.0])
 
 
@@ -99,20 +88,20 @@ def test_advantages_are_the_weighted_mean_of_n_step_ones_over_own_tokens(
             strict=True,
         )
     )
-    found = gae(rewards, values, own, discount, keep)
+    found = advantages_of(rewards, values, own, discount, keep)
     assert found == pytest.approx(list(expected.values()), abs=1e-6)
 
 
 def test_what_others_wrote_changes_no_advantage():
     own = [1, 1, 0, 0, 1]
-    found = gae([0.0, 0.5, 0.0, 0.0, 1.0], [0.3, 0.2, 0.0, 0.0, 0.6], own)
-    other = gae([0.0, 0.5, 9.0, -7.0, 1.0], [0.3, 0.2, 5.0, -5.0, 0.6], own)
+    found = advantages_of([0.0, 0.5, 0.0, 0.0, 1.0], [0.3, 0.2, 0.0, 0.0, 0.6], own)
+    other = advantages_of([0.0, 0.5, 9.0, -7.0, 1.0], [0.3, 0.2, 5.0, -5.0, 0.6], own)
     assert found == other
-    shorter = gae([0.0, 0.5, 1.0], [0.3, 0.2, 0.6], [1, 1, 1])
+    shorter = advantages_of([0.0, 0.5, 1.0], [0.3, 0.2, 0.6], [1, 1, 1])
     assert [found[0], found[1], found[4]] == shorter
 
 
-def test_advantages_are_standardised_over_own_tokens():
+def test_advantages_are_standardized_over_own_tokens():
     found = torch.tensor([[1.0, 99.0, 2.0], [6.0, 3.0, 99.0]])
     own = torch.tensor([[1, 0, 1], [1, 1, 0]])
     middle, spread = 3.0, math.sqrt((4 + 1 + 9 + 0) / 3)
@@ -124,27 +113,6 @@ def test_advantages_are_standardised_over_own_tokens():
 
 
 # The critic's loss and figures
-
-
-def test_the_value_loss_is_the_worse_of_clipped_and_free():
-    """½ Σ max((V − R)², (V_old + clip(V − V_old, ±ε) − R)²) over own tokens."""
-    values = [0.0, 1.0, 1.0, -1.0, 5.0]
-    old = [0.0, 0.0, 0.0, 0.0, 0.0]
-    targets = [1.0, 2.0, 0.5, 1.0, 0.0]
-    own = [1, 1, 1, 1, 0]
-    free = [(v - r) ** 2 for v, r in zip(values, targets, strict=True)]
-    near = [(0.0 - 1) ** 2, (0.2 - 2) ** 2, (0.2 - 0.5) ** 2, (-0.2 - 1) ** 2, 0.04]
-    told = [torch.tensor([v]) for v in (values, old, targets, own)]
-    expected = 0.5 * sum(max(f, n) for f, n in zip(free[:4], near[:4], strict=True))
-    assert float(value_loss(*told, 0.2)) == pytest.approx(expected)
-    assert float(value_loss(*told, 0.0)) == pytest.approx(0.5 * sum(free[:4]))
-
-
-def test_a_value_that_has_moved_far_enough_towards_its_target_gets_no_gradient():
-    values = torch.tensor([[0.5, 0.1]], requires_grad=True)
-    old, targets = torch.zeros(1, 2), torch.ones(1, 2)
-    value_loss(values, old, targets, torch.ones(1, 2), 0.2).backward()
-    assert values.grad.tolist() == [[0.0, pytest.approx(-0.9)]]
 
 
 def test_explained_variance_is_one_for_all_known_and_zero_for_nothing():
@@ -159,13 +127,14 @@ def test_explained_variance_is_one_for_all_known_and_zero_for_nothing():
 # Values
 
 
-def micro_critic(tmp_path, **recipe):
+def micro_critic(tmp_path, size=99):
     torch.manual_seed(0)
     model = load_classifier(save_micro_policy(tmp_path / "start"), CPU, outputs=1)
-    return Critic(PolicyRecipe(algorithm="ppo", **recipe), model, CPU)
+    micro_batch = MicroBatch(size, lambda *_: None)
+    return Critic(PolicyRecipe(algorithm="ppo"), model, CPU, micro_batch)
 
 
-def drawn_of(prompts, completions, masks):
+def batch_of(prompts, completions, masks):
     before, after = max(map(len, prompts)), max(map(len, completions))
     ids = [
         [0] * (before - len(p)) + p + c + [0] * (after - len(c))
@@ -176,7 +145,8 @@ def drawn_of(prompts, completions, masks):
         for p, c in zip(prompts, completions, strict=True)
     ]
     own = [m + [0] * (after - len(m)) for m in masks]
-    return Drawn(torch.tensor(ids), torch.tensor(seen), torch.tensor(own))
+    mask = torch.tensor(own)
+    return Batch(torch.tensor(ids), torch.tensor(seen), mask, torch.zeros(mask.shape))
 
 
 PROMPTS = [[5, 6, 7], [5, 6, 7], [8, 9, 10, 11]]
@@ -191,8 +161,8 @@ def test_a_value_is_of_the_text_before_its_token(tmp_path, monkeypatch, shared):
         "training.engine.modeling.shared_prompt.can_share",
         lambda model, longest: shared,
     )
-    drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
-    values = critic.values(drawn)
+    batch = batch_of(PROMPTS, COMPLETIONS, OWN)
+    values = critic.values(batch)
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
         for t in range(len(completion)):
             before = torch.tensor([prompt + completion[:t]])
@@ -203,27 +173,27 @@ def test_a_value_is_of_the_text_before_its_token(tmp_path, monkeypatch, shared):
 
 
 def test_parts_of_a_draw_give_the_gradient_of_the_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.engine.rl.critic.VALUE_CLIP_RANGE", 0)
-    drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
+    monkeypatch.setattr("training.engine.rl.critic.EPSILON", 0)
+    batch = batch_of(PROMPTS, COMPLETIONS, OWN)
     weights = []
-    for size in (0, 1):
-        critic = micro_critic(tmp_path / str(size), micro_batch=size)
-        critic.learn(drawn, critic.values(drawn), torch.ones(drawn.own.shape))
+    for size in (99, 1):
+        critic = micro_critic(tmp_path / str(size), size)
+        critic.learn(batch, critic.values(batch), torch.ones(batch.mask.shape), 1)
         weights.append(critic.model.score.weight.detach())
     assert torch.allclose(*weights, atol=1e-5)
 
 
 def test_the_critic_comes_to_know_what_follows(tmp_path, monkeypatch):
     """Two prompts, one of which earns 1 and the other −1."""
-    monkeypatch.setattr("training.engine.rl.critic.VALUE_CLIP_RANGE", 0)
+    monkeypatch.setattr("training.engine.rl.critic.EPSILON", 0)
     monkeypatch.setattr("training.engine.rl.critic.UPDATES", 60)
     critic = micro_critic(tmp_path)
-    drawn = drawn_of(PROMPTS, COMPLETIONS, OWN)
-    targets = torch.tensor([[1.0], [1.0], [-1.0]]).expand(drawn.own.shape)
-    old = critic.values(drawn)
-    critic.learn(drawn, old, targets)
-    found = critic.values(drawn)[drawn.own.bool()]
-    assert explained_variance(found, targets[drawn.own.bool()]) > 0.95
+    batch = batch_of(PROMPTS, COMPLETIONS, OWN)
+    returns = torch.tensor([[1.0], [1.0], [-1.0]]).expand(batch.mask.shape)
+    old = critic.values(batch)
+    critic.learn(batch, old, returns, 1)
+    found = critic.values(batch)[batch.mask.bool()]
+    assert explained_variance(found, returns[batch.mask.bool()]) > 0.95
 
 
 # What tokens are paid
@@ -239,17 +209,17 @@ def test_every_turn_is_paid_where_it_ends(monkeypatch):
     turns = len(episode.answers)
     assert turns > 1
     episode.rewarded = [Rewarded(1.0, 1.0 / (i + 1)) for i in range(turns)]
-    paid = payments(rollouts, episode)
+    earned_by = rollouts.token_rewards(episode)
     ends = [
         start + len(given.sampled.ids) - 1
         for start, given in zip(episode.starts, episode.answers, strict=True)
     ]
     earned = [(0.5 + 1.0 / (i + 1)) / turns for i in range(turns)]
     earned[-1] += 1.0 / turns  # completion: the lowest consistency of the turns
-    assert [paid[end] for end in ends] == pytest.approx(earned)
-    assert [i for i, value in enumerate(paid) if value] == ends
+    assert [earned_by[end] for end in ends] == pytest.approx(earned)
+    assert [i for i, value in enumerate(earned_by) if value] == ends
     assert all(episode.mask[end] for end in ends)
-    assert sum(paid) == pytest.approx(rollouts.reward(episode))
+    assert sum(earned_by) == pytest.approx(rollouts.reward(episode))
 
 
 def test_a_whole_task_is_paid_its_completion_at_the_end(monkeypatch):
@@ -262,12 +232,12 @@ def test_a_whole_task_is_paid_its_completion_at_the_end(monkeypatch):
     turns = len(row["turns"])
     assert len(episode.answers) == turns
     episode.rewarded = [Rewarded(1.0, 0.5)] * turns
-    paid = payments(rollouts, episode)
-    assert paid[len(episode.ids) - 1] == pytest.approx(1.0 / turns + 0.5)
+    earned_by = rollouts.token_rewards(episode)
+    assert earned_by[len(episode.ids) - 1] == pytest.approx(1.0 / turns + 0.5)
     # Cut short after its first turn: what was not reached is not paid.
     episode.answers, episode.starts = episode.answers[:1], episode.starts[:1]
     episode.rewarded = episode.rewarded[:1]
-    assert sum(payments(rollouts, episode)) == pytest.approx(1.0 / turns)
+    assert sum(rollouts.token_rewards(episode)) == pytest.approx(1.0 / turns)
 
 
 # Whole runs

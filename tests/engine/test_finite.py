@@ -32,7 +32,7 @@ from tests.engine.micro import (
     micro_tokenizer,
     save_micro_policy,
 )
-from tests.engine.test_critic import COMPLETIONS, PROMPTS, drawn_of, micro_critic
+from tests.engine.test_critic import COMPLETIONS, PROMPTS, batch_of, micro_critic
 from tests.engine.test_policy import (
     GOOD,
     run_policy,
@@ -368,11 +368,13 @@ def test_the_policy_program_stops_at_a_gradient_that_overflows(tmp_path, toy):  
 
 def test_the_critic_stops_at_a_loss_that_overflows(tmp_path):
     critic = micro_critic(tmp_path)
-    drawn = drawn_of(PROMPTS, COMPLETIONS, [[1] * 4, [1] * 4, [1] * 2])
-    old = critic.values(drawn)
+    batch = batch_of(PROMPTS, COMPLETIONS, [[1] * 4, [1] * 4, [1] * 2])
+    old = critic.values(batch)
     before = {name: w.clone() for name, w in critic.model.state_dict().items()}
-    with pytest.raises(NotFiniteError, match="finite loss of the critic, found"):
-        critic.learn(drawn, old, torch.full_like(old, 1e30))
+    with pytest.raises(
+        NotFiniteError, match="critic: step 3: expected a finite loss, found"
+    ):
+        critic.learn(batch, old, torch.full_like(old, 1e30), 3)
     for name, weight in critic.model.state_dict().items():
         assert torch.equal(weight, before[name]), name
 

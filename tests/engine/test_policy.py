@@ -31,7 +31,8 @@ from training.engine.reward_model.model import save_reward_model
 from training.engine.reward_model.packing import RewardSettings
 from training.engine.rl.rewards import Rewarded, Rewards
 from training.engine.rl.rollouts import Rollouts
-from training.engine.rl.validation import HeldOut, Looked, gain
+from training.engine.rl.update import TokenLogProbs
+from training.engine.rl.validation import HeldOut, Validation, gain
 from training.engine.run.directory import RunDirectory, run_program
 from training.engine.sampling.answers import Answer, build_prompts
 from training.engine.sampling.sampler import PartOf, Sampled, Sampling
@@ -213,7 +214,7 @@ def make_rollouts(rows, **recipe):
     prompts, _ = build_prompts(encoder, [sample_from_json(row) for row in rows], 4096)
     recipe = PolicyRecipe(**{"num_generations": 4, "oversampling": 1.0, **recipe})
     sampling = Sampling(1.0, 1.0, 20, encoder.frame.stop_ids, tokenizer.pad_token_id)
-    return Rollouts(recipe, prompts, encoder, sampling, CPU, Rewards(recipe, None), 0)
+    return Rollouts(recipe, prompts, encoder, sampling, CPU, Rewards(recipe, None))
 
 
 def answer_with_labels(encoder):
@@ -278,12 +279,12 @@ def test_a_group_told_to_another_process_is_the_same_there(monkeypatch):
     (group,) = rollouts.respond(None, [first], PartOf(0, 0, 1))
     assert len(group[0].answers) > 1
     told = json.loads(json.dumps([episode.to_json() for episode in group]))
-    again = rollouts.told(first, told)
+    again = rollouts.group_of(first, told)
     assert json.loads(json.dumps([episode.to_json() for episode in again])) == told
     assert [episode.answers for episode in again] == [e.answers for e in group]
     # What is wrong with an answer is found there anew.
     told[1]["answers"][0][2][2] = False
-    again = rollouts.told(first, told)[1].answers[0]
+    again = rollouts.group_of(first, told)[1].answers[0]
     assert again.format_error.expected == "the end of the response"
 
 
@@ -310,22 +311,23 @@ def test_groups_without_signal_are_dropped_first(monkeypatch):
         ]
 
     rollouts.rewards = rewards
-    groups = rollouts.draw(None, 3, step=0)
+    draw = rollouts.draw(None, 3, step=0)
+    groups = draw.groups
     assert len(groups) == 3
-    spreads = [rollouts.spread(group) for group in groups]
-    available = rollouts.figures["groups_without_signal"]
+    stds = [rollouts.std(group) for group in groups]
+    available = draw.metrics["groups_without_signal"]
     assert 0 < available < 1
-    assert sum(s > 0.1 for s in spreads) == min(3, round(12 * (1 - available)))
+    assert sum(std > 0.1 for std in stds) == min(3, round(12 * (1 - available)))
 
 
-def test_a_group_without_signal_that_is_kept_is_marked_as_silent(monkeypatch):
+def test_a_zero_variance_group_that_is_kept_is_marked(monkeypatch):
     rollouts = make_rollouts(demo_rows()[:2])
     monkeypatch.setattr(
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     rollouts.rewards = lambda answers: [Rewarded(1.0, 0.5)] * len(answers)
-    rollouts.draw(None, 2, step=0)
-    assert rollouts.silent == [True, True]
+    draw = rollouts.draw(None, 2, step=0)
+    assert draw.zero_variance == [True, True]
 
 
 def test_draws_go_on_while_groups_with_a_signal_are_missing(monkeypatch):
@@ -342,10 +344,10 @@ def test_draws_go_on_while_groups_with_a_signal_are_missing(monkeypatch):
         return [Rewarded(1.0, a.index % 2 if loud else 1.0) for a in answers]
 
     rollouts.rewards = rewards
-    groups = rollouts.draw(None, 2, step=0)
+    draw = rollouts.draw(None, 2, step=0)
     assert draws == [8, 8, 8]
-    assert rollouts.silent == [False, False]
-    assert len(groups) == 2
+    assert draw.zero_variance == [False, False]
+    assert len(draw.groups) == 2
 
 
 def test_published_grpo_keeps_every_group_it_drew(monkeypatch):
@@ -354,9 +356,9 @@ def test_published_grpo_keeps_every_group_it_drew(monkeypatch):
         "training.engine.rl.rollouts.answer", answer_with_labels(rollouts.encoder)
     )
     rollouts.rewards = lambda answers: [Rewarded(1.0, 1.0)] * len(answers)
-    rollouts.draw(None, 2, step=0)
-    assert rollouts.figures["responses"] == 8
-    assert rollouts.silent == [False, False]
+    draw = rollouts.draw(None, 2, step=0)
+    assert draw.metrics["responses"] == 8
+    assert draw.zero_variance == [False, False]
 
 
 def test_the_turns_of_a_step_depend_on_its_number_only(monkeypatch):
@@ -369,7 +371,7 @@ def test_the_turns_of_a_step_depend_on_its_number_only(monkeypatch):
     def drawn(step):
         return [
             (g[0].prompt.sample.id, g[0].prompt.turn)
-            for g in rollouts.draw(None, 4, step)
+            for g in rollouts.draw(None, 4, step).groups
         ]
 
     assert drawn(3) == drawn(3) != drawn(4)
@@ -379,8 +381,8 @@ def test_the_turns_of_a_step_depend_on_its_number_only(monkeypatch):
 
 
 def test_the_gain_is_paired_and_its_interval_resamples_whole_samples():
-    before = Looked(0, 0.5, 0.5, (True, False, True, False), (0, 0, 1, 1))
-    after = Looked(8, 0.6, 0.75, (True, True, True, False), (0, 0, 1, 1))
+    before = Validation(0, 0.5, 0.5, (True, False, True, False), (0, 0, 1, 1))
+    after = Validation(8, 0.6, 0.75, (True, True, True, False), (0, 0, 1, 1))
     found = gain(before, after)
     assert found["gain"] == 0.25
     assert found["gain/low"] == 0.0
@@ -460,24 +462,21 @@ def test_the_reward_rises_on_a_toy_task(tmp_path, toy):
 def test_observations_get_no_gradient_and_every_own_token_does(
     tmp_path, toy, monkeypatch
 ):
-    seen = []
+    batches, logprobs = [], []
+    forward, accumulate = TokenLogProbs.forward, policy.accumulate_policy_gradient
 
-    class Spy(policy.SharedPromptTrainer):
-        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-            logps, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-            if logps.requires_grad:
-                logps.retain_grad()
-                self.logps = logps
-            return logps, *rest
+    def listening(self, *inputs):
+        outputs = forward(self, *inputs)
+        outputs[0].retain_grad()
+        logprobs.append(outputs[0])
+        return outputs
 
-        def training_step(self, model, inputs, num_items_in_batch=None):
-            loss = super().training_step(model, inputs, num_items_in_batch)
-            batch = self._buffered_inputs[0]
-            mask = batch["completion_mask"] * batch["tool_mask"]
-            seen.append((mask, batch["advantages"], self.logps.grad))
-            return loss
+    def recording(accelerator, model, batch, *others):
+        batches.append(batch)
+        return accumulate(accelerator, model, batch, *others)
 
-    monkeypatch.setattr(policy, "SharedPromptTrainer", Spy)
+    monkeypatch.setattr(TokenLogProbs, "forward", listening)
+    monkeypatch.setattr(policy, "accumulate_policy_gradient", recording)
     row = normal_row()
     tokenizer = micro_tokenizer()
     monkeypatch.setattr(
@@ -498,11 +497,12 @@ def test_observations_get_no_gradient_and_every_own_token_does(
         beta=0.0,
     )
     assert status == 0
-    ((mask, advantages, gradient),) = seen
+    (batch,), (of_update,) = batches, logprobs
+    mask, gradient = batch.mask, of_update.grad
     assert (mask == 0).any()
     assert gradient[mask == 0].abs().max() == 0
-    pushed = advantages.abs() > 0.01
-    assert (gradient[pushed][mask[pushed] == 1].abs() > 0).all()
+    has_signal = batch.advantages[:, 0].abs() > 0.01
+    assert (gradient[has_signal][mask[has_signal] == 1].abs() > 0).all()
 
 
 def test_gradient_checkpointing_leaves_the_weights_as_they_are(
@@ -550,7 +550,7 @@ def test_a_best_checkpoint_that_is_gone_is_not_written_of_other_weights(
     assert run_policy(whole, toy, judge, **settings) == 0
     last = whole / "checkpoints/step-000002"
     state = json.loads((last / "trainer/state.json").read_text())
-    state["looks"][0]["truth"] = 1.0  # the start was the best
+    state["validations"][0]["truth"] = 1.0  # the start was the best
     (last / "trainer/state.json").write_text(json.dumps(state))
     (last / "manifest.json").unlink()
     manifest = json.loads((whole / "checkpoints/step-000001/manifest.json").read_text())
@@ -568,15 +568,17 @@ def test_a_best_checkpoint_that_is_gone_is_not_written_of_other_weights(
     assert "whose checkpoint is still there (that of 0 is not)" in told
 
 
-def test_score_and_truth_are_reported_together_at_every_look(tmp_path, toy, judge):
+def test_score_and_truth_are_reported_together_at_every_validation(
+    tmp_path, toy, judge
+):
     assert run_policy(tmp_path, toy, judge) == 0
-    looks = [
+    steps_validated = [
         event["step"]
         for event in events(tmp_path, "metrics")
         if {"heldout/rm_score", "heldout/truth", "heldout/truth/low"}
         <= set(event["values"])
     ]
-    assert looks == [0, 2, 4]
+    assert steps_validated == [0, 2, 4]
     steps = [e for e in events(tmp_path, "metrics") if "kl" in e["values"]]
     assert [event["step"] for event in steps] == [1, 2, 3, 4]
     assert steps[0]["values"]["kl"] == pytest.approx(0, abs=1e-5)

@@ -12,16 +12,18 @@ import math
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import modeling_utils
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from records.recipes import PolicyRecipe
-from tests.engine.fixed_rollouts import FOLDER, POLICY, fixed_answer, rows
+from tests.engine.fixed_rollouts import FOLDER, POLICY, fixed_answer, recorded, rows
 from tests.engine.micro import make_run
 from tests.engine.test_several import launch
 from training.engine import policy
@@ -168,6 +170,63 @@ def test_a_resumed_run_learns_the_same(tmp_path, case):
     half = str(tmp_path / "whole/checkpoints/step-000002")
     resumed = take_steps(tmp_path / "resumed", CASES[case], resume=half)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("case", ["grpo by token", "dr_grpo, lora"])
+def test_checkpointed_activations_learn_the_same(tmp_path, monkeypatch, case):
+    recomputed = []
+    compute = modeling_utils.checkpoint
+
+    def counting(*args, **settings):
+        recomputed.append(1)
+        return compute(*args, **settings)
+
+    monkeypatch.setattr(modeling_utils, "checkpoint", counting)
+    settings = CASES[case] | {"gradient_checkpointing": True}
+    apart = differences(projections(take_steps(tmp_path, settings)), frozen(case))
+    assert len(recomputed) >= 4  # a layer and four steps
+    assert max(apart.values()) < 1e-3, apart
+
+
+def test_vllm_samples_with_the_newest_weights(tmp_path, monkeypatch):
+    """A stand-in for TRL's client: vLLM needs a GPU."""
+    made = []
+
+    class Engine:
+        def __init__(self, **settings):
+            self.settings, self.embeddings = settings, []
+            made.append(self)
+
+        def sync_weights(self):
+            embeddings = self.settings["model"].get_input_embeddings()
+            self.embeddings.append(embeddings.weight.detach().clone())
+
+        def generate(self, prompts, images, num_generations):
+            drawn = [
+                recorded()[rows()[0]["id"]][1][number % num_generations]
+                for number in range(len(prompts))
+            ]
+            logprobs = [[[logprob] for logprob in row[1]] for row in drawn]
+            return prompts, [row[0] for row in drawn], logprobs, None
+
+    client = SimpleNamespace(VLLMGeneration=Engine)
+    monkeypatch.setitem(sys.modules, "trl.generation", client)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    settings = {**BASE, "backend": "vllm", "temperature": 1.0}
+    data = {"train": rows()[:1], "held_out": rows()[:1]}
+    make_run(tmp_path, "policy", settings, {"policy": POLICY}, data)
+    assert run_program("policy", PolicyRecipe, policy.main, [str(tmp_path)]) == 0
+    (engine,) = made
+    told = {
+        "mode": "colocate",
+        "temperature": 1.0,
+        "max_completion_length": 90,
+        "max_num_seqs": 8,
+    }
+    assert told.items() <= engine.settings.items()
+    assert len(engine.embeddings) == 4
+    assert not torch.equal(engine.embeddings[0], engine.embeddings[1])
+    assert max(move.norm() for move in moved(tmp_path).values()) > 0.05
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from tests.engine.test_policy import (
     toy_rows,
 )
 from tests.engine.test_several import apart, launch_both
-from training.engine.rl import trainer
-from training.engine.rl.trainer import pieces_of
+from training.engine.rl import update
+from training.engine.rl.batch import Batch
 from training.engine.sampling import sampler
 
 pytestmark = [
@@ -96,7 +96,7 @@ def test_prompts_that_do_not_divide_among_processes_are_refused(
 def short_of_memory(monkeypatch, rows):
     """Let log-probabilities of more than so many responses at once not fit."""
     asked = []
-    compute = trainer.shared_logprobs
+    compute = update.shared_logprobs
 
     def refuse(model, input_ids, *others):
         asked.append(len(input_ids))
@@ -104,7 +104,7 @@ def short_of_memory(monkeypatch, rows):
             raise torch.OutOfMemoryError("no more memory")
         return compute(model, input_ids, *others)
 
-    monkeypatch.setattr(trainer, "shared_logprobs", refuse)
+    monkeypatch.setattr(update, "shared_logprobs", refuse)
     return asked
 
 
@@ -166,14 +166,12 @@ def test_one_response_that_does_not_fit_is_the_end(
     assert "OutOfMemoryError" in result(tmp_path)["error"]
 
 
-def test_pieces_keep_the_answers_to_a_prompt_together():
-    prepared = {
-        "prompt_ids": torch.tensor([[1, 5], [2, 6], [1, 5], [2, 6], [1, 5], [2, 6]]),
-        "advantages": torch.arange(6.0),
-        "num_items_in_batch": torch.tensor(9),
-        "nothing": None,
-    }
-    pieces = pieces_of(prepared, 3)
-    assert [p["advantages"].tolist() for p in pieces] == [[0, 2, 4], [1, 3, 5]]
-    assert [p["num_items_in_batch"].item() for p in pieces] == [9, 9]
-    assert [len(p["advantages"]) for p in pieces_of(prepared, 4)] == [4, 2]
+def test_micro_batches_keep_the_answers_to_a_prompt_together():
+    prompts = torch.tensor([[1, 5], [2, 6], [1, 5], [2, 6], [1, 5], [2, 6]])
+    ids = torch.cat([prompts, torch.arange(6)[:, None]], 1)
+    ones = torch.ones(6, 1)
+    batch = Batch(ids, torch.ones_like(ids), ones, ones, advantages=ids[:, 2:].float())
+    rows = [part.advantages[:, 0].tolist() for part in batch.micro_batches(3)]
+    assert rows == [[0, 2, 4], [1, 3, 5]]
+    assert [len(part) for part in batch.micro_batches(4)] == [4, 2]
+    assert all(part.weights is None for part in batch.micro_batches(4))

@@ -25,7 +25,7 @@ from tests.engine.test_policy import (
 from training.engine import evaluate, policy
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.policies import save_policy
-from training.engine.rl.environment import World
+from training.engine.rl.environment import Environment
 from training.engine.rl.rewards import Rewarded
 from training.engine.rl.rollouts import Episode
 from training.engine.run.directory import run_program
@@ -52,10 +52,10 @@ def calling_turn(row):
 
 @pytest.mark.parametrize("row", demo_rows(12), ids=lambda row: row["id"])
 def test_a_world_answers_the_labels_as_the_sample_goes_on(row):
-    world = World(sample_from_json(row))
+    environment = Environment(sample_from_json(row))
     turns = row["turns"]
     replies = [
-        world.reply(given(row, turn["response"], turn=number))
+        environment.reply(given(row, turn["response"], turn=number))
         for number, turn in enumerate(turns)
     ]
     assert replies == [*(turn["input"]["text"] for turn in turns[1:]), None]
@@ -65,7 +65,7 @@ def test_another_call_is_answered_by_the_environment():
     row = normal_row()
     number = calling_turn(row)
     wrong, _ = derive.corrupted(row["turns"][number], random.Random(0), "parameter")
-    reply = World(sample_from_json(row)).reply(given(row, wrong, turn=number))
+    reply = Environment(sample_from_json(row)).reply(given(row, wrong, turn=number))
     assert reply == "not found"
 
 
@@ -74,11 +74,11 @@ def test_a_task_ends_where_the_policy_answers_instead_of_acting():
     turn = calling_turn(row)
     inside = row["turns"][turn]["input"]["kind"] == "observation"
     text = "So.<</think>>Done." if inside else "<<think>>So.<</think>>Done."
-    world = World(sample_from_json(row))
-    assert world.reply(given(row, text, turn=turn)) is None
+    environment = Environment(sample_from_json(row))
+    assert environment.reply(given(row, text, turn=turn)) is None
     label = row["turns"][turn]["response"]
     broken = given(row, label, turn=turn, error=ValueError("cut off"))
-    assert world.reply(broken) is None
+    assert environment.reply(broken) is None
 
 
 # Rollouts
@@ -106,27 +106,32 @@ def test_labels_as_answers_give_the_conversation_as_it_is_trained_on(monkeypatch
 
 def test_what_was_not_reached_counts_nothing_and_completes_nothing():
     row = normal_row()
-    world = World(sample_from_json(row))
+    environment = Environment(sample_from_json(row))
     turns = len(row["turns"])
     half = [Rewarded(1.0, 1.0)] * (turns // 2)
-    episode = Episode(None, rewarded=half, world=world)
+    episode = Episode(None, rewarded=half, environment=environment)
     assert episode.earned("consistency") == pytest.approx(len(half) / turns)
     assert episode.completion == 0.0
-    whole = Episode(None, rewarded=[Rewarded(1.0, 1.0)] * turns, world=world)
+    whole = Episode(
+        None, rewarded=[Rewarded(1.0, 1.0)] * turns, environment=environment
+    )
     assert (whole.earned("format"), whole.completion) == (1.0, 1.0)
     almost = [Rewarded(1.0, 1.0)] * (turns - 1) + [Rewarded(1.0, 0.25)]
-    assert Episode(None, rewarded=almost, world=world).completion == 0.25
+    assert Episode(None, rewarded=almost, environment=environment).completion == 0.25
     assert Episode(None, rewarded=almost).completion is None
 
 
 def test_turns_that_nobody_can_judge_neither_spoil_a_task_nor_complete_it():
     row = normal_row()
-    world = World(sample_from_json(row))
+    environment = Environment(sample_from_json(row))
     turns = len(row["turns"])
     unknown = Rewarded(1.0, None)
     some = [unknown, *[Rewarded(1.0, 0.5)] * (turns - 1)]
-    assert Episode(None, rewarded=some, world=world).completion == 0.5
-    assert Episode(None, rewarded=[unknown] * turns, world=world).completion is None
+    assert Episode(None, rewarded=some, environment=environment).completion == 0.5
+    assert (
+        Episode(None, rewarded=[unknown] * turns, environment=environment).completion
+        is None
+    )
 
 
 # Evaluation

@@ -54,7 +54,7 @@ from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import Place, prepare
 from training.engine.reward_model.model import RewardModel, load_reward_model, score_of
 from training.engine.reward_model.packing import Pair
-from training.engine.rl.environment import World, next_turn
+from training.engine.rl.environment import Environment, next_turn
 from training.engine.run.directory import (
     Ending,
     RunDirectory,
@@ -252,7 +252,7 @@ def whole_tasks(
 
     def lead(tasks: Sequence[Prompt]) -> list[list[Answer]]:
         nonlocal stopped
-        worlds = {item.sample.id: World(item.sample) for item in tasks}
+        environments = {item.sample.id: Environment(item.sample) for item in tasks}
         answers: dict[str, list[Answer]] = {item.sample.id: [] for item in tasks}
         going, done = list(tasks), 0
         while going:
@@ -276,10 +276,12 @@ def whole_tasks(
                 for item, (response,) in zip(chunk, drawn, strict=True):
                     answers[item.sample.id].append(response)
                     so_far = item.ids + response.sampled.ids
-                    world = worlds[item.sample.id]
-                    following = next_turn(encoder, world, response, so_far, longest)
+                    environment = environments[item.sample.id]
+                    following = next_turn(
+                        encoder, environment, response, so_far, longest
+                    )
                     if following is not None:
-                        further.append(following[0])
+                        further.append(following)
             going = further
         return list(answers.values())
 

@@ -1,176 +1,173 @@
 """Improve the policy against a reward model: ``python -m training.engine.policy RUN_DIR``.
 
-Group relative policy optimisation (GRPO, Shao et al. 2024) and its kin, run by
-``trl.GRPOTrainer``: for each prompt (a turn with its history) G responses are sampled,
-each gets a reward
+Group relative policy optimization (GRPO, Shao et al. 2024) and its kin. For each prompt (a
+turn with its history) G responses are sampled; each gets a reward
 
     r = format_weight × [the response is well formed] + consistency
         (or, by kind of task, [right by the rule], or the score of a preference model:
-        ``rewards``)
+        ``rl/rewards.py``)
 
-and an advantage: how much better it is than the others. The policy's tokens are pushed
-along their advantages, clipped as in PPO, and held near the initial policy. Baseline,
-scale, averaging of the loss and place of the divergence are those of ``algorithm``
-(``algorithms``: GRPO, Dr. GRPO, DAPO, REINFORCE++, RLOO; PPO with a learned ``critic``). Consistency is what the reward model (RM) says of
-(label response, sampled response), or with ``consistency_source`` "oracle" the demo's
-truth, the upper bound of any RM, or with "alignment" a rule without learning, its rival.
+and an advantage A: how much better it is than the others. With ρ = π/π_old of a token,
 
-What is ours is the rollout: which turns are answered, how, and which groups are kept.
-More groups are drawn than needed and those whose rewards are (nearly) equal are dropped
-first: they would teach nothing, or, once their tiny spread is scaled up, only noise. With
-``whole_tasks`` a response goes on after the observation of its action call; observation
-tokens are masked from the loss (``env_mask``).
+    loss = mean over tokens of  −min(ρ A, clip(ρ, 1 − ε, 1 + ε_high) A) + β KL(π ‖ π_ref)
+
+(Schulman et al. 2017, equation 7: ``rl/loss.py``). Baseline and scale of the advantage,
+the mean, and the place of the KL are those of ``algorithm`` (``rl/advantages.py``: GRPO,
+Dr. GRPO, DAPO, REINFORCE++, RLOO; PPO with a learned critic, ``rl/critic.py``).
+
+Consistency is what the reward model (RM) says of (label response, sampled response), or
+with ``consistency_source`` "oracle" the demo's truth, the upper bound of any RM, or with
+"alignment" a rule without learning, its rival. Where the algorithm drops zero-variance
+groups, more are drawn than needed: groups whose rewards are (nearly) equal teach nothing
+or, scaled up, only noise. With ``whole_tasks`` the policy goes on through a simulated
+environment; what others say is masked from the loss.
 
 A policy finds the faults of its RM. Three things stand against that: the run does not
-start unless the RM passed its gate; at every look at a fixed held-out set the RM's score
-and the truth are reported side by side, and when they part the run stops itself; and the
-final checkpoint is the one of the best held-out truth, the start included, so what is
+start unless the RM passed its gate; at every validation on a fixed held-out set the RM's
+score and the truth are reported side by side, and when they part the run stops itself; and
+the final checkpoint is the one of the best held-out truth, the start included, so what is
 promoted was never worse there than what was.
 
 Everything random depends on the seed and the step only, so a resumed run repeats an
-uninterrupted one from weights, optimiser moments and the step number.
+uninterrupted one from weights, optimizer moments and the step number.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from datasets import Dataset
-from peft import PeftModel
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from trl.trainer.grpo_config import GRPOConfig
-from trl.trainer.grpo_trainer import GRPOTrainer
-from trl.trainer.utils import add_fused_lm_head
+from transformers import PreTrainedModel
 
 from records.recipes import PolicyRecipe
 from training.engine.data.conversations import Encoder, read_samples
-from training.engine.modeling.configs import restore
-from training.engine.modeling.finite_weights import guard_steps
+from training.engine.modeling.learner import load_learner
 from training.engine.modeling.loading import load_policy
-from training.engine.modeling.lora import adapters, load_adapters, merged, save_adapters
-from training.engine.modeling.micro_batch import Parts
+from training.engine.modeling.lora import merged
+from training.engine.modeling.micro_batch import MicroBatch
 from training.engine.modeling.optim import (
-    adamw_rate,
-    load_optimizer,
     muon_and_adamw,
-    save_optimizer,
+    update,
     warmup_stable_decay,
 )
-from training.engine.modeling.policies import Place, prepare, save_policy
+from training.engine.modeling.place import Place, accelerator_for, prepare
+from training.engine.modeling.policies import save_policy
 from training.engine.modeling.shared_prompt import ROWS_OF_THEIR_OWN, sharing
+from training.engine.modeling.trainer_state import (
+    resume_trainer,
+    resumed_progress,
+    save_trainer_state,
+    seed_step,
+)
 from training.engine.reward_model.metrics import GateError, Look, gate_misses, parted
 from training.engine.reward_model.model import load_reward_models
 from training.engine.reward_model.preference import PreferenceModel
-from training.engine.rl.advantages import TRL_LOSS, algorithm_of
+from training.engine.rl.advantages import algorithm_of
+from training.engine.rl.batch import Batch, collate
 from training.engine.rl.critic import load_critic
 from training.engine.rl.rewards import KINDS, Rewards
-from training.engine.rl.rollouts import Rollouts
-from training.engine.rl.trainer import SharedPromptTrainer, given_reward
+from training.engine.rl.rollouts import Group, Rollouts
+from training.engine.rl.update import (
+    TokenLogProbs,
+    accumulate_policy_gradient,
+    with_advantages,
+    with_logprobs,
+)
 from training.engine.rl.validation import (
     HeldOut,
-    Looked,
-    best,
-    load_progress,
-    save_progress,
+    Validation,
+    best_checkpoint,
+    kept_validations,
 )
 from training.engine.run.directory import Ending, RunDirectory, RunError, run_program
-from training.engine.run.distributed import any_process, process_count, share_of_step
+from training.engine.run.distributed import (
+    any_process,
+    own_part,
+    process_count,
+    process_rank,
+    share_of_step,
+)
 from training.engine.sampling.answers import (
+    Prompt,
     build_prompts,
     count_unreadable,
     longest_prompt,
 )
-from training.engine.sampling.backends import check_backend
+from training.engine.sampling.backends import check_backend, vllm_engine
 from training.engine.sampling.decoding import WITHOUT_CACHE, caching
 from training.engine.sampling.sampler import Sampling, room
 
-SHOWN_EVERY, SHOWN = 4, 2  # steps between sampled texts on the run's page; how many
-VLLM_MEMORY = 0.3  # share of the GPU's memory that vLLM may take beside the trainer
-# How far the truth may fall while the reward model's score rises, and for how many tests
-# in a row, before the run stops itself.
+PHASES = tuple(
+    f"seconds/{phase}"
+    for phase in ("generation", "scoring", "reference", "update", "evaluation")
+)
+SHOWN_EVERY = 4  # steps between sampled texts on the run's page
+# How far the truth may fall while the reward model's score rises, and for how many
+# validations in a row, before the run stops itself.
 ALARM_TOLERANCE, ALARM_EVALUATIONS = 0.02, 2
-
-
-# The program
 
 
 def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     """Train on ``run``; announce the best checkpoint by held-out truth as final."""
     started = time.monotonic()
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental
     place = prepare(recipe)
     check_settings(recipe)
     check_backend(recipe.backend)
     gate = check_gate(run, recipe)
-    # On a CPU bf16 products of small models are slower, not faster.
-    half = place.half and place.device.type == "cuda"
-    reward_model = load_reward_models(run.inputs, place.device, half)
+    algorithm = algorithm_of(recipe)
 
-    # The policy, and what it answers.
-    start = run.need_input("policy")
-    full = recipe.method == "full"
-    model, tokenizer = load_policy(run.resume if run.resume and full else start, place)
+    # Load: the policy that learns, what scores its answers, the turns to answer.
+    learner = load_learner(run, recipe, run.need_input("policy"), place)
+    tokenizer = learner.tokenizer
+    policy = cast(PreTrainedModel, learner.module)  # with its adapters, under LoRA
     encoder = Encoder(tokenizer)
-    model.generation_config.eos_token_id = list(encoder.frame.stop_ids)
-    longest = longest_prompt(model, recipe.max_prompt_tokens, recipe.max_new_tokens)
-    for measure, instead in ((sharing, ROWS_OF_THEIR_OWN), (caching, WITHOUT_CACHE)):
-        measure(model, longest + recipe.max_new_tokens).tell(run.log, instead)
-    samples = read_samples(run.need_data("train"))
-    prompts, left_out = build_prompts(encoder, samples, longest)
-    preference = None
-    if "preference" in run.inputs:
-        preference = PreferenceModel(run.inputs["preference"], place)
-    rewards = Rewards(recipe, reward_model, preference)
-    if recipe.consistency_source == "oracle":
-        prompts = [
-            a
-            for a in prompts
-            if a.sample.task != "action" or a.sample.turns[a.turn].has_facts
-        ]
-    if recipe.whole_tasks:
-        prompts = [a for a in prompts if a.turn == 0 and a.sample.task == "action"]
-    if not prompts:
-        raise RunError("data.train", "turns to answer", "none that can be asked")
-    run.log(
-        f"{len(prompts)} turns to answer; {len(left_out)} left out, their prompts being "
-        f"longer than {longest} tokens",
-        "warning" if left_out else "info",
+    longest = longest_prompt(
+        learner.model, recipe.max_prompt_tokens, recipe.max_new_tokens
     )
-    if reward_model is not None and (unreadable := count_unreadable(prompts)):
-        run.log(
-            f"{unreadable} of them have a label response that breaks the response "
-            "grammar: their answers get no consistency reward",
-            "warning",
-        )
+    for measure, instead in ((sharing, ROWS_OF_THEIR_OWN), (caching, WITHOUT_CACHE)):
+        measure(learner.model, longest + recipe.max_new_tokens).tell(run.log, instead)
+    rewards = load_rewards(run, recipe, place)
+    prompts = load_prompts(run, recipe, encoder, longest, rewards)
 
-    def sampling(temperature: float, backend: str = "own") -> Sampling:
-        return Sampling(
-            temperature=temperature,
-            top_p=1.0,
-            max_new_tokens=recipe.max_new_tokens,
-            stop_ids=encoder.frame.stop_ids,
-            pad_id=_pad(tokenizer),
-            backend=backend,
-            parts=room(place, run.log),
+    # Build: what samples, what validates, the reference, critic and optimizer.
+    accelerator = accelerator_for(place)
+    rows = len(own_part(range(recipe.prompts_per_step))) * recipe.num_generations
+    micro_batch = MicroBatch(
+        min(recipe.micro_batch or rows, rows), run.log, "responses"
+    )
+    if recipe.gradient_checkpointing:
+        enable = learner.model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+    greedy = Sampling(
+        temperature=0.0,
+        top_p=1.0,
+        max_new_tokens=recipe.max_new_tokens,
+        stop_ids=encoder.frame.stop_ids,
+        pad_id=learner.pad_id,
+        parts=room(place, run.log),
+    )
+    sampling = replace(greedy, temperature=recipe.temperature)
+    if recipe.backend == "vllm":
+        engine = vllm_engine(
+            policy,
+            tokenizer,
+            accelerator,
+            sampling,
+            server=recipe.vllm_server,
+            sequences=rows,
         )
-
+        sampling = replace(sampling, engine=engine)
+    rollouts = Rollouts(recipe, prompts, encoder, sampling, place, rewards)
     held_out = HeldOut(
         run,
         encoder,
-        sampling(0.0),
+        greedy,
         place,
         rewards,
         longest=longest,
@@ -182,331 +179,216 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
             "truth; the alarm cannot ring and the last checkpoint is the final one",
             "warning",
         )
-
-    first, looks = 0, list[Looked]()
-    if run.resume:
-        first, looks = load_progress(run.resume / "trainer")
-    rollouts = Rollouts(
-        recipe,
-        prompts,
-        encoder,
-        sampling(recipe.temperature, recipe.backend),
-        place,
-        rewards,
-        first,
-    )
-    trainer = make_trainer(run, recipe, model, tokenizer, rollouts, place, first)
-    learner = trainer.accelerator.unwrap_model(trainer.model)
-    restore(model)
-    refer_to_initial(run, recipe, trainer, place)
-    if algorithm_of(recipe).baseline == "critic":
-        if process_count() > 1:
-            raise RunError("recipe: `algorithm`", "one process with ppo", "several")
-        trainer.critic = load_critic(run, recipe, tokenizer, place)
+    logprobs = TokenLogProbs(policy, recipe.temperature, place)
+    reference = load_reference(run, recipe, logprobs)
+    critic = None
+    if algorithm.baseline == "critic":
+        critic = load_critic(run, recipe, tokenizer, place, micro_batch)
     optimizer = muon_and_adamw(
-        learner.named_parameters(),
+        policy.named_parameters(),
         muon_rate=recipe.muon_learning_rate,
         adamw_rate=recipe.learning_rate,
         weight_decay=0.0,
         muon=bool(recipe.muon_learning_rate) and recipe.method == "full",
     )
-    if run.resume:
-        if isinstance(learner, PeftModel):
-            load_adapters(learner, run.resume / "trainer")
-        load_optimizer(optimizer, run.resume / "trainer")
-    trainer.optimizer = optimizer
-    trainer.lr_scheduler = warmup_stable_decay(
+    first, progress = resumed_progress(run)
+    resume_trainer(run, policy, optimizer)
+    validations = kept_validations(progress)
+    schedule = warmup_stable_decay(
         optimizer,
         first=first,
         steps=recipe.steps,
         warmup=recipe.warmup_steps,
         decay_fraction=recipe.decay_fraction,
     )
-
-    def look(step: int) -> None:
-        looks.append(held_out.look(learner, step))
+    # DDP exchanges gradients after a forward pass of what it wraps.
+    trained = logprobs if process_count() == 1 else accelerator.prepare_model(logprobs)
+    trainable = [p for p in policy.parameters() if p.requires_grad]
 
     def write(step: int, folder: Path) -> None:
-        save_policy(merged(learner), tokenizer, folder)
-        (folder / "trainer").mkdir()
-        save_optimizer(optimizer, folder / "trainer")
-        save_progress(folder / "trainer", step, looks)
-        if trainer.critic is not None:
-            trainer.critic.save(folder / "trainer")
-        if isinstance(learner, PeftModel):
-            save_adapters(learner, folder / "trainer")
+        save_policy(merged(policy), tokenizer, folder)
+        rows = [asdict(each) for each in validations]
+        save_trainer_state(folder, policy, optimizer, step, validations=rows)
+        if critic is not None:
+            critic.save(folder / "trainer")
 
     def save(step: int, final: bool = False) -> None:
-        latest = next((x for x in reversed(looks) if x.step == step), None)
-        told = {"rm_score": latest.rm_score, "truth": latest.truth} if latest else {}
+        measured = {each.step: each for each in validations}[step]
         run.save_checkpoint(
             step,
             functools.partial(write, step),
             kind="policy",
             recipe=recipe,
-            metrics=told,
+            metrics={"rm_score": measured.rm_score, "truth": measured.truth},
             final=final,
         )
 
-    watch = Watch(run, recipe, first, rollouts, looks, look, save)
     if first:
         run.rehearse_checkpoint(functools.partial(write, first))
     else:
-        look(0)
+        validations.append(held_out.validate(policy, 0))
         save(0)
-    if first < recipe.steps:
-        guard_steps(trainer, first)
-        trainer.add_callback(watch)
-        trainer.train()
+
+    # Loop.
+    step, alarm, stopping = first, "", False
+    seconds = dict.fromkeys(PHASES, 0.0)
+    while step < recipe.steps and not (stopping or alarm):
+        # Sample groups of responses, and score them.
+        policy.train()
+        seed_step(recipe.seed, step, process_rank())
+        draw = rollouts.draw(policy, recipe.prompts_per_step, step)
+        batch = collate(own_part(draw.episodes), learner.pad_id, place.device)
+        metrics = dict(draw.metrics)
+        # Log-probabilities under the reference, and under π_old where that is not π.
+        with timed(metrics, "seconds/reference"):
+            batch = with_logprobs(
+                batch,
+                logprobs,
+                reference,
+                micro_batch,
+                old=recipe.num_iterations > 1,
+                sampled_elsewhere=sampling.engine is not None,
+            )
+        # Advantages.
+        batch = with_advantages(
+            batch, draw, rollouts, critic, accelerator, step + 1, metrics
+        )
+
+        drawn_at = step
+        for _ in range(min(recipe.num_iterations, recipe.steps - step)):
+            # Update.
+            with timed(metrics, "seconds/update"):
+                metrics |= accumulate_policy_gradient(
+                    accelerator, trained, batch, micro_batch, recipe
+                )
+                metrics |= update(
+                    optimizer,
+                    schedule,
+                    trainable,
+                    loss=metrics["loss"],
+                    max_grad_norm=recipe.max_grad_norm,
+                    step=step + 1,
+                    clip=accelerator.clip_grad_norm_,
+                )
+            step += 1
+            run.metrics(step, metrics)
+            run.progress(step, recipe.steps)
+            for phase in metrics.keys() & {*PHASES, "seconds/critic"}:
+                seconds[phase] = seconds.get(phase, 0.0) + metrics[phase]
+            if step % SHOWN_EVERY == 0:
+                show(run, step, draw.groups[0], rollouts, batch)
+            metrics = {}
+
+        # Validate, save. A stop waits for the end of a draw, which no checkpoint holds.
+        stopping = any_process(run.stop_requested, place.device)
+        is_due = step // recipe.evaluate_every > drawn_at // recipe.evaluate_every
+        if is_due or step >= recipe.steps or stopping:
+            with timed(metrics, "seconds/evaluation"):
+                validations.append(held_out.validate(policy, step))
+                save(step)
+            seconds["seconds/evaluation"] += metrics["seconds/evaluation"]
+            alarm = alarm_of(validations)
+            if alarm:
+                run.log(alarm, "error")
+
     values: dict[str, object] = {
-        "steps": watch.step,
+        "steps": step,
         "seconds": round(time.monotonic() - started, 1),
         "gate": gate,
         "held_out_samples": held_out.samples,
-        **{f"seconds/{name}": round(total, 1) for name, total in watch.seconds.items()},
+        **{phase: round(total, 1) for phase, total in seconds.items()},
     }
-    if watch.step < recipe.steps and not watch.alarm:
+    if step < recipe.steps and not alarm:
         return Ending("stopped", values)  # by a person: to be resumed, nothing final
-
     kept = functools.partial(run.has_checkpoint, recipe=recipe)
-    chosen, told = best(looks, held_out.has_truth, kept)
-    values |= told
+    chosen, why = best_checkpoint(validations, held_out.has_truth, kept)
+    values |= why
     save(chosen.step, final=True)
-    if watch.alarm:
-        values["alarm"] = watch.alarm
-        return Ending("stopped", values)
+    if alarm:
+        return Ending("stopped", values | {"alarm": alarm})
     return Ending("finished", values)
 
 
-def make_trainer(
+# What comes in
+
+
+def load_rewards(run: RunDirectory, recipe: PolicyRecipe, place: Place) -> Rewards:
+    """Return what scores answers: reward models, and a preference model if there is one."""
+    # On a CPU bf16 products of small models are slower, not faster.
+    half = place.half and place.device.type == "cuda"
+    reward_model = load_reward_models(run.inputs, place.device, half)
+    preference = None
+    if "preference" in run.inputs:
+        preference = PreferenceModel(run.inputs["preference"], place)
+    return Rewards(recipe, reward_model, preference)
+
+
+def load_prompts(
     run: RunDirectory,
     recipe: PolicyRecipe,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rollouts: Rollouts,
-    place: Place,
-    first: int,
-) -> SharedPromptTrainer:
-    """Return the trainer of the steps after ``first``, still without an optimiser."""
-    algorithm = algorithm_of(recipe)
-    prompts = share_of_step("prompts_per_step", recipe.prompts_per_step)
-    alone = prompts * recipe.num_generations
-    return SharedPromptTrainer(
-        parts=Parts(min(recipe.micro_batch or alone, alone), run.log, "responses"),
-        model=model,
-        processing_class=tokenizer,
-        reward_funcs=[given_reward],
-        rollout_func=rollouts,
-        # Placeholders: one for every group of every step, see Rollouts.
-        train_dataset=Dataset.from_dict(
-            {
-                "prompt": ["turn"]
-                * (recipe.prompts_per_step * (recipe.steps - first or 1))
-            }
-        ),
-        peft_config=None if recipe.method == "full" else adapters(recipe.lora_rank),
-        args=GRPOConfig(
-            output_dir=str(run.outputs),
-            max_steps=max(1, recipe.steps - first),
-            per_device_train_batch_size=alone,
-            ddp_find_unused_parameters=False,
-            num_generations=recipe.num_generations,
-            num_iterations=recipe.num_iterations,
-            max_completion_length=recipe.max_new_tokens,
-            temperature=recipe.temperature,
-            # Under full training the reference comes later: refer_to_initial.
-            beta=0.0 if recipe.method == "full" else divergence_weight(recipe),
-            use_bias_correction_kl=algorithm.divergence == "loss, corrected",
-            epsilon=recipe.epsilon,
-            epsilon_high=algorithm.clip_high,
-            loss_type=TRL_LOSS[algorithm.loss],
-            max_grad_norm=recipe.max_grad_norm,
-            shuffle_dataset=False,
-            **vllm_settings(recipe, rollouts.sampling.stop_ids),
-            bf16=place.half,
-            use_cpu=place.device.type == "cpu",
-            gradient_checkpointing=recipe.gradient_checkpointing,
-            seed=recipe.seed,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            router_aux_loss_coef=0.0,  # the loss is the one above, also of experts
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=place.device.type == "cuda",
-        ),
-    )
+    encoder: Encoder,
+    longest: int,
+    rewards: Rewards,
+) -> list[Prompt]:
+    """Return the turns of ``data.train`` that can be answered and scored.
 
-
-def vllm_settings(recipe: PolicyRecipe, stop_ids: Sequence[int]) -> dict[str, Any]:
-    """Return what TRL is told when vLLM draws; it then keeps vLLM's weights the newest."""
-    if recipe.backend != "vllm":
-        return {}
-    return {
-        "use_vllm": True,
-        "vllm_mode": "server" if recipe.vllm_server else "colocate",
-        "vllm_server_base_url": recipe.vllm_server or None,
-        "vllm_gpu_memory_utilization": VLLM_MEMORY,
-        "generation_kwargs": {"stop_token_ids": list(stop_ids)},
-    }
-
-
-class Watch(TrainerCallback):
-    """After every step: report, look at the held-out set, save, and know when to stop."""
-
-    def __init__(
-        self,
-        run: RunDirectory,
-        recipe: PolicyRecipe,
-        first: int,
-        rollouts: Rollouts,
-        looks: Sequence[Looked],
-        look: Callable[[int], None],
-        save: Callable[[int], None],
-    ) -> None:
-        self.run, self.recipe, self.first = run, recipe, first
-        self.rollouts, self.looks = rollouts, looks
-        self.look, self.save = look, save
-        self.step = first
-        self.alarm = ""
-        self.since = time.monotonic()
-        self.drew = True  # whether this step drew responses, or only learned again
-        self.spent: dict[str, float] = {}
-        self.seconds = dict.fromkeys(
-            ("generation", "scoring", "reference", "update", "evaluation"), 0.0
-        )
-
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
-        self.since = time.monotonic()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
-    ) -> None:
-        """Report the figures of one step: the rollout's and the trainer's."""
-        told = {
-            ours: (logs or {})[theirs]
-            for ours, theirs in FIGURES.items()
-            if theirs in (logs or {})
-        }
-        rate = adamw_rate(kwargs.get("optimizer"), told.get("learning_rate"))
-        if told and rate is not None:
-            told["learning_rate"] = rate
-        if told:  # not the summary after the last step
-            drawn = self.rollouts.figures if self.drew else {}
-            self.run.metrics(
-                self.first + state.global_step, {**drawn, **told, **self.spent}
-            )
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
-        run, recipe = self.run, self.recipe
-        step = self.step = self.first + state.global_step
-        self.drew = (state.global_step - 1) % recipe.num_iterations == 0
-        self._count_seconds(time.monotonic() - self.since)
-        run.progress(step, recipe.steps)
-        if step % SHOWN_EVERY == 0:
-            self._show(step)
-        # Within a draw the trainer holds responses that no checkpoint has: finish it.
-        asked = any_process(run.stop_requested, self.rollouts.place.device)
-        stopping = asked and step % recipe.num_iterations == 0
-        if step % recipe.evaluate_every == 0 or step >= recipe.steps or stopping:
-            started = time.monotonic()
-            self.look(step)
-            self.save(step)
-            self.seconds["evaluation"] += time.monotonic() - started
-            self.alarm = self._alarm()
-            if self.alarm:
-                run.log(self.alarm, "error")
-        if stopping or self.alarm:
-            control.should_training_stop = True
-
-    def _alarm(self) -> str:
-        known = [
-            Look(x.step, x.rm_score, x.truth)
-            for x in self.looks
-            if x.rm_score is not None and x.truth is not None
+    Raises ``RunError`` where there is none.
+    """
+    samples = read_samples(run.need_data("train"))
+    prompts, left_out = build_prompts(encoder, samples, longest)
+    if recipe.consistency_source == "oracle":
+        prompts = [
+            prompt
+            for prompt in prompts
+            if prompt.sample.task != "action"
+            or prompt.sample.turns[prompt.turn].has_facts
         ]
-        reason = parted(
-            known,
-            tolerance=ALARM_TOLERANCE,
-            evaluations=ALARM_EVALUATIONS,
+    if recipe.whole_tasks:
+        prompts = [p for p in prompts if p.turn == 0 and p.sample.task == "action"]
+    if not prompts:
+        raise RunError("data.train", "turns to answer", "none that can be asked")
+    run.log(
+        f"{len(prompts)} turns to answer; {len(left_out)} left out, their prompts being "
+        f"longer than {longest} tokens",
+        "warning" if left_out else "info",
+    )
+    if rewards.model is not None and (unreadable := count_unreadable(prompts)):
+        run.log(
+            f"{unreadable} of them have a label response that breaks the response "
+            "grammar: their answers get no consistency reward",
+            "warning",
         )
-        return reason or ""
-
-    def _count_seconds(self, whole: float) -> None:
-        """Split the seconds of a step; what is left of it is update."""
-        parts = dict.fromkeys(("generation", "scoring", "reference"), 0.0)
-        if self.drew:  # else it learned again from responses drawn before
-            spent = self.rollouts.figures
-            parts = {n: spent[f"seconds/{n}"] for n in parts}
-            if "seconds/critic" in spent:
-                parts["critic"] = spent["seconds/critic"]
-        parts["update"] = whole - sum(parts.values())
-        self.spent = {"seconds/update": parts["update"]}
-        for name, value in parts.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + value
-
-    def _show(self, step: int) -> None:
-        """Show the first and the last response of a group with their rewards."""
-        group = self.rollouts.groups[0]
-        total = [self.rollouts.reward(episode) for episode in group]
-        pushed = self.rollouts.pushed
-        assert pushed is not None
-        ranked = sorted(range(len(group)), key=lambda i: -total[i])
-        for i in (ranked[0], ranked[-1])[:SHOWN]:
-            episode = group[i]
-            given = episode.answers[0]
-            turn = given.sample.turns[given.turn]
-            scores = {
-                **{
-                    kind: value
-                    for kind in KINDS
-                    if (value := episode.earned(kind)) is not None
-                },
-                "advantage": float(pushed[i]),
-            }
-            self.run.sample(
-                step,
-                prompt=turn.text,
-                text=given.text,
-                label=turn.response,
-                scores=scores,
-            )
+    return prompts
 
 
-# Our names for the trainer's figures.
-FIGURES = {
-    "loss": "loss",
-    "gradient_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "kl": "kl",
-    "entropy": "entropy",
-    "clip_ratio": "clip_ratio/region_mean",
-}
+def load_reference(
+    run: RunDirectory, recipe: PolicyRecipe, policy: TokenLogProbs
+) -> TokenLogProbs | None:
+    """Return what computes log-probabilities of the initial policy; None without a KL.
 
-
-# Settings and starting points
+    Under full training that is a second model, ``inputs.initial`` (else
+    ``inputs.policy``). Under LoRA it is the model with its adapters off: the policy that
+    this run started from.
+    """
+    if algorithm_of(recipe).kl == "none":
+        return None
+    initial = run.inputs.get("initial", run.inputs["policy"])
+    if recipe.method == "full":
+        model, _ = load_policy(initial, policy.place)
+        model.train(False).requires_grad_(False)
+        return TokenLogProbs(model, policy.temperature, policy.place)
+    if initial != run.inputs["policy"]:
+        run.log("LoRA: the KL is from the policy that this run starts from")
+    return TokenLogProbs(
+        policy.model, policy.temperature, policy.place, adapters_off=True
+    )
 
 
 def check_settings(recipe: PolicyRecipe) -> None:
     """Raise ``RunError`` for settings that do not go together."""
     share_of_step("prompts_per_step", recipe.prompts_per_step)
+    if process_count() > 1 and recipe.algorithm == "ppo":
+        raise RunError("recipe: `algorithm`", "one process with ppo", "several")
     if process_count() > 1 and recipe.backend == "vllm" and recipe.vllm_server:
         expected = "none with several processes"
         raise RunError("recipe: `vllm_server`", expected, repr(recipe.vllm_server))
@@ -532,52 +414,64 @@ def check_gate(run: RunDirectory, recipe: PolicyRecipe) -> dict[str, object]:
         if name != "reward" and not name.startswith("reward-"):
             continue
         manifest = run.manifest(name)
-        found = gate_misses(
+        missed = gate_misses(
             manifest.metrics if manifest else {},
             balanced_order=recipe.gate_balanced_order,
             bad_caught=recipe.gate_bad_recall,
         )
-        misses += found if name == "reward" else [f"{name}: {why}" for why in found]
+        misses += missed if name == "reward" else [f"{name}: {why}" for why in missed]
     if not misses:
         return {"passed": True}
     if not recipe.gate_override.strip():
         raise GateError(misses)
-    said = {"passed": False, "misses": misses, "override": recipe.gate_override}
     run.log(f"{GateError(misses)}; overridden: {recipe.gate_override}", "warning")
-    return said
+    return {"passed": False, "misses": misses, "override": recipe.gate_override}
 
 
-def refer_to_initial(
-    run: RunDirectory, recipe: PolicyRecipe, trainer: GRPOTrainer, place: Place
+# What goes out
+
+
+def alarm_of(validations: Sequence[Validation]) -> str:
+    """Return why the run must stop, score and truth having parted; else empty."""
+    known = [
+        Look(each.step, each.rm_score, each.truth)
+        for each in validations
+        if each.rm_score is not None and each.truth is not None
+    ]
+    reason = parted(known, tolerance=ALARM_TOLERANCE, evaluations=ALARM_EVALUATIONS)
+    return reason or ""
+
+
+def show(
+    run: RunDirectory, step: int, group: Group, rollouts: Rollouts, batch: Batch
 ) -> None:
-    """Make the initial policy the reference of the divergence.
-
-    Under full training that is a second model: ``inputs.initial`` (else
-    ``inputs.policy``), loaded as every policy is, tags included. TRL would load it again
-    from the directory, as it is there. Under LoRA the reference is the model with its
-    adapters off: the policy that this run started from.
-    """
-    if recipe.method != "full":
-        if "initial" in run.inputs and run.inputs["initial"] != run.inputs["policy"]:
-            run.log("LoRA: the divergence is from the policy that this run starts from")
-        return
-    if not divergence_weight(recipe):
-        return
-    initial, _ = load_policy(run.inputs.get("initial", run.inputs["policy"]), place)
-    add_fused_lm_head(initial, temperature=trainer.temperature)
-    prepared = trainer.accelerator.prepare_model(initial, evaluation_mode=True)
-    trainer.ref_model, trainer.beta = prepared, divergence_weight(recipe)
-
-
-def divergence_weight(recipe: PolicyRecipe) -> float:
-    """Return the weight of the divergence; 0 where the algorithm has none."""
-    return 0.0 if algorithm_of(recipe).divergence == "none" else recipe.beta
+    """Show the best and the worst response of the first group with their rewards."""
+    assert batch.advantages is not None
+    advantages = batch.advantages.mean(1).tolist()
+    rewards = [rollouts.reward(episode) for episode in group]
+    ranked = sorted(range(len(group)), key=lambda i: -rewards[i])
+    for i in (ranked[0], ranked[-1]):
+        response = group[i].answers[0]
+        turn = response.sample.turns[response.turn]
+        earned = {kind: group[i].earned(kind) for kind in KINDS}
+        run.sample(
+            step,
+            prompt=turn.text,
+            text=response.text,
+            label=turn.response,
+            scores={
+                **{kind: value for kind, value in earned.items() if value is not None},
+                "advantage": advantages[i],
+            },
+        )
 
 
-def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
-    pad = tokenizer.pad_token_id
-    assert isinstance(pad, int)
-    return pad
+@contextmanager
+def timed(metrics: dict[str, float], name: str) -> Iterator[None]:
+    """Report the seconds that are spent within."""
+    started = time.monotonic()
+    yield
+    metrics[name] = time.monotonic() - started
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ from training.engine.modeling.trainer_state import (
     save_trainer_state,
     seed_step,
 )
-from training.engine.rl.validation import HeldOut, best, looks_from_json
+from training.engine.rl.validation import HeldOut, best_checkpoint, kept_validations
 from training.engine.run.directory import Ending, RunDirectory, run_program
 from training.engine.sampling.answers import longest_prompt
 from training.engine.sampling.decoding import WITHOUT_CACHE, caching
@@ -168,7 +168,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
     place = prepare(recipe)
     start = run.need_input("policy")
     first, progress = resumed_progress(run)
-    looks = looks_from_json(progress.get("looks", []))
+    validations = kept_validations(progress)
 
     # The policy; pairs and answers to learn from, held-out pairs, turns to answer.
     learner = load_learner(run, recipe, start, place)
@@ -218,16 +218,18 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
             figures = {f"held_out/{name}": value for name, value in separated.items()}
             run.metrics(step, figures)
         if held_out.prompts:
-            looks.append(held_out.look(cast(PreTrainedModel, learner.module), step))
+            validations.append(
+                held_out.validate(cast(PreTrainedModel, learner.module), step)
+            )
         return figures
 
     def write(step: int, folder: Path) -> None:
         save_policy(merged(learner.module), learner.tokenizer, folder)
-        rows = [asdict(look) for look in looks]
-        save_trainer_state(folder, learner.module, optimizer, step, looks=rows)
+        rows = [asdict(each) for each in validations]
+        save_trainer_state(folder, learner.module, optimizer, step, validations=rows)
 
     def save(step: int, figures: dict[str, object], final: bool = False) -> None:
-        truths = {look.step: look.truth for look in looks}
+        truths = {each.step: each.truth for each in validations}
         if step in truths:
             figures = {**figures, "truth": truths[step]}
         run.save_checkpoint(
@@ -282,11 +284,11 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
     if step < recipe.steps:
         save(step, {})
         return Ending("stopped", result)
-    if not looks:  # nothing held out to answer
+    if not validations:  # nothing held out to answer
         save(step, measured, final=True)
         return Ending("finished", result)
     is_kept = functools.partial(run.has_checkpoint, recipe=recipe)
-    chosen, why = best(looks, held_out.has_truth, is_kept)
+    chosen, why = best_checkpoint(validations, held_out.has_truth, is_kept)
     save(chosen.step, {}, final=True)
     return Ending("finished", result | why)
 

@@ -22,7 +22,7 @@ from training.engine.sampling.answers import Answer, Prompt, parsed_label
 ACTION_SECONDS = 10.0
 
 
-class World:
+class Environment:
     """What answers a policy in one conversation; take a new one for each.
 
     ``turn``: where the policy begins to answer; before it stand the labels.
@@ -83,18 +83,23 @@ def same_calls(given: Answer) -> bool:
 
 
 def next_turn(
-    encoder: Encoder, world: World, given: Answer, so_far: list[int], longest: int
-) -> tuple[Prompt, list[int]] | None:
-    """Return the turn after ``given`` and the ids of its input, None at the task's end.
+    encoder: Encoder,
+    environment: Environment,
+    given: Answer,
+    so_far: list[int],
+    longest: int,
+) -> Prompt | None:
+    """Return the turn after ``given``, None at the task's end.
 
-    ``so_far`` has all ids of the conversation, the answer's included.
+    ``so_far`` has all ids of the conversation, the answer's included; the turn's ids go
+    on with those of its input.
     """
-    text = world.reply(given)
+    text = environment.reply(given)
     if text is None:
         return None
     following = given.turn + 1
     kind = given.sample.turns[following].kind
-    put = encoder.following(kind, text, so_far[-1])
-    if len(so_far) + len(put) > longest:
+    ids = so_far + encoder.following(kind, text, so_far[-1])
+    if len(ids) > longest:
         return None
-    return Prompt(given.sample, following, so_far + put), put
+    return Prompt(given.sample, following, ids)

@@ -1,13 +1,11 @@
-"""The held-out watch: reward model and truth side by side, and the best look of a run."""
+"""Validation on held-out samples: the reward model beside the truth, and the best step."""
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -24,8 +22,8 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Looked:
-    """One look at the fixed held-out set. ``right`` is the truth of each turn asked,
+class Validation:
+    """What was measured on the fixed held-out set. ``right`` is the truth of each turn,
     ``sample`` the number of its sample; both empty where no turn has facts.
     """
 
@@ -62,7 +60,7 @@ class HeldOut:
         self.rewards, self.run = rewards, run
         self.has_truth = any(a.sample.is_verifiable(a.turn) for a in self.prompts)
 
-    def look(self, model: PreTrainedModel, step: int) -> Looked:
+    def validate(self, model: PreTrainedModel, step: int) -> Validation:
         """Answer the set, report score and truth with their intervals, return them."""
         started = time.monotonic()
         groups = answer_together(
@@ -124,7 +122,7 @@ class HeldOut:
             }
         values["seconds/evaluation"] = time.monotonic() - started
         self.run.metrics(step, values)
-        return Looked(step, rm_score, truth, tuple(right), tuple(of_right))
+        return Validation(step, rm_score, truth, tuple(right), tuple(of_right))
 
 
 def interval(values: Sequence[float], owners: Sequence[int]) -> tuple[float, float]:
@@ -144,8 +142,8 @@ def interval(values: Sequence[float], owners: Sequence[int]) -> tuple[float, flo
     return means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1]
 
 
-def gain(before: Looked, after: Looked) -> dict[str, float]:
-    """Return the paired gain in held-out truth between two looks, with its interval."""
+def gain(before: Validation, after: Validation) -> dict[str, float]:
+    """Return the paired gain in held-out truth between two validations, with its interval."""
     differences = [
         float(b) - float(a) for a, b in zip(before.right, after.right, strict=True)
     ]
@@ -153,53 +151,45 @@ def gain(before: Looked, after: Looked) -> dict[str, float]:
     return {"gain": mean(differences), "gain/low": low, "gain/high": high}
 
 
-def best(
-    looks: Sequence[Looked], has_truth: bool, is_kept: Callable[[int], bool]
-) -> tuple[Looked, dict[str, object]]:
-    """Return the look to end with, and why: the best by truth, the start among them.
+def best_checkpoint(
+    validations: Sequence[Validation], has_truth: bool, is_kept: Callable[[int], bool]
+) -> tuple[Validation, dict[str, object]]:
+    """Return the validation to end with, and why: the best by truth, the start included.
 
-    ``is_kept`` tells of a step whether its checkpoint is still there; the last look is
-    of the weights in hand.
+    ``is_kept`` says of a step whether its checkpoint is still there; the last validation
+    is of the weights in hand.
     """
     if not has_truth:
-        last = looks[-1]
+        last = validations[-1]
         why = "the last step: no truth"
         return last, {"chosen_step": last.step, "chosen_by": why}
-    ranked = sorted(looks, key=lambda x: (-(x.truth or 0.0), x.step))
-    now = looks[-1].step
+    ranked = sorted(validations, key=lambda x: (-(x.truth or 0.0), x.step))
+    now = validations[-1].step
     chosen = next(x for x in ranked if x.step == now or is_kept(x.step))
-    among = "all looks on this very set"
+    among = "all validations on this very set"
     if chosen is not ranked[0]:
         among += f" whose checkpoint is still there (that of {ranked[0].step} is not)"
     return chosen, {
         "chosen_step": chosen.step,
         "truth": chosen.truth,
-        "truth_at_start": looks[0].truth,
-        **gain(looks[0], chosen),
+        "truth_at_start": validations[0].truth,
+        **gain(validations[0], chosen),
         "chosen_by": f"held-out truth, the best of {among}",
     }
 
 
-# Progress on disk
+def kept_validations(progress: Mapping[str, Any]) -> list[Validation]:
+    """Return the validations among what a checkpoint keeps of progress.
 
-
-def save_progress(folder: Path, step: int, looks: Sequence[Looked]) -> None:
-    """Write the step and all looks so far."""
-    state = {"step": step, "looks": [asdict(x) for x in looks]}
-    (folder / "state.json").write_text(json.dumps(state) + "\n")
-
-
-def load_progress(folder: Path) -> tuple[int, list[Looked]]:
-    """Return what ``save_progress`` wrote."""
-    state = json.loads((folder / "state.json").read_text())
-    return int(state["step"]), looks_from_json(state["looks"])
-
-
-def looks_from_json(rows: Any) -> list[Looked]:
-    """Return looks that a checkpoint kept as JSON."""
+    Older checkpoints call them looks.
+    """
     return [
-        Looked(
-            x["step"], x["rm_score"], x["truth"], tuple(x["right"]), tuple(x["sample"])
+        Validation(
+            row["step"],
+            row["rm_score"],
+            row["truth"],
+            tuple(row["right"]),
+            tuple(row["sample"]),
         )
-        for x in rows
+        for row in progress.get("validations", progress.get("looks", []))
     ]

@@ -22,12 +22,13 @@ from training.engine.data.conversations import Encoder, Sample, Turn
 from training.engine.modeling.policies import Place, longest_input
 from training.engine.modeling.tokenizer import tag_ids
 from training.engine.run.distributed import divided
-from training.engine.sampling.backends import respond
+from training.engine.sampling.backends import vllm_responses
 from training.engine.sampling.sampler import (
     Sampled,
     Sampling,
     Seed,
     response_text,
+    sample_responses,
 )
 
 
@@ -82,14 +83,13 @@ def answer(
     per_turn: int = 1,
 ) -> list[list[Answer]]:
     """Return ``per_turn`` answers to each turn, in order, with their format checked."""
-    drawn = respond(
-        model,
-        [item.ids for item in prompts],
-        sampling,
-        place=place,
-        seed=seed,
-        per_prompt=per_turn,
-    )
+    ids = [item.ids for item in prompts]
+    if sampling.engine is not None and ids:
+        drawn = vllm_responses(sampling.engine, ids, sampling, per_turn)
+    else:
+        drawn = sample_responses(
+            model, ids, sampling, place=place, seed=seed, per_prompt=per_turn
+        )
     checked = check_of(tokenizer, sampling.stop_ids[-1])
     return [
         [

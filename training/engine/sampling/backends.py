@@ -1,34 +1,29 @@
-"""Sampling by Concord's own loop or by vLLM, behind one interface.
+"""vLLM in place of Concord's own sampler, for policy runs.
 
-``respond`` takes what ``sampler.sample_responses`` takes and returns what it returns; the
-``backend`` of the ``Sampling`` names who does the work:
-
-* ``own``: the loop of ``sampler``; the same seed gives the same responses in any batching;
-* ``vllm``: vLLM in this process, or a server of TRL's (``trl vllm-serve``); for policy
-  runs only, since TRL hands the newest weights over (``Sampling.engine``).
-
-Both stop at the same ids. Log-probabilities are at the sampling temperature and before
-``top_p`` cuts: where vLLM returns others, one forward pass of the model computes them.
+vLLM runs beside the trainer or on a server (``trl vllm-serve``); TRL's client hands it the
+newest weights. It stops at the same ids and returns what ``sample_responses`` does. Its
+probabilities differ a little from the trainer's: ``rl/loss.py`` weighs responses for it.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
-import torch
-from transformers import PreTrainedModel
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from records.recipes import RecipeError
-from training.engine.modeling.policies import Place
 from training.engine.sampling.sampler import (
+    Engine,
     Sampled,
     Sampling,
-    Seed,
-    sample_responses,
 )
 
-LOGITS = 1 << 26  # numbers that one pass of log-probabilities may hold
+VLLM_MEMORY = 0.3  # share of the GPU's memory that vLLM may take beside the trainer
 
 
 def check_backend(name: str) -> None:
@@ -37,80 +32,58 @@ def check_backend(name: str) -> None:
         raise RecipeError("backend", "vllm to be installed for this one", repr(name))
 
 
-def respond(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
+def vllm_engine(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
     sampling: Sampling,
     *,
-    place: Place,
-    seed: Seed,
-    per_prompt: int = 1,
-) -> list[list[Sampled]]:
-    """Return ``per_prompt`` sampled responses for each prompt, in the given order.
+    server: str,
+    sequences: int,
+) -> Engine:
+    """Return vLLM beside the trainer, or at the address of a ``server``.
 
-    ``seed`` is the own loop's; vLLM has one of its own.
+    TRL's client hands it the newest weights of ``model``. It samples as ``sampling`` says,
+    at most ``sequences`` responses at once beside the trainer.
     """
-    if sampling.backend == "own" or not prompts:
-        return sample_responses(
-            model, prompts, sampling, place=place, seed=seed, per_prompt=per_prompt
-        )
+    generation: Any = importlib.import_module("trl.generation")
+    engine: Engine = generation.VLLMGeneration(
+        model=model,
+        accelerator=accelerator,
+        processing_class=tokenizer,
+        mode="server" if server else "colocate",
+        server_base_url=server or None,
+        gpu_memory_utilization=VLLM_MEMORY,
+        max_num_seqs=sequences,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_completion_length=sampling.max_new_tokens,
+        generation_kwargs={"stop_token_ids": list(sampling.stop_ids)},
+    )
+    return engine
+
+
+def vllm_responses(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    per_prompt: int,
+) -> list[list[Sampled]]:
+    """Return what ``sample_responses`` does, sampled by vLLM with a seed of its own.
+
+    Log-probabilities are at the sampling temperature; ``sampling.top_p`` has to be 1.
+    """
+    engine.sync_weights()
     rows = [list(prompt) for prompt in prompts for _ in range(per_prompt)]
-    was_training = model.training
-    model.train(False)
-    try:
-        ids, logprobs = _vllm(rows, sampling, per_prompt)
-        # What vLLM returns is of the cut distribution.
-        if sampling.top_p < 1 or not sampling.temperature:
-            logprobs = logprobs_of(model, rows, ids, sampling.temperature or 1.0, place)
-    finally:
-        model.train(was_training)
-    drawn = [
-        Sampled(row, of_row, bool(row) and row[-1] in sampling.stop_ids)
+    _, ids, logprobs, _ = engine.generate(
+        prompts=rows, images=None, num_generations=per_prompt
+    )
+    responses = [
+        Sampled(
+            row,
+            [first for first, *_ in of_row],
+            bool(row) and row[-1] in sampling.stop_ids,
+        )
         for row, of_row in zip(ids, logprobs, strict=True)
     ]
-    return [drawn[i : i + per_prompt] for i in range(0, len(drawn), per_prompt)]
-
-
-def _vllm(
-    rows: Sequence[list[int]], sampling: Sampling, per_prompt: int
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Draw with the engine that TRL keeps at the newest weights.
-
-    It was set up with the temperature, the stop ids and the longest response of the run.
-    """
-    if sampling.engine is None:
-        raise RecipeError("backend", "a policy run, for vllm", repr(sampling.backend))
-    sampling.engine.sync_weights()
-    _, ids, logprobs, _ = sampling.engine.generate(
-        prompts=[list(row) for row in rows], images=None, num_generations=per_prompt
-    )
-    return ids, [[first for first, *_ in row] for row in logprobs]
-
-
-def logprobs_of(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    temperature: float,
-    place: Place,
-) -> list[list[float]]:
-    """Return the log-probability of each token of each response after its prompt."""
-    found: list[list[float]] = [[] for _ in prompts]
-    rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
-    vocabulary = int(model.config.get_text_config().vocab_size)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    while order:
-        longest = len(rows[order[-1]])
-        size = max(1, LOGITS // (longest * vocabulary))
-        batch, order = order[-size:], order[:-size]
-        # Padding on the right comes after all that is read.
-        padded = [rows[i] + [0] * (longest - len(rows[i])) for i in batch]
-        ids = torch.tensor(padded, device=place.device)
-        with place.autocast(), torch.inference_mode():
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-            normal = (logits.float() / temperature).log_softmax(-1)
-            chosen = normal.gather(2, ids[:, 1:, None]).squeeze(2).tolist()
-        for i, row in zip(batch, chosen, strict=True):
-            start = len(prompts[i]) - 1
-            found[i] = row[start : start + len(responses[i])]
-    return found
+    return [responses[i : i + per_prompt] for i in range(0, len(rows), per_prompt)]

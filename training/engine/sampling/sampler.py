@@ -36,7 +36,7 @@ BATCH_TOKENS, GPU_BATCH_TOKENS = 16384, 131072
 class Sampling:
     """How to sample. ``temperature`` 0 takes the likeliest token.
 
-    ``backend`` says who draws (``backends``); ``engine`` is vLLM's, where it is that.
+    ``engine`` is vLLM's where that samples (``backends``), else Concord's sampler does.
     ``parts`` remembers how much of ``batch_tokens`` there is room for.
     """
 
@@ -46,7 +46,6 @@ class Sampling:
     stop_ids: tuple[int, ...]
     pad_id: int
     batch_tokens: int = BATCH_TOKENS
-    backend: str = "own"
     engine: Engine | None = None
     parts: MicroBatch | None = None
 
