@@ -18,7 +18,8 @@ it. For each seed, every stage a run directory of the product's own programs:
     reviewed fine-tuning on the reviewed labels themselves, at equal cost
     accepted fine-tuning on answers the RM accepts (rejection sampling), at equal cost
 
-All answer the same held-out tasks, greedily, history teacher-forced; the oracle judges. A
+All answer the same held-out tasks, on which no step and no threshold was chosen
+(``holdout``), greedily, history teacher-forced; the oracle judges. A
 task is complete when every turn is right. Differences are paired by task; their
 intervals are bootstraps over tasks, the mean over the seeds in each.
 
@@ -54,7 +55,10 @@ from benchmarks.runs import (
 )
 
 HABIT = 0.6
-DRAFTS, REVIEWED, HELD_OUT = 3000, 600, 100
+DRAFTS, REVIEWED = 3000, 600
+HELD_OUT = (
+    200  # of each split; programs choose on half of them, `evaluate` takes the rest
+)
 NEW_TOKENS = {"max_new_tokens": 96}  # the longest label has 70
 SFT_STEPS = 360
 SFT = {

@@ -55,7 +55,7 @@ def conclude(report: Report, promoted_is_new: bool, has_truth: bool) -> int:
     columns["SFT"] = measured["policies"]["initial"]
     columns["RL"] = measured["policies"]["policy"]
     promoted = "RL" if promoted_is_new else "SFT"
-    print_policies("all held-out samples", columns)
+    print_policies("held-out, nothing chosen on them", columns)
     parts: dict[str, dict[str, Figures]] = measured["by_split"]
     for split in sorted(parts["policy"]):
         print_policies(
@@ -117,8 +117,9 @@ def print_rl(run: Run) -> None:
     result = run.result
     write()
     watched = len(result.get("held_out_samples", []))
-    write(f"RL on the {watched} held-out samples by which its best step was chosen")
-    write("  (they are among the samples of the tables above)")
+    write(
+        f"RL on {watched} held-out samples: {result.get('chosen_by', 'no step chosen')}"
+    )
     for key in (
         "chosen_step",
         "truth_at_start",

@@ -74,7 +74,8 @@ def test_an_old_reward_run_goes_on_from_its_checkpoint(old):
     change(folder, resume="checkpoints/step-000002", recipe={"steps": 3})
     status = run_program("reward", RewardRecipe, reward.main, [str(folder)])
     assert status == 0, result(folder)
-    assert result(folder)["values"]["judged/count"] == 7
+    # All are reported: they are of three samples, too few to choose on some of them.
+    assert result(folder)["values"]["judged/count"] == 9
 
 
 def test_a_preference_model_learns_from_old_judgments(old):

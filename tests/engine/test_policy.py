@@ -25,6 +25,7 @@ from tests.engine.micro import (
 from tests.engine.test_scoring import micro_reward_model
 from training.engine import policy
 from training.engine.data.conversations import Encoder, read_samples, sample_from_json
+from training.engine.data.holdout import is_to_choose_on
 from training.engine.modeling.policies import Place, save_policy
 from training.engine.reward_model.metrics import BAD_CAUGHT, SEEN_ORDERS, UNSEEN_ORDERS
 from training.engine.reward_model.model import save_reward_model
@@ -32,7 +33,7 @@ from training.engine.reward_model.packing import RewardSettings
 from training.engine.rl.rewards import Rewarded, Rewards
 from training.engine.rl.rollouts import Rollouts
 from training.engine.rl.update import TokenLogProbs
-from training.engine.rl.validation import HeldOut, Validation, gain
+from training.engine.rl.validation import HeldOut, Validation, best_checkpoint, gain
 from training.engine.run.directory import RunDirectory, run_program
 from training.engine.sampling.answers import Answer, build_prompts
 from training.engine.sampling.sampler import PartOf, Sampled, Sampling
@@ -390,6 +391,44 @@ def test_the_gain_is_paired_and_its_interval_resamples_whole_samples():
     assert gain(before, before) == {"gain": 0, "gain/low": 0, "gain/high": 0}
 
 
+def validation(step, right):
+    verdicts = tuple(bool(verdict) for verdict in right)
+    return Validation(step, 0.5, sum(right) / len(right), verdicts, (0, 1, 2, 3))
+
+
+def test_the_best_step_is_chosen_on_some_samples_and_reported_on_others():
+    # On samples 0 and 1 step 2 is the best, on 2 and 3 the start is.
+    validations = [
+        validation(0, (0, 0, 1, 1)),
+        validation(2, (1, 1, 1, 0)),
+        validation(4, (1, 0, 1, 1)),
+    ]
+    held_out = SimpleNamespace(has_truth=True, choose_on=frozenset({0, 1}))
+    chosen, values = best_checkpoint(validations, held_out, lambda step: True)
+    assert chosen is validations[1]
+    assert (values["truth_at_start"], values["truth"]) == (1.0, 0.5)
+    assert values["gain"] == -0.5
+    assert values["chosen_by"] == (
+        "held-out truth of 2 samples, the best of all validations; truth and gain are of 2 "
+        "others"
+    )
+    # A start that is no worse where it counts stays.
+    validations[1] = validation(2, (0, 0, 1, 1))
+    validations[2] = validation(4, (0, 0, 1, 1))
+    assert (
+        best_checkpoint(validations, held_out, lambda step: True)[0] is validations[0]
+    )
+
+
+def test_too_few_samples_to_be_split_choose_and_report_and_it_says_so():
+    validations = [validation(0, (0, 0, 1, 1)), validation(2, (1, 1, 1, 0))]
+    held_out = SimpleNamespace(has_truth=True, choose_on=frozenset())
+    chosen, values = best_checkpoint(validations, held_out, lambda step: True)
+    assert chosen is validations[1]
+    assert (values["truth_at_start"], values["truth"]) == (0.5, 0.75)
+    assert values["chosen_by"].endswith("truth and gain are of the same samples")
+
+
 # The gate
 
 
@@ -724,6 +763,29 @@ def test_the_held_out_set_is_the_same_in_every_run(tmp_path):
     assert chosen(1) == chosen(2)
     assert len(set(chosen(1))) == 5 < len(samples)
     run.close()
+
+
+def test_a_run_chooses_on_the_side_that_every_program_chooses_on(tmp_path):
+    rows = [{**row, "id": f"h{n}"} for n, row in enumerate(demo_rows(14, "held-out"))]
+    make_run(tmp_path, "policy", {}, {}, {"held_out": rows})
+    run = RunDirectory(tmp_path)
+    run.read()
+    tokenizer = micro_tokenizer()
+    held_out = HeldOut(
+        run,
+        Encoder(tokenizer),
+        Sampling(0.0, 1.0, 8, (0,), tokenizer.pad_token_id),
+        CPU,
+        None,
+        longest=4096,
+        count=0,
+    )
+    choose_on = {held_out.samples[number] for number in held_out.choose_on}
+    assert choose_on == {row["id"] for row in rows if is_to_choose_on(row["id"])}
+    assert 4 <= len(choose_on) <= 10
+    run.close()
+    (logged,) = [e["message"] for e in events(tmp_path, "log")]
+    assert f"chosen on {len(choose_on)} samples" in logged
 
 
 def test_alignment_needs_no_reward_model_and_no_facts(toy, tmp_path):

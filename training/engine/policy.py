@@ -301,7 +301,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
     if step < recipe.steps and not alarm:
         return Ending("stopped", values)  # by a person: to be resumed, nothing final
     kept = functools.partial(run.has_checkpoint, recipe=recipe)
-    chosen, why = best_checkpoint(validations, held_out.has_truth, kept)
+    chosen, why = best_checkpoint(validations, held_out, kept)
     values |= why
     save(chosen.step, final=True)
     if alarm:

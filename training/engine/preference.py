@@ -288,7 +288,7 @@ def main(run: RunDirectory, recipe: PreferenceRecipe) -> Ending:
         save(step, measured, final=True)
         return Ending("finished", result)
     is_kept = functools.partial(run.has_checkpoint, recipe=recipe)
-    chosen, why = best_checkpoint(validations, held_out.has_truth, is_kept)
+    chosen, why = best_checkpoint(validations, held_out, is_kept)
     save(chosen.step, {}, final=True)
     return Ending("finished", result | why)
 

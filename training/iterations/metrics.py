@@ -411,7 +411,7 @@ def speaks_against(compared: Comparison | None) -> list[str]:
 def own_comparison(run: Run, *, margin: float = 0.0) -> Comparison | None:
     """Return a policy run's held-out truth at its start and its end.
 
-    Without an interval: the run chose its checkpoint on those very samples.
+    Without an interval: the run reports on few samples, the evaluation on more.
     """
     before, after = run.result.get("truth_at_start"), run.result.get("truth")
     if not isinstance(before, int | float) or not isinstance(after, int | float):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from training.engine.data.conversations import Encoder, read_samples
+from training.engine.data.conversations import Encoder, Sample, read_samples
+from training.engine.data.holdout import split_held_out
 from training.engine.modeling.policies import Place
 from training.engine.rl.rewards import Rewards
 from training.engine.rl.rollouts import mean
@@ -59,6 +60,31 @@ class HeldOut:
         self.sampling, self.place, self.encoder = sampling, place, encoder
         self.rewards, self.run = rewards, run
         self.has_truth = any(a.sample.is_verifiable(a.turn) for a in self.prompts)
+        self.choose_on = self._to_choose_on(samples)
+
+    def _to_choose_on(self, samples: Sequence[Sample]) -> frozenset[int]:
+        """Return the numbers of the samples that choose the best step; empty if too few.
+
+        Their turns have known truth, and so have those of others that report it.
+        """
+        with_truth = {
+            p.sample.id for p in self.prompts if p.sample.is_verifiable(p.turn)
+        }
+        split = split_held_out(sorted(with_truth), str)
+        if split.is_split:
+            self.run.log(
+                f"held-out: the best step is chosen on {len(split.choose)} samples, its "
+                f"truth and gain are those of {len(split.report)} others"
+            )
+        elif with_truth:
+            self.run.log(
+                f"held-out: {len(with_truth)} samples are too few to be split. The best "
+                "step is chosen on all of them, so its truth and gain are flattered.",
+                "warning",
+            )
+        return frozenset(
+            number for number, sample in enumerate(samples) if sample.id in split.choose
+        )
 
     def validate(self, model: PreTrainedModel, step: int) -> Validation:
         """Answer the set, report score and truth with their intervals, return them."""
@@ -152,30 +178,53 @@ def gain(before: Validation, after: Validation) -> dict[str, float]:
 
 
 def best_checkpoint(
-    validations: Sequence[Validation], has_truth: bool, is_kept: Callable[[int], bool]
+    validations: Sequence[Validation],
+    held_out: HeldOut,
+    is_kept: Callable[[int], bool],
 ) -> tuple[Validation, dict[str, object]]:
     """Return the validation to end with, and why: the best by truth, the start included.
 
+    It is the best on the samples of ``held_out.choose_on``; truth and gain beside it are
+    those of the other samples. Where there are too few to be split, all do both.
     ``is_kept`` says of a step whether its checkpoint is still there; the last validation
     is of the weights in hand.
     """
-    if not has_truth:
-        last = validations[-1]
+    last = validations[-1]
+    if not held_out.has_truth:
         why = "the last step: no truth"
         return last, {"chosen_step": last.step, "chosen_by": why}
-    ranked = sorted(validations, key=lambda x: (-(x.truth or 0.0), x.step))
-    now = validations[-1].step
-    chosen = next(x for x in ranked if x.step == now or is_kept(x.step))
-    among = "all validations on this very set"
-    if chosen is not ranked[0]:
-        among += f" whose checkpoint is still there (that of {ranked[0].step} is not)"
+    report_on = frozenset(validations[0].sample) - held_out.choose_on
+    to_choose = validations
+    if held_out.choose_on:
+        to_choose = [restricted(each, held_out.choose_on) for each in validations]
+    ranked = sorted(to_choose, key=lambda each: (-(each.truth or 0.0), each.step))
+    step = next(x.step for x in ranked if x.step == last.step or is_kept(x.step))
+    count = len(held_out.choose_on or report_on)
+    why = f"held-out truth of {count} samples, the best of all validations"
+    if step != ranked[0].step:
+        why += f" whose checkpoint is still there (that of {ranked[0].step} is not)"
+    if held_out.choose_on:
+        why += f"; truth and gain are of {len(report_on)} others"
+    else:
+        why += "; truth and gain are of the same samples"
+    chosen = next(each for each in validations if each.step == step)
+    before, after = (restricted(each, report_on) for each in (validations[0], chosen))
     return chosen, {
-        "chosen_step": chosen.step,
-        "truth": chosen.truth,
-        "truth_at_start": validations[0].truth,
-        **gain(validations[0], chosen),
-        "chosen_by": f"held-out truth, the best of {among}",
+        "chosen_step": step,
+        "truth": after.truth,
+        "truth_at_start": before.truth,
+        **gain(before, after),
+        "chosen_by": why,
     }
+
+
+def restricted(validation: Validation, samples: Collection[int]) -> Validation:
+    """Return a validation with the verdicts, and the truth, of some samples only."""
+    kept = [i for i, number in enumerate(validation.sample) if number in samples]
+    right = tuple(validation.right[i] for i in kept)
+    truth = mean([float(verdict) for verdict in right])
+    sample = tuple(validation.sample[i] for i in kept)
+    return replace(validation, truth=truth, right=right, sample=sample)
 
 
 def kept_validations(progress: Mapping[str, Any]) -> list[Validation]:
