@@ -75,7 +75,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
         f"and {len(data.samples)} samples to derive pairs from"
     )
 
-    # Build: the loss as a module that ranks can wrap, its optimizer, the sampler of pairs.
+    # Build: the loss, a module that DDP can wrap; its optimizer; the sampler of pairs.
     loss = PairLoss(
         reward_model.reader,
         by_unit=recipe.labels == "unit",
@@ -125,7 +125,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     run.rehearse_checkpoint(functools.partial(write, first))
     step, logged, since = first, first, time.monotonic()
     for step in range(first + 1, recipe.steps + 1):
-        seed_step(recipe.seed, step - 1)
+        seed_step(recipe.seed, step - 1)  # of dropout: a resumed run repeats it
         learner.train()
         batch = sampler.batch(step - 1)
         meter.add(batch.lengths)

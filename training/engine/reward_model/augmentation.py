@@ -201,11 +201,11 @@ def _change_answer(response: Response, rng: random.Random) -> Response | None:
 
 def _other_number(text: str, rng: random.Random) -> str:
     """Change one number in ``text``, keeping its count of digits."""
-    found = rng.choice(list(_NUMBER.finditer(text)))
-    digits = list(found.group())
+    number = rng.choice(list(_NUMBER.finditer(text)))
+    digits = list(number.group())
     place = rng.randrange(len(digits))
     digits[place] = rng.choice([d for d in "123456789" if d != digits[place]])
-    return text[: found.start()] + "".join(digits) + text[found.end() :]
+    return text[: number.start()] + "".join(digits) + text[number.end() :]
 
 
 def changed_units(turn: PlainTurn, text: str) -> tuple[str, ...]:
