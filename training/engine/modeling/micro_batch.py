@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -107,8 +107,3 @@ def accumulate_gradients(
         with contextlib.nullcontext() if last else no_sync():
             results.append(backward(piece))
     return torch.stack(results).sum(0)
-
-
-# Older names.
-Parts: TypeAlias = MicroBatch
-summed = accumulate_gradients
