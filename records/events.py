@@ -1,76 +1,187 @@
-"""The lines of ``events.jsonl``, read with suspicion.
+"""The lines of ``events.jsonl``: how a program says what happens.
 
-A program may be killed in the middle of a line, write ``NaN`` or a text the database
-cannot hold. Nothing of that may stop the supervision of a run, so every line becomes
-one of the classes below and never an exception.
+A program writes each event with ``event_line``. They are read with suspicion: a program
+may be killed in the middle of a line, write ``NaN`` or a text the database cannot hold.
+Nothing of that may stop the supervision of a run, so ``read_event`` turns every line
+into one of the classes below and never raises.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
+from actions.tags import JSON
 from records.finite import first_not_finite
+from records.reading import LARGEST_STEP
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-
-LARGEST_STEP = 2**31 - 1
 LONGEST_NAME = 80
+LARGEST_WHOLE = 2**63
 LEVELS = ("info", "warning", "error")
+STATES = ("finished", "stopped", "failed", "killed")
 
 
 @dataclass(frozen=True)
 class Progress:
+    """The program has done ``step`` of so many steps."""
+
+    kind: ClassVar = "progress"
     step: int
     of: int
+
+    def to_json(self) -> dict[str, JSON]:
+        return {"step": self.step, "of": self.of}
+
+    @classmethod
+    def from_json(cls, obj: dict[str, JSON]) -> Progress:
+        return cls(_step(obj), _step(obj, "of"))
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """``values`` holds finite numbers only; ``not_finite`` names NaN and infinities.
+    """Figures of one step, by name (docs/run-directory.md); null is no value."""
 
-    A figure that is null has no value, and is in neither.
-    """
-
+    kind: ClassVar = "metrics"
     step: int
-    values: dict[str, float]
-    not_finite: tuple[str, ...] = ()
+    values: Mapping[str, JSON]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The figures that are finite numbers; true and false count as 1 and 0."""
+        return {
+            name: float(value)
+            for name, value in self.values.items()
+            if isinstance(value, bool | int | float) and math.isfinite(value)
+        }
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """The names of the figures that are NaN or infinite."""
+        return tuple(
+            name
+            for name, value in self.values.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        )
+
+    def to_json(self) -> dict[str, JSON]:
+        return {"step": self.step, "values": dict(self.values)}
+
+    @classmethod
+    def from_json(cls, obj: dict[str, JSON]) -> Metrics:
+        values: dict[str, JSON] = {}
+        for name, value in _object(obj, "values").items():
+            name = str(storable(name))[:LONGEST_NAME]
+            if value is not None and not isinstance(value, bool | int | float):
+                raise _WrongFieldError(
+                    f"metrics: {name} is not a number: {value!r:.60}"
+                )
+            if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+                raise _WrongFieldError(f"metrics: {name} is too large")
+            values[name] = value
+        return cls(_step(obj), values)
 
 
 @dataclass(frozen=True)
 class ShownSample:
+    """One sampled text beside its label."""
+
+    kind: ClassVar = "sample"
     step: int
     prompt: str
     text: str
     label: str
-    scores: dict[str, Json]
+    scores: Mapping[str, JSON]
+
+    def to_json(self) -> dict[str, JSON]:
+        return {
+            "step": self.step,
+            "prompt": self.prompt,
+            "text": self.text,
+            "label": self.label,
+            "scores": dict(self.scores),
+        }
+
+    @classmethod
+    def from_json(cls, obj: dict[str, JSON]) -> ShownSample:
+        texts = (_text(obj, name) for name in ("prompt", "text", "label"))
+        return cls(_step(obj), *texts, _stored_object(obj, "scores"))
 
 
 @dataclass(frozen=True)
 class CheckpointWritten:
-    """``path`` is relative to the run directory."""
+    """A checkpoint is whole; ``path`` is relative to the run directory.
 
+    ``digest`` is the SHA-256 of its manifest, ``model`` what it is: policy or reward.
+    """
+
+    kind: ClassVar = "checkpoint"
     step: int
     path: str
     digest: str
     final: bool
+    model: str = ""
+
+    def to_json(self) -> dict[str, JSON]:
+        return {
+            "step": self.step,
+            "digest": self.digest,
+            "path": self.path,
+            "final": self.final,
+            "kind": self.model,
+        }
+
+    @classmethod
+    def from_json(cls, obj: dict[str, JSON]) -> CheckpointWritten:
+        return cls(
+            _step(obj),
+            _text(obj, "path"),
+            _text(obj, "digest"),
+            obj.get("final") is True,
+            _text(obj, "kind"),
+        )
 
 
 @dataclass(frozen=True)
 class Log:
+    """Something said to the person who reads the run's page."""
+
+    kind: ClassVar = "log"
     level: str
     message: str
+
+    def to_json(self) -> dict[str, JSON]:
+        return {"level": self.level, "message": self.message}
+
+    @classmethod
+    def from_json(cls, obj: dict[str, JSON]) -> Log:
+        level = _text(obj, "level")
+        return cls(level if level in LEVELS else "info", _text(obj, "message"))
 
 
 @dataclass(frozen=True)
 class Result:
     """The last line: how the program says it ended."""
 
+    kind: ClassVar = "result"
     state: str
-    values: dict[str, Json] = field(default_factory=dict)
+    values: Mapping[str, JSON] = field(default_factory=dict)
     error: str = ""
+
+    def to_json(self) -> dict[str, JSON]:
+        return {"state": self.state, "values": dict(self.values), "error": self.error}
+
+    @classmethod
+    def from_json(cls, obj: dict[str, JSON]) -> Result:
+        state, error = _text(obj, "state"), _text(obj, "error")
+        if state not in STATES:
+            raise _WrongFieldError(f"result: no such state: {state!r}")
+        bad = first_not_finite(_object(obj, "values"))
+        if bad is not None and state == "finished":
+            state, error = "failed", "The program ended with {} = {}.".format(*bad)
+        return cls(state, _stored_object(obj, "values"), error)
 
 
 @dataclass(frozen=True)
@@ -80,12 +191,46 @@ class Unreadable:
     why: str
 
 
-Event: TypeAlias = (
-    "Progress | Metrics | ShownSample | CheckpointWritten | Log | Result | Unreadable"
-)
+Written: TypeAlias = Progress | Metrics | ShownSample | CheckpointWritten | Log | Result
+Event: TypeAlias = Written | Unreadable
+
+_CLASSES = (Progress, Metrics, ShownSample, CheckpointWritten, Log, Result)
 
 
-def storable(value: Json) -> Json:
+def event_line(event: Written, at: float) -> bytes:
+    """Return an event as its line; ``at`` is when it happens, in unix seconds.
+
+    Raises ``ValueError`` for NaN and infinities.
+    """
+    obj = {"event": event.kind, **event.to_json(), "time": round(at, 3)}
+    line = json.dumps(obj, ensure_ascii=False, allow_nan=False) + "\n"
+    # A lone surrogate becomes its JSON escape; UTF-8 has no bytes for it.
+    return line.encode("utf-8", "backslashreplace")
+
+
+def read_event(line: bytes) -> tuple[float, Event]:
+    """Return when a whole line of ``events.jsonl`` was written, and what it says.
+
+    The time is in unix seconds, 0.0 when the line has none.
+    """
+    try:
+        obj: JSON = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return 0.0, Unreadable(f"not a JSON line: {error}")
+    if not isinstance(obj, dict):
+        return 0.0, Unreadable(f"not a JSON object: {type(obj).__name__}")
+    time = obj.get("time")
+    at = float(time) if isinstance(time, int | float) and 0 < time < 1e11 else 0.0
+    for event in _CLASSES:
+        if obj.get("event") == event.kind:
+            try:
+                return at, event.from_json(obj)
+            except _WrongFieldError as error:
+                return at, Unreadable(str(error))
+    return at, Unreadable(f"no such event: {storable(obj.get('event'))!r}")
+
+
+def storable(value: JSON) -> JSON:
     """Return ``value`` as Postgres can hold it.
 
     NUL characters and lone surrogates are replaced; numbers that are not finite
@@ -103,100 +248,31 @@ def storable(value: Json) -> Json:
     return value
 
 
-def read_event(line: bytes) -> tuple[float, Event]:
-    """Return when a whole line of ``events.jsonl`` was written, and what it says.
-
-    The time is in unix seconds, 0.0 when the line has none.
-    """
-    try:
-        parsed: Json = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return 0.0, Unreadable(f"not a JSON line: {error}")
-    if not isinstance(parsed, dict):
-        return 0.0, Unreadable(f"not a JSON object: {type(parsed).__name__}")
-    event = {key: storable(value) for key, value in parsed.items()}
-    time = event.get("time")
-    at = float(time) if isinstance(time, int | float) and 0 < time < 1e11 else 0.0
-    values = parsed.get("values")
-    try:
-        return at, _typed(event, values if isinstance(values, dict) else {})
-    except _WrongFieldError as error:
-        return at, Unreadable(str(error))
-
-
 class _WrongFieldError(Exception):
     pass
 
 
-def _typed(event: dict[str, Json], said: dict[str, Json]) -> Event:
-    """Return what an event says; ``said`` is its values as they were written."""
-    kind = event.get("event")
-    if kind == "progress":
-        return Progress(_step(event), _step(event, "of"))
-    if kind == "metrics":
-        return _metrics(event, said)
-    if kind == "sample":
-        return ShownSample(
-            _step(event),
-            _text(event, "prompt"),
-            _text(event, "text"),
-            _text(event, "label"),
-            _object(event, "scores"),
-        )
-    if kind == "checkpoint":
-        return CheckpointWritten(
-            _step(event),
-            _text(event, "path"),
-            _text(event, "digest"),
-            event.get("final") is True,
-        )
-    if kind == "log":
-        level = _text(event, "level")
-        return Log(level if level in LEVELS else "info", _text(event, "message"))
-    if kind == "result":
-        state = _text(event, "state")
-        if state not in ("finished", "stopped", "failed", "killed"):
-            raise _WrongFieldError(f"result: no such state: {state!r}")
-        error = _text(event, "error")
-        not_finite = first_not_finite(said)
-        if not_finite is not None and state == "finished":
-            name, value = not_finite
-            state, error = "failed", f"The program ended with {name} = {value}."
-        return Result(state, _object(event, "values"), error)
-    raise _WrongFieldError(f"no such event: {kind!r}")
-
-
-def _metrics(event: dict[str, Json], said: dict[str, Json]) -> Metrics:
-    values: dict[str, float] = {}
-    not_finite: list[str] = []
-    for name, value in said.items():
-        name = str(storable(name))[:LONGEST_NAME]
-        if isinstance(value, bool | int | float):
-            if math.isfinite(value):
-                values[name] = float(value)
-            else:
-                not_finite.append(name)
-        elif value is not None:
-            raise _WrongFieldError(f"metrics: {name} is not a number: {value!r:.60}")
-    return Metrics(_step(event), values, tuple(not_finite))
-
-
-def _step(event: dict[str, Json], name: str = "step") -> int:
-    value = event.get(name)
+def _step(obj: Mapping[str, JSON], name: str = "step") -> int:
+    value = obj.get(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _WrongFieldError(f"{event.get('event')}: {name} is not a whole number")
+        raise _WrongFieldError(f"{obj.get('event')}: {name} is not a whole number")
     if not 0 <= value <= LARGEST_STEP:
-        raise _WrongFieldError(f"{event.get('event')}: {name} out of range: {value}")
+        raise _WrongFieldError(f"{obj.get('event')}: {name} out of range: {value}")
     return value
 
 
-def _text(event: dict[str, Json], name: str) -> str:
-    value = event.get(name)
-    return value if isinstance(value, str) else ""
+def _text(obj: Mapping[str, JSON], name: str) -> str:
+    value = obj.get(name)
+    return str(storable(value)) if isinstance(value, str) else ""
 
 
-def _object(event: dict[str, Json], name: str) -> dict[str, Json]:
-    value = event.get(name)
+def _object(obj: Mapping[str, JSON], name: str) -> dict[str, JSON]:
+    value = obj.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _stored_object(obj: Mapping[str, JSON], name: str) -> dict[str, JSON]:
+    value = storable(_object(obj, name))
     return value if isinstance(value, dict) else {}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from records.events import Json
+from actions.tags import JSON
 from records.recipes.checking import RecipeError, shown
 from records.recipes.reward import DERIVED
 
@@ -174,8 +174,8 @@ RETIRED: Mapping[str, Mapping[str, Fate]] = {
 
 
 def brought_up_to_date(
-    program: str, settings: Mapping[str, Json]
-) -> tuple[dict[str, Json], list[str]]:
+    program: str, settings: Mapping[str, JSON]
+) -> tuple[dict[str, JSON], list[str]]:
     """Return stored settings under today's names, and what was dropped from them.
 
     Each of the messages names a setting that was not left at its default, and what
@@ -207,7 +207,7 @@ def brought_up_to_date(
     return today, messages
 
 
-def to_show(program: str, settings: Mapping[str, Json]) -> dict[str, Json]:
+def to_show(program: str, settings: Mapping[str, JSON]) -> dict[str, JSON]:
     """Return stored settings under today's names, with those that were dropped."""
     today, _ = brought_up_to_date(program, settings)
     for name, value in settings.items():

@@ -105,9 +105,9 @@ def test_an_exception_becomes_a_readable_result(run_dir, capsys):
     ("content", "error"),
     [
         (None, "run.json: expected a readable file, found No such file or directory"),
-        ("[]", "run.json: expected a JSON object, found []"),
+        ("[]", "run.json: expected a JSON object, found a list of 0"),
         ("{", "run.json: expected a JSON object, found invalid JSON"),
-        ("{}", "run.json: `program`: expected a program's name, found None"),
+        ("{}", "run.json: `program`: expected a program's name, found nothing"),
         ('{"program": "draw"}', "run.json: `program`: expected 'sft', found 'draw'"),
         (
             '{"program": "sft", "data": {"train": "data/none.jsonl"}}',

@@ -26,7 +26,8 @@ from records.recipes.groups import Compute
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import prepare
-from training.engine.run.directory import RunError, close_stdin
+from training.engine.run.errors import RunError
+from training.engine.run.leash import close_stdin
 from training.engine.sampling.answers import Prompt, answer, longest_prompt
 from training.engine.sampling.sampler import Sampling
 

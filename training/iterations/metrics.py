@@ -30,8 +30,8 @@ from training.iterations.forecast import Curve, Known, learning_curve
 from training.models import Checkpoint, RunState
 
 if TYPE_CHECKING:
+    from actions.tags import JSON
     from annotation.models import Project
-    from records.events import Json
     from training.models import Iteration, Run
 
 AUC = "judged/auc"
@@ -228,7 +228,7 @@ def fresh_figures(draws: Sequence[Run]) -> dict[int, list[Fresh]]:
 # The gate, and what a reward model will be worth
 
 
-def gate_of(reward: Checkpoint | None, recipe: Mapping[str, Json]) -> list[str]:
+def gate_of(reward: Checkpoint | None, recipe: Mapping[str, JSON]) -> list[str]:
     """Return the bounds of a policy recipe's gate that a reward model misses."""
     if reward is None:
         return []
@@ -242,7 +242,7 @@ def gate_of(reward: Checkpoint | None, recipe: Mapping[str, Json]) -> list[str]:
     )
 
 
-def _number(value: Json, default: float) -> float:
+def _number(value: JSON, default: float) -> float:
     return float(value) if isinstance(value, int | float) else default
 
 
@@ -343,7 +343,7 @@ class Comparison:
         return self.after - self.before
 
 
-def comparison(result: Mapping[str, Json], *, margin: float = 0.0) -> Comparison | None:
+def comparison(result: Mapping[str, JSON], *, margin: float = 0.0) -> Comparison | None:
     """Read an evaluation of a policy and its predecessor; None without truth."""
     policies = result.get("policies")
     if not isinstance(policies, dict):
@@ -419,20 +419,20 @@ def own_comparison(run: Run, *, margin: float = 0.0) -> Comparison | None:
     return Comparison("truth", float(before), float(after), margin=margin)
 
 
-def _gain(result: Mapping[str, Json], measure: str) -> dict[str, Json]:
+def _gain(result: Mapping[str, JSON], measure: str) -> dict[str, JSON]:
     """Return the paired gain from the evaluation; older evaluations have none."""
-    gain: Json = result.get("gains")
+    gain: JSON = result.get("gains")
     for name in ("policy", measure):
         gain = gain.get(name) if isinstance(gain, dict) else None
     return gain if isinstance(gain, dict) else {}
 
 
-def _value(figure: Json) -> float | None:
+def _value(figure: JSON) -> float | None:
     value = figure.get("value") if isinstance(figure, dict) else None
     return float(value) if isinstance(value, int | float) else None
 
 
-def _interval(figure: Json) -> tuple[float, float] | None:
+def _interval(figure: JSON) -> tuple[float, float] | None:
     if not isinstance(figure, dict):
         return None
     low, high = figure.get("low"), figure.get("high")

@@ -13,7 +13,7 @@ from django.conf import settings
 from training.runs.placement import visible_devices
 
 if TYPE_CHECKING:
-    from records.events import Json
+    from actions.tags import JSON
 
 CONFIG = "accelerate.json"
 SECRETS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PGPASSWORD")
@@ -21,7 +21,7 @@ STORE_SECRETS = ("AWS_", "AZURE_", "FSSPEC_", "GOOGLE_APPLICATION_", "CONCORD_ST
 
 
 def program_command(
-    kind: str, recipe: Mapping[str, Json], directory: Path
+    kind: str, recipe: Mapping[str, JSON], directory: Path
 ) -> list[str]:
     """Return the command of a program, without the run directory as last argument.
 
@@ -65,14 +65,14 @@ def program_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def accelerate_config(processes: int, strategy: str) -> dict[str, Json]:
+def accelerate_config(processes: int, strategy: str) -> dict[str, JSON]:
     """Return a configuration for ``accelerate launch`` on one machine.
 
     ``ddp``: each process has the whole model. ``fsdp2`` and ``deepspeed-zero3``:
     weights, gradients and moments are sharded over the processes. The program sets
     precision and device.
     """
-    config: dict[str, Json] = {
+    config: dict[str, JSON] = {
         "compute_environment": "LOCAL_MACHINE",
         "num_machines": 1,
         "machine_rank": 0,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from records.events import Json
+    from actions.tags import JSON
 
 EVERY = 5.0  # seconds between two readings
 PROC = Path("/proc")
@@ -38,7 +38,7 @@ class Meter:
     def is_due(self) -> bool:
         return time.monotonic() - self.looked_at >= EVERY
 
-    def read(self) -> dict[str, Json]:
+    def read(self) -> dict[str, JSON]:
         """Return the machine's facts, and the program's memory and processor use now."""
         now, before = time.monotonic(), self.looked_at
         self.looked_at = now
@@ -55,9 +55,9 @@ class Meter:
         return dict(self.facts)
 
 
-def machine() -> dict[str, Json]:
+def machine() -> dict[str, JSON]:
     """Return the constant facts: host, processor, cores, memory."""
-    facts: dict[str, Json] = {"host": socket.gethostname(), "cores": os.cpu_count()}
+    facts: dict[str, JSON] = {"host": socket.gethostname(), "cores": os.cpu_count()}
     for line in _lines("cpuinfo"):
         if line.startswith("model name"):
             facts["processor"] = line.partition(":")[2].strip()
@@ -107,7 +107,7 @@ def _link(path: Path) -> str:
         return ""
 
 
-def gpus(visible: str | None = None) -> list[Json]:
+def gpus(visible: str | None = None) -> list[JSON]:
     """Return name, memory and use of each GPU, or of those visible to a program.
 
     Empty where there is none. ``visible`` is a CUDA_VISIBLE_DEVICES.
@@ -126,7 +126,7 @@ def gpus(visible: str | None = None) -> list[Json]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    rows: list[Json] = []
+    rows: list[JSON] = []
     for line in output.splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 4 and all(part.isdecimal() for part in parts[1:]):

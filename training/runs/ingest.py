@@ -35,7 +35,7 @@ from training.models import (
 from training.storage import store
 
 if TYPE_CHECKING:
-    from records.events import Json
+    from actions.tags import JSON
 
 READ_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20
@@ -151,13 +151,13 @@ def _take(run: Run, offset: int, line: bytes, batch: _Batch) -> None:
     match event:
         case events.Progress(step, of):
             batch.fields |= {"step": step, "steps_total": of}
-        case events.Metrics(step, values, not_finite):
-            for name, value in values.items():
+        case events.Metrics(step):
+            for name, value in event.numbers.items():
                 batch.metrics[name, step] = Metric(
                     run=run, name=name, step=step, value=value, at=at
                 )
-            if not_finite:
-                names = ", ".join(not_finite)
+            if event.not_finite:
+                names = ", ".join(event.not_finite)
                 note("error", f"Step {step}: not a finite number: {names}.")
         case events.ShownSample(step, prompt, text, label, scores):
             batch.samples.append(
@@ -258,7 +258,7 @@ def read_log_tail(run: Run) -> str:
     return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines())
 
 
-def receive_outputs(run: Run) -> dict[str, Json]:
+def receive_outputs(run: Run) -> dict[str, JSON]:
     """Store the ``outputs/`` of a finished program where people find them.
 
     Returns what to add to the run's result. Repeating it adds nothing. Raises
@@ -293,7 +293,7 @@ def _read_output(run: Run, name: str) -> str:
         raise OutputError(f"outputs/{name} is not readable: {error}") from error
 
 
-def _receive_responses(run: Run) -> dict[str, Json]:
+def _receive_responses(run: Run) -> dict[str, JSON]:
     rows: dict[str, list[ResponseRow]] = {"current": [], "initial": []}
     for place, row in _output_rows(run, "responses.jsonl"):
         role = row.get("role")
@@ -305,7 +305,7 @@ def _receive_responses(run: Run) -> dict[str, Json]:
         each.role: each.checkpoint
         for each in run.run_inputs.select_related("checkpoint")
     }
-    received: dict[str, Json] = {}
+    received: dict[str, JSON] = {}
     for role, input_role in (
         ("current", InputRole.POLICY),
         ("initial", InputRole.INITIAL),
@@ -349,7 +349,7 @@ def _receive_responses(run: Run) -> dict[str, Json]:
     return {"received": received}
 
 
-def _response_row(place: str, row: dict[str, Json]) -> ResponseRow:
+def _response_row(place: str, row: dict[str, JSON]) -> ResponseRow:
     def text(name: str) -> str:
         value = row.get(name)
         if value is None:
@@ -375,7 +375,7 @@ def _response_row(place: str, row: dict[str, Json]) -> ResponseRow:
     )
 
 
-def _output_rows(run: Run, name: str) -> Iterator[tuple[str, dict[str, Json]]]:
+def _output_rows(run: Run, name: str) -> Iterator[tuple[str, dict[str, JSON]]]:
     """Yield the objects of a JSON-lines output, each with its place in words."""
     for number, line in enumerate(_read_output(run, name).split("\n"), start=1):
         if not line.strip():

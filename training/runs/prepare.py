@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from django.db import transaction
 
 from records.checkpoints import CheckpointError, file_sha256, newest_to_resume
+from records.run_json import RUN_JSON, RunJson
 from training.models import Metric, Run, RunSample
 from training.runs.bases import BaseRefusedError, base_directory
 from training.runs.claim import note_once
@@ -27,7 +28,7 @@ from training.runs.ingest import OutputError, update_held
 from training.storage import store
 
 if TYPE_CHECKING:
-    from records.events import Json
+    from actions.tags import JSON
 
 
 def prepare_directory(run: Run) -> None:
@@ -48,20 +49,18 @@ def prepare_directory(run: Run) -> None:
         error.path.rename(aside)
         note_once(run, "warning", f"Set aside: {error}.")
     start = resumed_from.step if resumed_from else 0
-    document: dict[str, Json] = {
-        "program": run.kind,
-        "recipe": _recipe(run),
-        "run_id": run.pk,
-        "uuid": str(run.uuid),
-        "attempt": run.attempts,
-        "token": run.token,
-        "inputs": _fetch_inputs(run),
-        "data": data,
-        "resume": str(resumed_from.path.relative_to(directory))
-        if resumed_from
-        else None,
-    }
-    _write_whole(directory / "run.json", json.dumps(document, indent=1) + "\n")
+    task = RunJson(
+        program=run.kind,
+        recipe=_recipe(run),
+        run_id=run.pk,
+        uuid=str(run.uuid),
+        attempt=run.attempts,
+        token=run.token,
+        inputs=_fetch_inputs(run),
+        data=data,
+        resume=str(resumed_from.path.relative_to(directory)) if resumed_from else None,
+    )
+    _write_whole(directory / RUN_JSON, json.dumps(task.to_json(), indent=1) + "\n")
     (directory / "stop").unlink(missing_ok=True)
     with transaction.atomic():
         update_held(run, step=start, program_state="", error="", result={})
@@ -75,12 +74,12 @@ def prepare_directory(run: Run) -> None:
             note_once(run, "info", "Started again from the beginning.")
 
 
-def _recipe(run: Run) -> dict[str, Json]:
+def _recipe(run: Run) -> dict[str, JSON]:
     """Return the recipe for the program: a base by its path on this machine.
 
     The base is resolved again, because the name may mean another model since the start.
     """
-    recipe: dict[str, Json] = dict(run.recipe)
+    recipe: dict[str, JSON] = dict(run.recipe)
     if base := recipe.get("base"):
         try:
             recipe["base"] = str(base_directory(str(base)))
@@ -89,17 +88,17 @@ def _recipe(run: Run) -> dict[str, Json]:
     return recipe
 
 
-def _fetch_inputs(run: Run) -> dict[str, Json]:
-    inputs: dict[str, Json] = {}
+def _fetch_inputs(run: Run) -> dict[str, str]:
+    inputs: dict[str, str] = {}
     for each in run.run_inputs.select_related("checkpoint"):
         store.fetch(each.checkpoint)
         inputs[each.role] = str(each.checkpoint.directory)
     return inputs
 
 
-def _link_data(run: Run) -> dict[str, Json]:
+def _link_data(run: Run) -> dict[str, str]:
     snapshot = run.snapshot
-    data: dict[str, Json] = {}
+    data: dict[str, str] = {}
     if snapshot is None:
         return data
     if store.is_set():
@@ -121,7 +120,7 @@ def _link_data(run: Run) -> dict[str, Json]:
 def _set_aside_a_namesake(run: Run) -> None:
     """Move away a directory with the same number from another database."""
     try:
-        written = json.loads((run.directory / "run.json").read_text(encoding="utf-8"))
+        written = json.loads((run.directory / RUN_JSON).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     other = str(written.get("uuid", "")) if isinstance(written, dict) else ""

@@ -25,6 +25,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from records.checkpoints import CheckpointError
+from records.run_json import LOCKED
 from training.models import (
     Run,
     RunKind,
@@ -57,13 +58,12 @@ from training.runs.timeouts import Patience
 from training.storage import store
 
 if TYPE_CHECKING:
-    from records.events import Json
+    from actions.tags import JSON
 
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
 LEAVE_OUTPUTS = (RunKind.DRAW, RunKind.EVALUATE)
-LOCKED = 75  # exit status of a program whose run directory was in use
 SHUTDOWN = threading.Event()
 """Set when this worker process is asked to end: runs are handed back to the queue."""
 
@@ -404,7 +404,7 @@ class _Supervision:
         return Outcome.QUEUED_AGAIN
 
     def end(
-        self, state: RunState, error: str = "", result: dict[str, Json] | None = None
+        self, state: RunState, error: str = "", result: dict[str, JSON] | None = None
     ) -> Outcome:
         """End the run in a final state."""
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from records.events import Json
+    from actions.tags import JSON
 
 
 # A page requests the curves of each run separately; more runs than this cannot be told
@@ -175,7 +175,7 @@ def _recipe_differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _defaults(kind: str) -> dict[str, Json]:
+def _defaults(kind: str) -> dict[str, JSON]:
     return {
         each.name: list(each.default)
         if isinstance(each.default, tuple)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
     from django.http import HttpRequest
 
-    from records.events import Json
+    from actions.tags import JSON
 
 LISTED = 40
 REASON = 1000  # characters
@@ -245,10 +245,10 @@ def _settings_of(last: Iteration | None) -> dict[str, object]:
 
 def _known_recipes(
     project: Project, last: Iteration | None
-) -> Mapping[str, Mapping[str, Json]]:
+) -> Mapping[str, Mapping[str, JSON]]:
     """Return the recipes of the last iteration; before the first, of past runs."""
     if last is not None:
-        recipes: dict[str, dict[str, Json]] = last.recipes
+        recipes: dict[str, dict[str, JSON]] = last.recipes
         return recipes
     rows = Run.objects.filter(project=project, kind__in=RUN_STEPS)
     newest = rows.order_by("kind", "-pk").distinct("kind")

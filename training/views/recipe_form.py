@@ -17,7 +17,7 @@ from training.wording.figures import capitalized
 from training.wording.words import When, help_of, only_with, words
 
 if TYPE_CHECKING:
-    from records.events import Json
+    from actions.tags import JSON
 
 FLOAT = forms.NumberInput(attrs={"step": "any"})
 
@@ -63,7 +63,7 @@ class RecipeForm(forms.Form):
         self,
         *args: Any,
         kind: str,
-        known: Mapping[str, Json] | None = None,
+        known: Mapping[str, JSON] | None = None,
         **kw: Any,
     ) -> None:
         super().__init__(*args, **kw)

@@ -35,7 +35,7 @@ from training.wording.figures import (
 from training.wording.words import words
 
 if TYPE_CHECKING:
-    from records.events import Json
+    from actions.tags import JSON
 
 
 # The usual next runs after a kind of run: (kind, the role of its checkpoint there).
@@ -66,7 +66,7 @@ class Setting:
     is_default: bool
 
 
-def recipe_lines(kind: str, recipe: Mapping[str, Json]) -> list[Setting]:
+def recipe_lines(kind: str, recipe: Mapping[str, JSON]) -> list[Setting]:
     """Return the settings of a recipe in the order of its dataclass.
 
     Settings that have no effect beside the values of others (``when``) are left out;
@@ -76,7 +76,7 @@ def recipe_lines(kind: str, recipe: Mapping[str, Json]) -> list[Setting]:
     fields = {field.name: field for field in dataclasses.fields(RECIPES[kind])}
 
     def is_used(name: str) -> bool:
-        when: Mapping[str, Sequence[Json]] = fields[name].metadata.get("when", {})
+        when: Mapping[str, Sequence[JSON]] = fields[name].metadata.get("when", {})
         return all(
             recipe.get(other, fields[other].default) in values and is_used(other)
             for other, values in when.items()

@@ -14,7 +14,7 @@ from training.wording.words import words
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from records.events import Json
+    from actions.tags import JSON
 
 
 # jsonb does not keep the order of keys, so the order of an evaluation's measures is
@@ -65,7 +65,7 @@ class Table:
     rows: tuple[tuple[str, tuple[Figure | None, ...]], ...]
 
 
-def number_text(value: Json) -> str:
+def number_text(value: JSON) -> str:
     """Return a number as short as it is readable; other values as words."""
     if value is None:
         return "–"
@@ -95,14 +95,14 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def setting_text(value: Json) -> str:
+def setting_text(value: JSON) -> str:
     """Return a setting in everyday form: ``0.01``, not ``0.010``."""
     if isinstance(value, float):
         return f"{value:g}"
     return number_text(value) if value != "" else "–"
 
 
-def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
+def plain_figures(result: Mapping[str, JSON]) -> list[tuple[str, str]]:
     """Return the single values of a run's result, with nested names joined.
 
     A value includes its interval. The parts of the time are left out, because the page
@@ -112,7 +112,7 @@ def plain_figures(result: Mapping[str, Json]) -> list[tuple[str, str]]:
 
 
 def folded_figures(
-    result: Mapping[str, Json],
+    result: Mapping[str, JSON],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return the figures to show at once, and the rest if there are very many."""
     lines = _plain(result)
@@ -122,7 +122,7 @@ def folded_figures(
     return first, [line for name, line in lines.items() if name not in FIRST]
 
 
-def headline_figures(result: Mapping[str, Json]) -> dict[str, str]:
+def headline_figures(result: Mapping[str, JSON]) -> dict[str, str]:
     """Return by label the figures by which runs are compared.
 
     For an evaluation, those of the policy that was measured.
@@ -138,7 +138,7 @@ def headline_figures(result: Mapping[str, Json]) -> dict[str, str]:
     return lines
 
 
-def _plain(result: Mapping[str, Json]) -> dict[str, tuple[str, str]]:
+def _plain(result: Mapping[str, JSON]) -> dict[str, tuple[str, str]]:
     flat = dict(_flat({k: v for k, v in result.items() if k not in TABLES}))
     shown = [
         name
@@ -150,7 +150,7 @@ def _plain(result: Mapping[str, Json]) -> dict[str, tuple[str, str]]:
     return {name: (words(name), _with_interval(flat, name)) for name in shown}
 
 
-def _with_interval(flat: Mapping[str, Json], name: str) -> str:
+def _with_interval(flat: Mapping[str, JSON], name: str) -> str:
     text, low, high = number_text(flat[name]), f"{name}/low", f"{name}/high"
     if low not in flat or high not in flat:
         return text
@@ -161,7 +161,7 @@ def _with_interval(flat: Mapping[str, Json], name: str) -> str:
     }
 
 
-def _flat(result: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+def _flat(result: Mapping[str, JSON], prefix: str = "") -> Iterator[tuple[str, JSON]]:
     for name, value in result.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{name}/")
@@ -169,7 +169,7 @@ def _flat(result: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, J
             yield prefix + name, value
 
 
-def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
+def evaluation_tables(result: Mapping[str, JSON]) -> list[Table]:
     """Return the tables of an evaluation: all held-out samples, then each part.
 
     Reads ``{"policies": {policy: {metric: {"value", "low", "high", "n"}}}, "gains": …,
@@ -201,17 +201,17 @@ def evaluation_tables(result: Mapping[str, Json]) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _objects(value: Json) -> dict[str, dict[str, Json]]:
+def _objects(value: JSON) -> dict[str, dict[str, JSON]]:
     if not isinstance(value, dict):
         return {}
     return {name: each for name, each in value.items() if isinstance(each, dict)}
 
 
-def _objects_or_values(value: Json) -> dict[str, Json]:
+def _objects_or_values(value: JSON) -> dict[str, JSON]:
     return value if isinstance(value, dict) else {}
 
 
-def _table(title: str, policies: Mapping[str, Mapping[str, Json]]) -> Table:
+def _table(title: str, policies: Mapping[str, Mapping[str, JSON]]) -> Table:
     metrics = sorted(
         {name for measured in policies.values() for name in measured} - {"errors"},
         key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name),
@@ -229,7 +229,7 @@ def _table(title: str, policies: Mapping[str, Mapping[str, Json]]) -> Table:
     )
 
 
-def _figure(value: Json) -> Figure | None:
+def _figure(value: JSON) -> Figure | None:
     if not isinstance(value, dict):
         return None if value is None else Figure(number_text(value))
     low, high, cases = value.get("low"), value.get("high"), value.get("n")
@@ -267,14 +267,14 @@ def duration_text(seconds: float) -> str:
     return text % parts
 
 
-def hardware_figures(facts: Mapping[str, Json]) -> list[tuple[str, str]]:
+def hardware_figures(facts: Mapping[str, JSON]) -> list[tuple[str, str]]:
     """Return the hardware of a run's program and its use of it, as lines."""
     lines: list[tuple[str, str]] = []
 
-    def bytes_text(value: Json) -> str:
+    def bytes_text(value: JSON) -> str:
         return filesizeformat(value) if isinstance(value, int) else "–"
 
-    def of(used: Json, whole: Json) -> str:
+    def of(used: JSON, whole: JSON) -> str:
         if whole is None:
             return bytes_text(used)
         facts = {"used": bytes_text(used), "whole": bytes_text(whole)}

@@ -16,7 +16,6 @@ Three promises are kept here for all programs:
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import random
 import shutil
@@ -28,24 +27,20 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Literal, TypeVar, cast
 
 from actions.tags import JSON
+from records import events
 from records.checkpoints import (
     MANIFEST,
     CheckpointError,
     Manifest,
     WholeCheckpoint,
-    file_sha256,
-    hash_and_sync,
     step_name,
-    sync_folder,
     verify_checkpoint,
-    write_manifest,
 )
 from records.finite import NotFiniteError, figures_must_be_finite
-from records.finite_files import files_must_be_finite
+from records.reading import RecordError, parse_object
 from records.recipes import (
     Recipe,
     RecipeError,
@@ -53,11 +48,18 @@ from records.recipes import (
     recipe_from_json,
     recipe_to_json,
 )
+from records.run_json import LOCKED, RUN_JSON, RunJson
+from training.engine.run.checkpoint_writer import (
+    remove_leftovers,
+    same_checkpoint,
+    stage,
+    write_checkpoint,
+)
+from training.engine.run.ending import has_lost_another, leave
 from training.engine.run.errors import RunError as RunError
+from training.engine.run.leash import close_stdin, listen
 from training.engine.run.tensorboard import EventFile
 
-LOCKED = 75  # EX_TEMPFAIL: "try again later"
-GRACE_SECONDS = 5.0
 FAILED = "failed.txt"  # why a process failed that does not speak for the run
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
@@ -106,11 +108,10 @@ class RunDirectory:
         self.outputs.mkdir(exist_ok=True)
         if self.speaks:
             (self.path / FAILED).unlink(missing_ok=True)
-            for leftover in self.checkpoints.glob(".staging-*"):
-                shutil.rmtree(leftover)
+            remove_leftovers(self.checkpoints)
         self._checkpoints: dict[str, WholeCheckpoint] = {}
         self.program = ""
-        self.settings: object = {}
+        self.settings: JSON = {}
         self.inputs: dict[str, Path] = {}
         self.data: dict[str, Path] = {}
         self.resume: Path | None = None
@@ -123,25 +124,19 @@ class RunDirectory:
 
     def read(self) -> None:
         """Read ``run.json``; raise ``RunError`` naming the field that is wrong."""
-        obj = _read_object(self.path / "run.json", "run.json")
-        program = obj.get("program")
-        if not isinstance(program, str):
-            raise RunError("run.json: `program`", "a program's name", _shown(program))
-        self.program = program
-        self.settings = obj.get("recipe", {})
+        task = _read_task(self.path / RUN_JSON)
+        self.program = task.program
+        self.settings = task.recipe
         self.inputs = {
             role: self._existing(f"inputs.{role}", value, Path.exists)
-            for role, value in _texts(obj, "inputs").items()
+            for role, value in task.inputs.items()
         }
         self.data = {
             name: self._existing(f"data.{name}", value, Path.is_file)
-            for name, value in _texts(obj, "data").items()
+            for name, value in task.data.items()
         }
-        resume = obj.get("resume")
-        if resume is not None and not isinstance(resume, str):
-            raise RunError("run.json: `resume`", "a path or null", _shown(resume))
-        if resume:
-            self.resume = self._existing("resume", resume, Path.is_dir)
+        if task.resume:
+            self.resume = self._existing("resume", task.resume, Path.is_dir)
             resumed = _whole("resume", self.resume)
             self._checkpoints["resume"] = resumed
             self.last_kept = resumed.step
@@ -215,7 +210,7 @@ class RunDirectory:
 
     def progress(self, step: int, of: int) -> None:
         """Say how far the run is."""
-        self._emit({"event": "progress", "step": step, "of": of})
+        self._emit(events.Progress(step, of))
 
     def metrics(self, step: int, values: Mapping[str, object]) -> None:
         """Report figures of one step; one without a value is None.
@@ -225,7 +220,7 @@ class RunDirectory:
         figures_must_be_finite(values, f"step {step}")
         if self._draws_curves:
             self._draw(step, values)
-        self._emit({"event": "metrics", "step": step, "values": dict(values)})
+        self._emit(events.Metrics(step, _json(values)))
 
     def _draw(self, step: int, values: Mapping[str, object]) -> None:
         """Append the figures to the TensorBoard file; a run does not fail for it."""
@@ -249,31 +244,27 @@ class RunDirectory:
         scores: Mapping[str, object] | None = None,
     ) -> None:
         """Show one sampled text beside its label."""
-        scored = dict(scores or {})
+        scored = _json(scores or {})
         figures_must_be_finite(scored, f"step {step}: sample")
-        event = {"event": "sample", "step": step, "prompt": prompt, "text": text}
-        self._emit({**event, "label": label, "scores": scored})
+        self._emit(events.ShownSample(step, prompt, text, label, scored))
 
     def log(self, message: str, level: str = "info") -> None:
         """Say something to the person who reads the run's page, and to the log."""
         if self.speaks:
             print(f"{level}: {message}", flush=True)  # noqa: T201 - stdout is log.txt
-        self._emit({"event": "log", "level": level, "message": message})
+        self._emit(events.Log(level, message))
 
     def result(self, state: str, values: Mapping[str, object], error: str = "") -> None:
         """Write the last event."""
         if error and not self.speaks:
             rank = os.environ.get("RANK", "")
             (self.path / FAILED).write_text(f"process {rank}: {error}\n")
-        event = {"event": "result", "state": state, "values": dict(values)}
-        self._emit({**event, "error": error})
+        self._emit(events.Result(state, _json(values), error))
 
-    def _emit(self, event: Mapping[str, object]) -> None:
-        told = {**event, "time": round(time.time(), 3)}
-        line = json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n"
+    def _emit(self, event: events.Written) -> None:
+        line = events.event_line(event, time.time())
         with self._events_lock:
-            # A lone surrogate becomes its JSON escape; UTF-8 has no bytes for it.
-            rest = memoryview(line.encode(errors="backslashreplace"))
+            rest = memoryview(line)
             while rest:
                 rest = rest[os.write(self._events, rest) :]
 
@@ -307,42 +298,25 @@ class RunDirectory:
         """
         if not self.speaks:
             return None
-        place = f"checkpoint of step {step}"
-        figures_must_be_finite(metrics or {}, place)
-        name = name or step_name(step)
-        target = self.checkpoints / name
-        trained = {*self.trained_tokens, *(self.new_tokens if step else ())}
-        checkpoint = self._kept(target, recipe)
+        figures_must_be_finite(metrics or {}, f"checkpoint of step {step}")
+        target = self.checkpoints / (name or step_name(step))
+        checkpoint = same_checkpoint(target, self.program, recipe, self.parents)
         if checkpoint is None:
-            staging = self._staged(name, write, place)
-            files = {
-                str(path.relative_to(staging)): hash_and_sync(path)
-                for path in sorted(staging.rglob("*"))
-                if path.is_file()
-            }
+            trained = {*self.trained_tokens, *(self.new_tokens if step else ())}
             manifest = Manifest(
                 step=step,
                 program=self.program,
                 kind=kind,
-                files=files,
-                recipe=cast(dict[str, JSON], recipe_to_json(recipe)),
+                files={},
+                recipe=_json(recipe_to_json(recipe)),
                 parents=self.parents,
-                metrics=cast(dict[str, JSON], dict(metrics or {})),
+                metrics=_json(metrics or {}),
                 new_tokens=self.new_tokens,
                 trained_tokens=tuple(sorted(trained)),
             )
-            write_manifest(staging, manifest)
-            for folder in [*(p for p in staging.rglob("*") if p.is_dir()), staging]:
-                sync_folder(folder)
-            if target.exists():  # not whole, or of another recipe: see _kept
-                shutil.rmtree(target)
-            staging.rename(target)
-            sync_folder(self.checkpoints)
-            digest = file_sha256(target / MANIFEST)
-            checkpoint = WholeCheckpoint(target, digest, manifest, {})
-        event = {"event": "checkpoint", "step": step, "digest": checkpoint.digest}
-        relative = str(target.relative_to(self.path))
-        self._emit({**event, "path": relative, "final": final, "kind": kind})
+            checkpoint = write_checkpoint(target, write, manifest)
+        path = str(target.relative_to(self.path))
+        self._emit(events.CheckpointWritten(step, path, checkpoint.digest, final, kind))
         self.last_kept = max(step, self.last_kept or 0)
         return checkpoint
 
@@ -356,7 +330,7 @@ class RunDirectory:
             return
         place = "checkpoint before the first step"
         try:
-            staging = self._staged("rehearsal", write, place)
+            staging = stage(self.checkpoints / "rehearsal", write, place)
         except (NotFiniteError, RunError):
             raise
         except Exception as error:
@@ -367,41 +341,14 @@ class RunDirectory:
             raise RunError(place, expected, found) from error
         shutil.rmtree(staging)
 
-    def _staged(self, name: str, write: Callable[[Path], None], place: str) -> Path:
-        """Return the folder that ``write`` filled; remove it if that fails."""
-        staging = self.checkpoints / f".staging-{name}"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        try:
-            write(staging)
-            files_must_be_finite(staging, place)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        return staging
-
     def has_checkpoint(self, step: int, recipe: Recipe) -> bool:
         """Say whether a whole checkpoint of a step, made with ``recipe``, is there.
 
         ``save_checkpoint`` announces that one; any other it writes anew.
         """
-        return self._kept(self.checkpoints / step_name(step), recipe) is not None
-
-    def _kept(self, target: Path, recipe: Recipe) -> WholeCheckpoint | None:
-        """Return the whole checkpoint of the same recipe and parents at ``target``."""
-        if not target.exists():
-            return None
-        try:
-            checkpoint = verify_checkpoint(target)
-        except CheckpointError:
-            return None
-        manifest = checkpoint.manifest
-        try:
-            made_with = recipe_from_json(self.program, manifest.recipe)
-        except RecipeError:
-            return None
-        same = made_with == recipe and manifest.parents == self.parents
-        return checkpoint if same else None
+        target = self.checkpoints / step_name(step)
+        same = same_checkpoint(target, self.program, recipe, self.parents)
+        return same is not None
 
     def close(self) -> None:
         """Release the lock and the event file."""
@@ -426,10 +373,7 @@ def run_program(
     if arguments is None:
         close_stdin()
     status = _run_once(program, recipe_type, body, arguments)
-    if "WORLD_SIZE" in os.environ:
-        from training.engine.run.distributed import leave  # which takes this module
-
-        leave(status)
+    leave(status)
     return status
 
 
@@ -451,7 +395,7 @@ def _run_once(
     except (RunError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
-    previous = _listen(run)
+    previous = listen(run.request_stop)
     try:
         run.read()
         if run.program != program:
@@ -489,53 +433,13 @@ def _what_is_kept(run: RunDirectory) -> str:
 
 def _end_of(run: RunDirectory, error: Exception) -> tuple[str, dict[str, object], str]:
     """Return what to say of an error: another process may have ended before, by it."""
-    if "WORLD_SIZE" in os.environ and run.speaks:
-        from training.engine.run.distributed import has_lost_another
-
-        if has_lost_another(error):
-            try:
-                why = (run.path / FAILED).read_text().strip()
-            except OSError:
-                return "killed", {}, "another process of this run was killed"
-            return "failed", {}, f"another process of this run ended: {why}"
+    if run.speaks and has_lost_another(error):
+        try:
+            why = (run.path / FAILED).read_text().strip()
+        except OSError:
+            return "killed", {}, "another process of this run was killed"
+        return "failed", {}, f"another process of this run ended: {why}"
     return "failed", {}, f"{type(error).__name__}: {error}"
-
-
-def _listen(
-    run: RunDirectory,
-) -> Callable[[int, FrameType | None], object] | int | None:
-    """Turn SIGTERM, and with ``CONCORD_LEASH=1`` the end of stdin, into a wish to stop.
-
-    The leash is a pipe that the starter holds open. When the starter dies, even by
-    SIGKILL, the kernel closes the pipe and the program ends itself after a grace, so it
-    can never outlive the one that reads its events.
-    """
-    if os.environ.get("CONCORD_LEASH") == "1":
-        threading.Thread(target=_watch_leash, args=(run,), daemon=True).start()
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(signal.SIGTERM, lambda *_: run.request_stop())
-
-
-def close_stdin() -> None:
-    """Let whatever asks a question on standard input read its end.
-
-    Nobody sits there, and what stands there is no answer. A leash stays readable.
-    """
-    null = os.open(os.devnull, os.O_RDONLY)
-    if os.environ.get("CONCORD_LEASH") != "1":
-        os.dup2(null, 0)
-    sys.stdin = os.fdopen(null)
-
-
-def _watch_leash(run: RunDirectory) -> None:
-    while os.read(0, 4096):
-        pass
-    run.request_stop()
-    time.sleep(GRACE_SECONDS)
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpid(), signal.SIGKILL)  # with the helpers it started
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def step_random(seed: int, *place: int | str) -> random.Random:
@@ -556,34 +460,20 @@ def _whole(name: str, path: Path) -> WholeCheckpoint:
         raise RunError(f"run.json: `{name}`", "a whole checkpoint", found) from error
 
 
-def _read_object(path: Path, name: str) -> dict[str, object]:
+def _read_task(path: Path) -> RunJson:
+    """Return what ``run.json`` says; raise ``RunError``."""
     try:
-        obj = json.loads(path.read_text(encoding="utf-8"))
+        return RunJson.from_json(parse_object(path.read_bytes(), RUN_JSON))
     except OSError as error:
-        raise RunError(name, "a readable file", error.strerror or "nothing") from error
-    except ValueError as error:
-        raise RunError(name, "a JSON object", f"invalid JSON ({error})") from error
-    if not isinstance(obj, dict):
-        raise RunError(name, "a JSON object", _shown(obj))
-    return obj
+        found = error.strerror or "nothing"
+        raise RunError(RUN_JSON, "a readable file", found) from error
+    except RecordError as error:
+        raise RunError(error.place, error.expected, error.found) from error
 
 
-def _texts(obj: Mapping[str, object], name: str) -> dict[str, str]:
-    """Return the texts of an object of ``run.json``, leaving out nulls."""
-    part = obj.get(name, {})
-    if part is None:
-        return {}
-    if not isinstance(part, dict):
-        raise RunError(f"run.json: `{name}`", "an object", _shown(part))
-    texts: dict[str, str] = {}
-    for key, value in part.items():
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            place = f"run.json: `{name}.{key}`"
-            raise RunError(place, "a path or null", _shown(value))
-        texts[key] = value
-    return texts
+def _json(values: Mapping[str, object]) -> dict[str, JSON]:
+    """Return figures or settings as JSON, which they are whatever their type says."""
+    return cast(dict[str, JSON], dict(values))
 
 
 def _shown(value: object) -> str:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
-from training.engine.run.directory import RunError
+from training.engine.run.errors import RunError
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -132,27 +131,6 @@ def over_all(count: float, device: torch.device) -> float:
     told = torch.tensor([count], device=device, dtype=torch.float64)
     distributed.all_reduce(told)
     return float(told.item())
-
-
-def has_lost_another(error: Exception) -> bool:
-    """Say whether the error tells that another process has left what all do together."""
-    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
-
-
-def leave(status: int) -> None:
-    """End this process, if it computed with others, with everything written.
-
-    At once, without tearing Python down: gloo's threads drop their last results when
-    they please, and one that does so while Python is going takes the process with it
-    ("terminate called without an active exception"), though the run is complete.
-    """
-    if not distributed.is_initialized():
-        return
-    if status == 0:  # else others may wait for what will not come
-        distributed.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _alone() -> bool:
