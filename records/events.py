@@ -106,8 +106,13 @@ class ShownSample:
 
     @classmethod
     def from_json(cls, obj: dict[str, JSON]) -> ShownSample:
-        texts = (_text(obj, name) for name in ("prompt", "text", "label"))
-        return cls(_step(obj), *texts, _stored_object(obj, "scores"))
+        return cls(
+            _step(obj),
+            _text(obj, "prompt"),
+            _text(obj, "text"),
+            _text(obj, "label"),
+            _stored_object(obj, "scores"),
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from annotation.models import (
     Turn,
     text_hash,
 )
+from records.responses import ResponseRow as ResponseRow
 
 if TYPE_CHECKING:
     from actions.tags import JSON
@@ -45,23 +46,6 @@ class ProducerFacts:
     step: int
     policy_role: str
     settings: Mapping[str, JSON] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ResponseRow:
-    """One sampled response, a line of ``outputs/responses.jsonl``.
-
-    ``sample`` is the sample's external id, ``turn`` its position from 0, ``index`` 0 to
-    G-1 among this producer's responses to the turn.
-    """
-
-    sample: str
-    turn: int
-    index: int
-    text: str
-    observation: str = ""
-    observation_source: str = ""
-    format_error: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from records.recipes import DrawRecipe
+from records.responses import ResponseRow
 from tests.engine.micro import (
     demo_rows,
     events,
@@ -126,16 +128,18 @@ def test_what_is_kept_is_new_well_formed_accepted_and_the_likeliest(calling):
     texts = ["a", "b", "a", "c", "d", "e"]
     group = [given_answer(sample, 0, text) for text in texts]
     rows = [
-        {"text": text, "format_error": "", "identical": False, "rm_score": score}
-        for text, score in zip(texts, (0.7, 0.9, 0.8, 0.95, 0.99, 0.4), strict=True)
+        ResponseRow(sample.id, 0, index, text, rm_score=score)
+        for index, (text, score) in enumerate(
+            zip(texts, (0.7, 0.9, 0.8, 0.95, 0.99, 0.4), strict=True)
+        )
     ]
-    rows[3]["identical"] = True
-    rows[4]["format_error"] = "cut off"
+    rows[3] = replace(rows[3], identical=True)
+    rows[4] = replace(rows[4], format_error="cut off")
     reward = SimpleNamespace(settings=SimpleNamespace(threshold=0.5))
-    draw.mark_kept(rows, group, reward, 0)
-    assert [row["kept"] for row in rows] == [False, True, True, False, False, False]
-    draw.mark_kept(rows, group, reward, 1)
-    assert [row["kept"] for row in rows] == [False, True, False, False, False, False]
+    marked = draw.mark_kept(rows, group, reward, 0)
+    assert [row.kept for row in marked] == [False, True, True, False, False, False]
+    marked = draw.mark_kept(rows, group, reward, 1)
+    assert [row.kept for row in marked] == [False, True, False, False, False, False]
 
 
 def test_in_a_reasoning_task_its_rule_accepts():
@@ -147,12 +151,12 @@ def test_in_a_reasoning_task_its_rule_accepts():
     sample = sample_from_json(row)
     group = [given_answer(sample, 0, text) for text in ("It is 5.", "It is 6.")]
     rows = [
-        {"text": a.text, "format_error": "", "identical": False, "rm_score": score}
+        ResponseRow(sample.id, 0, a.index, a.text, rm_score=score)
         for a, score in zip(group, (0.1, 0.9), strict=True)
     ]
     reward = SimpleNamespace(settings=SimpleNamespace(threshold=0.5))
-    draw.mark_kept(rows, group, reward, 0)
-    assert [row["kept"] for row in rows] == [True, False]
+    marked = draw.mark_kept(rows, group, reward, 0)
+    assert [row.kept for row in marked] == [True, False]
 
 
 def test_accepted_answers_only_needs_a_reward_model(policies, tmp_path):
@@ -257,8 +261,8 @@ def test_the_labels_own_call_replays_the_recorded_observation(calling):
     respaced = sample.turns[turn].response.replace('": ', '":  ')
     for text in (sample.turns[turn].response, respaced):
         row = draw.row_of(given_answer(sample, turn, text), "current")
-        assert row["observation"] == sample.turns[turn + 1].text
-        assert row["observation_source"] == "recorded"
+        assert row.observation == sample.turns[turn + 1].text
+        assert row.observation_source == "recorded"
 
 
 def test_another_call_is_answered_by_the_simulator(calling):
@@ -267,8 +271,8 @@ def test_another_call_is_answered_by_the_simulator(calling):
     if not sample.turns[turn].inside_thinking:
         text = "<<think>>" + text
     row = draw.row_of(given_answer(sample, turn, text), "current")
-    assert row["observation"].startswith('Error: there is no action "Fly away"')
-    assert row["observation_source"] == "simulator"
+    assert row.observation.startswith('Error: there is no action "Fly away"')
+    assert row.observation_source == "simulator"
 
 
 def test_without_facts_another_call_is_not_answered(calling):
@@ -279,7 +283,7 @@ def test_without_facts_another_call_is_not_answered(calling):
     bare = sample_from_json(row)
     text = '<<think>><<action>>{"name": "Fly away", "parameters": {}}<</action>>'
     drawn = draw.row_of(given_answer(bare, turn, text), "current")
-    assert (drawn["observation"], drawn["observation_source"]) == ("", "")
+    assert (drawn.observation, drawn.observation_source) == ("", "")
 
 
 def test_only_the_very_label_is_marked_identical(calling):
@@ -288,7 +292,7 @@ def test_only_the_very_label_is_marked_identical(calling):
     respaced = label.replace('": ', '":  ')
     for text, identical in ((label, True), (respaced, False)):
         row = draw.row_of(given_answer(sample, turn, text), "current")
-        assert row["identical"] is identical
+        assert row.identical is identical
 
 
 def test_a_reward_model_scores_every_answer_and_the_mean_survives_a_restart(

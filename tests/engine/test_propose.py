@@ -54,7 +54,7 @@ def test_the_same_seed_proposes_the_same_and_another_something_else(policy, caps
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({}, "expected `document`"),
+        ({}, "`document`: expected a JSON object, found nothing"),
         ({"document": {"id": "x", "turns": []}}, "expected at least one turn"),
         ({"document": document(), "settings": {"warmth": 1}}, "expected settings"),
         (

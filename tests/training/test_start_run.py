@@ -261,11 +261,14 @@ def test_sft_on_judged_answers_gets_the_judgments(project):
     ("lines", "error"),
     [
         (None, "outputs/responses.jsonl is not readable"),
-        ("{", "outputs/responses.jsonl, line 1: Expecting property name"),
-        ('{"role": "king"}', "outputs/responses.jsonl, line 1: no such role: 'king'"),
+        ("{", "outputs/responses.jsonl, line 1: expected a JSON object, found invalid"),
+        (
+            '{"role": "king"}',
+            "outputs/responses.jsonl, line 1: `role`: expected current or initial",
+        ),
         (
             '{"role": "current", "sample": "s1", "turn": "x"}',
-            "outputs/responses.jsonl, line 1: turn is not a whole number",
+            "outputs/responses.jsonl, line 1: `turn`: expected a whole number",
         ),
     ],
 )

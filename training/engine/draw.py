@@ -31,11 +31,12 @@ the role and the turn only.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
@@ -47,7 +48,9 @@ from actions.executor import Executor, Limits
 from actions.grammar import ActionCall, parse
 from actions.json_values import json_equal
 from records.finite import must_be_finite
+from records.reading import RecordError, parse_object
 from records.recipes import DrawRecipe
+from records.responses import ResponseRow
 from training.engine.data.conversations import (
     Encoder,
     Sample,
@@ -66,6 +69,7 @@ from training.engine.run.directory import (
     step_random,
 )
 from training.engine.run.distributed import any_process, divided, join, told_by_first
+from training.engine.run.rows import read_records
 from training.engine.sampling.answers import (
     Answer,
     Prompt,
@@ -166,14 +170,15 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
                     ],
                     per_turn=recipe.responses_per_turn,
                 )
-                told = [[row_of(a, role) for a in group] for group in drawn]
+                responses = [[row_of(a, role) for a in group] for group in drawn]
                 if reward is not None:
-                    score_rows(told, drawn, reward)
-                for rows, group in zip(told, drawn, strict=True):
+                    responses = score_rows(responses, drawn, reward)
+                for rows, group in zip(responses, drawn, strict=True):
                     if reward is not None and recipe.keep == "accepted":
-                        mark_kept(rows, group, reward)
+                        rows = mark_kept(rows, group, reward)
                     file.writelines(
-                        json.dumps(row, ensure_ascii=False) + "\n" for row in rows
+                        json.dumps(row.to_json(), ensure_ascii=False) + "\n"
+                        for row in rows
                     )
                     counts.update(counted(rows, role))
                 file.flush()
@@ -265,21 +270,21 @@ def surprisal(
 # What comes of a response
 
 
-def row_of(given: Answer, role: str) -> dict[str, object]:
+def row_of(given: Answer, role: str) -> ResponseRow:
     """Return the output row of one sampled response."""
     turn = given.sample.turns[given.turn]
     observation, source = observe(given)
-    return {
-        "sample": given.sample.id,
-        "turn": given.turn,
-        "index": given.index,
-        "role": role,
-        "text": given.text,
-        "format_error": str(given.format_error) if given.format_error else "",
-        "observation": observation,
-        "observation_source": source,
-        "identical": given.text == turn.response,
-    }
+    return ResponseRow(
+        sample=given.sample.id,
+        turn=given.turn,
+        index=given.index,
+        role=role,
+        text=given.text,
+        format_error=str(given.format_error) if given.format_error else "",
+        observation=observation,
+        observation_source=source,
+        identical=given.text == turn.response,
+    )
 
 
 def observe(given: Answer) -> tuple[str, str]:
@@ -328,75 +333,79 @@ def same_call(one: ActionCall, other: ActionCall) -> bool:
 
 
 def score_rows(
-    rows: Sequence[Sequence[dict[str, object]]],
+    rows: Sequence[Sequence[ResponseRow]],
     groups: Sequence[Sequence[Answer]],
     reward: RewardModel,
-) -> None:
-    """Add what the reward model says of each answer; one outside the grammar gets 0,
-    one whose label is outside the grammar nothing.
+) -> list[list[ResponseRow]]:
+    """Return the rows with what the reward model says of each answer.
+
+    One outside the grammar gets 0, one whose label is outside the grammar nothing.
     """
-    scored = [
-        (row, Pair(turn.response, given.text, turn.kind, turn.history))
-        for of_turn, group in zip(rows, groups, strict=True)
-        for row, given in zip(of_turn, group, strict=True)
+    scored = {
+        (number, i): Pair(turn.response, given.text, turn.kind, turn.history)
+        for number, group in enumerate(groups)
+        for i, given in enumerate(group)
         for turn in (given.sample.turns[given.turn],)
         if is_well_formed(turn.response, turn)
-    ]
-    pairs = [pair for _, pair in scored]
-    scores = divided(pairs, reward.score, astuple, score_of)
-    for (row, _), score in zip(scored, scores, strict=True):
-        row["rm_score"] = 0.0 if row["format_error"] else round(score.probability, 6)
+    }
+    scores = divided(list(scored.values()), reward.score, astuple, score_of)
+    complete = [list(of_turn) for of_turn in rows]
+    for (number, i), score in zip(scored, scores, strict=True):
+        row = complete[number][i]
+        rm_score = 0.0 if row.format_error else round(score.probability, 6)
+        complete[number][i] = replace(row, rm_score=rm_score)
+    return complete
 
 
 def mark_kept(
-    rows: Sequence[dict[str, object]],
+    rows: Sequence[ResponseRow],
     group: Sequence[Answer],
     reward: RewardModel,
     at_most: int = KEPT_AT_MOST,
-) -> None:
-    """Say of each row of one turn whether it is worth a person's judgment.
+) -> list[ResponseRow]:
+    """Return the rows of one turn, each with whether it is worth a person's judgment.
 
     A row without a score is accepted by its task's rule or not at all.
     """
     threshold = reward.settings.threshold
-    scores = [float(str(row.get("rm_score", "-inf"))) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: -scores[i])
-    seen: set[object] = set()
-    for i in order:
+    scores = [-math.inf if row.rm_score is None else row.rm_score for row in rows]
+    marked = list(rows)
+    seen: set[str] = set()
+    for i in sorted(range(len(rows)), key=lambda i: -scores[i]):
         row, right = rows[i], rule_verdict(group[i])
         accepted = scores[i] >= threshold if right is None else right
-        row["kept"] = bool(
+        kept = (
             accepted
-            and not row["format_error"]
-            and not row["identical"]
-            and row["text"] not in seen
+            and not row.format_error
+            and not row.identical
+            and row.text not in seen
             and (not at_most or len(seen) < at_most)
         )
-        if row["kept"]:
-            seen.add(row["text"])
+        marked[i] = replace(row, kept=kept)
+        if kept:
+            seen.add(row.text)
+    return marked
 
 
 def mean_scores(output: Path) -> dict[str, float]:
     """Return the mean score of each role's answers, those of earlier attempts too."""
     scores: dict[str, list[float]] = {}
-    with output.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if "rm_score" in row:  # not drawn by an attempt without a reward model
-                scores.setdefault(f"{row['role']}/rm_score", []).append(row["rm_score"])
-    return {name: sum(found) / len(found) for name, found in scores.items()}
+    for row in read_records(output, ResponseRow.from_json):
+        if row.rm_score is not None:  # else of an attempt without a reward model
+            scores.setdefault(f"{row.role}/rm_score", []).append(row.rm_score)
+    return {name: sum(each) / len(each) for name, each in scores.items()}
 
 
-def counted(rows: Sequence[dict[str, object]], role: str) -> Counter[str]:
+def counted(rows: Sequence[ResponseRow], role: str) -> Counter[str]:
     """Return the counts that the run reports, of some rows."""
     return Counter(
         {
             f"{role}/responses": len(rows),
-            f"{role}/format_errors": sum(bool(row["format_error"]) for row in rows),
-            f"{role}/identical": sum(bool(row["identical"]) for row in rows),
-            f"{role}/distinct": len({row["text"] for row in rows}),
-            f"{role}/observed": sum(bool(row["observation_source"]) for row in rows),
-            f"{role}/kept": sum(bool(row.get("kept", True)) for row in rows),
+            f"{role}/format_errors": sum(bool(row.format_error) for row in rows),
+            f"{role}/identical": sum(row.identical for row in rows),
+            f"{role}/distinct": len({row.text for row in rows}),
+            f"{role}/observed": sum(bool(row.observation_source) for row in rows),
+            f"{role}/kept": sum(row.goes_to_people for row in rows),
         }
     )
 
@@ -437,10 +446,10 @@ def keep_whole_turns(output: Path, per_turn: int) -> set[tuple[str, str, int]]:
     rows: dict[tuple[str, str, int], list[str]] = {}
     for line in output.read_text(encoding="utf-8").split("\n"):
         try:
-            row = json.loads(line)
-        except ValueError:  # the torn last line
+            row = ResponseRow.from_json(parse_object(line, output.name))
+        except RecordError:  # the torn last line
             continue
-        rows.setdefault((row["role"], row["sample"], row["turn"]), []).append(line)
+        rows.setdefault(row.place, []).append(line)
     whole = {key: lines for key, lines in rows.items() if len(lines) == per_turn}
     kept = output.with_suffix(".kept")
     kept.write_text(

@@ -23,6 +23,7 @@ from typing import TextIO
 from actions.tags import JSON
 from records.reading import RecordError
 from records.recipes.groups import Compute
+from records.responses import ProposalRequest, ProposedResponse
 from training.engine.data.conversations import Encoder, sample_from_json
 from training.engine.modeling.loading import load_policy
 from training.engine.modeling.policies import prepare
@@ -48,15 +49,16 @@ class ProposeError(Exception):
     """The request cannot be answered; the text says why."""
 
 
-def propose(checkpoint: str, request: Mapping[str, JSON]) -> dict[str, object]:
-    """Return one response to the last turn of ``request["document"]``."""
+def propose(checkpoint: str, obj: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return one response to the last turn of the request's document, as JSON."""
     started = time.perf_counter()
-    settings = _settings(request.get("settings", {}))
-    document = request.get("document")
-    if not isinstance(document, dict):
-        raise ProposeError("request: expected `document`, a Concord sample")
     try:
-        sample = sample_from_json(document)
+        request = ProposalRequest.from_json(obj)
+    except RecordError as error:
+        raise ProposeError(str(error)) from error
+    settings = _settings(request.settings)
+    try:
+        sample = sample_from_json(request.document)
     except RecordError as error:
         raise ProposeError(f"request: `document`: {error}") from error
     place = prepare(settings, settings.device)
@@ -82,16 +84,17 @@ def propose(checkpoint: str, request: Mapping[str, JSON]) -> dict[str, object]:
     ((given,),) = answer(
         model, tokenizer, [turn], sampling, place=place, seed=settings.seed
     )
-    return {
-        "text": given.text,
-        "format_error": str(given.format_error) if given.format_error else "",
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+    response = ProposedResponse(
+        text=given.text,
+        format_error=str(given.format_error) if given.format_error else "",
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    return response.to_json()
 
 
-def _settings(given: JSON) -> ProposeSettings:
+def _settings(given: Mapping[str, JSON]) -> ProposeSettings:
     known = {field.name for field in fields(ProposeSettings)}
-    if not isinstance(given, dict) or not known.issuperset(given):
+    if not known.issuperset(given):
         raise ProposeError(f"request: expected settings among {', '.join(known)}")
     return ProposeSettings(**given)  # type: ignore[arg-type]  # its own program asks
 

@@ -33,6 +33,8 @@ from annotation.authoring.contexts import context_to_json
 from annotation.authoring.drafts import Content, clean, document_of, existing_contexts
 from annotation.models import Draft, Project, ThinkingContext
 from records.checkpoints import CheckpointError, verify_checkpoint
+from records.reading import parse_object
+from records.responses import ProposalRequest, ProposedResponse
 from training.models import ACTIVE_STATES, Proposal, ProposalState, Run
 from training.runs.command import program_environment
 from training.runs.starting_points import current_policy, newest_policy
@@ -187,12 +189,12 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
     # A run may be using the whole device; the proposal must not make it run out of
     # memory.
     is_busy = Run.objects.filter(state__in=ACTIVE_STATES).exists()
-    wish = {"seed": proposal.pk, "device": "cpu" if is_busy else ""}
-    request = {"document": proposal.document, "settings": wish}
+    wish: dict[str, JSON] = {"seed": proposal.pk, "device": "cpu" if is_busy else ""}
+    request = ProposalRequest(proposal.document, wish)
     try:
         ended = subprocess.run(
             [*program, str(checkpoint.directory)],
-            input=json.dumps(request, ensure_ascii=False),
+            input=json.dumps(request.to_json(), ensure_ascii=False),
             capture_output=True,
             check=False,
             cwd=settings.BASE_DIR,
@@ -201,12 +203,13 @@ def _run(proposal: Proposal, command: Sequence[str] | None) -> tuple[str, str]:
             timeout=ANSWER_SECONDS,
         )
         if ended.returncode == 0:
-            return clean(str(json.loads(ended.stdout)["text"])), ""
+            answer = parse_object(ended.stdout, "answer")
+            return clean(ProposedResponse.from_json(answer).text), ""
     except subprocess.TimeoutExpired:
         return "", _("The policy took longer than %(n)s seconds.") % {
             "n": ANSWER_SECONDS
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         logger.exception("Proposal %s failed.", proposal.pk)
         return "", _("The program could not be run: %(error)s") % {"error": error}
     last = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[

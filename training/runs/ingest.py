@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from annotation.judging.pairing import ProducerFacts, ResponseRow, receive_responses
+from annotation.judging.pairing import ProducerFacts, receive_responses
 from records import events
 from records.checkpoints import (
     CheckpointError,
@@ -23,6 +23,8 @@ from records.checkpoints import (
     verify_checkpoint,
 )
 from records.finite import first_not_finite
+from records.reading import RecordError, read_lines
+from records.responses import ROLES, ResponseRow
 from training.models import (
     ACTIVE_STATES,
     Checkpoint,
@@ -294,13 +296,10 @@ def _read_output(run: Run, name: str) -> str:
 
 
 def _receive_responses(run: Run) -> dict[str, JSON]:
-    rows: dict[str, list[ResponseRow]] = {"current": [], "initial": []}
-    for place, row in _output_rows(run, "responses.jsonl"):
-        role = row.get("role")
-        if not isinstance(role, str) or role not in rows:
-            raise OutputError(f"{place}: no such role: {role!r}")
-        if row.get("kept", True):  # rejection sampling left the others out
-            rows[role].append(_response_row(place, row))
+    rows: dict[str, list[ResponseRow]] = {role: [] for role in ROLES}
+    for row in _response_rows(run):
+        if row.goes_to_people:  # rejection sampling left the others out
+            rows[row.role].append(row)
     inputs = {
         each.role: each.checkpoint
         for each in run.run_inputs.select_related("checkpoint")
@@ -349,42 +348,17 @@ def _receive_responses(run: Run) -> dict[str, JSON]:
     return {"received": received}
 
 
-def _response_row(place: str, row: dict[str, JSON]) -> ResponseRow:
-    def text(name: str) -> str:
-        value = row.get(name)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise OutputError(f"{place}: {name} is not a text")
-        return value
+def _response_rows(run: Run) -> Iterator[ResponseRow]:
+    """Yield the lines of a draw's output as the database can hold them."""
+    name = "outputs/responses.jsonl"
 
-    def number(name: str) -> int:
-        value = row.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise OutputError(f"{place}: {name} is not a whole number")
-        return value
+    def read(obj: Mapping[str, JSON]) -> ResponseRow:
+        stored = {key: events.storable(value) for key, value in obj.items()}
+        return ResponseRow.from_json(stored)
 
-    return ResponseRow(
-        sample=text("sample"),
-        turn=number("turn"),
-        index=number("index"),
-        text=text("text"),
-        observation=text("observation"),
-        observation_source=text("observation_source"),
-        format_error=text("format_error"),
-    )
-
-
-def _output_rows(run: Run, name: str) -> Iterator[tuple[str, dict[str, JSON]]]:
-    """Yield the objects of a JSON-lines output, each with its place in words."""
-    for number, line in enumerate(_read_output(run, name).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"outputs/{name}, line {number}"
-        try:
-            row = events.storable(json.loads(line))
-        except ValueError as error:
-            raise OutputError(f"{place}: {error}") from error
-        if not isinstance(row, dict):
-            raise OutputError(f"{place}: not an object")
-        yield place, row
+    try:
+        yield from read_lines(run.directory / name, read, name)
+    except OSError as error:
+        raise OutputError(f"{name} is not readable: {error}") from error
+    except RecordError as error:
+        raise OutputError(str(error)) from error
