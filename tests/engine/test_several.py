@@ -275,7 +275,8 @@ def test_two_processes_give_the_frozen_weights(tmp_path, case):
     policy = save_micro_policy(tmp_path / "policy", "llama")
     recipe = {**CASES[case], "processes": 2}
     folder = make_reward_run(tmp_path / "run", policy, recipe)
-    launch(program_command("reward", recipe, folder), folder)
+    status, said = run_together("reward", folder)
+    assert status == 0, said
     must_equal(folder, case)
 
 
