@@ -131,7 +131,7 @@ def print_rl(run: Run) -> None:
         if key in result:
             write(f"  {key:<32}{result[key]!s:>10.10}")
     looks: dict[int, dict[str, float]] = {}
-    for name in ("heldout/rm_score", "heldout/truth"):
+    for name in ("held_out/rm_score", "held_out/truth"):
         for step, value in run.metrics.filter(name=name).values_list("step", "value"):
             looks.setdefault(step, {})[name] = value
     for step, look in sorted(looks.items()):

@@ -19,6 +19,8 @@ from records.finite import first_not_finite
 from records.reading import LARGEST_STEP
 
 LONGEST_NAME = 80
+# The prefix of figures of held-out samples, and a second one of earlier versions.
+HELD_OUT, OLD_HELD_OUT = "held_out/", "heldout/"
 LARGEST_WHOLE = 2**63
 LEVELS = ("info", "warning", "error")
 STATES = ("finished", "stopped", "failed", "killed")
@@ -74,6 +76,8 @@ class Metrics:
         values: dict[str, JSON] = {}
         for name, value in _object(obj, "values").items():
             name = str(storable(name))[:LONGEST_NAME]
+            if name.startswith(OLD_HELD_OUT):
+                name = HELD_OUT + name.removeprefix(OLD_HELD_OUT)
             if value is not None and not isinstance(value, bool | int | float):
                 raise _WrongFieldError(
                     f"metrics: {name} is not a number: {value!r:.60}"

@@ -81,8 +81,8 @@ def make_iterations(project: Project, user: User, policy: Run) -> None:
             Metric(run=learned, name=name, step=step, value=value, at=begun)
             for step in (0, 20, 40, 60)
             for name, value in (
-                ("heldout/rm_score", 0.65 + step / 250),
-                ("heldout/truth", 0.6 + shift * step / 100),
+                ("held_out/rm_score", 0.65 + step / 250),
+                ("held_out/truth", 0.6 + shift * step / 100),
             )
         )
         figures = {

@@ -526,8 +526,8 @@ def make_curves(run: Run) -> None:
     }
     if run.kind == "policy":
         noisy = {
-            "heldout/rm_score": lambda x: 0.55 + 0.3 * x,
-            "heldout/truth": lambda x: 0.52 + 0.27 * x,
+            "held_out/rm_score": lambda x: 0.55 + 0.3 * x,
+            "held_out/truth": lambda x: 0.52 + 0.27 * x,
             "reward/consistency": lambda x: 0.5 + 0.3 * x,
             "reward/format": lambda x: 0.97,
             "kl": lambda x: 0.02 + 0.05 * x,

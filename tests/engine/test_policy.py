@@ -614,7 +614,7 @@ def test_score_and_truth_are_reported_together_at_every_validation(
     steps_validated = [
         event["step"]
         for event in events(tmp_path, "metrics")
-        if {"heldout/rm_score", "heldout/truth", "heldout/truth/low"}
+        if {"held_out/rm_score", "held_out/truth", "held_out/truth/low"}
         <= set(event["values"])
     ]
     assert steps_validated == [0, 2, 4]
@@ -669,7 +669,7 @@ def test_without_facts_only_the_score_is_watched_and_it_says_so(tmp_path, toy, j
     assert values["chosen_step"] == 2
     assert values["chosen_by"] == "the last step: no truth"
     assert not any(
-        "heldout/truth" in event["values"] for event in events(tmp_path, "metrics")
+        "held_out/truth" in event["values"] for event in events(tmp_path, "metrics")
     )
 
 

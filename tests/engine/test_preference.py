@@ -264,7 +264,7 @@ def test_it_learns_the_judged_answers(tmp_path, toy, objective, method):  # noqa
     assert margins[-1] > 3
     if objective == "dpo":
         assert curve(tmp_path, "accuracy")[-1] == 1.0
-    truths = curve(tmp_path, "heldout/truth")
+    truths = curve(tmp_path, "held_out/truth")
     assert max(truths[1:]) > truths[0] or truths[0] == 1.0
     final = [e for e in events(tmp_path, "checkpoint") if e["final"]]
     assert final[0]["step"] == result(tmp_path)["values"]["chosen_step"]

@@ -212,5 +212,5 @@ def test_three_kinds_of_tasks_are_learned_in_one_run(tmp_path, mixed, monkeypatc
         seen = [m[f"reward/{kind}"] for m in metrics if f"reward/{kind}" in m]
         assert len(seen) == 24
         assert sum(seen[-6:]) > sum(seen[:6]), (kind, seen)
-    truth = [m["heldout/truth"] for m in metrics if "heldout/truth" in m]
+    truth = [m["held_out/truth"] for m in metrics if "held_out/truth" in m]
     assert max(truth) == 1.0

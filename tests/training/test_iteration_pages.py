@@ -279,15 +279,19 @@ def test_the_alarm_is_shown_and_going_on_takes_a_reason(client, project, tara):
     for at, score, truth in ((0, 0.5, 0.6), (10, 0.9, 0.3)):
         for name, value in (("rm_score", score), ("truth", truth)):
             Metric.objects.create(
-                run=run, name=f"heldout/{name}", step=at, value=value, at=timezone.now()
+                run=run,
+                name=f"held_out/{name}",
+                step=at,
+                value=value,
+                at=timezone.now(),
             )
     ended(run, state="stopped", result={"alarm": "score and truth part"})
     page = client.get(HOME + "1/")
     assert "Stopped by the alarm" in page.content.decode()
     names = [s["name"] for s in page.context["layout"][0]["series"]]
-    assert names == ["heldout/rm_score", "heldout/truth"]
+    assert names == ["held_out/rm_score", "held_out/truth"]
     curves = client.get(page.context["sources"][0]["url"]).json()["series"]
-    assert curves["heldout/rm_score"] == [[0, 10], [0.5, 0.9]]
+    assert curves["held_out/rm_score"] == [[0, 10], [0.5, 0.9]]
     assert do(client, 1, "resume", step="policy").status_code == 409
     do(client, 1, "resume", step="policy", reason="Step 0 is as good.")
     assert fresh(iteration).step == "evaluate"

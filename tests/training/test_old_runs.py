@@ -3,8 +3,10 @@
 import json
 import shutil
 from datetime import timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.utils import timezone
 
 from annotation.authoring.sample_rows import save_sample
@@ -63,3 +65,17 @@ def test_old_responses_are_taken_in():
     run.run_inputs.create(role="policy", checkpoint=policy.checkpoints.get())
     received = receive_outputs(run)["received"]["current"]
     assert (received["responses"], received["refused"]) == (4, 0)
+
+
+def test_stored_metrics_get_the_one_prefix_of_held_out_samples():
+    migration = import_module("training.migrations.0016_metrics_held_out")
+    run = make_run(kind="policy")
+    for name in ("heldout/truth", "heldout/truth/low", "loss"):
+        Metric.objects.create(run=run, name=name, step=1, value=1, at=timezone.now())
+    migration.rename(apps, None)
+    names = Metric.objects.filter(run=run).order_by("name")
+    assert list(names.values_list("name", flat=True)) == [
+        "held_out/truth",
+        "held_out/truth/low",
+        "loss",
+    ]

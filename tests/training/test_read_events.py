@@ -77,3 +77,10 @@ def test_storable_keeps_what_is_fine():
     value = {"a": [1, 2.5, "ü", None, True]}
     assert events.storable(value) == value
     assert events.storable(math.inf) is None
+
+
+def test_the_prefix_of_an_earlier_version_is_read_as_the_one_of_today():
+    _, event = read_event(
+        b'{"event":"metrics","step":3,"values":{"heldout/truth":1,"held_out/auc":0.5}}'
+    )
+    assert event == events.Metrics(3, {"held_out/truth": 1, "held_out/auc": 0.5})

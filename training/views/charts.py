@@ -94,7 +94,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart(
             _("Reward model and truth"),
             _("held out, mean with 95 % interval"),
-            ("heldout/rm_score", "heldout/truth"),
+            ("held_out/rm_score", "held_out/truth"),
         ),
         Chart(_("Reward"), _("mean of all responses"), ("reward/*",), smooth=True),
         Chart(_("KL to the initial policy"), _("nats per token"), ("kl",)),
@@ -122,7 +122,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart(
             _("Held-out share"),
             _("share of responses"),
-            ("heldout/format", "heldout/rm_accepted"),
+            ("held_out/format", "held_out/rm_accepted"),
         ),
         Chart(_("Loss"), _("mean of the step"), ("loss",), smooth=True),
         Chart(
@@ -143,7 +143,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             ("margin", "held_out/margin"),
         ),
         Chart(_("Log-probability"), _("nats per answer"), ("logprob/*",), smooth=True),
-        Chart(_("Truth"), _("held out, mean with 95 % interval"), ("heldout/truth",)),
+        Chart(_("Truth"), _("held out, mean with 95 % interval"), ("held_out/truth",)),
     ),
     RunKind.DRAW: (
         Chart(_("Identical to the label"), _("share"), ("*/identical",)),

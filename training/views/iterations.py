@@ -307,8 +307,8 @@ def _policy_layout() -> list[dict[str, object]]:
             "unit": _("held out, at every checkpoint of the policy run"),
             "smooth": False,
             "series": [
-                {"name": "heldout/rm_score", "label": _("score of the reward model")},
-                {"name": "heldout/truth", "label": _("truth")},
+                {"name": "held_out/rm_score", "label": _("score of the reward model")},
+                {"name": "held_out/truth", "label": _("truth")},
             ],
         }
     ]

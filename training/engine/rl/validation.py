@@ -102,7 +102,7 @@ class HeldOut:
         owners = [numbers[given.sample.id] for given in answers]
         measured = [measure(given) for given in answers]
         values: dict[str, object] = {
-            "heldout/format": mean([float(m.format_valid) for m in measured])
+            "held_out/format": mean([float(m.format_valid) for m in measured])
         }
         rm_score = truth = None
         right: list[bool] = []
@@ -132,19 +132,19 @@ class HeldOut:
                 rm_score = mean(probabilities)
                 low, high = interval(probabilities, of_scored)
                 values |= {
-                    "heldout/rm_score": rm_score,
-                    "heldout/rm_score/low": low,
-                    "heldout/rm_score/high": high,
-                    "heldout/rm_accepted": mean(accepted),
+                    "held_out/rm_score": rm_score,
+                    "held_out/rm_score/low": low,
+                    "held_out/rm_score/high": high,
+                    "held_out/rm_accepted": mean(accepted),
                 }
         if right:
             as_numbers = [float(verdict) for verdict in right]
             truth = mean(as_numbers)
             low, high = interval(as_numbers, of_right)
             values |= {
-                "heldout/truth": truth,
-                "heldout/truth/low": low,
-                "heldout/truth/high": high,
+                "held_out/truth": truth,
+                "held_out/truth/low": low,
+                "held_out/truth/high": high,
             }
         values["seconds/evaluation"] = time.monotonic() - started
         self.run.metrics(step, values)
