@@ -68,7 +68,12 @@ from training.engine.run.directory import (
     run_program,
     step_random,
 )
-from training.engine.run.distributed import any_process, divided, join, told_by_first
+from training.engine.run.distributed import (
+    all_reduce_max,
+    broadcast,
+    join,
+    map_over_ranks,
+)
 from training.engine.run.rows import read_records
 from training.engine.sampling.answers import (
     Answer,
@@ -149,7 +154,7 @@ def draw(run: RunDirectory, recipe: DrawRecipe) -> Ending:
             caching(model, longest + recipe.max_new_tokens).tell(run.log, WITHOUT_CACHE)
             for start in range(0, len(chosen), CHUNK):
                 run.progress(part * len(chosen) + start, total)
-                if any_process(run.stop_requested, place.device):
+                if all_reduce_max(run.stop_requested, place.device):
                     return Ending("stopped", dict(counts))
                 chunk = [
                     Prompt(a.sample, a.turn, encoder.encode(a.sample).prompt(a.turn))
@@ -256,7 +261,7 @@ def surprisal(
         ]
 
     read = list(last.values())
-    found = divided(
+    found = map_over_ranks(
         read, lambda items: [of_turns(i) for i in items], list, lambda _, told: told
     )
     hardest = {
@@ -348,7 +353,7 @@ def score_rows(
         for turn in (given.sample.turns[given.turn],)
         if is_well_formed(turn.response, turn)
     }
-    scores = divided(list(scored.values()), reward.score, astuple, score_of)
+    scores = map_over_ranks(list(scored.values()), reward.score, astuple, score_of)
     complete = [list(of_turn) for of_turn in rows]
     for (number, i), score in zip(scored, scores, strict=True):
         row = complete[number][i]
@@ -433,7 +438,7 @@ def whole_turns(
     found = (
         [list(key) for key in keep_whole_turns(output, per_turn)] if run.speaks else []
     )
-    return {(role, sample, turn) for role, sample, turn in told_by_first(found)}
+    return {(role, sample, turn) for role, sample, turn in broadcast(found)}
 
 
 def keep_whole_turns(output: Path, per_turn: int) -> set[tuple[str, str, int]]:

@@ -62,7 +62,12 @@ from training.engine.run.directory import (
     run_program,
     step_random,
 )
-from training.engine.run.distributed import any_process, divided, join, process_count
+from training.engine.run.distributed import (
+    all_reduce_max,
+    join,
+    map_over_ranks,
+    world_size,
+)
 from training.engine.sampling.answers import (
     Answer,
     Prompt,
@@ -210,7 +215,7 @@ def answer_all(
     prompts.sort(key=lambda item: len(item.ids))
     answers: list[Answer] = []
     for start in range(0, len(prompts), CHUNK):
-        if any_process(run.stop_requested, place.device):
+        if all_reduce_max(run.stop_requested, place.device):
             return None
         run.progress(part[0] * len(prompts) + start, part[1] * len(prompts))
         chunk = prompts[start : start + CHUNK]
@@ -261,7 +266,7 @@ def whole_tasks(
                 if run.stop_requested:
                     stopped = True
                     return list(answers.values())
-                turns = part[0] * len(prompts) + done * process_count()
+                turns = part[0] * len(prompts) + done * world_size()
                 run.progress(turns, part[1] * len(prompts))
                 chunk = going[start : start + CHUNK]
                 drawn = answer(
@@ -286,7 +291,7 @@ def whole_tasks(
         return list(answers.values())
 
     checked = check_of(encoder.tokenizer, sampling.stop_ids[-1])
-    led = divided(
+    led = map_over_ranks(
         [item for item in prompts if item.turn == 0],
         lead,
         lambda task: [(each.turn, *astuple(each.sampled)) for each in task],
@@ -294,7 +299,7 @@ def whole_tasks(
             checked(item.sample, turn, 0, Sampled(*sampled)) for turn, *sampled in turns
         ],
     )
-    if any_process(stopped, place.device):
+    if all_reduce_max(stopped, place.device):
         return None
     answers = [each for task in led for each in task]
     reached = {(each.sample.id, each.turn) for each in answers}
@@ -315,7 +320,7 @@ def judged(answers: Sequence[Answer], reward: RewardModel | None) -> list[Row]:
             if parsed_label(each.sample.turns[each.turn]) is not None
         ]
         pairs = [pair_of(answers[number]) for number in numbers]
-        scored = divided(pairs, reward.score, astuple, score_of)
+        scored = map_over_ranks(pairs, reward.score, astuple, score_of)
         for number, score in zip(numbers, scored, strict=True):
             valid = answers[number].format_error is None
             scores[number] = score.probability if valid else 0.0

@@ -87,11 +87,11 @@ from training.engine.rl.validation import (
 )
 from training.engine.run.directory import Ending, RunDirectory, RunError, run_program
 from training.engine.run.distributed import (
-    any_process,
+    all_reduce_max,
     own_part,
-    process_count,
+    per_rank_share,
     process_rank,
-    share_of_step,
+    world_size,
 )
 from training.engine.sampling.answers import (
     Prompt,
@@ -202,7 +202,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
         decay_fraction=recipe.decay_fraction,
     )
     # DDP exchanges gradients after a forward pass of what it wraps.
-    trained = logprobs if process_count() == 1 else accelerator.prepare_model(logprobs)
+    trained = logprobs if world_size() == 1 else accelerator.prepare_model(logprobs)
     trainable = [p for p in policy.parameters() if p.requires_grad]
 
     def write(step: int, folder: Path) -> None:
@@ -280,7 +280,7 @@ def main(run: RunDirectory, recipe: PolicyRecipe) -> Ending:
             metrics = {}
 
         # Validate, save. A stop waits for the end of a draw, which no checkpoint holds.
-        stopping = any_process(run.stop_requested, place.device)
+        stopping = all_reduce_max(run.stop_requested, place.device)
         is_due = step // recipe.evaluate_every > drawn_at // recipe.evaluate_every
         if is_due or step >= recipe.steps or stopping:
             with timed(metrics, "seconds/evaluation"):
@@ -386,10 +386,10 @@ def load_reference(
 
 def check_settings(recipe: PolicyRecipe) -> None:
     """Raise ``RunError`` for settings that do not go together."""
-    share_of_step("prompts_per_step", recipe.prompts_per_step)
-    if process_count() > 1 and recipe.algorithm == "ppo":
+    per_rank_share("prompts_per_step", recipe.prompts_per_step)
+    if world_size() > 1 and recipe.algorithm == "ppo":
         raise RunError("recipe: `algorithm`", "one process with ppo", "several")
-    if process_count() > 1 and recipe.backend == "vllm" and recipe.vllm_server:
+    if world_size() > 1 and recipe.backend == "vllm" and recipe.vllm_server:
         expected = "none with several processes"
         raise RunError("recipe: `vllm_server`", expected, repr(recipe.vllm_server))
     if recipe.evaluate_every % recipe.num_iterations:

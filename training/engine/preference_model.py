@@ -52,7 +52,7 @@ from training.engine.reward_model.preference import (
     validate,
 )
 from training.engine.run.directory import Ending, RunDirectory, RunError
-from training.engine.run.distributed import process_count
+from training.engine.run.distributed import world_size
 
 LOG_EVERY = 10  # steps between metric events
 
@@ -60,8 +60,8 @@ LOG_EVERY = 10  # steps between metric events
 def train_preference_model(run: RunDirectory, recipe: RewardRecipe) -> Ending:
     """Train on ``run``; the last checkpoint's manifest has the held-out figures."""
     started = time.monotonic()
-    if process_count() > 1:
-        count = str(process_count())
+    if world_size() > 1:
+        count = str(world_size())
         raise RunError("recipe: `processes`", "1 for a preference model", count)
     place = prepare(recipe)
 

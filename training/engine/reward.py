@@ -51,7 +51,7 @@ from training.engine.reward_model.evaluation import held_out_tests, validate
 from training.engine.reward_model.loss import PairLoss, step_inputs
 from training.engine.reward_model.model import save_reward_model
 from training.engine.run.directory import Ending, RunDirectory, run_program
-from training.engine.run.distributed import any_process
+from training.engine.run.distributed import all_reduce_max
 
 LOG_EVERY = 10  # steps between metric events
 
@@ -151,7 +151,7 @@ def main(run: RunDirectory, recipe: RewardRecipe) -> Ending:
             run.metrics(step, {**values, **meter.measure()})
             run.progress(step, recipe.steps)
             since, logged = time.monotonic(), step
-        if any_process(run.stop_requested, place.device):
+        if all_reduce_max(run.stop_requested, place.device):
             break
         if step < recipe.steps and step % recipe.evaluate_every == 0:
             validate_and_save(step)

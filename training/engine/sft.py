@@ -91,10 +91,10 @@ from training.engine.run.directory import (
     step_random,
 )
 from training.engine.run.distributed import (
-    any_process,
-    over_all,
-    process_count,
-    share_of_step,
+    all_reduce_max,
+    all_reduce_sum,
+    per_rank_share,
+    world_size,
 )
 from training.engine.sampling.answers import (
     answer,
@@ -116,10 +116,10 @@ AT_ONCE = 8  # held-out conversations computed at once
 def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
     """Train a policy on ``data.train``; see the module's docstring."""
     place = prepare(recipe)
-    sharded = recipe.strategy != "ddp" and process_count() > 1
+    sharded = recipe.strategy != "ddp" and world_size() > 1
     if sharded:
         check_sharding(recipe, place)
-    per_rank = share_of_step("conversations_per_step", recipe.conversations_per_step)
+    per_rank = per_rank_share("conversations_per_step", recipe.conversations_per_step)
     samples, held_out = read_data(run, recipe)
     first, _ = resumed_progress(run)
 
@@ -176,7 +176,7 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
             loss, right = token_loss(model, head, batch)
         # The mean is over the whole step. Processes average what each has: undone by
         # their number.
-        accelerator.backward(loss / learned * process_count())
+        accelerator.backward(loss / learned * world_size())
         return torch.stack([loss.detach(), right])
 
     micro_batch = MicroBatch(recipe.micro_batch or per_rank, run.log)
@@ -191,14 +191,14 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
         conversations = order.step(step - 1)
         meter.add(len(conversation.ids) for conversation in conversations)
         batch = collate(conversations, learner.pad_id, packs, place.device)
-        learned = max(1.0, over_all(learned_count(batch["labels"]), place.device))
+        learned = max(1.0, all_reduce_sum(learned_count(batch["labels"]), place.device))
         sums = micro_batch.accumulate(
             functools.partial(split, batch),
             functools.partial(backward, learned),
             stepper.zero_grad,
             no_sync,
         )
-        loss, right = (over_all(total, place.device) for total in sums.tolist())
+        loss, right = (all_reduce_sum(total, place.device) for total in sums.tolist())
         figures = update(
             stepper,
             schedule,
@@ -220,7 +220,9 @@ def train(run: RunDirectory, recipe: SftRecipe) -> Ending:
                 loss = mean_token_loss(learner.module, validation, place)
             values["held_out_loss"] = loss
             run.metrics(step, {"held_out_loss": loss})
-        stopped = any_process(run.stop_requested, place.device) and step < recipe.steps
+        stopped = (
+            all_reduce_max(run.stop_requested, place.device) and step < recipe.steps
+        )
         if stopped or (step % recipe.evaluate_every == 0 and step < recipe.steps):
             save(step, writer(step), metrics=values)
         if stopped:

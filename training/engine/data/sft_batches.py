@@ -25,7 +25,7 @@ from training.engine.data.conversations import (
 )
 from training.engine.modeling.exactness import packing
 from training.engine.run.directory import RunDirectory, RunError, step_random
-from training.engine.run.distributed import process_count, process_rank
+from training.engine.run.distributed import process_rank, world_size
 from training.engine.run.rows import read_records
 
 Log = Callable[[str, str], None]
@@ -183,7 +183,7 @@ class EpochOrder:
 
     def step(self, step: int) -> list[Encoded]:
         """Return this process's part of the conversations of a step, counted from 0."""
-        per_rank = self.recipe.conversations_per_step // process_count()
+        per_rank = self.recipe.conversations_per_step // world_size()
         start = step * self.recipe.conversations_per_step + process_rank() * per_rank
         return [self.at(place) for place in range(start, start + per_rank)]
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from training.engine.run.distributed import process_count
+from training.engine.run.distributed import world_size
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -57,7 +57,7 @@ class MicroBatch:
             try:
                 return attempt(self.size)
             except torch.OutOfMemoryError:
-                if self.size <= least or (self.synchronized and process_count() > 1):
+                if self.size <= least or (self.synchronized and world_size() > 1):
                     raise
             # Outside of the handler: the error holds the frames, and they the tensors.
             undo()

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from training.engine.modeling.policies import Place
-from training.engine.run.distributed import over_all, process_count
+from training.engine.run.distributed import all_reduce_sum, world_size
 
 
 def attend(model: PreTrainedModel, place: Place, longest: int) -> None:
@@ -47,7 +47,7 @@ class Meter:
     def __init__(self, model: PreTrainedModel, place: Place) -> None:
         self.place = place
         self.work = Work.of(model, passes=3)
-        self.peak = matrix_rate(place) * process_count()
+        self.peak = matrix_rate(place) * world_size()
         self.tokens = 0  # of all processes, when last measured
         self.flops = 0.0
         self.since = time.monotonic()
@@ -65,8 +65,8 @@ class Meter:
 
     def measure(self) -> dict[str, float]:
         """Return the figures since the last call. Collective: every rank must call it."""
-        tokens = round(over_all(self.work.tokens, self.place.device))
-        flops = over_all(self.work.flops, self.place.device)
+        tokens = round(all_reduce_sum(self.work.tokens, self.place.device))
+        flops = all_reduce_sum(self.work.flops, self.place.device)
         now = time.monotonic()
         seconds = now - self.since
         figures = {

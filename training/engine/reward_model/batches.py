@@ -30,7 +30,7 @@ from training.engine.reward_model.augmentation import UNKNOWN, Example, Source, 
 from training.engine.reward_model.loss import count_terms, rival_pairs
 from training.engine.reward_model.packing import Packer, Pair
 from training.engine.run.directory import RunDirectory, RunError, step_random
-from training.engine.run.distributed import process_count, process_rank
+from training.engine.run.distributed import process_rank, world_size
 from training.engine.run.rows import read_records
 
 # Judged pairs
@@ -210,7 +210,7 @@ class PairSampler:
             torch.empty(len(examples)),
             rival_pairs(examples) if with_rivals else torch.empty(0),
         )
-        ranks = process_count()
+        ranks = world_size()
         share = deal(clusters_of(examples, with_rivals), ranks)[process_rank()]
         if not share:
             # This rank has no pairs: run one with zero gradient (its sums are divided

@@ -34,7 +34,7 @@ from training.engine.reward_model.metrics import (
 )
 from training.engine.reward_model.model import RewardModel, score_of
 from training.engine.run.directory import step_random
-from training.engine.run.distributed import divided
+from training.engine.run.distributed import map_over_ranks
 
 Log = Callable[[str, str], None]
 
@@ -107,7 +107,7 @@ def validate(model: RewardModel, tests: Tests, calibrate: bool) -> dict[str, obj
 
     def log_odds(examples: Sequence[Example]) -> list[float]:
         pairs = [item.pair for item in examples]
-        scores = divided(pairs, model.score, astuple, score_of)
+        scores = map_over_ranks(pairs, model.score, astuple, score_of)
         return [score.logit for score in scores]
 
     def verdicts(

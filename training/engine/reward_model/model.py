@@ -57,7 +57,7 @@ class Score:
 
 
 def score_of(_: Pair, values: Sequence[Any]) -> Score:
-    """Return a score that crossed between processes as a tuple (``divided``)."""
+    """Return a score that crossed between processes as a tuple (``map_over_ranks``)."""
     logit, probability, units = values
     return Score(logit, probability, units)
 

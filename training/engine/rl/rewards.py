@@ -32,7 +32,7 @@ from training.engine.reward_model.model import (
     score_of,
 )
 from training.engine.reward_model.packing import Pair
-from training.engine.run.distributed import divided
+from training.engine.run.distributed import map_over_ranks
 from training.engine.sampling.answers import Answer, is_well_formed, rule_verdict
 
 KINDS = ("format", "consistency", "rule", "preference")
@@ -114,7 +114,9 @@ class Rewards:
     def _of_other(self, answers: Sequence[Answer]) -> list[Rewarded]:
         if self.preference is None:
             return [Rewarded(well_formed(given), None) for given in answers]
-        scores = divided(answers, self.preference, float, lambda _, told: float(told))
+        scores = map_over_ranks(
+            answers, self.preference, float, lambda _, told: float(told)
+        )
         lowest = min(scores)
         return [
             Rewarded(
@@ -168,7 +170,7 @@ class Rewards:
             )
             if is_comparable
         ]
-        scores = iter(divided(pairs, self.model.score, astuple, score_of))
+        scores = iter(map_over_ranks(pairs, self.model.score, astuple, score_of))
         return [next(scores) if is_comparable else None for is_comparable in comparable]
 
     def value(self, logit: float) -> float:

@@ -31,7 +31,7 @@ from training.engine.rl.advantages import (
 from training.engine.rl.environment import Environment, next_turn
 from training.engine.rl.rewards import KINDS, Rewarded, Rewards
 from training.engine.run.directory import step_random
-from training.engine.run.distributed import all_gather_rows, own_part, process_count
+from training.engine.run.distributed import all_gather_rows, own_part, world_size
 from training.engine.sampling.answers import Answer, Prompt, answer, check_of
 from training.engine.sampling.sampler import PartOf, Sampled, Sampling
 
@@ -276,7 +276,7 @@ class Rollouts:
 
         ``prompts`` are those of the whole draw. Collective.
         """
-        if process_count() == 1:
+        if world_size() == 1:
             return list(groups)
         rows = [[episode.to_json() for episode in group] for group in groups]
         everything = zip(prompts, all_gather_rows(rows), strict=True)

@@ -1,7 +1,7 @@
 """Several processes of one program, started by ``accelerate launch`` or torchrun.
 
-The launcher tells each process its rank. The first alone holds the lock, writes events
-and checkpoints (``rundir``); all compute.
+The launcher tells each process its rank. All compute; only rank 0 holds the lock of the
+run directory and writes events and checkpoints (``directory``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import distributed
 from training.engine.run.errors import RunError
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def process_rank() -> int:
@@ -25,7 +25,7 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def process_count() -> int:
+def world_size() -> int:
     """Return how many processes compute this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -35,47 +35,46 @@ def join(device: torch.device) -> None:
 
     For programs without a trainer, which does so by itself.
     """
-    if process_count() > 1 and not distributed.is_initialized():
+    if world_size() > 1 and not distributed.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend)
 
 
-def share_of_step(setting: str, whole: int) -> int:
-    """Return each process's share of what a step learns from.
+def per_rank_share(setting: str, whole: int) -> int:
+    """Return how much of a step each rank computes.
 
     Raises ``RunError`` naming the setting where it does not divide among them.
     """
-    alone, rest = divmod(whole, process_count())
+    rows, rest = divmod(whole, world_size())
     if rest:
-        expected = f"a multiple of the {process_count()} processes"
+        expected = f"a multiple of the {world_size()} processes"
         raise RunError(f"recipe: `{setting}`", expected, str(whole))
-    return alone
+    return rows
 
 
 def own_part(items: Sequence[Item]) -> Sequence[Item]:
     """Return the part of this process: as many in a row as the others have, or one
     more or less.
     """
-    count, rank = process_count(), process_rank()
+    count, rank = world_size(), process_rank()
     return items[len(items) * rank // count : len(items) * (rank + 1) // count]
 
 
-def divided(
+def map_over_ranks(
     items: Sequence[Item],
-    work: Callable[[Sequence[Item]], Sequence[Found]],
-    write: Callable[[Found], object],
-    read: Callable[[Item, Any], Found],
-) -> list[Found]:
-    """Return ``work(items)``, each process doing its part and telling all the others.
+    work: Callable[[Sequence[Item]], Sequence[Result]],
+    write: Callable[[Result], object],
+    read: Callable[[Item, Any], Result],
+) -> list[Result]:
+    """Return ``work(items)``; each rank computes its part and gets the others'.
 
-    Between processes goes JSON: ``write`` says what was found for an item in its values,
-    ``read`` makes it again beside the item, which all have. All have to ask.
+    Results travel as JSON: ``write`` makes values of one, ``read`` makes it again beside
+    its item, which every rank has. Collective: every rank must call it.
     """
-    if _alone():
+    if _is_alone():
         return list(work(items))
-    own = json.dumps([write(found) for found in work(own_part(items))])
-    told = [row for part in _told_by_all(own.encode()) for row in json.loads(part)]
-    return [read(item, row) for item, row in zip(items, told, strict=True)]
+    rows = all_gather_rows([write(result) for result in work(own_part(items))])
+    return [read(item, row) for item, row in zip(items, rows, strict=True)]
 
 
 def all_gather_rows(rows: Sequence[Any]) -> list[Any]:
@@ -83,29 +82,29 @@ def all_gather_rows(rows: Sequence[Any]) -> list[Any]:
 
     Collective: every rank must call it.
     """
-    if _alone():
+    if _is_alone():
         return list(rows)
-    parts = _told_by_all(json.dumps(list(rows)).encode())
+    parts = _all_gather_bytes(json.dumps(list(rows)).encode())
     return [row for part in parts for row in json.loads(part)]
 
 
-def told_by_first(value: Any) -> Any:
-    """Return the JSON value of the first process; all of them have to ask."""
-    if _alone():
+def broadcast(value: Any) -> Any:
+    """Return rank 0's JSON value. Collective: every rank must call it."""
+    if _is_alone():
         return value
-    own = json.dumps(value) if process_rank() == 0 else ""
-    return json.loads(_told_by_all(own.encode())[0])
+    text = json.dumps(value) if process_rank() == 0 else ""
+    return json.loads(_all_gather_bytes(text.encode())[0])
 
 
-def _told_by_all(own: bytes) -> list[bytes]:
-    """Return the bytes of every process, by rank."""
+def _all_gather_bytes(data: bytes) -> list[bytes]:
+    """Return the bytes of every rank. Collective: every rank must call it."""
     on_gpu = distributed.get_backend() == "nccl"
     device = torch.device("cuda" if on_gpu else "cpu")
-    size = torch.tensor([len(own)], device=device)
-    sizes = [torch.zeros_like(size) for _ in range(process_count())]
+    size = torch.tensor([len(data)], device=device)
+    sizes = [torch.zeros_like(size) for _ in range(world_size())]
     distributed.all_gather(sizes, size)
     longest = int(max(sizes))
-    filled = bytearray(own.ljust(longest))
+    filled = bytearray(data.ljust(longest))
     padded = torch.frombuffer(filled, dtype=torch.uint8).to(device)
     parts = [torch.empty_like(padded) for _ in sizes]
     distributed.all_gather(parts, padded)
@@ -115,23 +114,23 @@ def _told_by_all(own: bytes) -> list[bytes]:
     ]
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Return whether the flag is up in any process; all of them have to ask."""
-    if _alone():
+def all_reduce_max(flag: bool, device: torch.device) -> bool:
+    """Return whether any rank's flag is set. Collective: every rank must call it."""
+    if _is_alone():
         return flag
-    told = torch.tensor([int(flag)], device=device)
-    distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
-    return bool(told.item())
+    largest = torch.tensor([int(flag)], device=device)
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return bool(largest.item())
 
 
-def over_all(count: float, device: torch.device) -> float:
-    """Return the sum of the counts of all processes; all of them have to ask."""
-    if _alone():
+def all_reduce_sum(count: float, device: torch.device) -> float:
+    """Return the sum over all ranks. Collective: every rank must call it."""
+    if _is_alone():
         return count
-    told = torch.tensor([count], device=device, dtype=torch.float64)
-    distributed.all_reduce(told)
-    return float(told.item())
+    total = torch.tensor([count], device=device, dtype=torch.float64)
+    distributed.all_reduce(total)
+    return float(total.item())
 
 
-def _alone() -> bool:
-    return process_count() == 1 or not distributed.is_initialized()
+def _is_alone() -> bool:
+    return world_size() == 1 or not distributed.is_initialized()

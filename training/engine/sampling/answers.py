@@ -21,7 +21,7 @@ from actions.plans import THRESHOLD, align_plans
 from training.engine.data.conversations import Encoder, Sample, Turn
 from training.engine.modeling.policies import Place, longest_input
 from training.engine.modeling.tokenizer import tag_ids
-from training.engine.run.distributed import divided
+from training.engine.run.distributed import map_over_ranks
 from training.engine.sampling.backends import vllm_responses
 from training.engine.sampling.sampler import (
     Sampled,
@@ -126,7 +126,7 @@ def answer_together(
             per_turn=per_turn,
         )
 
-    return divided(
+    return map_over_ranks(
         range(len(prompts)),
         of_part,
         lambda group: [astuple(given.sampled) for given in group],
