@@ -78,7 +78,6 @@ PARTS = [
     "held_out_turns",
     "held_out_turns_right",
     "held_out_turns_too_long",
-    "heldout",
     "high",
     "identical",
     "initial",
