@@ -35,8 +35,9 @@ def attend(model: PreTrainedModel, place: Place, longest: int) -> None:
     """
     if place.device.type == "cuda":
         installed = importlib.util.find_spec("flash_attn") is not None
-        if place.half and installed and model._supports_flash_attn:
-            model.set_attn_implementation("flash_attention_2")
+        if place.half and installed:
+            with contextlib.suppress(ValueError, ImportError):  # not this architecture
+                model.set_attn_implementation("flash_attention_2")
     elif longest <= EAGER_TOKENS:
         model.set_attn_implementation("eager")
 
