@@ -49,7 +49,7 @@ def test_the_critics_settings_come_with_ppo_by_keyboard(sign_in, project):
     expect(page.get_by_role("group", name="Critic")).to_be_hidden()
     page.focus("#id_recipe_muon_learning_rate")
     page.keyboard.press("Tab")
-    assert focus(page) == "id_recipe_precision"
+    assert focus(page) == "id_recipe_backend"
 
 
 def test_what_keeps_the_form_from_being_sent_is_shown(sign_in, project):

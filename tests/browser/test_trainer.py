@@ -81,9 +81,6 @@ def test_a_trainer_starts_sft_watches_it_draws_and_a_labeler_finds_the_pairs(
     page.get_by_role("link", name="Start supervised fine-tuning").click()
     for name, value in MICRO.items():
         page.fill(f"#id_recipe_{name}", value)
-    page.get_by_text("Advanced settings").click()
-    page.select_option("#id_recipe_device", "cpu")
-    page.fill("#id_recipe_threads", "1")
     page.get_by_role("button", name="Start run").click()
     page.wait_for_url(re.compile(r"/runs/\d+/$"))
     sft = Run.objects.get()
