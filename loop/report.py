@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from records.events import HELD_OUT
+
 if TYPE_CHECKING:
     from training.models import Run
 
@@ -130,13 +132,14 @@ def print_rl(run: Run) -> None:
     ):
         if key in result:
             write(f"  {key:<32}{result[key]!s:>10.10}")
-    looks: dict[int, dict[str, float]] = {}
-    for name in ("held_out/rm_score", "held_out/truth"):
-        for step, value in run.metrics.filter(name=name).values_list("step", "value"):
-            looks.setdefault(step, {})[name] = value
-    for step, look in sorted(looks.items()):
-        figures = ", ".join(f"{name[8:]} {value:.3f}" for name, value in look.items())
-        write(f"  step {step}: {figures}")
+    validations: dict[int, dict[str, float]] = {}
+    for name in ("rm_score", "truth"):
+        metrics = run.metrics.filter(name=f"{HELD_OUT}{name}")
+        for step, value in metrics.values_list("step", "value"):
+            validations.setdefault(step, {})[name] = value
+    for step, figures in sorted(validations.items()):
+        line = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        write(f"  step {step}: {line}")
     for key in ("gate", "alarm"):
         if result.get(key):
             write(f"  {key}: {result[key]}")
