@@ -261,12 +261,12 @@ def surprisal(
         ]
 
     read = list(last.values())
-    found = map_over_ranks(
-        read, lambda items: [of_turns(i) for i in items], list, lambda _, told: told
+    surprisals = map_over_ranks(
+        read, lambda items: [of_turns(i) for i in items], list, lambda _, row: row
     )
     hardest = {
         (item.sample.id, turn): value
-        for item, of_item in zip(read, found, strict=True)
+        for item, of_item in zip(read, surprisals, strict=True)
         for turn, value in of_item
     }
     return [hardest[item.sample.id, item.turn] for item in prompts]
@@ -434,11 +434,14 @@ def report(
 def whole_turns(
     run: RunDirectory, output: Path, per_turn: int
 ) -> set[tuple[str, str, int]]:
-    """Return the (role, sample, turn)s that are done; the first process looks."""
-    found = (
+    """Return the (role, sample, turn)s that are done; rank 0 reads the file.
+
+    Collective: every rank must call it.
+    """
+    done = (
         [list(key) for key in keep_whole_turns(output, per_turn)] if run.speaks else []
     )
-    return {(role, sample, turn) for role, sample, turn in broadcast(found)}
+    return {(role, sample, turn) for role, sample, turn in broadcast(done)}
 
 
 def keep_whole_turns(output: Path, per_turn: int) -> set[tuple[str, str, int]]:
